@@ -1,0 +1,42 @@
+"""The errors a caller can meet, and the exit code each one means on the command line."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class DepprobeError(Exception):
+    """The run failed although the call was right (exit code 1)."""
+
+    exit_code = 1
+
+
+class BadInput(DepprobeError, ValueError):
+    """The call was wrong: the message names the fault, the value and the valid choices (exit code 2)."""
+
+    exit_code = 2
+
+
+class OverBudget(BadInput):
+    """The job would need more memory than the budget; said before anything is allocated (exit code 2)."""
+
+
+def unknown(kind: str, name: str, known: Iterable[str]) -> BadInput:
+    """The error for a name that is in no table, with the nearest valid name first.
+
+    Parameters
+    ----------
+    kind : what the name should have named, e.g. ``"layer"``.
+    name : what was given.
+    known : every valid name.
+
+    Examples
+    --------
+    >>> str(unknown("layer", "lsmt", ["gru", "lstm"]))
+    "unknown layer 'lsmt'; did you mean 'lstm'? Known: gru, lstm"
+    """
+    names = sorted(known)
+    near = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
+    hint = f"; did you mean {near[0]!r}?" if near else "."
+    return BadInput(f"unknown {kind} {name!r}{hint} Known: {', '.join(names) or 'none'}")

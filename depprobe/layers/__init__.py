@@ -1,0 +1,1 @@
+"""The named layers, one file per family. ``depprobe.registry.layers`` reads every file of this folder."""

@@ -1,0 +1,201 @@
+r"""Step Jacobians of RNN, GRU and LSTM cells along a trajectory.
+
+One step maps the state s_{k-1} and the input x_k to s_k. With a row block R on s_k (rows, S),
+
+    R ds_k/d(h_{k-1}, x_k) = R M_k            M_k (S, d_h + d_in), every path through a weight
+    R ds_k/ds_{k-1}       += R D_k            D_k the elementwise path past the weights
+
+    LSTM  s = (c, h)   M_c = sum over i, f, g of diag(dc/dz_g) W_g
+                       M_h = W_hr (diag(dm/dz_o) W_o + diag(dm/dc) M_c),  m = o tanh(c),  D: c -> c by f
+    GRU   s = h        M = diag(dh/dz_r) W_r + diag(dh/dz_z) W_z + diag(dh/dz_n) [r W_hn | W_in],  D: z
+    RNN   s = h        M = diag(phi'(z)) W
+
+W = [W_hh | W_ih] (gates, d, d_h + d_in); d_h < d where the LSTM projects (W_hr), else d_h = d.
+The fused module gives h; gate values for all t are then one matrix product (torch.nn documents the cells).
+Derivatives of saturated gates come from sigma(z) sigma(-z), which keeps them exact to round-off where
+sigma(z) (1 - sigma(z)) would give 0.
+"""
+
+from __future__ import annotations
+
+import abc
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+def _dsigmoid(z: Tensor) -> Tensor:
+    return torch.sigmoid(z) * torch.sigmoid(-z)
+
+
+def _dtanh(z: Tensor) -> Tensor:
+    return 4 * _dsigmoid(2 * z)
+
+
+@dataclass(frozen=True)
+class CellWeights:
+    """Weights of one layer and direction: hh (gates d, d_h), ih (gates d, d_in), biases or None, hr or None."""
+
+    hh: Tensor
+    ih: Tensor
+    b_hh: Tensor | None
+    b_ih: Tensor | None
+    hr: Tensor | None = None
+
+    def preactivations(self, x: Tensor, h_before: Tensor) -> tuple[Tensor, Tensor]:
+        """Input part and recurrent part of every gate's argument, each (n, gates d)."""
+        linear = torch.nn.functional.linear
+        return linear(x, self.ih, self.b_ih), linear(h_before, self.hh, self.b_hh)
+
+    def stacked(self, gates: int) -> Tensor:
+        """[W_hh | W_ih] gate by gate: (gates, d, d_h + d_in)."""
+        return torch.cat([self.hh, self.ih], 1).unflatten(0, (gates, -1))
+
+
+class CellChain(abc.ABC):
+    """The step Jacobians of one layer in one direction, in the order in which the cell reads the input.
+
+    State columns are (c, h) with widths ``d_c`` (0 without a cell state) and ``d_h``.
+    """
+
+    n: int
+    d_in: int
+    d_h: int
+    d_c: int = 0
+
+    @property
+    def width(self) -> int:
+        """Width S of the state."""
+        return self.d_c + self.d_h
+
+    @abc.abstractmethod
+    def matrices(self, start: int, stop: int) -> Tensor:
+        """M_k for start <= k < stop: (stop - start, S, d_h + d_in)."""
+
+    def add_direct(self, k: int, rows: Tensor, out: Tensor) -> None:  # noqa: B027 - nothing to add is a case
+        """Add R D_k into ``out`` (rows, S), where ``rows`` is R; columns (c) are overwritten."""
+
+    def push_direct(self, k: int, tangent: Tensor) -> Tensor | float:
+        """D_k applied to a state tangent (S,)."""
+        return 0.0
+
+    @abc.abstractmethod
+    def reach(self, k: int, units: Tensor) -> tuple[Tensor, Tensor]:
+        """Which of (s_{k-1}, x_k) the given units of s_k depend on, by non-zero factors: bool (S,), (d_in,)."""
+
+
+class RNNChain(CellChain):
+    """Plain recurrence: M_k = diag(phi'(z_k)) W."""
+
+    def __init__(self, weights: CellWeights, x: Tensor, h: Tensor, h_before: Tensor, relu: bool) -> None:
+        self.n, self.d_in, self.d_h = x.shape[0], x.shape[1], h.shape[1]
+        self._weight = weights.stacked(1)[0]
+        z = sum(weights.preactivations(x, h_before))
+        assert isinstance(z, Tensor)
+        self._slope = (z > 0).to(z.dtype) if relu else _dtanh(z)
+        self._alive = (z > 0) if relu else torch.ones_like(z, dtype=torch.bool)
+        self._links = self._weight != 0
+
+    def matrices(self, start: int, stop: int) -> Tensor:
+        return self._slope[start:stop, :, None] * self._weight
+
+    def reach(self, k: int, units: Tensor) -> tuple[Tensor, Tensor]:
+        found = self._links[units & self._alive[k]].any(0)
+        return found[: self.d_h], found[self.d_h :]
+
+
+class GRUChain(CellChain):
+    """Gated recurrent unit: the update gate z carries h past the weights."""
+
+    def __init__(self, weights: CellWeights, x: Tensor, h: Tensor, h_before: Tensor) -> None:
+        self.n, self.d_in, self.d_h = x.shape[0], x.shape[1], h.shape[1]
+        from_x, from_h = weights.preactivations(x, h_before)
+        xr, xz, xn = from_x.chunk(3, 1)
+        hr, hz, hn = from_h.chunk(3, 1)
+        r, new = torch.sigmoid(xr + hr), xn + torch.sigmoid(xr + hr) * hn
+        slope_n = torch.sigmoid(-(xz + hz)) * _dtanh(new)
+        self._keep = torch.sigmoid(xz + hz)
+        self._slopes = torch.stack(
+            [slope_n * hn * _dsigmoid(xr + hr), (h_before - torch.tanh(new)) * _dsigmoid(xz + hz), slope_n, slope_n * r],
+            1,
+        )
+        self._weight = weights.stacked(3)
+        self._links = (self._weight != 0).any(0)
+
+    def matrices(self, start: int, stop: int) -> Tensor:
+        reset, update, new_x, new_h = self._slopes[start:stop, :, :, None].unbind(1)
+        W = self._weight
+        M = reset * W[0]
+        M.addcmul_(update, W[1])
+        M[:, :, : self.d_h].addcmul_(new_h, W[2, :, : self.d_h])
+        M[:, :, self.d_h :].addcmul_(new_x, W[2, :, self.d_h :])
+        return M
+
+    def add_direct(self, k: int, rows: Tensor, out: Tensor) -> None:
+        out.addcmul_(rows, self._keep[k])
+
+    def push_direct(self, k: int, tangent: Tensor) -> Tensor:
+        return self._keep[k] * tangent
+
+    def reach(self, k: int, units: Tensor) -> tuple[Tensor, Tensor]:
+        found = self._links[units].any(0)
+        return found[: self.d_h] | units, found[self.d_h :]
+
+
+class LSTMChain(CellChain):
+    """Long short-term memory: the forget gate carries c past the weights."""
+
+    def __init__(self, weights: CellWeights, x: Tensor, h: Tensor, h_before: Tensor) -> None:
+        self.n, self.d_in, self.d_h = x.shape[0], x.shape[1], h.shape[1]
+        self.d_c = weights.hh.shape[0] // 4
+        from_x, from_h = weights.preactivations(x, h_before)
+        zi, zf, zg, zo = (from_x + from_h).chunk(4, 1)
+        i, f, g, o = torch.sigmoid(zi), torch.sigmoid(zf), torch.tanh(zg), torch.sigmoid(zo)
+        cells = [torch.zeros_like(zi[0])]
+        for new, kept in zip((i * g).unbind(0), f.unbind(0), strict=True):
+            cells.append(torch.addcmul(new, kept, cells[-1]))
+        before, c = torch.stack(cells[:-1]), torch.stack(cells[1:])
+        self._to_m = o * _dtanh(c)
+        self._slopes = torch.stack(
+            [g * _dsigmoid(zi), before * _dsigmoid(zf), i * _dtanh(zg), torch.tanh(c) * _dsigmoid(zo)], 1
+        )
+        self._keep, self._keep_to_m = f, f * self._to_m
+        self._weight, self._project = weights.stacked(4), weights.hr
+        self._links = (self._weight != 0).any(0)
+
+    def matrices(self, start: int, stop: int) -> Tensor:
+        i, f, g, o = self._slopes[start:stop, :, :, None].unbind(1)
+        W, d_c = self._weight, self.d_c
+        M = W.new_empty(stop - start, self.width, W.shape[2])
+        cell, out = M[:, :d_c], M[:, d_c:] if self._project is None else torch.empty_like(M[:, :d_c])
+        torch.mul(i, W[0], out=cell)
+        cell.addcmul_(f, W[1]).addcmul_(g, W[2])
+        torch.mul(o, W[3], out=out)
+        out.addcmul_(self._to_m[start:stop, :, None], cell)
+        if self._project is not None:
+            torch.matmul(self._project, out, out=M[:, d_c:])
+        return M
+
+    def _to_memory(self, rows: Tensor) -> Tensor:
+        """Row block on h as a row block on m = o tanh(c)."""
+        rows = rows[:, self.d_c :]
+        return rows if self._project is None else rows @ self._project
+
+    def add_direct(self, k: int, rows: Tensor, out: Tensor) -> None:
+        cell = out[:, : self.d_c]
+        torch.mul(rows[:, : self.d_c], self._keep[k], out=cell)
+        cell.addcmul_(self._to_memory(rows), self._keep_to_m[k])
+
+    def push_direct(self, k: int, tangent: Tensor) -> Tensor:
+        cell = tangent[: self.d_c]
+        memory = self._keep_to_m[k] * cell
+        through = memory if self._project is None else self._project @ memory
+        return torch.cat([self._keep[k] * cell, through])
+
+    def reach(self, k: int, units: Tensor) -> tuple[Tensor, Tensor]:
+        from_h = units[self.d_c :]
+        memory = from_h if self._project is None else (self._project[from_h] != 0).any(0)
+        cells = units[: self.d_c] | memory
+        found = self._links[cells].any(0)
+        return torch.cat([cells, found[: self.d_h]]), found[self.d_h :]

@@ -1,0 +1,140 @@
+r"""Sweeping a row block backwards through a chain of steps.
+
+    R_t = (rows on the state s_t),   J[t,k] = R_k ds_k/dx_k,   R_{k-1} = R_k ds_k/ds_{k-1}
+
+Layers of a stack are swept top down inside each step: what reaches the input of layer l joins the
+cotangent on h of layer l - 1 at the same k. Every row carries its own exponent, restored to range after
+each run of steps; a run in which a row fell or rose so far that digits were at stake is taken again in
+shorter runs. Cost per step: one product (r, S) x (S, d_h + d_in) a layer.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+from depprobe.operators.cells import CellChain
+from depprobe.operators.compression import RowBlock
+
+#: steps between two rescalings, as far as buffers allow
+RUN = 16
+_BUFFER_BYTES = 48 << 20
+_MATRIX_BYTES = 24 << 20
+
+
+class Step:
+    """What one run of the sweep hands over, for sources ``start`` down to ``stop + 1``.
+
+    ``taps[j]`` are the rows on the quantity asked for at source ``start - j``: (r + q, width) each,
+    standing for ``taps[j] * exp(scale)``; the first ``kept`` are the row block, the others its sketch.
+    """
+
+    def __init__(self, start: int, taps: Tensor, scale: Tensor, kept: int) -> None:
+        self.start, self.taps, self.scale, self.kept = start, taps, scale, kept
+
+
+def sweep(
+    stack: Sequence[CellChain],
+    t: int,
+    stop: int,
+    wrt: str,
+    threshold: float,
+    visit: Callable[[Step], None],
+) -> None:
+    """Sweep the rows of dh_t (top layer) from source t down to source ``stop``, calling ``visit`` on each run.
+
+    Parameters
+    ----------
+    stack : the layers, bottom first.
+    wrt : ``x``, or ``h`` or ``c`` for the state after step k (all layers, bottom first; state held in
+        the pair (h, c) as torch hands it on).
+    threshold : share of the norm that one compression may discard; 0 for none.
+    """
+    widths = [cell.width for cell in stack]
+    top = stack[-1]
+    weight = top.matrices(t, t + 1)
+    first = weight.new_zeros(top.d_h, sum(widths))
+    first[:, first.shape[1] - top.d_h :] = torch.eye(top.d_h, dtype=weight.dtype, device=weight.device)
+    del weight
+    block = RowBlock(first)
+    k, run, next_compression = t, RUN, RUN
+    while k >= stop:
+        steps = min(_run_length(stack, block), run, k - stop + 1)
+        taps, rows = _advance(stack, block.rows, k, steps, wrt)
+        if steps > 1 and _out_of_range(taps, rows, block):
+            run = max(1, steps // 4)
+            continue
+        run = min(RUN, 2 * run)
+        visit(Step(k, taps, block.scale, block.kept))
+        block.rows = rows
+        k -= steps
+        block.rescale()
+        if threshold and t - k >= next_compression:
+            block.compress(threshold)
+            next_compression = t - k + max(RUN // 2, (t - k) // 6)
+
+
+def _run_length(stack: Sequence[CellChain], block: RowBlock) -> int:
+    width = max(cell.width + cell.d_in for cell in stack)
+    each = block.rows.shape[0] * width * block.rows.element_size()
+    return max(1, min(RUN, _BUFFER_BYTES // each))
+
+
+def _advance(
+    stack: Sequence[CellChain], rows: Tensor, k: int, steps: int, wrt: str
+) -> tuple[Tensor, Tensor]:
+    """Take ``steps`` steps down from source k: the taps (steps, rows, width) and the rows on s_{k - steps}."""
+    # one buffer a layer; columns (c, h, x) so that each product writes the next state in place
+    buffers = [rows.new_empty(steps + 1, rows.shape[0], cell.width + cell.d_in) for cell in stack]
+    left = 0
+    for cell, buffer in zip(stack, buffers, strict=True):
+        buffer[0, :, : cell.width] = rows[:, left : left + cell.width]
+        left += cell.width
+    views = [
+        (
+            buffer[:, :, : cell.width].unbind(0),
+            buffer[:, :, cell.d_c :].unbind(0),
+            buffer[:, :, cell.d_c : cell.width].unbind(0),
+            buffer[:, :, cell.width :].unbind(0),
+        )
+        for cell, buffer in zip(stack, buffers, strict=True)
+    ]
+    layers = list(zip(stack, views, strict=True))[::-1]
+    size = sum(cell.width * (cell.d_h + cell.d_in) for cell in stack) * rows.element_size()
+    batch = max(1, min(steps, _MATRIX_BYTES // size))
+    for first in range(0, steps, batch):
+        last = min(first + batch, steps)
+        matrices = [cell.matrices(k - last + 1, k - first + 1).unbind(0) for cell, _ in layers]
+        for j in range(first, last):
+            above: Tensor | None = None
+            for (cell, (state, through, hidden, inputs)), M in zip(layers, matrices, strict=True):
+                if above is not None:
+                    hidden[j].add_(above)
+                torch.mm(state[j], M[last - 1 - j], out=through[j + 1])
+                cell.add_direct(k - j, state[j], state[j + 1])
+                above = inputs[j + 1]
+    states = torch.cat([buffer[-1, :, : cell.width] for cell, buffer in zip(stack, buffers, strict=True)], 1)
+    if wrt == "x":
+        taps = buffers[0][1:, :, stack[0].width :]
+    else:
+        parts = [
+            buffer[:-1, :, : cell.d_c] if wrt == "c" else buffer[:-1, :, cell.d_c : cell.width]
+            for cell, buffer in zip(stack, buffers, strict=True)
+        ]
+        taps = torch.cat(parts, 2)
+    return taps, states
+
+
+def _out_of_range(taps: Tensor, rows: Tensor, block: RowBlock) -> bool:
+    """Whether the rows left the middle of the float range since they were last scaled to 1."""
+    limits = torch.finfo(rows.dtype)
+    low, high = math.sqrt(limits.tiny) * 1e3, math.sqrt(limits.max) * 1e-3
+    alive = (block.rows != 0).any(1)
+    for part in (rows, taps[-1]):
+        peak = part[alive].abs().amax(1) if part.shape[1] else part
+        if peak.numel() and not (float(peak.min()) >= low and float(peak.max()) <= high):
+            return True
+    return False

@@ -1,0 +1,74 @@
+"""The names that datasets are written in: dimensions, variables, units. No torch here.
+
+The same word means the same thing in every dataset, figure, option and page; other programs
+rely on these names, so a change here raises ``SCHEMA_VERSION``.
+"""
+
+from __future__ import annotations
+
+SCHEMA_VERSION = "1"
+
+#: dimension or coordinate -> (long name, units)
+DIMENSIONS: dict[str, tuple[str, str]] = {
+    "target": ("output position t", "position"),
+    "source": ("input position k", "position"),
+    "position": ("input position the target sits at", "position"),
+    "lag": ("lag (position - source)", "positions"),
+    "mode": ("index of a singular value, eigenvalue or exponent", "1"),
+    "part": ("real or imaginary part", "1"),
+    "gate": ("gate", "1"),
+    "unit": ("hidden unit", "1"),
+    "head": ("attention head", "1"),
+    "depth": ("index of a stacked layer", "1"),
+    "layer": ("layer", "1"),
+    "sample": ("input sample", "1"),
+    "seed": ("seed of the weights", "1"),
+    "n": ("sequence length", "positions"),
+    "d": ("width", "1"),
+    "phase": ("forward or forward with backward", "1"),
+    "threads": ("threads", "1"),
+}
+
+#: data variable -> (long name, units)
+VARIABLES: dict[str, tuple[str, str]] = {
+    "log_norm": ("natural log of the norm of J[t,k]", "ln 1"),
+    "log_norm_stderr": ("standard error of log_norm from random probes", "ln 1"),
+    "log_norm_error": ("bound on the error of log_norm from compression", "ln 1"),
+}
+
+#: ways of measuring a block, and the symbol figures use
+NORMS: dict[str, str] = {"fro": r"\Vert J_{t,k}\Vert_F", "spectral": r"\Vert J_{t,k}\Vert_2"}
+
+#: what the Jacobian is taken with respect to
+WRT: dict[str, str] = {"x": "the input", "h": "the earlier hidden state", "c": "the earlier cell state"}
+
+METHODS: tuple[str, ...] = ("auto", "structured", "autograd", "probes")
+
+#: attributes that every Jacobian dataset carries
+ATTRIBUTES: tuple[str, ...] = (
+    "title",
+    "norm",
+    "wrt",
+    "method",
+    "tolerance",
+    "layer",
+    "n",
+    "d",
+    "seed",
+    "dtype",
+    "depprobe_version",
+    "schema_version",
+    "provenance",
+)
+
+
+def describe(name: str) -> dict[str, str]:
+    """The ``long_name`` and ``units`` of a dimension or variable, as xarray attributes.
+
+    Examples
+    --------
+    >>> describe("lag")
+    {'long_name': 'lag (position - source)', 'units': 'positions'}
+    """
+    long_name, units = (DIMENSIONS | VARIABLES)[name]
+    return {"long_name": long_name, "units": units}
