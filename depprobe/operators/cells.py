@@ -76,9 +76,20 @@ class CellChain(abc.ABC):
     def add_direct(self, k: int, rows: Tensor, out: Tensor) -> None:  # noqa: B027 - nothing to add is a case
         """Add R D_k into ``out`` (rows, S), where ``rows`` is R; columns (c) are overwritten."""
 
-    def push_direct(self, k: int, tangent: Tensor) -> Tensor | float:
-        """D_k applied to a state tangent (S,)."""
-        return 0.0
+    def add_direct_matrices(self, start: int, stop: int, out: Tensor) -> None:  # noqa: B027
+        """Add D_k for start <= k < stop into ``out`` (stop - start, S, S)."""
+
+    def full_matrices(self, start: int, stop: int) -> Tensor:
+        """Whole step Jacobians ds_k/d(s_{k-1}, x_k): (stop - start, S, S + d_in).
+
+        One product with these takes a step; for wide cells ``matrices`` and ``add_direct`` do the same
+        with fewer operations, for narrow ones the fewer calls win.
+        """
+        M = self.matrices(start, stop)
+        full = M.new_zeros(stop - start, self.width, self.width + self.d_in)
+        full[:, :, self.d_c :] = M
+        self.add_direct_matrices(start, stop, full[:, :, : self.width])
+        return full
 
     @abc.abstractmethod
     def reach(self, k: int, units: Tensor) -> tuple[Tensor, Tensor]:
@@ -135,8 +146,8 @@ class GRUChain(CellChain):
     def add_direct(self, k: int, rows: Tensor, out: Tensor) -> None:
         out.addcmul_(rows, self._keep[k])
 
-    def push_direct(self, k: int, tangent: Tensor) -> Tensor:
-        return self._keep[k] * tangent
+    def add_direct_matrices(self, start: int, stop: int, out: Tensor) -> None:
+        out.diagonal(dim1=1, dim2=2).add_(self._keep[start:stop])
 
     def reach(self, k: int, units: Tensor) -> tuple[Tensor, Tensor]:
         found = self._links[units].any(0)
@@ -187,11 +198,13 @@ class LSTMChain(CellChain):
         torch.mul(rows[:, : self.d_c], self._keep[k], out=cell)
         cell.addcmul_(self._to_memory(rows), self._keep_to_m[k])
 
-    def push_direct(self, k: int, tangent: Tensor) -> Tensor:
-        cell = tangent[: self.d_c]
-        memory = self._keep_to_m[k] * cell
-        through = memory if self._project is None else self._project @ memory
-        return torch.cat([self._keep[k] * cell, through])
+    def add_direct_matrices(self, start: int, stop: int, out: Tensor) -> None:
+        out[:, : self.d_c, : self.d_c].diagonal(dim1=1, dim2=2).copy_(self._keep[start:stop])
+        to_cell = out[:, self.d_c :, : self.d_c]
+        if self._project is None:
+            to_cell.diagonal(dim1=1, dim2=2).copy_(self._keep_to_m[start:stop])
+        else:
+            torch.mul(self._project, self._keep_to_m[start:stop, None], out=to_cell)
 
     def reach(self, k: int, units: Tensor) -> tuple[Tensor, Tensor]:
         from_h = units[self.d_c :]

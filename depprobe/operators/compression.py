@@ -53,10 +53,11 @@ class RowBlock:
         if not bool(top.isfinite()):
             return
         common = kept * (scale - top).exp().to(kept.dtype)[:, None]
-        # Gram entries below the dtype's resolution are noise: a direction is discarded by the sum of its tail
-        eigenvalues, U = torch.linalg.eigh(common @ common.T)
-        power = eigenvalues.double().clamp_min(0)
-        noise = torch.finfo(kept.dtype).eps * power[-1]
+        # in float64 also for float32 rows: a Gram matrix resolves shares only down to the root of epsilon
+        wide = common.double()
+        power, U = torch.linalg.eigh(wide @ wide.T)
+        power, U = power.clamp_min(0), U.to(kept.dtype)
+        noise = torch.finfo(power.dtype).eps * power[-1]
         tail = torch.cumsum(power + noise, 0)
         cut = int((tail <= threshold**2 * power.sum()).sum())
         if cut == 0 or not bool(power[-1] > 0):

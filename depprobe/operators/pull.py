@@ -62,18 +62,15 @@ def _pull_one(cell: CellChain, cotangents: Tensor, log_scale: Tensor) -> Scaled:
     state = Scaled(cotangents.new_zeros(rows, cell.width), out_scale[:, 0])
     for stop in range(n, 0, -_BATCH):
         start = max(0, stop - _BATCH)
-        matrices = cell.matrices(start, stop)
+        matrices = cell.full_matrices(start, stop)
         for k in range(stop - 1, start - 1, -1):
             arriving = cotangents.new_zeros(rows, cell.width)
             arriving[:, cell.d_c :] = cotangents[:, k]
             state = _normalised(_add(state, _normalised(Scaled(arriving, log_scale[:, k]))))
             through = state.values @ matrices[k - start]
-            before = state.values.new_zeros(rows, cell.width)
-            before[:, cell.d_c :] = through[:, : cell.d_h]
-            cell.add_direct(k, state.values, before)
-            tap = _normalised(Scaled(through[:, cell.d_h :], state.log_scale))
+            tap = _normalised(Scaled(through[:, cell.width :], state.log_scale))
             out[:, k], out_scale[:, k] = tap.values, tap.log_scale
-            state = Scaled(before, state.log_scale)
+            state = Scaled(through[:, : cell.width], state.log_scale)
     return Scaled(out, out_scale)
 
 
@@ -84,10 +81,11 @@ def push(directions: Sequence[CellChain], tangent: Tensor) -> Tensor:
         inputs = tangent.flip(0) if direction else tangent
         state = tangent.new_zeros(cell.width)
         hidden = []
-        for k in range(cell.n):
-            M = cell.matrices(k, k + 1)[0]
-            state = M @ torch.cat([state[cell.d_c :], inputs[k]]) + cell.push_direct(k, state)
-            hidden.append(state[cell.d_c :])
+        for start in range(0, cell.n, _BATCH):
+            stop = min(start + _BATCH, cell.n)
+            for M, x in zip(cell.full_matrices(start, stop), inputs[start:stop], strict=True):
+                state = M @ torch.cat([state, x])
+                hidden.append(state[cell.d_c :])
         part = torch.stack(hidden)
         outputs.append(part.flip(0) if direction else part)
     return torch.cat(outputs, 1)

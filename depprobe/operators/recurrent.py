@@ -27,7 +27,7 @@ from depprobe.operators.sweep import Step, sweep
 
 #: share of the norm one compression may discard, times the square root of the tolerance: the error is half
 #: the square of the share, which grows while it rides along, and its upper bound is nine times its estimate
-_SHARES = (0.2, 0.01, 0.0)
+_SHARES = (0.03, 0.0003, 0.0)
 
 
 class RecurrentJacobian(TemporalJacobian):

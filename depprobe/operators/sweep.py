@@ -19,10 +19,12 @@ from torch import Tensor
 from depprobe.operators.cells import CellChain
 from depprobe.operators.compression import RowBlock
 
-#: steps between two rescalings, as far as buffers allow
-RUN = 16
+#: steps between two rescalings, as far as buffers allow, and before the first compression
+RUN, FIRST_COMPRESSION = 32, 16
 _BUFFER_BYTES = 48 << 20
-_MATRIX_BYTES = 24 << 20
+_MATRIX_BYTES = 4 << 20
+#: widest state whose steps are taken by one product with the whole step Jacobian
+_NARROW = 256
 
 
 class Step:
@@ -60,7 +62,7 @@ def sweep(
     first[:, first.shape[1] - top.d_h :] = torch.eye(top.d_h, dtype=weight.dtype, device=weight.device)
     del weight
     block = RowBlock(first)
-    k, run, next_compression = t, RUN, RUN
+    k, run, next_compression = t, FIRST_COMPRESSION, FIRST_COMPRESSION
     while k >= stop:
         steps = min(_run_length(stack, block), run, k - stop + 1)
         taps, rows = _advance(stack, block.rows, k, steps, wrt)
@@ -74,7 +76,7 @@ def sweep(
         block.rescale()
         if threshold and t - k >= next_compression:
             block.compress(threshold)
-            next_compression = t - k + max(RUN // 2, (t - k) // 6)
+            next_compression = t - k + max(FIRST_COMPRESSION // 2, (t - k) // 6)
 
 
 def _run_length(stack: Sequence[CellChain], block: RowBlock) -> int:
@@ -95,6 +97,7 @@ def _advance(
         left += cell.width
     views = [
         (
+            buffer.unbind(0),
             buffer[:, :, : cell.width].unbind(0),
             buffer[:, :, cell.d_c :].unbind(0),
             buffer[:, :, cell.d_c : cell.width].unbind(0),
@@ -107,14 +110,20 @@ def _advance(
     batch = max(1, min(steps, _MATRIX_BYTES // size))
     for first in range(0, steps, batch):
         last = min(first + batch, steps)
-        matrices = [cell.matrices(k - last + 1, k - first + 1).unbind(0) for cell, _ in layers]
+        matrices = [
+            (cell.full_matrices if cell.width <= _NARROW else cell.matrices)(k - last + 1, k - first + 1).unbind(0)
+            for cell, _ in layers
+        ]
         for j in range(first, last):
             above: Tensor | None = None
-            for (cell, (state, through, hidden, inputs)), M in zip(layers, matrices, strict=True):
+            for (cell, (whole, state, through, hidden, inputs)), M in zip(layers, matrices, strict=True):
                 if above is not None:
                     hidden[j].add_(above)
-                torch.mm(state[j], M[last - 1 - j], out=through[j + 1])
-                cell.add_direct(k - j, state[j], state[j + 1])
+                if cell.width <= _NARROW:
+                    torch.mm(state[j], M[last - 1 - j], out=whole[j + 1])
+                else:
+                    torch.mm(state[j], M[last - 1 - j], out=through[j + 1])
+                    cell.add_direct(k - j, state[j], state[j + 1])
                 above = inputs[j + 1]
     states = torch.cat([buffer[-1, :, : cell.width] for cell, buffer in zip(stack, buffers, strict=True)], 1)
     if wrt == "x":
