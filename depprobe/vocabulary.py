@@ -27,6 +27,7 @@ DIMENSIONS: dict[str, tuple[str, str]] = {
     "d": ("width", "1"),
     "phase": ("forward or forward with backward", "1"),
     "threads": ("threads", "1"),
+    "form": ("form of the decay curve", "1"),
 }
 
 #: data variable -> (long name, units)
@@ -34,6 +35,25 @@ VARIABLES: dict[str, tuple[str, str]] = {
     "log_norm": ("natural log of the norm of J[t,k]", "ln 1"),
     "log_norm_stderr": ("standard error of log_norm from random probes", "ln 1"),
     "log_norm_error": ("bound on the error of log_norm from compression", "ln 1"),
+    "log_median": ("natural log of the median norm", "ln 1"),
+    "log_low": ("natural log of the 5 % quantile of the norms", "ln 1"),
+    "log_high": ("natural log of the 95 % quantile of the norms", "ln 1"),
+    "log_rms": ("natural log of the root mean square of the norms", "ln 1"),
+    "count": ("blocks pooled, exact zeros included", "1"),
+    "zeros": ("blocks that are exactly zero", "1"),
+    "unknown": ("blocks where a zero cannot be told from an underflow", "1"),
+    "decay_rate": ("decay rate: slope of ln rms against lag", "ln 1 per position"),
+    "half_life": ("half-life of the norm", "positions"),
+    "mean_distance": ("mean dependency distance, weighted by share", "positions"),
+    "effective_range": ("distance within which 95 % of the share lies", "positions"),
+    "receptive_field": ("largest distance with a non-zero block", "positions"),
+    "receptive_width": ("positions from the furthest past to the furthest future source", "positions"),
+    "best_form": ("form that fits the decay curve best", "1"),
+    "bic": ("Bayesian information criterion, smallest is best", "1"),
+    "slope": ("slope of ln rms in lag, ln lag or lag squared", "ln 1"),
+    "form_share": ("share of the resamples in which a form is best", "1"),
+    "residual_sd": ("standard deviation of ln rms about the best smooth form", "ln 1"),
+    "residual_autocorrelation": ("correlation of neighbouring residuals of ln rms", "1"),
 }
 
 #: ways of measuring a block, and the symbol figures use

@@ -74,7 +74,12 @@ def _one_way(bidirectional: bool = False, **options: object) -> bool:
     equation="h_t = phi(W_ih x_t + W_hh h_{t-1} + b)",
     citation="Elman 1990",
     causal=_one_way,
-    examples=("rnn:nonlinearity=relu", "rnn:gain=1.2,orthogonal=true", "rnn:depth=2", "rnn:bidirectional=true"),
+    examples=(
+        "rnn:nonlinearity=relu",
+        "rnn:gain=1.2,orthogonal=true",
+        "rnn:depth=2",
+        "rnn:bidirectional=true",
+    ),
 )
 def rnn(
     d: int,

@@ -1,0 +1,6 @@
+"""Temporal Jacobians as linear operators, one per structure, and the table that picks one for a module."""
+
+from depprobe.operators.jacobian import LogNorms, Scaled, TemporalJacobian
+from depprobe.operators.table import structured, temporal_jacobian
+
+__all__ = ["LogNorms", "Scaled", "TemporalJacobian", "structured", "temporal_jacobian"]

@@ -128,7 +128,12 @@ class GRUChain(CellChain):
         slope_n = torch.sigmoid(-(xz + hz)) * _dtanh(new)
         self._keep = torch.sigmoid(xz + hz)
         self._slopes = torch.stack(
-            [slope_n * hn * _dsigmoid(xr + hr), (h_before - torch.tanh(new)) * _dsigmoid(xz + hz), slope_n, slope_n * r],
+            [
+                slope_n * hn * _dsigmoid(xr + hr),
+                (h_before - torch.tanh(new)) * _dsigmoid(xz + hz),
+                slope_n,
+                slope_n * r,
+            ],
             1,
         )
         self._weight = weights.stacked(3)

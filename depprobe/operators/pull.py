@@ -51,7 +51,9 @@ def _normalised(a: Scaled) -> Scaled:
     """The same with the largest entry of each row at 1."""
     peak = a.values.abs().amax(-1, keepdim=True)
     safe = torch.where(peak > 0, peak, torch.ones_like(peak))
-    log_scale = torch.where(peak > 0, a.log_scale + safe.double().log(), torch.full_like(a.log_scale, -torch.inf))
+    log_scale = torch.where(
+        peak > 0, a.log_scale + safe.double().log(), torch.full_like(a.log_scale, -torch.inf)
+    )
     return Scaled(a.values / safe, log_scale)
 
 

@@ -108,7 +108,9 @@ class RecurrentJacobian(TemporalJacobian):
             # the two directions meet at k = t alone, where Frobenius norms add in squares
             values, error = 0.5 * np.logaddexp(2 * values, 2 * row), np.maximum(error, row_error)
         if len(stacks) > 1 and norm == "spectral":
-            values[t] = float(self.singular_values(t, t).values[0].log() + self.singular_values(t, t).log_scale)
+            values[t] = float(
+                self.singular_values(t, t).values[0].log() + self.singular_values(t, t).log_scale
+            )
         return values, error
 
     def _direction_norms(

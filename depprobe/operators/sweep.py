@@ -85,9 +85,7 @@ def _run_length(stack: Sequence[CellChain], block: RowBlock) -> int:
     return max(1, min(RUN, _BUFFER_BYTES // each))
 
 
-def _advance(
-    stack: Sequence[CellChain], rows: Tensor, k: int, steps: int, wrt: str
-) -> tuple[Tensor, Tensor]:
+def _advance(stack: Sequence[CellChain], rows: Tensor, k: int, steps: int, wrt: str) -> tuple[Tensor, Tensor]:
     """Take ``steps`` steps down from source k: the taps (steps, rows, width) and the rows on s_{k - steps}."""
     # one buffer a layer; columns (c, h, x) so that each product writes the next state in place
     buffers = [rows.new_empty(steps + 1, rows.shape[0], cell.width + cell.d_in) for cell in stack]
@@ -111,7 +109,9 @@ def _advance(
     for first in range(0, steps, batch):
         last = min(first + batch, steps)
         matrices = [
-            (cell.full_matrices if cell.width <= _NARROW else cell.matrices)(k - last + 1, k - first + 1).unbind(0)
+            (cell.full_matrices if cell.width <= _NARROW else cell.matrices)(
+                k - last + 1, k - first + 1
+            ).unbind(0)
             for cell, _ in layers
         ]
         for j in range(first, last):

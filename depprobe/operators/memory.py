@@ -1,0 +1,61 @@
+"""What a computation would take, found on fake tensors: shapes flow through it, no numbers, no memory."""
+
+from __future__ import annotations
+
+import contextlib
+import weakref
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+
+
+class StorageTracker(TorchDispatchMode):
+    """Counts the bytes of live storages made while it is on; ``peak`` is the most there were at once."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.live = self.peak = 0
+        self._seen: dict[int, weakref.finalize] = {}
+
+    def _release(self, key: int, size: int) -> None:
+        self.live -= size
+        self._seen.pop(key, None)
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        for tensor in torch.utils._pytree.tree_leaves(out):
+            if isinstance(tensor, Tensor):
+                storage = tensor.untyped_storage()
+                key, size = storage._cdata, storage.nbytes()
+                if key not in self._seen:
+                    self.live += size
+                    self._seen[key] = weakref.finalize(storage, self._release, key, size)
+        self.peak = max(self.peak, self.live)
+        return out
+
+
+@contextlib.contextmanager
+def _fake() -> Iterator[Any]:
+    from torch._subclasses.fake_tensor import FakeTensorMode  # slow to import, and only this needs it
+
+    with FakeTensorMode(allow_non_fake_inputs=True) as mode:
+        yield mode
+
+
+def predicted_peak(function: Callable[[Tensor], Tensor], x: Tensor, cotangents: int) -> int | None:
+    """Bytes that the forward pass and one batched backward with so many cotangents would hold at most.
+
+    None where the function cannot run on fake tensors (a data-dependent shape, say).
+    """
+    try:
+        with _fake() as mode, StorageTracker() as tracker, torch.enable_grad():
+            fake_x = mode.from_tensor(x.detach()).requires_grad_()
+            y = function(fake_x)
+            v = torch.empty(cotangents, *y.shape, dtype=y.dtype, device=y.device)
+            torch.autograd.grad(y, fake_x, v, is_grads_batched=True)
+            return tracker.peak
+    except Exception:  # whatever goes wrong on fake tensors says nothing about real ones
+        return None
