@@ -1,0 +1,106 @@
+r"""The decay curve: norms of J[t,k] by lag, pooled over targets, samples and seeds.
+
+    rms(lag) = sqrt( mean of ||J[t,k]||^2 over all known blocks with p_t - k = lag ),   exact zeros counted
+
+The median and the 5 and 95 % quantiles are those of the norms, linearly interpolated, as numpy.quantile gives
+them; everything is computed and stored in natural logs, since norms may be far below the range of floats.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import xarray as xr
+
+from depprobe.curves.align import Blocks, Floats, Ints, by_layer, over_layers
+from depprobe.vocabulary import describe
+
+#: variable -> quantile of the pooled norms
+QUANTILES = {"log_median": 0.5, "log_low": 0.05, "log_high": 0.95}
+COUNTS = ("count", "zeros", "unknown")
+
+
+def decay_curve(ds: xr.Dataset) -> xr.Dataset:
+    """Pool a Jacobian dataset by lag over targets, samples and seeds.
+
+    Parameters
+    ----------
+    ds : Jacobian dataset with ``log_norm`` over ``(target, source)`` or ``(target, lag)``, natural logs,
+        with or without ``layer``, ``seed`` and ``sample`` before them; -inf is an exact zero, NaN an unknown.
+
+    Returns
+    -------
+    Dataset over ``lag``, or ``(layer, lag)``: ``log_median``, ``log_low`` and ``log_high`` (5 and 95 %),
+    ``log_rms``, natural logs of norms, -inf where zero, NaN where nothing is known; ``count`` (blocks pooled,
+    zeros included), ``zeros`` (exact zeros among them), ``unknown`` (NaN, left out);
+    ``log_norm_error`` (the largest at that lag, a bound for all of the above) where the input has it.
+    Lags are every lag that exists, in steps of one input position; negative ones (the future) are left out
+    where all layers are zero there.
+
+    Raises
+    ------
+    BadInput : not a Jacobian dataset.
+
+    Examples
+    --------
+    >>> import numpy as np, xarray as xr
+    >>> ds = xr.Dataset(
+    ...     {"log_norm": (("target", "source"), [[-5002.0, -5001.0, -5000.0, -np.inf]])},
+    ...     coords={"target": [2], "position": ("target", [2.0]), "source": [0, 1, 2, 3]},
+    ... )
+    >>> decay_curve(ds)["log_median"].values
+    array([-5000., -5001., -5002.])
+    """
+    parts = [(part, blocks) for part, blocks in by_layer(ds)]
+    causal = all((blocks.lags >= 0).all() for _, blocks in parts)
+    curves = [_curve(blocks, causal) for _, blocks in parts]
+    curve = over_layers(ds, curves, dict.fromkeys(COUNTS, 0))
+    curve.attrs = ds.attrs | {"title": f"decay curve: {ds.attrs.get('title', 'temporal Jacobian')}"}
+    for name, q in QUANTILES.items():
+        curve[name].attrs["quantile"] = q
+    return curve
+
+
+def _curve(blocks: Blocks, causal: bool) -> xr.Dataset:
+    pooled = blocks.values.reshape(len(blocks.lags), -1)
+    # NaN, absent or unknown, sorts last
+    ranked = np.sort(pooled, axis=1)
+    count = (~np.isnan(pooled)).sum(1)
+    columns = {name: _quantile(ranked, count, q) for name, q in QUANTILES.items()}
+    columns["log_rms"] = _log_rms(pooled, count)
+    if blocks.error is not None:
+        columns["log_norm_error"] = blocks.error
+    columns["count"] = count
+    columns["zeros"] = (pooled == -np.inf).sum(1)
+    columns["unknown"] = blocks.exists.sum(1) * blocks.values.shape[2] - count
+
+    at_zero = {name: np.full(len(blocks.zero_lags), -np.inf) for name in (*QUANTILES, "log_rms")}
+    at_zero |= {"count": blocks.zero_counts, "zeros": blocks.zero_counts}
+    lags = np.concatenate([blocks.lags, blocks.zero_lags])
+    order = np.argsort(lags)
+    if causal:
+        order = order[lags[order] >= 0]
+    variables = {}
+    for name, values in columns.items():
+        rest = at_zero.get(name, np.zeros(len(blocks.zero_lags), values.dtype))
+        variables[name] = ("lag", np.concatenate([values, rest])[order], describe(name))
+    return xr.Dataset(variables, coords={"lag": ("lag", lags[order], describe("lag"))})
+
+
+def _quantile(ranked: Floats, count: Ints, q: float) -> Floats:
+    """Natural log of the q-quantile of norms whose sorted logs are the first ``count`` of each row."""
+    last = np.maximum(count - 1, 0)
+    at = q * last
+    below = np.floor(at).astype(np.int64)
+    lower = np.take_along_axis(ranked, below[:, None], 1)[:, 0]
+    upper = np.take_along_axis(ranked, np.minimum(below + 1, last)[:, None], 1)[:, 0]
+    # interpolated between norms, not logs: half way between 0 and 1 is 1/2
+    with np.errstate(divide="ignore"):
+        return np.logaddexp(np.log1p(below - at) + lower, np.log(at - below) + upper)
+
+
+def _log_rms(pooled: Floats, count: Ints) -> Floats:
+    peak = np.fmax.reduce(pooled, axis=1, initial=-np.inf)
+    shift = np.where(np.isfinite(peak), peak, 0.0)
+    square = np.nansum(np.exp(2 * (pooled - shift[:, None])), axis=1)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return shift + 0.5 * (np.log(square) - np.log(count))

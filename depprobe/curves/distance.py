@@ -1,0 +1,204 @@
+r"""How far a layer's dependencies reach, in positions, free of scale.
+
+    mean distance     sum_L L s_L            s_L = mean over targets of the share at distance L = |lag|
+    effective range   smallest R with        s_0 + ... + s_R >= 0.95
+    decay rate        b of                   ln rms(L) = a + b L, least squares over L >= 1
+    half-life         ln 2 / -b
+
+Multiplying every norm by a constant changes none of them. What a share is: ``pool``; the forms and their
+criterion: ``form``; the standard errors: ``resample``.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import xarray as xr
+
+from depprobe.curves.align import REPEATS, Blocks, Floats, by_layer, over_layers
+from depprobe.curves.form import FORMS, RESOLUTION, UNDETERMINED, Fit, fit
+from depprobe.curves.pool import Curves, collect, weigh
+from depprobe.curves.resample import drawn_residuals, drawn_units, spread_factor, standard_error, target_runs
+from depprobe.errors import BadInput
+from depprobe.vocabulary import describe
+
+#: share that lies within the effective range
+HELD = 0.95
+POWERS = (1, 2)
+
+
+def distances(ds: xr.Dataset, power: int = 2, resamples: int = 200, seed: int = 0) -> xr.Dataset:
+    """Distances, decay and form of each layer of a Jacobian dataset, with standard errors.
+
+    Parameters
+    ----------
+    ds : Jacobian dataset with ``log_norm`` over ``(target, source)`` or ``(target, lag)``, natural logs,
+        with or without ``layer``, ``seed`` and ``sample`` before them; -inf is an exact zero, NaN an unknown
+        that is left out.
+    power : 1 or 2, the share of a block is its norm to this power, over the sum for its target.
+    resamples : number of bootstrap draws, at least 2.
+    seed : of the draws; the same call gives the same numbers bit for bit.
+
+    Returns
+    -------
+    Dataset of scalars, or over ``layer``. Each of the first six has its standard error as ``<name>_stderr``:
+
+    - ``decay_rate`` (nats per position, negative when decaying), from the exponential fit;
+    - ``half_life`` (positions): inf where the fit does not fall or the best form is constant;
+    - ``mean_distance`` (positions), lag 0 included;
+    - ``effective_range`` (positions): the smallest distance within which 95 % of the share lies;
+    - ``receptive_field`` (positions): the largest |lag| with a non-zero block, 0 where only lag 0 has one;
+    - ``receptive_width`` (number of positions): from the furthest past to the furthest future source with a
+      non-zero block, both counted; for a convolution the r of Araujo et al. (2019);
+    - ``best_form``: one of the names along ``form``, or "undetermined" with fewer than 3 distances;
+    - ``bic(form)``, ``slope(form)``: criterion (smallest is best) and slope of each form;
+      ``form_share(form)``: share of the draws in which it is the best;
+    - ``residual_sd``, ``residual_autocorrelation``: of ln rms about the best smooth form, the latter from one
+      distance to the next; near 1, ``bic`` overstates how clearly the forms differ;
+    - ``unknown``: NaN blocks; where there are any, receptive field and width are lower bounds.
+
+    NaN stands where there are too few distances. Attributes: ``share_power``; ``resampled`` (what was drawn
+    again: "target", "seed", "sample" or several of them; "lag" where there is one curve); ``resampled_run``
+    (how many neighbouring targets or lags were drawn together); ``resamples``; ``resample_seed``;
+    ``criterion``; ``fit_space``.
+
+    Raises
+    ------
+    BadInput : not a Jacobian dataset; power other than 1 or 2; fewer than 2 resamples.
+
+    Notes
+    -----
+    Every target weighs alike in the shares, however large its norms; in ln rms, blocks weigh by their
+    squares. Targets near the start of the sequence see a short past and draw mean and range down: measure
+    the last target, or late ones, to compare layers. Targets of one input share their past, so errors from
+    targets alone say little about other inputs: measure several samples or seeds. A bootstrap of a maximum
+    (receptive field) understates its error.
+
+    Examples
+    --------
+    >>> import numpy as np, xarray as xr
+    >>> halving = xr.Dataset(
+    ...     {"log_norm": (("target", "source"), -5000 - np.log(2) * np.arange(99.0, -1, -1)[None, :])},
+    ...     coords={"target": [99], "position": ("target", [99.0]), "source": np.arange(100)},
+    ... )
+    >>> found = distances(halving, power=1)
+    >>> found["best_form"].item()
+    'exponential'
+    >>> round(found["half_life"].item(), 9), round(found["mean_distance"].item(), 9)
+    (1.0, 1.0)
+    """
+    if power not in POWERS:
+        raise BadInput(f"power must be 1 or 2, the power of the norm in a share; got {power!r}")
+    if resamples < 2:
+        raise BadInput(f"resamples must be at least 2; got {resamples!r}")
+    results = [_measure(blocks, power, resamples, seed) for _, blocks in by_layer(ds)]
+    found = over_layers(ds, results, {})
+    found.attrs = (
+        ds.attrs
+        | {"title": f"distances: {ds.attrs.get('title', 'temporal Jacobian')}"}
+        | {"share_power": power, "resamples": resamples, "resample_seed": seed}
+        | results[0].attrs
+        | {
+            "criterion": "BIC, smallest is best",
+            "fit_space": "ln rms against |lag| >= 1, each distance alike",
+        }
+    )
+    return found
+
+
+def _measure(blocks: Blocks, power: int, resamples: int, seed: int) -> xr.Dataset:
+    # every layer starts from the same seed, so that adding one leaves the others as they were
+    rng = np.random.default_rng(seed)
+    starts = target_runs(blocks.values.shape[1])
+    sizes = (len(starts), *blocks.repeats)
+    units = collect(blocks, power, starts)
+    pooled = weigh(units, np.ones((1, len(units.rows))))
+    form = _fit(pooled)
+    if max(sizes) > 1:
+        drawn = weigh(units, drawn_units(sizes, resamples, rng))
+        factor = spread_factor(sizes)
+        names = [name for name, size in zip(("target", *REPEATS), sizes, strict=True) if size > 1]
+        run = int(starts[1]) if len(starts) > 1 else 1
+    else:
+        drawn, run = _drawn_lags(pooled, form, power, resamples, rng)
+        factor, names = 1.0, ["lag"]
+    values, draws = _scalars(pooled, form), _scalars(drawn, drawn_form := _fit(drawn))
+
+    out = xr.Dataset(coords={"form": ("form", list(FORMS), describe("form"))})
+    for name, value in values.items():
+        about = describe(name)
+        out[name] = ((), float(value[0]), about)
+        error = standard_error(draws[name], float(value[0]), factor)
+        out[f"{name}_stderr"] = ((), error, about | {"long_name": f"standard error: {about['long_name']}"})
+    best = int(form.best[0])
+    out["best_form"] = ((), FORMS[best] if best >= 0 else UNDETERMINED, describe("best_form"))
+    out["bic"] = ("form", form.bic[0], describe("bic"))
+    out["slope"] = ("form", form.slope[0], describe("slope"))
+    votes = np.array([(drawn_form.best == i).mean() for i in range(len(FORMS))])
+    out["form_share"] = ("form", votes, describe("form_share"))
+    for name, number in zip(("residual_sd", "residual_autocorrelation"), _residual(form), strict=True):
+        out[name] = ((), number, describe(name))
+    known = int((~np.isnan(blocks.values)).sum())
+    out["unknown"] = ((), int(blocks.exists.sum()) * blocks.values.shape[2] - known, describe("unknown"))
+    return out.assign_attrs(resampled=", ".join(names), resampled_run=run)
+
+
+def _fit(curves: Curves) -> Fit:
+    apart = curves.distance >= 1
+    return fit(
+        curves.distance[apart],
+        curves.log_rms[:, apart],
+        curves.zero_share[:, apart],
+        curves.empty[curves.empty >= 1],
+    )
+
+
+def _scalars(curves: Curves, form: Fit) -> dict[str, Floats]:
+    """The six numbers of each of B curves."""
+    L = curves.distance.astype(np.float64)
+    held = np.cumsum(curves.share, axis=1)
+    # a share that reaches 95 % exactly must not miss it by rounding
+    within = held >= HELD * (1 - 1e-12)
+    reached = np.where(within.any(1), L[within.argmax(1)], np.nan) if len(L) else np.full(len(held), np.nan)
+    past, future = curves.furthest.T
+    live = np.isfinite(past)
+    rate = form.slope[:, FORMS.index("exponential")]
+    span = float(L.max(initial=1.0))
+    falls = (rate * span < -RESOLUTION) & (form.best != FORMS.index("constant"))
+    half_life = np.where(falls, math.log(2) / np.where(falls, -rate, 1.0), np.inf)
+    return {
+        "decay_rate": rate,
+        "half_life": np.where(np.isnan(rate), np.nan, half_life),
+        "mean_distance": curves.share @ L if len(L) else np.full(len(held), np.nan),
+        "effective_range": reached,
+        "receptive_field": np.where(live, np.maximum(past, future), np.nan),
+        "receptive_width": np.where(live, past + np.where(live, future, 0) + 1, np.nan),
+    }
+
+
+def _drawn_lags(
+    pooled: Curves, form: Fit, power: int, resamples: int, rng: np.random.Generator
+) -> tuple[Curves, int]:
+    """Curves like the only one there is, its residuals drawn again in runs, and the length of a run."""
+    residual = np.full(pooled.distance.shape, np.nan)
+    residual[pooled.distance >= 1] = form.residual[0]
+    fitted = np.flatnonzero(np.isfinite(residual))
+    change = np.full((resamples, len(residual)), np.nan)
+    if len(fitted):
+        change[:] = 0.0
+        change[:, fitted] = drawn_residuals(residual[fitted], resamples, rng) - residual[fitted]
+        # lag 0 has no residual and moves with its neighbour, so that a common offset changes no share
+        change[:, pooled.distance == 0] = change[:, fitted[:1]]
+    return pooled.moved(change, power), math.isqrt(len(fitted))
+
+
+def _residual(form: Fit) -> tuple[float, float]:
+    """Standard deviation of the residuals, and their correlation from one distance to the next."""
+    residual = form.residual[0][np.isfinite(form.residual[0])]
+    if len(residual) < 3:
+        return math.nan, math.nan
+    sd = float(residual.std())
+    if sd < RESOLUTION:
+        return sd, math.nan
+    return sd, float(residual[1:] @ residual[:-1] / (residual @ residual))
