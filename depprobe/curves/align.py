@@ -23,6 +23,7 @@ from depprobe.errors import BadInput
 #: leading dimensions a dataset may have; repeats come in this order
 REPEATS = ("seed", "sample")
 LEADING = ("layer", *REPEATS)
+VALID = {*LEADING, "target", "source", "lag"}
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -65,13 +66,11 @@ def check(ds: xr.Dataset) -> None:
         held = ", ".join(sorted(map(str, ds.data_vars))) or "nothing"
         raise BadInput(f"the dataset has no variable 'log_norm'; it holds {held}")
     dims = ds["log_norm"].dims
-    if "target" not in dims or ("source" in dims) == ("lag" in dims) or set(dims[:-2]) - set(LEADING):
+    if "target" not in dims or ("source" in dims) == ("lag" in dims) or not set(dims) <= VALID:
         raise BadInput(
             f"log_norm has dimensions ({', '.join(map(str, dims))}); "
             f"valid: (target, source) or (target, lag), with {', '.join(LEADING)} before them"
         )
-    if dims[-2] != "target":
-        raise BadInput(f"log_norm ends in dimensions {dims[-2:]}; valid: target, then source or lag")
     if "position" not in ds.coords or set(ds["position"].dims) - {"layer", "target"}:
         raise BadInput(
             "the dataset has no coordinate 'position' of each target; lag = position - source needs it"

@@ -61,7 +61,8 @@ def decay_curve(ds: xr.Dataset) -> xr.Dataset:
 
 
 def _curve(blocks: Blocks, causal: bool) -> xr.Dataset:
-    pooled = blocks.values.reshape(len(blocks.lags), -1)
+    m, targets, repeats = blocks.values.shape
+    pooled = blocks.values.reshape(m, targets * repeats)
     # NaN, absent or unknown, sorts last
     ranked = np.sort(pooled, axis=1)
     count = (~np.isnan(pooled)).sum(1)
@@ -71,7 +72,7 @@ def _curve(blocks: Blocks, causal: bool) -> xr.Dataset:
         columns["log_norm_error"] = blocks.error
     columns["count"] = count
     columns["zeros"] = (pooled == -np.inf).sum(1)
-    columns["unknown"] = blocks.exists.sum(1) * blocks.values.shape[2] - count
+    columns["unknown"] = blocks.exists.sum(1) * repeats - count
 
     at_zero = {name: np.full(len(blocks.zero_lags), -np.inf) for name in (*QUANTILES, "log_rms")}
     at_zero |= {"count": blocks.zero_counts, "zeros": blocks.zero_counts}
@@ -94,7 +95,7 @@ def _quantile(ranked: Floats, count: Ints, q: float) -> Floats:
     lower = np.take_along_axis(ranked, below[:, None], 1)[:, 0]
     upper = np.take_along_axis(ranked, np.minimum(below + 1, last)[:, None], 1)[:, 0]
     # interpolated between norms, not logs: half way between 0 and 1 is 1/2
-    with np.errstate(divide="ignore"):
+    with np.errstate(divide="ignore", invalid="ignore"):
         return np.logaddexp(np.log1p(below - at) + lower, np.log(at - below) + upper)
 
 

@@ -81,7 +81,9 @@ def collect(blocks: Blocks, power: int, starts: Ints) -> Units:
     logs = np.where(np.isnan(values), -np.inf, values)
 
     def per_unit(cells: Floats) -> Floats:
-        return np.add.reduceat(cells, starts, axis=-2).reshape(*cells.shape[:-2], -1)
+        return np.add.reduceat(cells, starts, axis=-2).reshape(
+            *cells.shape[:-2], len(starts) * values.shape[2]
+        )
 
     share, rows = _shares(logs, power)
     distance = np.unique(np.abs(lags))

@@ -1,0 +1,361 @@
+"""Distances: closed forms with known answers, freedom from scale, standard errors that hold."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from curve_cases import band, dataset, last_row
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+
+from depprobe.curves import FORMS, distances
+from depprobe.curves.pool import _log_weighted
+from depprobe.curves.resample import drawn_residuals, drawn_units, spread_factor, target_runs
+from depprobe.errors import BadInput
+
+SCALARS = (
+    "decay_rate",
+    "half_life",
+    "mean_distance",
+    "effective_range",
+    "receptive_field",
+    "receptive_width",
+)
+
+
+def logs(weights):
+    with np.errstate(divide="ignore"):
+        return np.log(np.asarray(weights, float))
+
+
+@pytest.mark.parametrize("power", [1, 2])
+@pytest.mark.parametrize("ratio", [0.3, 0.9, 0.99])
+def test_geometric_norms(ratio, power):
+    n = 400
+    found = distances(last_row(np.arange(n) * np.log(ratio)), power)
+    r = ratio**power
+    mean = r / (1 - r) - n * r**n / (1 - r**n)
+    held = np.ceil(np.log(1 - 0.95 * (1 - r**n)) / np.log(r)) - 1
+    assert found["mean_distance"].item() == pytest.approx(mean, rel=1e-12)
+    assert found["effective_range"].item() == held
+    assert found["decay_rate"].item() == pytest.approx(np.log(ratio), rel=1e-12)
+    assert found["half_life"].item() == pytest.approx(np.log(0.5) / np.log(ratio), rel=1e-12)
+    assert found["best_form"].item() == "exponential"
+    assert found["receptive_field"].item() == n - 1
+    assert found["receptive_width"].item() == n
+    assert found.attrs["share_power"] == power
+
+
+def test_far_below_floats():
+    found = distances(last_row(-2.0 * np.arange(1000) - 5000))
+    assert found["decay_rate"].item() == pytest.approx(-2, rel=1e-13)
+    assert found["receptive_field"].item() == 999
+
+
+def uniform_causal_attention(n):
+    t, k = np.mgrid[1 : n + 1, 1 : n + 1]
+    return dataset(logs(np.where(k <= t, 1 / t, 0)))
+
+
+@pytest.mark.parametrize("t", [1, 2, 8, 41])
+def test_v13_uniform_causal_attention(t):
+    row = uniform_causal_attention(41).isel(target=[t - 1])
+    found = distances(row, power=1)
+    assert found["mean_distance"].item() == pytest.approx((t - 1) / 2, rel=1e-12)
+    assert found["receptive_field"].item() == t - 1
+    # t equal shares: the smallest number of them that makes 95 %
+    assert found["effective_range"].item() == -(-19 * t // 20) - 1
+
+
+def test_v13_every_target_weighs_alike():
+    found = distances(uniform_causal_attention(41), power=1)
+    assert found["mean_distance"].item() == pytest.approx(np.mean((np.arange(1, 42) - 1) / 2), rel=1e-12)
+
+
+def test_constant_has_no_half_life():
+    found = distances(last_row(np.full(60, -3.0)))
+    assert found["best_form"].item() == "constant"
+    assert found["half_life"].item() == np.inf
+    assert found["decay_rate"].item() == pytest.approx(0, abs=1e-13)
+
+
+def test_growth_has_no_half_life():
+    found = distances(last_row(1.5 * np.arange(800)))
+    assert found["best_form"].item() == "exponential"
+    assert found["decay_rate"].item() == pytest.approx(1.5)
+    assert found["half_life"].item() == np.inf
+
+
+@pytest.mark.parametrize(("depth", "window"), [(1, 4), (2, 5), (4, 3)])
+def test_v16_stacked_uniform_windows(depth, window):
+    n = 101
+    t, k = np.mgrid[:n, :n]
+    layer = np.where((k <= t) & (k > t - window), 1 / window, 0)
+    row = dataset(logs(np.linalg.matrix_power(layer, depth))).isel(target=[n - 1])
+    found = distances(row, power=1)
+    reach = depth * (window - 1)
+    assert found["receptive_field"].item() == reach
+    assert found["receptive_width"].item() == reach + 1
+    assert found["mean_distance"].item() == pytest.approx(reach / 2, rel=1e-12)
+    assert found["best_form"].item() == "compact support"
+
+
+@pytest.mark.parametrize(("kernel", "depth"), [(2, 4), (3, 3)])
+def test_v19_dilations_as_a_band(kernel, depth):
+    profile = np.ones(1)
+    for level in range(depth):
+        taps = np.zeros((kernel - 1) * 2**level + 1)
+        taps[:: 2**level] = 1 / kernel
+        profile = np.convolve(profile, taps)
+    n, lags = 64, np.arange(len(profile))
+    t, k = np.mgrid[:n, :n]
+    inside = (k <= t) & (k > t - len(profile))
+    weights = np.where(inside, profile[np.where(inside, t - k, 0)], 0)
+    ds = band(dataset(logs(weights)), lags).isel(target=[n - 1])
+    found = distances(ds, power=1)
+    assert found["receptive_width"].item() == 1 + (kernel - 1) * (2**depth - 1)
+    assert found["mean_distance"].item() == pytest.approx((kernel - 1) * (2**depth - 1) / 2, rel=1e-12)
+
+
+def test_gaussian_looking_both_ways():
+    sd, n = 8.0, 301
+    t, k = np.array([[n // 2]]), np.arange(n)[None]
+    ds = dataset(-((t - k) ** 2) / (2 * sd**2), [n // 2])
+    found = distances(ds, power=1)
+    assert found["best_form"].item() == "Gaussian"
+    assert found["slope"].sel(form="Gaussian").item() == pytest.approx(-1 / (2 * sd**2), rel=1e-10)
+    # Euler-Maclaurin: the sum of L exp(-L^2 / 2 sd^2) is sd^2 - 1/12 up to terms of order 1 / sd^2
+    mean = 2 * (sd**2 - 1 / 12) / (sd * np.sqrt(2 * np.pi))
+    assert found["mean_distance"].item() == pytest.approx(mean, rel=1e-4)
+    assert found["effective_range"].item() == pytest.approx(1.96 * sd, abs=1)
+    assert found["receptive_width"].item() == n
+
+
+def test_a_power_law_gives_its_exponent():
+    found = distances(last_row(np.r_[0.0, -1.5 * np.log(np.arange(1, 500))]))
+    assert found["best_form"].item() == "power law"
+    assert found["slope"].sel(form="power law").item() == pytest.approx(-1.5, rel=1e-12)
+
+
+def test_past_and_future_are_pooled_by_distance():
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(3, 9, 9)) - 0.2 * abs(np.subtract.outer(np.arange(9), np.arange(9)))
+    x[:, 4, 7] = -np.inf
+    x[:, 0, 3] = np.nan
+    norms = np.exp(x)
+    shares = norms / np.nansum(norms, axis=2, keepdims=True)
+    lag = abs(np.subtract.outer(np.arange(9), np.arange(9)))
+    found = distances(dataset(x, dims="sample"), power=1)
+    assert found["mean_distance"].item() == pytest.approx(np.nansum(shares * lag) / 27, rel=1e-12)
+    assert found["unknown"].item() == 3
+    rms = [0.5 * np.log(np.nanmean(norms[:, lag == L] ** 2)) for L in range(1, 9)]
+    assert found["decay_rate"].item() == pytest.approx(np.polyfit(np.arange(1, 9), rms, 1)[0], rel=1e-10)
+    held = [np.nansum(shares[:, lag <= L]) / 27 for L in range(9)]
+    assert found["effective_range"].item() == np.argmax(np.array(held) >= 0.95)
+
+
+def test_future_of_a_causal_layer_is_not_counted_as_zeros():
+    t, k = np.mgrid[:30, :30]
+    causal = np.where(k <= t, -0.5 * (t - k), -np.inf)
+    found = distances(dataset(causal))
+    assert found["best_form"].item() == "exponential"
+    assert found["decay_rate"].item() == pytest.approx(-0.5, rel=1e-12)
+    mirrored = distances(dataset(causal.T))
+    for name in SCALARS:
+        assert mirrored[name].item() == pytest.approx(found[name].item(), rel=1e-12)
+
+
+def test_what_reaches_nowhere():
+    identity = distances(dataset(logs(np.eye(20))))
+    assert [identity[name].item() for name in SCALARS[2:]] == [0, 0, 0, 1]
+    assert identity["best_form"].item() == "compact support"
+    assert np.isnan(identity["decay_rate"])
+    assert np.isnan(identity["half_life"])
+    for nothing in (-np.inf, np.nan):
+        for targets in (1, 20):
+            found = distances(dataset(np.full((20, 20), nothing)).isel(target=slice(targets)))
+            assert all(np.isnan(found[name]) for name in SCALARS)
+    delayed = distances(dataset(logs(np.eye(20, k=-3))))
+    assert [delayed[name].item() for name in SCALARS[2:]] == [3, 3, 3, 1]
+
+
+def test_one_sided_reach_of_width():
+    weights = np.zeros((20, 20))
+    weights[np.arange(9, 20), np.arange(9, 20) - 9] = 1
+    weights[np.arange(3, 20), np.arange(3, 20) - 3] = 1
+    found = distances(dataset(logs(weights)))
+    assert (found["receptive_field"].item(), found["receptive_width"].item()) == (9, 7)
+
+
+@pytest.mark.parametrize("n", [2, 3])
+def test_too_few_distances(n):
+    found = distances(last_row(-np.arange(n)))
+    assert found["best_form"].item() == "undetermined"
+    assert np.isnan(found["decay_rate"])
+    assert np.isnan(found["half_life"])
+    assert np.isnan(found["decay_rate_stderr"])
+    assert found["receptive_field"].item() == n - 1
+
+
+def test_unknown_blocks_are_left_out_and_counted():
+    known = -0.7 * np.arange(300)
+    half = np.where(np.arange(300) < 200, known, np.nan)
+    found = distances(last_row(half))
+    assert found["unknown"].item() == 100
+    assert found["best_form"].item() == "exponential"
+    assert found["decay_rate"].item() == pytest.approx(-0.7, rel=1e-12)
+    assert found["receptive_field"].item() == 199
+
+
+def assert_same(a, b):
+    assert a["best_form"].item() == b["best_form"].item()
+    for name in a.data_vars:
+        if name != "best_form":
+            np.testing.assert_allclose(a[name], b[name], rtol=1e-7, atol=1e-9, err_msg=str(name))
+
+
+@pytest.mark.parametrize("offset", [-5000.0, -1.0, 3000.0])
+@pytest.mark.parametrize("power", [1, 2])
+def test_free_of_scale(offset, power):
+    rng = np.random.default_rng(6)
+    x = rng.normal(size=(2, 3, 40, 40)) - 0.3 * np.arange(40)[::-1]
+    x[rng.random(x.shape) < 0.1] = -np.inf
+    for ds in (dataset(x, dims="seed sample"), dataset(x[0, 0, -1:], [39])):
+        assert_same(distances(ds + offset, power, 20), distances(ds, power, 20))
+
+
+blocks = arrays(
+    float, (2, 5, 11), elements=st.sampled_from([-np.inf, np.nan, -900.0, -40.0, -3.0, -1.0, 0.0, 2.0])
+)
+
+
+@settings(deadline=None, max_examples=60)
+@given(blocks, st.sampled_from([-5000.0, -8.0, 600.0]))
+def test_free_of_scale_whatever_the_blocks(x, offset):
+    ds = dataset(x, np.arange(5) * 2.5, "sample")
+    a, b = distances(ds, 1, 5), distances(ds + offset, 1, 5)
+    for name in SCALARS:
+        np.testing.assert_allclose(a[name], b[name], rtol=1e-7, atol=1e-9)
+    if np.isfinite(a["effective_range"]):
+        assert 0 <= a["mean_distance"] <= a["receptive_field"] + 1e-9
+        assert 0 <= a["effective_range"] <= a["receptive_field"]
+
+
+def test_bit_for_bit_and_seeded():
+    ds = dataset(np.random.default_rng(7).normal(size=(3, 30, 30)), dims="sample")
+    assert distances(ds).identical(distances(ds))
+    other = distances(ds, seed=1)
+    assert other["mean_distance"].item() == distances(ds)["mean_distance"].item()
+    assert other["mean_distance_stderr"].item() != distances(ds)["mean_distance_stderr"].item()
+
+
+@pytest.mark.parametrize(
+    ("shape", "dims", "resampled", "run"),
+    [
+        ((1, 30), "", "lag", 5),
+        ((1, 1, 30), "sample", "lag", 5),
+        ((30, 30), "", "target", 5),
+        ((4, 1, 30), "sample", "sample", 1),
+        ((4, 3, 1, 30), "seed sample", "seed, sample", 1),
+        ((4, 9, 30), "seed", "target, seed", 3),
+    ],
+)
+def test_what_was_drawn_again_is_stated(shape, dims, resampled, run):
+    x = np.random.default_rng(8).normal(size=shape)
+    ds = dataset(x, 29 - np.arange(shape[-2]), dims)
+    found = distances(ds, resamples=10)
+    assert (found.attrs["resampled"], found.attrs["resampled_run"]) == (resampled, run)
+    assert (found.attrs["resamples"], found.attrs["resample_seed"]) == (10, 0)
+    assert all(np.isfinite(found[f"{name}_stderr"]) for name in ("decay_rate", "mean_distance"))
+    assert found["form_share"].sum().item() == pytest.approx(1)
+    assert found["form"].values.tolist() == list(FORMS)
+
+
+def test_error_of_a_mean_over_samples():
+    rng = np.random.default_rng(9)
+    rate = rng.uniform(0.05, 0.2, 40)
+    ds = dataset(-rate[:, None, None] * np.arange(200)[::-1], [199], "sample")
+    each = [distances(ds.isel(sample=[i]), resamples=2)["mean_distance"].item() for i in range(40)]
+    found = distances(ds, resamples=2000)
+    assert found["mean_distance"].item() == pytest.approx(np.mean(each), rel=1e-12)
+    assert found["mean_distance_stderr"].item() == pytest.approx(np.std(each, ddof=1) / np.sqrt(40), rel=0.06)
+
+
+def test_error_of_two_seeds_is_not_too_small():
+    ds = dataset(np.array([-0.5, -0.7])[:, None, None] * np.arange(50)[::-1], [49], "seed")
+    each = [distances(ds.isel(seed=[i]), resamples=2)["mean_distance"].item() for i in range(2)]
+    found = distances(ds, resamples=4000)
+    assert found["mean_distance_stderr"].item() == pytest.approx(np.std(each, ddof=1) / np.sqrt(2), rel=0.05)
+
+
+@pytest.mark.parametrize("kind", ["noise", "walk"])
+def test_error_of_one_curve_covers_the_truth(kind):
+    rng = np.random.default_rng(10)
+    misses = []
+    for _ in range(60):
+        e = rng.normal(size=300)
+        e = 0.3 * (np.cumsum(e) if kind == "walk" else e)
+        found = distances(last_row(-0.5 * np.arange(300) + e), resamples=60)
+        misses.append((found["decay_rate"].item() + 0.5) / found["decay_rate_stderr"].item())
+    spread = np.std(misses)
+    assert 0.7 < spread < 1.4
+
+
+def test_neighbouring_targets_are_drawn_together():
+    assert target_runs(20).tolist() == [0, 4, 8, 12, 16]
+    rng = np.random.default_rng(11)
+    own = np.repeat(rng.uniform(0.1, 0.4, 10), 10)
+    x = -own[:, None] * np.arange(99, -1, -1)
+    twins = distances(dataset(x, np.full(100, 99)), resamples=2000)
+    each = [distances(dataset(x[[i]], [99]), resamples=2)["mean_distance"].item() for i in range(0, 100, 10)]
+    # a hundred targets of which ten each are the same tell as much as ten
+    expected = np.std(each, ddof=1) / np.sqrt(10)
+    assert twins["mean_distance_stderr"].item() == pytest.approx(expected, rel=0.08)
+
+
+def test_crossed_draws_multiply():
+    weights = drawn_units((3, 4), 500, np.random.default_rng(12)).reshape(500, 3, 4)
+    np.testing.assert_array_equal(weights.sum((1, 2)), 12)
+    np.testing.assert_array_equal(weights * 12, weights.sum(2)[:, :, None] * weights.sum(1)[:, None, :])
+    assert spread_factor((1, 2, 16)) == pytest.approx(np.sqrt(2))
+
+
+def test_drawn_residuals_keep_variance_and_persistence():
+    rng = np.random.default_rng(13)
+    e = rng.normal(size=2000)
+    for i in range(1, 2000):
+        e[i] += 0.6 * e[i - 1]
+    drawn = drawn_residuals(e - e.mean(), 50, rng)
+    assert drawn.shape == (50, 2000)
+    assert drawn.std() == pytest.approx(e.std(), rel=0.1)
+    assert np.mean(drawn[:, 1:] * drawn[:, :-1]) / drawn.var() == pytest.approx(0.6, abs=0.05)
+
+
+def test_a_draw_without_the_largest_unit_does_not_underflow():
+    logs_ = np.array([[0.0, -3.0], [-2000.0, -3000.0], [-2001.0, -np.inf]])
+    weights = np.array([[1.0, 1, 1], [0, 1, 2], [0, 0, 3], [2, 0, 1]])
+    with np.errstate(divide="ignore"):
+        naive = [[np.logaddexp.reduce(np.log(w) + column) for column in logs_.T] for w in weights]
+    np.testing.assert_allclose(_log_weighted(weights, logs_), naive, rtol=1e-14)
+
+
+def test_seeds_of_very_different_scale():
+    by_lag = -3.0 * np.arange(300)[::-1]
+    found = distances(dataset([[by_lag], [by_lag - 4000], [by_lag - 9000]], [299], "seed"))
+    assert found["decay_rate"].item() == pytest.approx(-3, rel=1e-12)
+    assert found["decay_rate_stderr"].item() < 1e-10
+    assert found["mean_distance_stderr"].item() < 1e-10
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"power": 3}, "power must be 1 or 2.*got 3"),
+        ({"power": 0}, "power must be 1 or 2.*got 0"),
+        ({"resamples": 1}, "resamples must be at least 2; got 1"),
+    ],
+)
+def test_bad_options(options, message):
+    with pytest.raises(BadInput, match=message):
+        distances(last_row(np.zeros(5)), **options)
