@@ -1,0 +1,60 @@
+"""depprobe measures how far information and gradients travel in sequence models.
+
+    import depprobe
+    ds = depprobe.jacobian(module, x)        # ln ||dh_t/dx_k|| over target t and source k
+    depprobe.distances(ds)                   # decay rate, half-life, mean distance, effective range
+    depprobe.figures.decay(ds)               # the curve, on an axis that goes below 1e-308
+
+Names load when first used, so that stored results can be read and drawn without torch.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+#: public name -> the module that holds it (None: the name is that module)
+_HOME: dict[str, str | None] = {
+    "jacobian": "depprobe.probes.jacobian",
+    "temporal_jacobian": "depprobe.operators",
+    "TemporalJacobian": "depprobe.operators",
+    "structured": "depprobe.operators",
+    "layers": "depprobe.registry",
+    "decay_curve": "depprobe.curves",
+    "distances": "depprobe.curves",
+    "dense": "depprobe.curves",
+    "save": "depprobe.store",
+    "load": "depprobe.store",
+    "read_input": "depprobe.inputs",
+    "BadInput": "depprobe.errors",
+    "figures": None,
+}
+
+__all__ = ["__version__", *_HOME]
+
+if TYPE_CHECKING:
+    from depprobe import figures
+    from depprobe.curves import decay_curve, dense, distances
+    from depprobe.errors import BadInput
+    from depprobe.inputs import read as read_input
+    from depprobe.operators import TemporalJacobian, structured, temporal_jacobian
+    from depprobe.probes.jacobian import jacobian
+    from depprobe.registry import layers
+    from depprobe.store import load, save
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module 'depprobe' has no attribute {name!r}")
+    home = _HOME[name]
+    if home is None:
+        return importlib.import_module(f"depprobe.{name}")
+    value = getattr(importlib.import_module(home), {"read_input": "read"}.get(name, name))
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

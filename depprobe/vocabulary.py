@@ -27,6 +27,8 @@ DIMENSIONS: dict[str, tuple[str, str]] = {
     "d": ("width", "1"),
     "phase": ("forward or forward with backward", "1"),
     "threads": ("threads", "1"),
+    "method": ("operator that ran", "1"),
+    "tolerance": ("relative error that compression may cause", "1"),
     "form": ("form of the decay curve", "1"),
 }
 

@@ -13,7 +13,7 @@ Source: Hochreiter and Schmidhuber 1997 (LSTM), Gers et al. 2000 (forget gate), 
 from __future__ import annotations
 
 import math
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import nn
@@ -40,7 +40,7 @@ def _set_weights(module: nn.RNNBase, gain: float | None, orthogonal: bool) -> No
 
 
 def _build(
-    kind: type[nn.RNNBase],
+    kind: type[nn.RNN] | type[nn.GRU] | type[nn.LSTM],
     d: int,
     d_in: int | None,
     depth: int,
@@ -48,7 +48,7 @@ def _build(
     bias: bool,
     gain: float | None,
     orthogonal: bool,
-    **options: object,
+    **options: Any,
 ) -> nn.RNNBase:
     if depth < 1:
         raise BadInput(f"depth must be at least 1, not {depth}")
@@ -59,7 +59,7 @@ def _build(
         bias=bias,
         bidirectional=bidirectional,
         batch_first=True,
-        **options,  # type: ignore[arg-type]
+        **options,
     )
     _set_weights(module, gain, orthogonal)
     return module

@@ -82,7 +82,7 @@ class AutogradJacobian(TemporalJacobian):
             self._y = function(self._leaf)
         if not self._y.requires_grad:
             raise BadInput("the output does not depend on the input through differentiable operations")
-        self.shape = (*self._y.shape, *x.shape)  # type: ignore[assignment]
+        self.shape = (*self._y.shape, *x.shape)
 
     def _products(self, t: int, cotangents: Tensor) -> Iterator[Tensor]:
         """v^T J[t,:] for rows v of (m, d_out), in chunks: (chunk, n_in, d_in)."""

@@ -35,12 +35,12 @@ def _dtanh(z: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class CellWeights:
-    """Weights of one layer and direction: hh (gates d, d_h), ih (gates d, d_in), biases or None, hr or None."""
+    """Weights of one layer and direction: hh (gates d, d_h), ih (gates d, d_in), hr (d_h, d)."""
 
     hh: Tensor
     ih: Tensor
-    b_hh: Tensor | None
-    b_ih: Tensor | None
+    b_hh: Tensor | None = None
+    b_ih: Tensor | None = None
     hr: Tensor | None = None
 
     def preactivations(self, x: Tensor, h_before: Tensor) -> tuple[Tensor, Tensor]:
@@ -93,7 +93,7 @@ class CellChain(abc.ABC):
 
     @abc.abstractmethod
     def reach(self, k: int, units: Tensor) -> tuple[Tensor, Tensor]:
-        """Which of (s_{k-1}, x_k) the given units of s_k depend on, by non-zero factors: bool (S,), (d_in,)."""
+        """Which of (s_{k-1}, x_k) given units of s_k depend on, by non-zero factors: bool (S,), (d_in,)."""
 
 
 class RNNChain(CellChain):

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -20,7 +21,7 @@ from torch import Tensor, nn
 from depprobe.errors import BadInput
 from depprobe.operators.budget import DEFAULT_MEMORY, require
 from depprobe.operators.cells import CellChain, CellWeights, GRUChain, LSTMChain, RNNChain
-from depprobe.operators.compression import SKETCH_ROWS, compression_error
+from depprobe.operators.compression import compression_error
 from depprobe.operators.jacobian import LogNorms, Scaled, TemporalJacobian
 from depprobe.operators.pull import pull, push
 from depprobe.operators.sweep import Step, sweep
@@ -65,7 +66,7 @@ class RecurrentJacobian(TemporalJacobian):
             raise BadInput(f"wrt={wrt!r} is not defined for a bidirectional module (two states); use x")
         self.wrt, self.tolerance, self._memory = wrt, tolerance, memory
         n = x.shape[0]
-        wide = module.weight_hh_l0.shape[0]
+        wide = _weights(module, 0, 0).hh.shape[0]
         gates = 8 * n * wide * (1 + both) * module.num_layers * x.element_size()
         require(gates, memory, f"the trajectory of {n} steps", "use a smaller n or d, or --dtype float32")
         with torch.no_grad():
@@ -141,7 +142,7 @@ class RecurrentJacobian(TemporalJacobian):
         if norm == "spectral":
             values, log_scale = self.row(t)
             return _log_norm_of(values.transpose(0, 1), log_scale[:, :, 0].T, norm)
-        n_out, d_out, n_in, d_in = self.shape
+        _, d_out, n_in, d_in = self.shape
         each = 4 * n_in * max(d_out, d_in) * torch.finfo(self._dtype).bits // 8
         chunk = max(1, min(d_out, self._memory // (2 * each)))
         total = np.full(n_in, -np.inf)
@@ -155,7 +156,7 @@ class RecurrentJacobian(TemporalJacobian):
 
     def row(self, t: int) -> Scaled:
         """Row t, uncompressed: values (d_out, n_in, d_in), log_scale (d_out, n_in, 1)."""
-        n_out, d_out, n_in, d_in = self.shape
+        _, d_out, n_in, d_in = self.shape
         size = n_in * d_out * d_in * torch.finfo(self._dtype).bits // 8
         require(3 * size, self._memory, f"the row of {n_in} blocks", "ask for norms or for single blocks")
         if self._deep_both:
@@ -170,7 +171,7 @@ class RecurrentJacobian(TemporalJacobian):
         return Scaled(values[:, 0], log_scale[:, 0])
 
     def _gather(self, t: int, only: int | None) -> Scaled:
-        n_out, d_out, n_in, d_in = self.shape
+        _, d_out, n_in, d_in = self.shape
         columns = n_in if only is None else 1
         values = torch.zeros(d_out, columns, d_in, dtype=self._dtype, device=self._device)
         log_scale = torch.zeros(d_out, columns, 1, dtype=torch.float64, device=self._device)
@@ -196,7 +197,7 @@ class RecurrentJacobian(TemporalJacobian):
 
     def _pull_units(self, t: int, units: range) -> Scaled:
         """Rows of J[t,:] for some output units, through the layers from the top: (units, n_in, d_in)."""
-        n_out, d_out, n_in, _ = self.shape
+        n_out, d_out, _, _ = self.shape
         cotangent = torch.zeros(len(units), n_out, d_out, dtype=self._dtype, device=self._device)
         cotangent[range(len(units)), t, list(units)] = 1
         floor = torch.full((len(units), n_out, 1), -math.inf, dtype=torch.float64, device=self._device)
@@ -296,17 +297,17 @@ def _linearise(module: nn.RNNBase, x: Tensor) -> list[list[CellChain]]:
 def _weights(module: nn.RNNBase, level: int, direction: int) -> CellWeights:
     suffix = f"_l{level}{'_reverse' * direction}"
     names = {"hh": "weight_hh", "ih": "weight_ih", "b_hh": "bias_hh", "b_ih": "bias_ih", "hr": "weight_hr"}
-    found = {
-        field: tensor.detach() if tensor is not None else None
+    found: dict[str, Any] = {
+        field: getattr(module, name + suffix).detach()
         for field, name in names.items()
-        for tensor in [getattr(module, name + suffix, None)]
+        if getattr(module, name + suffix, None) is not None
     }
     return CellWeights(**found)
 
 
 def _run(module: nn.RNNBase, weights: CellWeights, x: Tensor) -> Tensor:
     """Output of one layer in one direction, by torch's fused kernel: (n, d_in) to (n, d_h)."""
-    options: dict[str, object] = {}
+    options: dict[str, Any] = {}
     if isinstance(module, nn.RNN):
         options["nonlinearity"] = module.nonlinearity
     if isinstance(module, nn.LSTM):
@@ -318,7 +319,7 @@ def _run(module: nn.RNNBase, weights: CellWeights, x: Tensor) -> Tensor:
             module.hidden_size,
             bias=weights.b_hh is not None,
             batch_first=True,
-            **options,  # type: ignore[arg-type]
+            **options,
         )
     named = {
         "weight_hh_l0": weights.hh,

@@ -46,7 +46,7 @@ def sweep(
     threshold: float,
     visit: Callable[[Step], None],
 ) -> None:
-    """Sweep the rows of dh_t (top layer) from source t down to source ``stop``, calling ``visit`` on each run.
+    """Sweep the rows of dh_t (top layer) from source t down to ``stop``, calling ``visit`` on each run.
 
     Parameters
     ----------
@@ -86,7 +86,7 @@ def _run_length(stack: Sequence[CellChain], block: RowBlock) -> int:
 
 
 def _advance(stack: Sequence[CellChain], rows: Tensor, k: int, steps: int, wrt: str) -> tuple[Tensor, Tensor]:
-    """Take ``steps`` steps down from source k: the taps (steps, rows, width) and the rows on s_{k - steps}."""
+    """Take steps down from source k: the taps (steps, rows, width) and the rows on s_{k - steps}."""
     # one buffer a layer; columns (c, h, x) so that each product writes the next state in place
     buffers = [rows.new_empty(steps + 1, rows.shape[0], cell.width + cell.d_in) for cell in stack]
     left = 0

@@ -63,8 +63,8 @@ def check(module: nn.Module, x: Tensor) -> None:
 
     Raises
     ------
-    BadInput : x is not (n, d) with n >= 2, or not finite; half precision; weights that are not finite, or of
-        another dtype or device than x; a module that draws random numbers or updates statistics in train mode.
+    BadInput : x is not (n, d) with n >= 2, or not finite; half precision; weights that are not finite, or
+        of another dtype or device than x; dropout or running statistics at work in train mode.
     """
     if x.ndim != 2 or x.shape[0] < 2 or x.shape[1] < 1:
         raise BadInput(f"x must be (n, d) with n >= 2 and d >= 1, not {tuple(x.shape)}")
@@ -98,12 +98,13 @@ def check(module: nn.Module, x: Tensor) -> None:
         )
         if isinstance(rate, (int, float)) and rate > 0:
             raise BadInput(
-                f"dropout {rate} of {name or type(child).__name__!r} is active, so rows would come from different "
-                "functions; call module.eval() first"
+                f"dropout {rate} of {name or type(child).__name__!r} is active, so rows would come from "
+                "different functions; call module.eval() first"
             )
         if isinstance(child, nn.modules.batchnorm._NormBase) and child.track_running_stats:
             raise BadInput(
-                f"{name or type(child).__name__!r} updates its statistics in train mode; call module.eval() first"
+                f"{name or type(child).__name__!r} updates its statistics in train mode; "
+                "call module.eval() first"
             )
 
 

@@ -1,0 +1,117 @@
+"""What is measured at a time: one module at one input, over layers, seeds and samples."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from depprobe.errors import BadInput, unknown
+from depprobe.inputs import Source, joined
+from depprobe.registry import Layer, Spec, layers
+
+DTYPES = {"float32": torch.float32, "float64": torch.float64}
+
+
+@dataclass(frozen=True)
+class Case:
+    """One module at one input: ``build()`` is the module, ``x`` is (n, d_in).
+
+    ``batched`` says that an unknown module is to be given (1, n, d_in).
+    """
+
+    label: str
+    seed: int
+    build: Callable[[], nn.Module]
+    x: Tensor
+    batched: bool = False
+    projected: bool = False
+
+
+def cases_of_module(module: nn.Module, x: Any) -> list[Case]:
+    """One case a sample for a user's module at x: (n, d_in), or (samples, n, d_in).
+
+    Arrays are brought to the module's dtype and device; tensors must be of both already.
+    """
+    if x is None or isinstance(x, Source):
+        raise BadInput("a module needs its input: pass x of shape (n, d) or (samples, n, d)")
+    if not isinstance(x, Tensor):
+        array = np.asarray(x)
+        if array.dtype.kind not in "iuf":
+            raise BadInput(f"x holds {array.dtype}; it must hold real numbers")
+        weights = (p for p in module.parameters() if p.is_floating_point())
+        x = torch.as_tensor(array).to(next(weights, torch.zeros(0, dtype=torch.float64)))
+    if x.ndim not in (2, 3) or x.numel() == 0:
+        raise BadInput(f"x must be (n, d) or (samples, n, d) with entries, not {tuple(x.shape)}")
+    label = type(module).__name__
+    inputs = x[None] if x.ndim == 2 else x
+    return [Case(label, 0, lambda: module, one, batched=x.ndim == 3) for one in inputs]
+
+
+def cases_of_specs(
+    labels: list[str], x: Any, n: int, d: int, samples: int, seeds: list[int], dtype: str, device: str
+) -> list[Case]:
+    """Cases of named layers, layer by layer, then seed by seed, then sample by sample.
+
+    Raises
+    ------
+    BadInput : unknown layer, option, dtype or device; an input that does not fit.
+    """
+    if dtype in ("float16", "bfloat16"):
+        raise BadInput(f"{dtype} has too few digits to measure with: use --dtype float32")
+    if dtype not in DTYPES:
+        raise unknown("dtype", dtype, DTYPES)
+    if d < 1:
+        raise BadInput(f"d must be at least 1, not {d}")
+    where = _device(device)
+    cases = []
+    for label in labels:
+        spec = Spec.parse(label)
+        entry, options = layers[spec.name], spec.options()
+        for seed in seeds:
+            inputs = _windows(x, n, d, samples, seed)
+            projected = inputs.shape[-1] != d and not entry.reads_any_width
+            if projected:
+                inputs = joined(inputs, d)
+            widths = {"d_in": inputs.shape[-1]} if entry.reads_any_width else {}
+            build = partial(_build, entry, d, widths | options, seed, where, DTYPES[dtype])
+            cases += [
+                Case(label, seed, build, torch.from_numpy(one).to(where, DTYPES[dtype]), projected=projected)
+                for one in inputs
+            ]
+    return cases
+
+
+def _windows(x: Any, n: int, d: int, samples: int, seed: int) -> np.ndarray:
+    if x is None or isinstance(x, Source):
+        return (x or Source("noise")).windows(n, d, samples, seed)
+    given = np.asarray(x.detach().cpu() if isinstance(x, Tensor) else x, dtype=np.float64)
+    if given.ndim not in (2, 3) or given.size == 0:
+        raise BadInput(f"x must be (n, d) or (samples, n, d) with entries, not {given.shape}")
+    return given[None] if given.ndim == 2 else given
+
+
+def _build(
+    entry: Layer, d: int, options: dict[str, Any], seed: int, device: torch.device, dtype: torch.dtype
+) -> nn.Module:
+    """The layer with weights drawn from ``seed``, in eval mode; drawn in float32, so that dtypes agree."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        module = entry.build(d, **options)
+    return module.to(device=device, dtype=dtype).eval()
+
+
+def _device(name: str) -> torch.device:
+    try:
+        device = torch.device(name)
+        torch.zeros(1, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError):
+        have = ["cpu"] + (["cuda"] if torch.cuda.is_available() else [])
+        have += ["mps"] if torch.backends.mps.is_available() else []
+        raise BadInput(f"no device {name!r} here; there is {', '.join(have)}") from None
+    return device

@@ -1,0 +1,169 @@
+"""What the layers read: seeded noise, text, arrays and tables. No torch here.
+
+    noise    x ~ N(0, 1), (n, d_in)
+    .txt     bytes through a fixed random embedding, E ~ N(0, 1), (256, d_in); also .md, .py and other text
+    .npy     an array (length, d_in);   .csv   columns of numbers, a header line allowed
+
+A file longer than n gives its first n positions, or evenly spaced windows where several samples are asked
+for; a shorter one is an error. Files are data: nothing in them is run, and pickles are refused.
+"""
+
+from __future__ import annotations
+
+import csv
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from depprobe.errors import BadInput
+
+Floats = NDArray[np.float64]
+
+#: seeds of what stays fixed whatever ``--seed`` says: the byte embedding and the joining projection
+_EMBEDDING_SEED, _PROJECTION_SEED = 256, 1
+
+
+@dataclass(frozen=True)
+class Source:
+    """An input of any length, from which a layer takes windows (n, d_in).
+
+    ``width`` is the input's own d_in, or None where it takes the width the layer asks for.
+    """
+
+    name: str
+    data: Floats | None = None
+    text: bytes | None = None
+
+    @property
+    def width(self) -> int | None:
+        """Own d_in of the input; None for noise and text."""
+        return None if self.data is None else self.data.shape[1]
+
+    def windows(self, n: int, d: int, samples: int = 1, seed: int = 0) -> Floats:
+        """``samples`` windows of n positions: (samples, n, d_in), d_in being ``width`` or d.
+
+        Raises
+        ------
+        BadInput : n < 2, or the input is shorter than n.
+
+        Examples
+        --------
+        >>> Source("noise").windows(5, 3, samples=2).shape
+        (2, 5, 3)
+        """
+        if n < 2:
+            raise BadInput(f"n must be at least 2, not {n}")
+        if samples < 1:
+            raise BadInput(f"samples must be at least 1, not {samples}")
+        if self.data is None and self.text is None:
+            return np.random.default_rng([seed, 1]).standard_normal((samples, n, d))
+        length = len(self.text) if self.text is not None else len(self.data)  # type: ignore[arg-type]
+        if length < n:
+            raise BadInput(
+                f"{self.name} holds {length} positions and n = {n} were asked for; use --n {length} or less"
+            )
+        starts = np.linspace(0, length - n, samples).astype(int) if samples > 1 else [0]
+        if self.text is not None:
+            table = np.random.default_rng(_EMBEDDING_SEED).standard_normal((256, d))
+            codes = np.frombuffer(self.text, dtype=np.uint8)
+            return np.stack([table[codes[start : start + n]] for start in starts])
+        assert self.data is not None
+        return np.stack([self.data[start : start + n] for start in starts])
+
+
+def joined(x: Floats, d: int) -> Floats:
+    """Bring inputs (..., d_in) to width d by a fixed random projection P ~ N(0, 1/d_in).
+
+    Examples
+    --------
+    >>> joined(np.ones((1, 4, 2)), 3).shape
+    (1, 4, 3)
+    """
+    d_in = x.shape[-1]
+    return x @ np.random.default_rng(_PROJECTION_SEED).normal(0.0, d_in**-0.5, (d_in, d))
+
+
+def read(name: str) -> Source:
+    """The input that ``--input`` names: ``noise``, or a file by its suffix (.npy, .csv, otherwise text).
+
+    Raises
+    ------
+    BadInput : no such file, empty, truncated, not two-dimensional, or holding what is not a finite number.
+
+    Examples
+    --------
+    >>> read("noise").width is None
+    True
+    """
+    if name == "noise":
+        return Source("noise")
+    path = Path(name)
+    try:
+        if not path.is_file():
+            raise BadInput(f"no such input {name!r}; use noise or a .txt, .npy or .csv file")
+        suffix = path.suffix.lower()
+        if suffix == ".npy":
+            data = np.load(path, allow_pickle=False)
+        elif suffix == ".csv":
+            data = _read_csv(path)
+        elif suffix in (
+            ".npz",
+            ".pt",
+            ".pth",
+            ".pkl",
+            ".pickle",
+            ".nc",
+            ".h5",
+            ".png",
+            ".pdf",
+            ".zip",
+            ".gz",
+        ):
+            raise BadInput(f"cannot read {name!r} as an input; use noise or a .txt, .npy or .csv file")
+        else:
+            text = path.read_bytes()
+            if not text:
+                raise BadInput(f"input {name!r} is empty")
+            return Source(path.name, text=text)
+    except OSError as error:
+        raise BadInput(f"cannot read input {name!r}: {error.strerror or error}") from None
+    except (ValueError, EOFError) as error:
+        if isinstance(error, BadInput):
+            raise
+        raise BadInput(f"cannot read input {name!r}: {str(error).splitlines()[0]}") from None
+    return Source(path.name, data=_checked(data, name))
+
+
+def _read_csv(path: Path) -> Floats:
+    with path.open(newline="", encoding="utf-8-sig") as stream:
+        rows = [row for row in csv.reader(stream) if any(cell.strip() for cell in row)]
+    if rows and not all(map(_is_number, rows[0])):
+        rows = rows[1:]
+    widths = {len(row) for row in rows}
+    if len(widths) > 1:
+        raise BadInput(
+            f"cannot read input {str(path)!r}: its rows have {min(widths)} to {max(widths)} columns"
+        )
+    return np.array([[float(cell) for cell in row] for row in rows], dtype=np.float64)
+
+
+def _is_number(cell: str) -> bool:
+    try:
+        float(cell)
+    except ValueError:
+        return False
+    return True
+
+
+def _checked(data: NDArray, name: str) -> Floats:
+    if data.dtype.kind not in "iuf":
+        raise BadInput(f"input {name!r} holds {data.dtype}; it must hold real numbers")
+    if data.size == 0:
+        raise BadInput(f"input {name!r} is empty")
+    if data.ndim != 2:
+        raise BadInput(f"input {name!r} has shape {data.shape}; it must be (length, width)")
+    if not np.isfinite(data).all():
+        raise BadInput(f"input {name!r} holds NaN or Inf; every entry must be finite")
+    return data.astype(np.float64)

@@ -1,0 +1,1 @@
+"""One file per question: a module and an input go in, a labelled Dataset comes out."""
