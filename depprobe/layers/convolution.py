@@ -1,0 +1,261 @@
+r"""Convolution along time, and stacks of dilated convolutions.
+
+    conv          y_t = b + sum_i W_i x_{s t + r i - p}                 taps i = 0 .. K-1
+    dilated-conv  h^l = phi(conv_l h^{l-1}) [+ h^{l-1}],  r_l = base^l  level l = 0 .. L-1
+                  receptive field 1 + (K-1) (base^L - 1) / (base - 1)
+
+Shapes: x (n, d_in) or (batch, n, d_in), y (ceil(n / s), d), W_i (d, d_in / groups).
+Kernel K, stride s, dilation r. Same padding takes p = r (K-1) / 2 on both sides, causal padding
+p = r (K-1) on the left.
+Source: Waibel et al. 1989 (convolution in time); Bai, Kolter and Koltun 2018 (stacks with dilations 2^l).
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from torch import Tensor, nn
+
+from depprobe.errors import BadInput
+from depprobe.registry import layers
+
+PaddingMode = Literal["zeros", "reflect", "replicate", "circular"]
+Nonlinearity = Literal["relu", "tanh", "gelu", "silu", "none"]
+
+_NONLINEARITIES: dict[str, type[nn.Module]] = {
+    "relu": nn.ReLU,
+    "tanh": nn.Tanh,
+    "gelu": nn.GELU,
+    "silu": nn.SiLU,
+    "none": nn.Identity,
+}
+
+
+def output_length(
+    n: int,
+    kernel: int,
+    *,
+    stride: int = 1,
+    dilation: int = 1,
+    pad: tuple[int, int] = (0, 0),
+    mode: str = "zeros",
+) -> int:
+    """Number of outputs of a convolution over n positions.
+
+    Parameters
+    ----------
+    n, kernel, stride, dilation : lengths in positions.
+    pad : positions added on the left and on the right.
+    mode : what they hold: ``zeros``, ``reflect``, ``replicate`` or ``circular``.
+
+    Raises
+    ------
+    BadInput : the padded input is shorter than the kernel, or the input too short to be mirrored or wrapped.
+
+    Examples
+    --------
+    >>> output_length(9, 3, stride=2, pad=(1, 1))
+    5
+    """
+    shortest = {"reflect": max(pad) + 1, "circular": max(pad)}.get(mode, 0)
+    if n < shortest:
+        raise BadInput(f"{mode} padding of {max(pad)} needs n >= {shortest}, not n = {n}")
+    span = dilation * (kernel - 1) + 1
+    if n + sum(pad) < span:
+        raise BadInput(f"the kernel spans {span} positions and the padded input has {n + sum(pad)}")
+    return (n + sum(pad) - span) // stride + 1
+
+
+class Convolution(nn.Module):
+    """One convolution along time, with time as the second last axis.
+
+    Parameters
+    ----------
+    d_in, d : widths of input and output.
+    kernel, stride, dilation, groups : as in ``nn.Conv1d``.
+    padding_mode : ``zeros``, ``reflect``, ``replicate`` or ``circular``.
+    causal : pad on the left only, so that output t reads no input after ``stride * t``.
+
+    Raises
+    ------
+    BadInput : an option out of range; an even kernel with same padding; groups that do not divide the widths;
+        causal padding with values from the future.
+
+    Examples
+    --------
+    >>> import torch
+    >>> Convolution(3, 5, kernel=3, stride=2)(torch.zeros(9, 3)).shape
+    torch.Size([5, 5])
+    """
+
+    def __init__(
+        self,
+        d_in: int,
+        d: int,
+        *,
+        kernel: int = 3,
+        dilation: int = 1,
+        stride: int = 1,
+        groups: int = 1,
+        padding_mode: PaddingMode = "zeros",
+        causal: bool = False,
+        bias: bool = True,
+    ) -> None:
+        super().__init__()
+        given = {"kernel": kernel, "dilation": dilation, "stride": stride, "groups": groups}
+        for name, value in given.items():
+            if value < 1:
+                raise BadInput(f"{name} must be at least 1, not {value}")
+        if not causal and kernel % 2 == 0:
+            raise BadInput(
+                f"same padding needs an odd kernel, not {kernel}; use kernel={kernel + 1} or causal=true"
+            )
+        if d_in % groups or d % groups:
+            raise BadInput(f"groups must divide d_in = {d_in} and d = {d}, and {groups} does not")
+        if causal and padding_mode in ("reflect", "circular"):
+            raise BadInput(
+                f"padding_mode={padding_mode} shows later inputs to earlier outputs; "
+                "causal=true takes zeros or replicate"
+            )
+        self.conv = nn.Conv1d(d_in, d, kernel, stride=stride, dilation=dilation, groups=groups, bias=bias)
+        reach = dilation * (kernel - 1)
+        self.pad = (reach, 0) if causal else (reach // 2, reach // 2)
+        self.padding_mode, self.causal = padding_mode, causal
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (n, d_in) to (n_out, d), or the same with a batch in front."""
+        conv = self.conv
+        output_length(
+            x.shape[-2],
+            conv.kernel_size[0],
+            stride=conv.stride[0],
+            dilation=conv.dilation[0],
+            pad=self.pad,
+            mode=self.padding_mode,
+        )
+        rows = x.transpose(-1, -2)
+        if self.padding_mode == "zeros":
+            padded = nn.functional.pad(rows, self.pad)
+        else:
+            padded = nn.functional.pad(rows, self.pad, mode=self.padding_mode)
+        y: Tensor = conv(padded)
+        return y.transpose(-1, -2)
+
+    def extra_repr(self) -> str:
+        """The padding, which the inner module does not show."""
+        return f"pad={self.pad}, padding_mode={self.padding_mode!r}"
+
+
+class ConvolutionBlock(nn.Module):
+    """A convolution and its nonlinearity, added to its input where ``residual``.
+
+    Where the widths differ, the input goes through a learned projection (Bai et al. 2018, section 3.4).
+
+    Examples
+    --------
+    >>> import torch
+    >>> ConvolutionBlock(Convolution(3, 5), nn.ReLU(), residual=True)(torch.zeros(9, 3)).shape
+    torch.Size([9, 5])
+    """
+
+    def __init__(self, convolution: Convolution, nonlinearity: nn.Module, residual: bool = False) -> None:
+        super().__init__()
+        self.convolution, self.nonlinearity = convolution, nonlinearity
+        d_in, d = convolution.conv.in_channels, convolution.conv.out_channels
+        self.shortcut: nn.Module | None = None
+        if residual:
+            self.shortcut = nn.Identity() if d_in == d else nn.Linear(d_in, d, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (n, d_in) to (n, d), or the same with a batch in front."""
+        y: Tensor = self.nonlinearity(self.convolution(x))
+        return y if self.shortcut is None else y + self.shortcut(x)
+
+
+@layers.register(
+    "conv",
+    equation="y_t = b + sum_i W_i x_{s t + r i - p}",
+    citation="Waibel et al. 1989",
+    causal=lambda causal=False, **options: causal,
+    examples=(
+        "conv:kernel=5,dilation=2",
+        "conv:kernel=4,causal=true",
+        "conv:stride=2",
+        "conv:padding_mode=reflect",
+        "conv:padding_mode=circular,kernel=5",
+    ),
+)
+def conv(
+    d: int,
+    *,
+    d_in: int | None = None,
+    kernel: int = 3,
+    dilation: int = 1,
+    stride: int = 1,
+    groups: int = 1,
+    padding_mode: PaddingMode = "zeros",
+    causal: bool = False,
+    bias: bool = True,
+) -> nn.Module:
+    """One convolution along time, with same or causal padding."""
+    return Convolution(
+        d_in or d,
+        d,
+        kernel=kernel,
+        dilation=dilation,
+        stride=stride,
+        groups=groups,
+        padding_mode=padding_mode,
+        causal=causal,
+        bias=bias,
+    )
+
+
+@layers.register(
+    "dilated-conv",
+    equation="h^l = phi(conv_l h^{l-1}) [+ h^{l-1}], dilation base^l",
+    citation="Bai, Kolter and Koltun 2018",
+    causal=lambda causal=True, **options: causal,
+    examples=(
+        "dilated-conv:depth=3,residual=true",
+        "dilated-conv:depth=2,kernel=2,nonlinearity=none",
+        "dilated-conv:depth=3,causal=false,nonlinearity=tanh",
+    ),
+)
+def dilated_conv(
+    d: int,
+    *,
+    d_in: int | None = None,
+    depth: int = 6,
+    kernel: int = 3,
+    base: int = 2,
+    nonlinearity: Nonlinearity = "relu",
+    residual: bool = False,
+    causal: bool = True,
+    groups: int = 1,
+    bias: bool = True,
+) -> nn.Module:
+    """Stack of convolutions with dilations 1, base, base^2, ... (temporal convolutional network)."""
+    if depth < 1:
+        raise BadInput(f"depth must be at least 1, not {depth}")
+    if base < 1:
+        raise BadInput(f"base must be at least 1, not {base}")
+    widths = [d_in or d] + [d] * depth
+    return nn.Sequential(
+        *(
+            ConvolutionBlock(
+                Convolution(
+                    widths[level],
+                    d,
+                    kernel=kernel,
+                    dilation=base**level,
+                    causal=causal,
+                    groups=groups,
+                    bias=bias,
+                ),
+                _NONLINEARITIES[nonlinearity](),
+                residual,
+            )
+            for level in range(depth)
+        )
+    )
