@@ -2,5 +2,6 @@
 
 from depprobe.operators.jacobian import LogNorms, Scaled, TemporalJacobian
 from depprobe.operators.table import structured, temporal_jacobian
+from depprobe.operators.toeplitz import ToeplitzJacobian
 
-__all__ = ["LogNorms", "Scaled", "TemporalJacobian", "structured", "temporal_jacobian"]
+__all__ = ["LogNorms", "Scaled", "TemporalJacobian", "ToeplitzJacobian", "structured", "temporal_jacobian"]

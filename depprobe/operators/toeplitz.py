@@ -1,0 +1,188 @@
+r"""The temporal Jacobian of a convolution: Toeplitz, corrected at the edges.
+
+    J[t,k] = sum of W_i over the taps i of output t that read input k
+
+Inside, every tap reads an input of its own, so a block depends on stride * t - k only and the norms of all
+blocks are the K norms of the kernel's taps. At the edges several taps may read one input (reflected,
+replicated or wrapped), and each set of taps that meet is summed once, however many blocks it stands for.
+
+Shapes: W_i (d_out, d_in), block-diagonal with the groups; kernel K. Source: Gray 2006 (Toeplitz matrices).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from depprobe.errors import unknown
+from depprobe.layers.convolution import Convolution
+from depprobe.operators.bands import anchors, is_banded, placed
+from depprobe.operators.budget import DEFAULT_MEMORY, require
+from depprobe.operators.jacobian import LogNorms, Scaled, TemporalJacobian
+from depprobe.operators.table import structured
+from depprobe.operators.taps import Taps
+from depprobe.vocabulary import NORMS
+
+
+class ToeplitzJacobian(TemporalJacobian):
+    """Temporal Jacobian of one convolution; it does not depend on the input.
+
+    Parameters
+    ----------
+    conv : the convolution whose weights these are.
+    taps : which input each tap of each output reads.
+    memory : bytes that the job may take.
+
+    Examples
+    --------
+    >>> conv = nn.Conv1d(3, 5, 3, padding=1).double()
+    >>> J = ToeplitzJacobian(conv, Taps.of(conv, 9))
+    >>> J.shape
+    (9, 5, 9, 3)
+    """
+
+    method = "toeplitz"
+
+    def __init__(self, conv: nn.Conv1d, taps: Taps, *, memory: int = DEFAULT_MEMORY) -> None:
+        self._weight = conv.weight.detach()
+        self._groups, self._taps, self._memory = conv.groups, taps, memory
+        self.shape = (taps.n_out, conv.out_channels, taps.n_in, conv.in_channels)
+        self._norms: dict[tuple[str, bytes], float] = {}
+        self._lags: NDArray[np.int64] | None = None
+
+    @property
+    def position(self) -> NDArray[np.float64]:
+        """Input position that each output sits at, (n_out,); see ``Taps.origin``."""
+        return self._taps.origin + self._taps.stride * np.arange(self.shape[0], dtype=np.float64)
+
+    @property
+    def lags(self) -> NDArray[np.int64]:
+        """Every lag at which some block stands, ascending."""
+        if self._lags is None:
+            t = np.arange(self.shape[0])
+            inner = self._taps.is_inner(t)
+            # every inner output has the lags of the first one
+            t = np.concatenate([t[~inner], t[inner][:1]])
+            source = self._taps.sources(t)
+            self._lags = np.unique((anchors(self.position)[t][:, None] - source)[source >= 0])
+        return self._lags
+
+    def log_norms(
+        self, targets: Sequence[int], sources: Sequence[int] | None = None, norm: str = "fro"
+    ) -> LogNorms:
+        """Natural logs of the norms of J[t,k], by lag for several targets of a narrow kernel."""
+        if norm not in NORMS:
+            raise unknown("norm", norm, NORMS)
+        t = np.asarray(targets, dtype=np.int64) % self.shape[0]
+        lags = self.lags if sources is None and is_banded(self.lags, len(t), self.shape[2]) else None
+        columns = self.shape[2] if lags is None else len(lags)
+        require(
+            8.0 * len(t) * (2 * columns + 4 * self._taps.kernel),
+            self._memory,
+            f"the norms of {len(t)} targets",
+            "ask for fewer targets",
+        )
+        source = self._taps.sources(t)
+        logs, first = self._tap_norms(t, source, norm)
+        row, tap = np.nonzero(first)
+        found = placed(row, source[row, tap], logs[row, tap], anchors(self.position)[t], self.shape[2], lags)
+        return found if sources is None else LogNorms(found.values[:, np.asarray(sources, dtype=np.int64)])
+
+    def _tap_norms(
+        self, t: NDArray[np.int64], source: NDArray[np.int64], norm: str
+    ) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+        """Log norm of the block of each tap, and whether the tap is the first of its block: (T, K)."""
+        K = self._taps.kernel
+        alone = np.eye(K, dtype=bool)
+        logs = np.tile([self._norm_of(taps, norm) for taps in alone], (len(t), 1))
+        first = source >= 0
+        edge = np.flatnonzero(~self._taps.is_inner(t))
+        if len(edge) and self._taps.mode != "zeros":
+            meeting = source[edge][:, :, None] == source[edge][:, None, :]
+            kinds, which = np.unique(np.packbits(meeting.reshape(-1, K), axis=1), axis=0, return_inverse=True)
+            sets = np.unpackbits(kinds, axis=1, count=K).astype(bool)
+            logs[edge] = np.array([self._norm_of(taps, norm) for taps in sets])[which.reshape(-1, K)]
+            first[edge] = meeting.argmax(2) == np.arange(K)
+        return logs, first
+
+    def _norm_of(self, taps: NDArray[np.bool_], norm: str) -> float:
+        key = (norm, taps.tobytes())
+        if key not in self._norms:
+            total = self._summed(taps).double()
+            peak = float(total.abs().max())
+            if peak == 0:
+                return self._norms.setdefault(key, -np.inf)
+            # of blocks on a diagonal, squares add for Frobenius and the largest counts for the spectral norm
+            parts = (total / peak).unflatten(0, (self._groups, -1))
+            size = parts.norm() if norm == "fro" else torch.linalg.matrix_norm(parts, ord=2).max()
+            self._norms[key] = float(size.log()) + float(np.log(peak))
+        return self._norms[key]
+
+    def _summed(self, taps: NDArray[np.bool_]) -> Tensor:
+        """Sum of some taps of the kernel, as stored: (d_out, d_in / groups)."""
+        return self._weight[:, :, np.flatnonzero(taps)].sum(2)
+
+    def _spread(self, stored: Tensor) -> Tensor:
+        """(d_out, d_in / groups) as (d_out, d_in)."""
+        return torch.block_diag(*stored.unflatten(0, (self._groups, -1)))
+
+    def block(self, t: int, k: int) -> Scaled:
+        """Block J[t,k]: values (d_out, d_in)."""
+        t, k = t % self.shape[0], k % self.shape[2]
+        source = self._taps.sources(np.array([t]))[0]
+        return Scaled(self._spread(self._summed(source == k)), self._no_scale(1, 1))
+
+    def row(self, t: int) -> Scaled:
+        """Row t: values (d_out, n_in, d_in); log_scale 0."""
+        _, d_out, n_in, d_in = self.shape
+        size = n_in * d_out * d_in * self._weight.element_size()
+        require(size, self._memory, f"the row of {n_in} blocks", "ask for norms or for single blocks")
+        values = self._weight.new_zeros(d_out, n_in, d_in)
+        source = self._taps.sources(np.array([t % self.shape[0]]))[0]
+        for k in np.unique(source[source >= 0]):
+            values[:, k] = self._spread(self._summed(source == k))
+        return Scaled(values, self._no_scale(1, 1, 1))
+
+    def _no_scale(self, *shape: int) -> Tensor:
+        return torch.zeros(*shape, dtype=torch.float64, device=self._weight.device)
+
+    def vjp(self, cotangent: Tensor) -> Tensor:
+        """Sum over t of cotangent_t^T J[t,:]: (n_out, d_out) to (n_in, d_in)."""
+        with torch.enable_grad():
+            zero = cotangent.new_zeros(self.shape[2:], requires_grad=True)
+            (pulled,) = torch.autograd.grad(self.jvp(zero), zero, cotangent)
+        return pulled
+
+    def jvp(self, tangent: Tensor) -> Tensor:
+        """Sum over k of J[:,k] tangent_k: (n_in, d_in) to (n_out, d_out)."""
+        taps = self._taps
+        mode = "constant" if taps.mode == "zeros" else taps.mode
+        padded = nn.functional.pad(tangent.T[None], taps.pad, mode=mode)
+        out = nn.functional.conv1d(
+            padded, self._weight, stride=taps.stride, dilation=taps.dilation, groups=self._groups
+        )
+        return out[0].T
+
+
+@structured.register(nn.Conv1d)
+@structured.register(Convolution)
+def _(
+    module: nn.Module,
+    x: Tensor,
+    *,
+    wrt: str = "x",
+    tolerance: float = 1e-6,
+    memory: int = DEFAULT_MEMORY,
+    forward: Mapping[str, Any] | None = None,
+) -> TemporalJacobian | None:
+    taps = Taps.of(module, x.shape[0])
+    if wrt != "x" or forward or taps is None:
+        return None
+    conv = module.conv if isinstance(module, Convolution) else module
+    assert isinstance(conv, nn.Conv1d)
+    return ToeplitzJacobian(conv, taps, memory=memory)
