@@ -34,13 +34,14 @@ def naive(ds, lag):
     return np.exp(np.array(found))
 
 
+@pytest.mark.parametrize("zeros", [0.2, 0.97])
 @pytest.mark.parametrize("dims", ["", "sample", "seed sample"])
 @pytest.mark.parametrize("stride", [1, 2.5])
-def test_curve_is_numpy_on_the_pooled_norms(dims, stride):
+def test_curve_is_numpy_on_the_pooled_norms(dims, stride, zeros):
     rng = np.random.default_rng(0)
     shape = {"": (), "sample": (3,), "seed sample": (2, 3)}[dims]
     targets = int(N / stride)
-    ds = dataset(noisy(rng, (*shape, targets, N)), stride * np.arange(targets) + 0.5, dims)
+    ds = dataset(noisy(rng, (*shape, targets, N), zeros, zeros / 20), stride * np.arange(targets) + 0.5, dims)
     curve = decay_curve(ds)
     lags = np.unique(np.floor(ds["position"].values + 0.5)[:, None] - np.arange(N))
     np.testing.assert_array_equal(curve["lag"], lags)
@@ -146,6 +147,14 @@ def test_both_stored_forms_give_the_same(stride, lags):
         assert list(a) == list(b)
         for name in a:
             np.testing.assert_array_equal(a[name], b[name], err_msg=name)
+
+
+def test_what_stands_outside_the_sequence_is_not_read():
+    _, banded = banded_case()
+    k = banded["position"] - banded["lag"]
+    junk = banded.assign(log_norm=banded["log_norm"].where((k >= 0) & (k < N), 7.0))
+    for measure in (decay_curve, distances, dense):
+        assert measure(junk).identical(measure(banded))
 
 
 def test_dense_keeps_labels_errors_and_what_is_dense():

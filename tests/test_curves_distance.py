@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from depprobe.curves import FORMS, distances
-from depprobe.curves.pool import _log_weighted
+from depprobe.curves.align import by_layer
+from depprobe.curves.pool import _log_weighted, collect, weigh
 from depprobe.curves.resample import drawn_residuals, drawn_units, spread_factor, target_runs
 from depprobe.errors import BadInput
 
@@ -58,9 +59,9 @@ def uniform_causal_attention(n):
     return dataset(logs(np.where(k <= t, 1 / t, 0)))
 
 
-@pytest.mark.parametrize("t", [1, 2, 8, 41])
+@pytest.mark.parametrize("t", [1, 2, 8, 20, 40, 41, 60, 80])
 def test_v13_uniform_causal_attention(t):
-    row = uniform_causal_attention(41).isel(target=[t - 1])
+    row = uniform_causal_attention(80).isel(target=[t - 1])
     found = distances(row, power=1)
     assert found["mean_distance"].item() == pytest.approx((t - 1) / 2, rel=1e-12)
     assert found["receptive_field"].item() == t - 1
@@ -78,6 +79,14 @@ def test_constant_has_no_half_life():
     assert found["best_form"].item() == "constant"
     assert found["half_life"].item() == np.inf
     assert found["decay_rate"].item() == pytest.approx(0, abs=1e-13)
+
+
+def test_noise_about_a_constant_has_no_half_life():
+    rng = np.random.default_rng(3)
+    found = [distances(last_row(rng.normal(size=60)), resamples=2) for _ in range(12)]
+    level = [one for one in found if one["best_form"] == "constant"]
+    assert any(one["decay_rate"] < 0 for one in level)
+    assert all(one["half_life"].item() == np.inf for one in level)
 
 
 def test_growth_has_no_half_life():
@@ -99,6 +108,8 @@ def test_v16_stacked_uniform_windows(depth, window):
     assert found["receptive_width"].item() == reach + 1
     assert found["mean_distance"].item() == pytest.approx(reach / 2, rel=1e-12)
     assert found["best_form"].item() == "compact support"
+    if depth == 1:
+        assert found["half_life"].item() == np.inf
 
 
 @pytest.mark.parametrize(("kernel", "depth"), [(2, 4), (3, 3)])
@@ -164,6 +175,22 @@ def test_future_of_a_causal_layer_is_not_counted_as_zeros():
     mirrored = distances(dataset(causal.T))
     for name in SCALARS:
         assert mirrored[name].item() == pytest.approx(found[name].item(), rel=1e-12)
+
+
+def test_targets_in_the_middle_see_no_end_in_the_future():
+    t, k = np.mgrid[:40, :40]
+    causal = dataset(np.where(k <= t, -0.5 * (t - k), -np.inf)).isel(target=slice(10, 13))
+    assert distances(causal)["best_form"].item() == "exponential"
+
+
+def test_zeros_of_either_side_count_where_a_layer_looks_both_ways():
+    t, k = np.mgrid[:30, :30]
+    lag = t - k
+    x = np.where(lag >= -1, -0.1 * abs(lag), -np.inf)
+    found = distances(dataset(x))
+    rms = [0.5 * np.log(np.mean(np.exp(2 * x[abs(lag) == L]))) for L in range(1, 30)]
+    assert found["decay_rate"].item() == pytest.approx(np.polyfit(np.arange(1, 30), rms, 1)[0], rel=1e-10)
+    assert rms[1] - rms[0] == pytest.approx(-0.1 - np.log(2) / 2)
 
 
 def test_what_reaches_nowhere():
@@ -300,6 +327,63 @@ def test_error_of_one_curve_covers_the_truth(kind):
         misses.append((found["decay_rate"].item() + 0.5) / found["decay_rate_stderr"].item())
     spread = np.std(misses)
     assert 0.7 < spread < 1.4
+
+
+@pytest.mark.parametrize(("kind", "power"), [("noise", 1), ("noise", 2), ("walk", 2)])
+def test_error_of_one_mean_distance(kind, power):
+    rng = np.random.default_rng(14)
+    means, errors = [], []
+    for _ in range(80):
+        e = rng.normal(size=100)
+        e = 0.3 * (np.cumsum(e) if kind == "walk" else e)
+        found = distances(last_row(-0.2 * np.arange(100) + e), power, resamples=40)
+        means.append(found["mean_distance"].item())
+        errors.append(found["mean_distance_stderr"].item())
+    assert 0.6 < np.median(errors) / np.std(means) < 1.6
+
+
+@pytest.mark.parametrize("power", [1, 2])
+def test_moved_curves_have_moved_shares(power):
+    rng = np.random.default_rng(15)
+    y, change = rng.normal(size=30), rng.normal(scale=3, size=30)
+    change[7] = 900
+
+    def curve(log_norm):
+        (_, found), *_ = by_layer(last_row(log_norm))
+        return weigh(collect(found, power, np.array([0])), np.ones((1, 1)))
+
+    moved, expected = curve(y).moved(change[None], power), curve(y + change)
+    np.testing.assert_allclose(moved.share, expected.share, rtol=1e-9)
+    np.testing.assert_allclose(moved.log_rms, expected.log_rms, rtol=1e-12)
+
+
+def test_error_of_a_reach_comes_from_units_that_differ():
+    x = np.full((2, 1, 30), -np.inf)
+    x[0, 0, 20:], x[1, 0, 10:] = 0.0, 0.0
+    found = distances(dataset(x, [29], "seed"), resamples=4000)
+    assert found["receptive_field"].item() == 19
+    # two draws of two: the shorter reach alone in one of four; and few units widen it by the root of 2
+    expected = 10 * np.sqrt(3) / 4 * np.sqrt(2)
+    for name in ("receptive_field", "receptive_width"):
+        assert found[f"{name}_stderr"].item() == pytest.approx(expected, rel=0.05)
+
+
+def test_share_of_draws_by_form():
+    far = -0.5 * np.arange(60.0)
+    near = np.where(np.arange(60) < 30, far, -np.inf)
+    found = distances(dataset(np.array([near, far])[:, None, ::-1], [59], "seed"), resamples=4000)
+    assert found["best_form"].item() == "exponential"
+    assert found["form_share"].sel(form="compact support").item() == pytest.approx(0.25, abs=0.03)
+    assert found["form_share"].sel(form="exponential").item() == pytest.approx(0.75, abs=0.03)
+
+
+def test_residuals_are_described():
+    e = np.random.default_rng(16).normal(size=3000)
+    for i in range(1, 3000):
+        e[i] += 0.8 * e[i - 1]
+    found = distances(last_row(-0.5 * np.arange(3000) + e), resamples=2)
+    assert found["residual_sd"].item() == pytest.approx(1 / 0.6, rel=0.1)
+    assert found["residual_autocorrelation"].item() == pytest.approx(0.8, abs=0.04)
 
 
 def test_neighbouring_targets_are_drawn_together():

@@ -45,7 +45,7 @@ def distances(ds: xr.Dataset, power: int = 2, resamples: int = 200, seed: int = 
     Dataset of scalars, or over ``layer``. Each of the first six has its standard error as ``<name>_stderr``:
 
     - ``decay_rate`` (nats per position, negative when decaying), from the exponential fit;
-    - ``half_life`` (positions): inf where the fit does not fall or the best form is constant;
+    - ``half_life`` (positions): inf where the fit does not fall or the best form is constant (up to its end);
     - ``mean_distance`` (positions), lag 0 included;
     - ``effective_range`` (positions): the smallest distance within which 95 % of the share lies;
     - ``receptive_field`` (positions): the largest |lag| with a non-zero block, 0 where only lag 0 has one;
@@ -164,8 +164,9 @@ def _scalars(curves: Curves, form: Fit) -> dict[str, Floats]:
     past, future = curves.furthest.T
     live = np.isfinite(past)
     rate = form.slope[:, FORMS.index("exponential")]
-    span = float(L.max(initial=1.0))
-    falls = (rate * span < -RESOLUTION) & (form.best != FORMS.index("constant"))
+    # the slope is exactly 0 where the best form, or its part up to the end of the support, is constant
+    level = form.slope[np.arange(len(rate)), form.best] == 0
+    falls = (rate < 0) & ~level
     half_life = np.where(falls, math.log(2) / np.where(falls, -rate, 1.0), np.inf)
     return {
         "decay_rate": rate,
