@@ -99,7 +99,7 @@ def test_every_block_and_norm_is_that_of_autograd(module):
     torch.testing.assert_close(fast.vjp(cotangent), torch.einsum("tokp,to->kp", J, cotangent))
 
 
-@pytest.mark.parametrize("module", [*CONVS, *NAMED], ids=str)
+@pytest.mark.parametrize("module", [*CONVS[::7], *NAMED], ids=str)
 def test_bands_hold_what_rows_hold(module):
     fast, J = _both(module, 61)
     every = range(fast.shape[0])
