@@ -84,10 +84,8 @@ def labelled(
         source = np.floor(position[0][:, None] - last[1][None, :] + 0.5)
         inside = (source >= 0) & (source < n)
     if np.isnan(columns["log_norm"][..., inside]).any():
-        # what returned 0 is blind below the smallest number of its dtype
-        ds.attrs["log_floor"] = math.log(torch.finfo(dtype).smallest_normal) + math.log(
-            torch.finfo(dtype).eps
-        )
+        # a factor or product below the normal numbers of the dtype is not told from zero
+        ds.attrs["log_floor"] = math.log(torch.finfo(dtype).smallest_normal)
     single = [name for name, size in zip(("layer", "seed", "sample"), lead, strict=True) if size == 1]
     ds = ds.squeeze(single, drop=True)
     for variable in ds.variables:

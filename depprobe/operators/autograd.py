@@ -6,7 +6,8 @@ r"""The temporal Jacobian of any module, by batched vector-Jacobian products.
 
 Products are taken in chunks that fit the memory budget. It is the reference for every other operator, and
 like every autodiff it underflows: a zero it returns is reported as zero only where the output provably
-ignores the input (see ``support``), and as NaN elsewhere.
+ignores the input (see ``support``), and as NaN elsewhere; so is a norm below the normal numbers, where a
+product may stick at a subnormal instead of vanishing.
 """
 
 from __future__ import annotations
@@ -107,12 +108,14 @@ class AutogradJacobian(TemporalJacobian):
                 "random probes estimate the Frobenius norm only; use norm='fro' or method='autograd'"
             )
         values, errors = [], []
+        floor = np.log(torch.finfo(self._x.dtype).smallest_normal)
         for t in targets:
             value, error = self._norm_row(t, columns, norm)
             zeros = np.flatnonzero(np.isneginf(value))
             if len(zeros):
                 known = independent(self._function, self._x, t, torch.tensor([columns[k] for k in zeros]))
                 value[zeros[~known.cpu().numpy()]] = np.nan
+            value[np.isfinite(value) & (value < floor)] = np.nan
             values.append(value)
             errors.append(error)
         return LogNorms(np.stack(values), stderr=np.stack(errors) if self._probes else None)

@@ -107,7 +107,8 @@ class RecurrentJacobian(TemporalJacobian):
             if direction:
                 row, row_error = row[::-1], row_error[::-1]
             # the two directions meet at k = t alone, where Frobenius norms add in squares
-            values, error = 0.5 * np.logaddexp(2 * values, 2 * row), np.maximum(error, row_error)
+            with np.errstate(invalid="ignore"):  # NaN: unknown stays unknown
+                values, error = 0.5 * np.logaddexp(2 * values, 2 * row), np.maximum(error, row_error)
         if len(stacks) > 1 and norm == "spectral":
             values[t] = float(
                 self.singular_values(t, t).values[0].log() + self.singular_values(t, t).log_scale

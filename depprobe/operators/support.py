@@ -13,12 +13,14 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+_TRIES = 24
+
 
 def independent(function: Callable[[Tensor], Tensor], x: Tensor, t: int, sources: Tensor) -> Tensor:
     """For each source given, whether output t provably ignores it: bool of the same length.
 
-    All sources are tried at once, and halves of them where that fails, so that a causal or banded layer
-    is settled in a few forward passes.
+    The future and the past are tried as wholes, and halves of them where that fails, so that a causal or
+    banded layer is settled in a few forward passes; what is not settled after those stays unproved.
     """
     with torch.no_grad():
         reference = function(x)[t]
@@ -34,10 +36,12 @@ def independent(function: Callable[[Tensor], Tensor], x: Tensor, t: int, sources
             return True
 
         result = torch.zeros(len(sources), dtype=torch.bool, device=x.device)
-        queue, tries = [torch.arange(len(sources), device=x.device)], 0
-        while queue and tries < 64:  # what is not settled by then stays unproved
-            part = queue.pop()
-            tries += 1
+        every = torch.arange(len(sources), device=x.device)
+        queue = [part for part in (every[sources > t], every[sources <= t]) if len(part)]
+        for _ in range(_TRIES):
+            if not queue:
+                break
+            part = queue.pop(0)
             if ignores(sources[part]):
                 result[part] = True
             elif len(part) > 1:

@@ -106,6 +106,7 @@ def _advance(stack: Sequence[CellChain], rows: Tensor, k: int, steps: int, wrt: 
     layers = list(zip(stack, views, strict=True))[::-1]
     size = sum(cell.width * (cell.d_h + cell.d_in) for cell in stack) * rows.element_size()
     batch = max(1, min(steps, _MATRIX_BYTES // size))
+    taps: list[Tensor] = []
     for first in range(0, steps, batch):
         last = min(first + batch, steps)
         matrices = [
@@ -115,6 +116,10 @@ def _advance(stack: Sequence[CellChain], rows: Tensor, k: int, steps: int, wrt: 
             for cell, _ in layers
         ]
         for j in range(first, last):
+            if wrt != "x":
+                # before what the layer above reads at k joins in: the state handed on is the variable here
+                parts = [(cell.d_c, state[j]) for cell, (_, state, *_) in reversed(layers)]
+                taps.append(torch.cat([s[:, :d_c] if wrt == "c" else s[:, d_c:] for d_c, s in parts], 1))
             above: Tensor | None = None
             for (cell, (whole, state, through, hidden, inputs)), M in zip(layers, matrices, strict=True):
                 if above is not None:
@@ -127,14 +132,8 @@ def _advance(stack: Sequence[CellChain], rows: Tensor, k: int, steps: int, wrt: 
                 above = inputs[j + 1]
     states = torch.cat([buffer[-1, :, : cell.width] for cell, buffer in zip(stack, buffers, strict=True)], 1)
     if wrt == "x":
-        taps = buffers[0][1:, :, stack[0].width :]
-    else:
-        parts = [
-            buffer[:-1, :, : cell.d_c] if wrt == "c" else buffer[:-1, :, cell.d_c : cell.width]
-            for cell, buffer in zip(stack, buffers, strict=True)
-        ]
-        taps = torch.cat(parts, 2)
-    return taps, states
+        return buffers[0][1:, :, stack[0].width :], states
+    return torch.stack(taps), states
 
 
 def _out_of_range(taps: Tensor, rows: Tensor, block: RowBlock) -> bool:

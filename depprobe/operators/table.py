@@ -173,3 +173,10 @@ def temporal_jacobian(
         memory=memory,
         seed=seed,
     )
+
+
+def operator_name(module: nn.Module, d_in: int) -> str:
+    """Which operator serves a module, found by asking for one at a short input of width d_in."""
+    weights = parameters_of(module)
+    dtype, device = weights or (torch.float64, torch.device("cpu"))
+    return temporal_jacobian(module.eval(), torch.zeros(256, d_in, dtype=dtype, device=device)).method

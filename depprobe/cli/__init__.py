@@ -1,0 +1,87 @@
+"""The ``depprobe`` command: parse, call the API, print. Each command's module loads when it is called.
+
+Exit codes: 0 done, 1 the run failed, 2 the call was wrong, 3 a check did not hold, 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from typing import Any, NoReturn
+
+import click
+
+from depprobe import __version__
+from depprobe.errors import DepprobeError, unknown
+
+#: command -> what it does; the module depprobe.cli.<command> holds a click command of that name
+COMMANDS = {
+    "jacobian": "How far information travels: norms of dh_t/dx_k, a curve, distances, a figure.",
+    "show": "Summarise stored datasets.",
+    "plot": "Draw stored datasets, overlaid.",
+    "layers": "List the named layers, their options, equations and operators.",
+}
+
+
+class _Lazy(click.Group):
+    """Lists commands without importing them, so that --help answers at once."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in COMMANDS:
+            raise unknown("command", cmd_name, COMMANDS)
+        return getattr(importlib.import_module(f"depprobe.cli.{cmd_name}"), cmd_name)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl(list(COMMANDS.items()))
+
+
+@click.command(cls=_Lazy, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(__version__, prog_name="depprobe")
+@click.option("--debug", is_flag=True, help="Show the traceback of an error.")
+def cli(debug: bool) -> None:
+    """Measure how far information and gradients travel in sequence models.
+
+    Start with: depprobe jacobian --layer lstm --n 1000
+    """
+
+
+def main(arguments: list[str] | None = None) -> NoReturn:
+    """Run the command line and leave with its exit code; errors are one line on stderr."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    debug = "--debug" in arguments
+    try:
+        cli.main([a for a in arguments if a != "--debug"], prog_name="depprobe", standalone_mode=False)
+        code = 0
+    except click.exceptions.Exit as stop:
+        code = stop.exit_code
+    except (click.Abort, KeyboardInterrupt):
+        _say("interrupted; nothing half-written")
+        code = 130
+    except Exception as error:
+        if debug:
+            raise
+        code, message = _reading(error)
+        _say(message)
+    sys.exit(code)
+
+
+def _reading(error: Exception) -> tuple[int, str]:
+    """Exit code and one line for an error."""
+    if isinstance(error, click.exceptions.NoArgsIsHelpError):
+        return 2, error.format_message().rstrip()
+    if isinstance(error, click.ClickException):
+        return error.exit_code, " ".join(error.format_message().split())
+    if isinstance(error, DepprobeError):
+        return error.exit_code, " ".join(str(error).split())
+    if isinstance(error, BrokenPipeError):
+        return 1, "the reader of the output went away"
+    first = (str(error).strip().splitlines() or [""])[0]
+    return 1, f"{type(error).__name__}: {first} (--debug shows where)"
+
+
+def _say(message: str) -> Any:
+    click.echo(f"depprobe: {message}", err=True)

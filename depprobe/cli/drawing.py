@@ -1,0 +1,45 @@
+"""Which figures a dataset gets: its decay curves, and from 8 targets on the (t, k) heat map beside them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import xarray as xr
+
+#: fewest targets for which rows make a picture
+HEATMAP_FROM = 8
+
+
+def figure_paths(path: Path, targets: int, kind: str = "auto") -> dict[str, Path]:
+    """Where each kind of figure goes: the curve at ``path``, a heat map beside it unless it is all there is."""
+    if kind == "auto":
+        beside = path.with_name(f"{path.stem}_heatmap{path.suffix}")
+        return {"decay": path} | ({"heatmap": beside} if targets >= HEATMAP_FROM else {})
+    return {kind: path}
+
+
+def draw(datasets: Sequence[xr.Dataset], names: Sequence[str], path: Path, kind: str = "auto") -> list[Path]:
+    """Draw datasets into one figure of each kind, and return the paths written."""
+    from depprobe import figures
+    from depprobe.figures.saving import save
+
+    targets = max(ds.sizes.get("target", 1) for ds in datasets)
+    written = []
+    for one, where in figure_paths(path, targets, kind).items():
+        labels = _labels(datasets, names) if len(datasets) > 1 else None
+        drawn = getattr(figures, one)(list(datasets), labels=labels)
+        written.append(save(drawn, where))
+    return written
+
+
+def _labels(datasets: Sequence[xr.Dataset], names: Sequence[str]) -> list[str] | None:
+    """Names of the files where the datasets' own layers do not tell them apart, else None."""
+    own = [
+        [str(layer) for layer in ds["layer"].values] if "layer" in ds.dims else [str(ds.attrs.get("layer"))]
+        for ds in datasets
+    ]
+    flat = [layer for layers in own for layer in layers]
+    if len(set(flat)) == len(flat):
+        return None
+    return [f"{layer} ({name})" for layers, name in zip(own, names, strict=True) for layer in layers]

@@ -1,0 +1,55 @@
+"""``depprobe layers``: the named layers with their options, equations and operators."""
+
+from __future__ import annotations
+
+import typing
+
+import click
+
+from depprobe.cli.output import as_json as to_json
+
+
+@click.command(short_help="the named layers")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
+def layers(as_json: bool) -> None:
+    """List the named layers: options with defaults, equation, citation, and the operator that serves each."""
+    from depprobe.operators.table import operator_name
+    from depprobe.registry import layers as table
+
+    document: dict[str, dict[str, typing.Any]] = {
+        name: {
+            "summary": entry.summary,
+            "equation": entry.equation,
+            "citation": entry.citation,
+            "operator": operator_name(entry.build(16), 16),
+            "options": {
+                option: {"type": _type_name(parameter.annotation), "default": parameter.default}
+                for option, parameter in entry.options.items()
+            },
+            "examples": list(entry.examples),
+        }
+        for name, entry in table.items()
+    }
+    if as_json:
+        click.echo(to_json(document))
+        return
+    for name, facts in document.items():
+        click.echo(click.style(name, bold=True) + f"  {facts['summary']}")
+        click.echo(f"    {facts['equation']}")
+        click.echo(f"    {facts['citation']}; operator: {facts['operator']}")
+        for option, about in facts["options"].items():
+            click.echo(f"      {option}={_plain(about['default'])}  ({about['type']})")
+        click.echo()
+
+
+def _plain(value: object) -> str:
+    return str(value).lower() if isinstance(value, bool) or value is None else str(value)
+
+
+def _type_name(annotation: typing.Any) -> str:
+    arguments = typing.get_args(annotation)
+    if typing.get_origin(annotation) is typing.Literal:
+        return " | ".join(map(str, arguments))
+    if arguments:
+        return " or ".join(_type_name(kind) for kind in arguments)
+    return {"bool": "true or false", "NoneType": "none"}.get(annotation.__name__, annotation.__name__)

@@ -1,0 +1,41 @@
+"""``depprobe plot``: draw stored datasets, overlaid, without torch."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from depprobe.cli import output
+
+
+@click.command(short_help="draw stored datasets, overlaid")
+@click.argument("files", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="A.nc [B.nc ...]")
+@click.option(
+    "--figure",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Where to save: .png, .pdf or .svg (default: beside the first dataset).",
+)
+@click.option(
+    "--kind",
+    type=click.Choice(["auto", "decay", "heatmap"]),
+    default="auto",
+    show_default=True,
+    help="Decay curves, or (t, k) heat maps; auto adds the heat map from 8 targets on.",
+)
+def plot(files: tuple[Path, ...], figure: Path | None, kind: str) -> None:
+    """Draw the decay curves of one or more datasets in one figure."""
+    from depprobe import store
+    from depprobe.cli.drawing import draw
+    from depprobe.figures.saving import format_of
+
+    path = figure or files[0].with_suffix(".png")
+    format_of(path)
+    output.check_writable(path)
+    datasets = []
+    for file in files:
+        datasets.append(store.load(file))
+        store.validate(datasets[-1])
+    for written in draw(datasets, [file.stem for file in files], path, kind):
+        output.echo(f"figure   {written}")
