@@ -1,7 +1,17 @@
 """Temporal Jacobians as linear operators, one per structure, and the table that picks one for a module."""
 
+from depprobe.operators import sparse_attention as _sparse_attention  # noqa: F401 (registers itself)
+from depprobe.operators.attention import AttentionJacobian
 from depprobe.operators.jacobian import LogNorms, Scaled, TemporalJacobian
 from depprobe.operators.table import structured, temporal_jacobian
 from depprobe.operators.toeplitz import ToeplitzJacobian
 
-__all__ = ["LogNorms", "Scaled", "TemporalJacobian", "ToeplitzJacobian", "structured", "temporal_jacobian"]
+__all__ = [
+    "AttentionJacobian",
+    "LogNorms",
+    "Scaled",
+    "TemporalJacobian",
+    "ToeplitzJacobian",
+    "structured",
+    "temporal_jacobian",
+]

@@ -1,0 +1,72 @@
+r"""Softmax attention of a sequence on itself, several heads (Vaswani et al. 2017).
+
+    q_t, k_t, v_t = W_Q x_t, W_K x_t, W_V x_t           per head, plus biases
+    a_tj = softmax_j(q_t . k_j / sqrt(e))               over j <= t if causal
+    h_t = sum_heads W_O sum_j a_tj v_j
+
+Shapes: x (n, d) or (batch, n, d), h the same, e = d / heads. The weights are those of
+``torch.nn.MultiheadAttention``, with its initial values.
+Source: Vaswani et al. 2017, Attention is all you need.
+"""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from depprobe.errors import BadInput
+from depprobe.registry import layers
+
+
+class Attention(nn.Module):
+    """Self-attention that maps (n, d) or (batch, n, d) to the same shape.
+
+    Parameters
+    ----------
+    d : width.
+    heads : number of heads; it must divide d.
+    causal : whether a position sees itself and earlier positions only.
+    bias : whether the projections add a bias.
+
+    Raises
+    ------
+    BadInput : heads does not divide d.
+
+    Examples
+    --------
+    >>> import torch
+    >>> Attention(16, heads=2, causal=True)(torch.randn(7, 16)).shape
+    torch.Size([7, 16])
+    """
+
+    def __init__(self, d: int, heads: int = 8, *, causal: bool = False, bias: bool = True) -> None:
+        super().__init__()
+        if heads < 1 or d % heads:
+            valid = [h for h in range(1, min(d, 64) + 1) if d % h == 0]
+            raise BadInput(f"heads must divide d = {d}, and {heads} does not; use one of {valid}")
+        self.causal = causal
+        self.weights = nn.MultiheadAttention(d, heads, bias=bias, batch_first=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Output at every position."""
+        inner = self.weights
+        packed = F.linear(x, inner.in_proj_weight, inner.in_proj_bias)
+        q, k, v = packed.unflatten(-1, (3, inner.num_heads, inner.head_dim)).movedim(-4, -2).unbind(-4)
+        mixed = F.scaled_dot_product_attention(q, k, v, is_causal=self.causal)
+        return inner.out_proj(mixed.movedim(-3, -2).flatten(-2))
+
+
+def _causal(causal: bool = False, **options: object) -> bool:
+    return causal
+
+
+@layers.register(
+    "attention",
+    equation="h_t = W_O sum_j softmax_j(q_t . k_j / sqrt(d_head)) v_j",
+    citation="Vaswani et al. 2017",
+    causal=_causal,
+    examples=("attention:heads=2", "attention:causal=true", "attention:heads=1,bias=false"),
+)
+def attention(d: int, *, heads: int = 8, causal: bool = False, bias: bool = True) -> nn.Module:
+    """Softmax attention over all positions, or the past ones if causal."""
+    return Attention(d, heads, causal=causal, bias=bias)
