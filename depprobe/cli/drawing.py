@@ -12,7 +12,7 @@ HEATMAP_FROM = 8
 
 
 def figure_paths(path: Path, targets: int, kind: str = "auto") -> dict[str, Path]:
-    """Where each kind of figure goes: the curve at ``path``, a heat map beside it unless it is all there is."""
+    """Where each kind of figure goes: the curve at ``path``, a heat map beside it."""
     if kind == "auto":
         beside = path.with_name(f"{path.stem}_heatmap{path.suffix}")
         return {"decay": path} | ({"heatmap": beside} if targets >= HEATMAP_FROM else {})

@@ -128,7 +128,7 @@ def as_text(rows: list[dict[str, Any]], title: str) -> str:
     from rich.console import Console
     from rich.table import Table
 
-    table = Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, pad_edge=False)
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     table.add_column("")
     for row in rows:
         table.add_column(row["layer"], justify="right", overflow="fold")
@@ -136,11 +136,11 @@ def as_text(rows: list[dict[str, Any]], title: str) -> str:
         table.add_row(heading, *(cells(row)[index] for row in rows))
     if any(row["unknown"] for row in rows):
         table.add_row("unknown (zero or underflow)", *(str(row["unknown"]) for row in rows))
-    width = None if os.environ.get("COLUMNS") or os.isatty(1) else max(100, 34 + 26 * len(rows))
-    console = Console(file=io.StringIO(), width=width, force_terminal=False)
-    console.print(table)
-    text = console.file.getvalue()  # type: ignore[attr-defined]
-    return "\n".join(line.rstrip() for line in text.splitlines()).strip("\n")
+    out = io.StringIO()
+    # as wide as the layers need: a table cut to a narrow terminal says less than one that wraps there
+    Console(file=out, width=40 + 30 * len(rows), force_terminal=False).print(table)
+    lines = [line.rstrip() for line in out.getvalue().splitlines()]
+    return "\n".join([title, *filter(None, lines)])
 
 
 def as_csv(rows: list[dict[str, Any]]) -> str:
