@@ -398,6 +398,20 @@ def test_neighbouring_targets_are_drawn_together():
     assert twins["mean_distance_stderr"].item() == pytest.approx(expected, rel=0.08)
 
 
+def test_targets_of_one_input_tell_no_more_of_the_rate_than_one_curve():
+    rng = np.random.default_rng(17)
+    n, lag = 150, np.subtract.outer(np.arange(150), np.arange(150))
+    rates, errors = [], []
+    for _ in range(40):
+        log_product = np.cumsum(-0.5 + 0.3 * rng.normal(size=n))
+        x = np.where(lag >= 0, np.subtract.outer(log_product, log_product), -np.inf)
+        found = distances(dataset(x), resamples=40)
+        rates.append(found["decay_rate"].item())
+        errors.append(found["decay_rate_stderr"].item())
+    assert found.attrs["resampled_for_rates"] == "target or lag"
+    assert 0.5 < np.median(errors) / np.std(rates) < 1.6
+
+
 def test_crossed_draws_multiply():
     weights = drawn_units((3, 4), 500, np.random.default_rng(12)).reshape(500, 3, 4)
     np.testing.assert_array_equal(weights.sum((1, 2)), 12)

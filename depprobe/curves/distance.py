@@ -1,12 +1,7 @@
-r"""How far a layer's dependencies reach, in positions, free of scale.
+r"""Distances of every layer of a Jacobian dataset, labelled, with standard errors.
 
-    mean distance     sum_L L s_L            s_L = mean over targets of the share at distance L = |lag|
-    effective range   smallest R with        s_0 + ... + s_R >= 0.95
-    decay rate        b of                   ln rms(L) = a + b L, least squares over L >= 1
-    half-life         ln 2 / -b
-
-Multiplying every norm by a constant changes none of them. What a share is: ``pool``; the forms and their
-criterion: ``form``; the standard errors: ``resample``.
+What the numbers are: ``reach``; what a share is: ``pool``; the forms and their criterion: ``form``;
+the standard errors: ``resample``.
 """
 
 from __future__ import annotations
@@ -16,16 +11,17 @@ import math
 import numpy as np
 import xarray as xr
 
-from depprobe.curves.align import REPEATS, Blocks, Floats, by_layer, over_layers
-from depprobe.curves.form import FORMS, RESOLUTION, UNDETERMINED, Fit, fit
+from depprobe.curves.align import REPEATS, Blocks, by_layer, over_layers
+from depprobe.curves.form import FORMS, UNDETERMINED, Fit
 from depprobe.curves.pool import Curves, collect, weigh
+from depprobe.curves.reach import fit_forms, numbers, residuals
 from depprobe.curves.resample import drawn_residuals, drawn_units, spread_factor, standard_error, target_runs
 from depprobe.errors import BadInput
 from depprobe.vocabulary import describe
 
-#: share that lies within the effective range
-HELD = 0.95
 POWERS = (1, 2)
+#: numbers that follow the curve over all lags, not each target's own shares
+RATES = ("decay_rate", "half_life")
 
 
 def distances(ds: xr.Dataset, power: int = 2, resamples: int = 200, seed: int = 0) -> xr.Dataset:
@@ -59,9 +55,10 @@ def distances(ds: xr.Dataset, power: int = 2, resamples: int = 200, seed: int = 
     - ``unknown``: NaN blocks; where there are any, receptive field and width are lower bounds.
 
     NaN stands where there are too few distances. Attributes: ``share_power``; ``resampled`` (what was drawn
-    again: "target", "seed", "sample" or several of them; "lag" where there is one curve); ``resampled_run``
-    (how many neighbouring targets or lags were drawn together); ``resamples``; ``resample_seed``;
-    ``criterion``; ``fit_space``.
+    again: "target", "seed", "sample" or several of them; "lag" where there is one curve);
+    ``resampled_for_rates`` (the same for ``decay_rate`` and ``half_life``: "target or lag" where targets
+    share one input, the larger of two errors); ``resampled_run`` (how many neighbouring targets, or lags,
+    were drawn together); ``resamples``; ``resample_seed``; ``criterion``; ``fit_space``.
 
     Raises
     ------
@@ -71,9 +68,9 @@ def distances(ds: xr.Dataset, power: int = 2, resamples: int = 200, seed: int = 
     -----
     Every target weighs alike in the shares, however large its norms; in ln rms, blocks weigh by their
     squares. Targets near the start of the sequence see a short past and draw mean and range down: measure
-    the last target, or late ones, to compare layers. Targets of one input share their past, so errors from
-    targets alone say little about other inputs: measure several samples or seeds. A bootstrap of a maximum
-    (receptive field) understates its error.
+    the last target, or late ones, to compare layers. Targets of one input share their past: for an error that
+    holds for other inputs and weights measure several samples and seeds. A bootstrap of a maximum (receptive
+    field) understates its error.
 
     Examples
     --------
@@ -114,68 +111,41 @@ def _measure(blocks: Blocks, power: int, resamples: int, seed: int) -> xr.Datase
     sizes = (len(starts), *blocks.repeats)
     units = collect(blocks, power, starts)
     pooled = weigh(units, np.ones((1, len(units.rows))))
-    form = _fit(pooled)
+    form = fit_forms(pooled)
+    draws: list[tuple[Curves, float]] = []
+    names, run = [], 1
     if max(sizes) > 1:
-        drawn = weigh(units, drawn_units(sizes, resamples, rng))
-        factor = spread_factor(sizes)
-        names = [name for name, size in zip(("target", *REPEATS), sizes, strict=True) if size > 1]
+        draws.append((weigh(units, drawn_units(sizes, resamples, rng)), spread_factor(sizes)))
+        names.append(", ".join(n for n, size in zip(("target", *REPEATS), sizes, strict=True) if size > 1))
         run = int(starts[1]) if len(starts) > 1 else 1
-    else:
-        drawn, run = _drawn_lags(pooled, form, power, resamples, rng)
-        factor, names = 1.0, ["lag"]
-    values, draws = _scalars(pooled, form), _scalars(drawn, drawn_form := _fit(drawn))
+    if max(blocks.repeats) == 1:
+        # all targets of one input decay along the same steps: for their slope they are one curve
+        by_lag, lag_run = _drawn_lags(pooled, form, power, resamples, rng)
+        draws.append((by_lag, 1.0))
+        names.append("lag")
+        run = run if len(draws) > 1 else lag_run
+    forms = [fit_forms(curves) for curves, _ in draws]
+    values = numbers(pooled, form)
+    spreads = [(numbers(curves, f), factor) for (curves, factor), f in zip(draws, forms, strict=True)]
 
     out = xr.Dataset(coords={"form": ("form", list(FORMS), describe("form"))})
     for name, value in values.items():
         about = describe(name)
         out[name] = ((), float(value[0]), about)
-        error = standard_error(draws[name], float(value[0]), factor)
+        errors = [standard_error(drawn[name], float(value[0]), factor) for drawn, factor in spreads]
+        error = np.fmax.reduce(errors) if name in RATES else errors[0]
         out[f"{name}_stderr"] = ((), error, about | {"long_name": f"standard error: {about['long_name']}"})
     best = int(form.best[0])
     out["best_form"] = ((), FORMS[best] if best >= 0 else UNDETERMINED, describe("best_form"))
     out["bic"] = ("form", form.bic[0], describe("bic"))
     out["slope"] = ("form", form.slope[0], describe("slope"))
-    votes = np.array([(drawn_form.best == i).mean() for i in range(len(FORMS))])
+    votes = np.array([(forms[0].best == i).mean() for i in range(len(FORMS))])
     out["form_share"] = ("form", votes, describe("form_share"))
-    for name, number in zip(("residual_sd", "residual_autocorrelation"), _residual(form), strict=True):
+    for name, number in zip(("residual_sd", "residual_autocorrelation"), residuals(form), strict=True):
         out[name] = ((), number, describe(name))
     known = int((~np.isnan(blocks.values)).sum())
     out["unknown"] = ((), int(blocks.exists.sum()) * blocks.values.shape[2] - known, describe("unknown"))
-    return out.assign_attrs(resampled=", ".join(names), resampled_run=run)
-
-
-def _fit(curves: Curves) -> Fit:
-    apart = curves.distance >= 1
-    return fit(
-        curves.distance[apart],
-        curves.log_rms[:, apart],
-        curves.zero_share[:, apart],
-        curves.empty[curves.empty >= 1],
-    )
-
-
-def _scalars(curves: Curves, form: Fit) -> dict[str, Floats]:
-    """The six numbers of each of B curves."""
-    L = curves.distance.astype(np.float64)
-    held = np.cumsum(curves.share, axis=1)
-    # a share that reaches 95 % exactly must not miss it by rounding
-    within = held >= HELD * (1 - 1e-12)
-    reached = np.where(within.any(1), L[within.argmax(1)], np.nan) if len(L) else np.full(len(held), np.nan)
-    past, future = curves.furthest.T
-    live = np.isfinite(past)
-    rate = form.slope[:, FORMS.index("exponential")]
-    # the slope is exactly 0 where the best form, or its part up to the end of the support, is constant
-    level = form.slope[np.arange(len(rate)), form.best] == 0
-    falls = (rate < 0) & ~level
-    half_life = np.where(falls, math.log(2) / np.where(falls, -rate, 1.0), np.inf)
-    return {
-        "decay_rate": rate,
-        "half_life": np.where(np.isnan(rate), np.nan, half_life),
-        "mean_distance": curves.share @ L if len(L) else np.full(len(held), np.nan),
-        "effective_range": reached,
-        "receptive_field": np.where(live, np.maximum(past, future), np.nan),
-        "receptive_width": np.where(live, past + np.where(live, future, 0) + 1, np.nan),
-    }
+    return out.assign_attrs(resampled=names[0], resampled_for_rates=" or ".join(names), resampled_run=run)
 
 
 def _drawn_lags(
@@ -192,14 +162,3 @@ def _drawn_lags(
         # lag 0 has no residual and moves with its neighbour, so that a common offset changes no share
         change[:, pooled.distance == 0] = change[:, fitted[:1]]
     return pooled.moved(change, power), math.isqrt(len(fitted))
-
-
-def _residual(form: Fit) -> tuple[float, float]:
-    """Standard deviation of the residuals, and their correlation from one distance to the next."""
-    residual = form.residual[0][np.isfinite(form.residual[0])]
-    if len(residual) < 3:
-        return math.nan, math.nan
-    sd = float(residual.std())
-    if sd < RESOLUTION:
-        return sd, math.nan
-    return sd, float(residual[1:] @ residual[:-1] / (residual @ residual))

@@ -1,0 +1,68 @@
+r"""The numbers of pooled curves: how far a layer's dependencies reach, in positions, free of scale.
+
+    mean distance     sum_L L s_L            s_L = mean over targets of the share at distance L = |lag|
+    effective range   smallest R with        s_0 + ... + s_R >= 0.95
+    decay rate        b of                   ln rms(L) = a + b L, least squares over L >= 1
+    half-life         ln 2 / -b
+
+Multiplying every norm by a constant changes none of them.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from depprobe.curves.align import Floats
+from depprobe.curves.form import FORMS, RESOLUTION, Fit, fit
+from depprobe.curves.pool import Curves
+
+#: share that lies within the effective range
+HELD = 0.95
+
+
+def fit_forms(curves: Curves) -> Fit:
+    """Every form fitted to the distances from 1 on."""
+    apart = curves.distance >= 1
+    return fit(
+        curves.distance[apart],
+        curves.log_rms[:, apart],
+        curves.zero_share[:, apart],
+        curves.empty[curves.empty >= 1],
+    )
+
+
+def numbers(curves: Curves, form: Fit) -> dict[str, Floats]:
+    """The six numbers of each of B curves."""
+    L = curves.distance.astype(np.float64)
+    held = np.cumsum(curves.share, axis=1)
+    # a share that reaches 95 % exactly must not miss it by rounding
+    within = held >= HELD * (1 - 1e-12)
+    reached = np.where(within.any(1), L[within.argmax(1)], np.nan) if len(L) else np.full(len(held), np.nan)
+    past, future = curves.furthest.T
+    live = np.isfinite(past)
+    rate = form.slope[:, FORMS.index("exponential")]
+    # the slope is exactly 0 where the best form, or its part up to the end of the support, is constant
+    level = form.slope[np.arange(len(rate)), form.best] == 0
+    falls = (rate < 0) & ~level
+    half_life = np.where(falls, math.log(2) / np.where(falls, -rate, 1.0), np.inf)
+    return {
+        "decay_rate": rate,
+        "half_life": np.where(np.isnan(rate), np.nan, half_life),
+        "mean_distance": curves.share @ L if len(L) else np.full(len(held), np.nan),
+        "effective_range": reached,
+        "receptive_field": np.where(live, np.maximum(past, future), np.nan),
+        "receptive_width": np.where(live, past + np.where(live, future, 0) + 1, np.nan),
+    }
+
+
+def residuals(form: Fit) -> tuple[float, float]:
+    """Standard deviation of the residuals, and their correlation from one distance to the next."""
+    residual = form.residual[0][np.isfinite(form.residual[0])]
+    if len(residual) < 3:
+        return math.nan, math.nan
+    sd = float(residual.std())
+    if sd < RESOLUTION:
+        return sd, math.nan
+    return sd, float(residual[1:] @ residual[:-1] / (residual @ residual))
