@@ -1,0 +1,57 @@
+"""What the README and CONTRIBUTING show is what runs."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+
+
+def blocks(page: str, language: str) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", (ROOT / page).read_text(encoding="utf-8"), flags=re.DOTALL)
+
+
+def test_python_blocks_of_the_readme_run(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    found = blocks("README.md", "python")
+    assert found
+    space: dict[str, object] = {}
+    for block in found:
+        exec(compile(block, "README.md", "exec"), space)
+
+
+def test_every_command_of_the_readme_is_understood(tmp_path, monkeypatch, capsys):
+    """Each ``depprobe`` line is parsed by the program itself, at a small size."""
+    from depprobe.cli import main
+
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "README.md").write_text("abcdefgh" * 200)
+    lines = [line for block in blocks("README.md", "console") for line in block.splitlines()]
+    commands = [line.removeprefix("$ ") for line in lines if line.startswith("$ depprobe jacobian")]
+    assert commands
+    for command in commands:
+        words = re.sub(r"--n \d+", "", command).split()[1:]
+        words = [re.sub(r"window=\d+", "window=4", word) for word in words]
+        with pytest.raises(SystemExit) as stop:
+            main([*words, "--n", "70", "--d", "16"])
+        assert stop.value.code == 0, (command, capsys.readouterr().err)
+
+
+def test_the_layer_of_the_contributing_page_works():
+    import numpy as np
+
+    import depprobe
+    from depprobe.registry import Table
+
+    table = Table("layer", "depprobe.layers")
+    code = "\n".join(blocks("CONTRIBUTING.md", "python"))
+    space: dict[str, object] = {"layers": table}
+    exec(compile(code.replace("from depprobe.registry import layers\n", ""), "CONTRIBUTING.md", "exec"), space)
+    module = table["moving-average"].build(3, decay=0.5)
+    ds = depprobe.jacobian(module, np.random.default_rng(0).normal(size=(30, 3)))
+    lag = 29 - np.arange(30)
+    expected = np.log(0.5) * (lag + 1) + 0.5 * np.log(3)
+    np.testing.assert_allclose(ds["log_norm"].values[0], expected, atol=1e-5)
