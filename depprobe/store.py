@@ -19,10 +19,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import h5py
 import numpy as np
 import xarray as xr
 from numpy.typing import ArrayLike
 
+from depprobe import __version__
 from depprobe.errors import BadInput, DepprobeError
 from depprobe.vocabulary import ATTRIBUTES, DIMENSIONS, SCHEMA_VERSION
 
@@ -110,6 +112,9 @@ def load(path: str | os.PathLike[str]) -> xr.Dataset:
             raise BadInput("it is empty")
         if signature != b"\x89HDF\r\n\x1a\n":
             raise BadInput("it is not a netCDF-4 file")
+        # h5py refuses a truncated file cleanly, where h5netcdf leaves a half-built object behind
+        with h5py.File(file, "r"):
+            pass
         # units such as "seconds" describe a measured time here, not a date to decode
         with xr.open_dataset(
             file.absolute(), engine="h5netcdf", decode_times=False, decode_timedelta=False
@@ -134,7 +139,8 @@ def validate(ds: xr.Dataset) -> None:
     Dimensions come from the vocabulary; every attribute of ``vocabulary.ATTRIBUTES`` is there, or a
     coordinate of its name on ``layer``, ``seed`` or ``sample`` where it varies; the schema version is known;
     every variable has ``long_name`` and ``units``; ``log_norm`` is float64, over (target, source) or
-    (target, lag) after any of (layer, seed, sample), with a coordinate ``position`` on ``target``.
+    (target, lag) after any of (layer, seed, sample), with a coordinate ``position`` on ``target``, or on
+    ``layer`` and ``target``.
 
     Parameters
     ----------
@@ -182,13 +188,14 @@ def provenance(command: str, x: ArrayLike | None = None, **details: str | int | 
     >>> json.loads(provenance("depprobe jacobian --layer lstm"))["command"]
     'depprobe jacobian --layer lstm'
     """
-    versions = {"python": platform.python_version(), "numpy": np.__version__, "xarray": xr.__version__}
-    installed = ["depprobe", "torch"] if "torch" in sys.modules else ["depprobe"]
-    for name in installed:
-        try:
-            versions[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            versions[name] = "not installed"
+    versions = {
+        "depprobe": __version__,
+        "numpy": np.__version__,
+        "python": platform.python_version(),
+        "xarray": xr.__version__,
+    }
+    if "torch" in sys.modules:
+        versions["torch"] = importlib.metadata.version("torch")
     record: dict[str, Any] = {**details, "command": command, "versions": versions}
     if x is not None:
         record["input_sha256"] = fingerprint(x)
@@ -372,6 +379,9 @@ def _log_norm_faults(ds: xr.Dataset) -> list[str]:
             faults.append(f"{name} is {ds[name].dtype}, not float64")
         if name in ds and ds[name].dims != dims:
             faults.append(f"{name} is not over the dimensions of log_norm")
-    if "target" in dims and ("position" not in ds.coords or ds["position"].dims != ("target",)):
+    # layers with strides sit at different positions
+    if "target" in dims and (
+        "position" not in ds.coords or ds["position"].dims not in (("target",), ("layer", "target"))
+    ):
         faults.append("no coordinate 'position' on target")
     return faults
