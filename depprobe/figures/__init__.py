@@ -1,0 +1,11 @@
+"""Datasets -> figures one would print. No torch here, and no pyplot: nothing opens a window or keeps state.
+
+Every figure takes datasets, draws into ``ax`` or a figure of its own, and returns what it drew; ``save``
+writes it. To add a figure, add a file with one function of this kind.
+"""
+
+from depprobe.figures.decay import DecayDrawing, decay
+from depprobe.figures.heatmap import HeatmapDrawing, heatmap
+from depprobe.figures.saving import FORMATS, format_of, save
+
+__all__ = ["FORMATS", "DecayDrawing", "HeatmapDrawing", "decay", "format_of", "heatmap", "save"]

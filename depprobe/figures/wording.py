@@ -1,0 +1,128 @@
+"""What figures say: names of curves and panels, the norm shown, the conditions it was measured under."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import Any
+
+import xarray as xr
+
+from depprobe.errors import BadInput
+from depprobe.vocabulary import DIMENSIONS, NORMS
+
+#: where two datasets show the same layer, what may tell them apart
+_DISTINGUISHING = ("n", "d", "seed", "norm", "wrt", "dtype", "method", "tolerance")
+
+
+def by_layer(
+    datasets: xr.Dataset | Sequence[xr.Dataset], labels: Sequence[str] | None
+) -> list[tuple[str, xr.Dataset]]:
+    """Each layer of each dataset with the name it goes by in the figure.
+
+    Parameters
+    ----------
+    datasets : one dataset or several, each with or without the dimension ``layer``.
+    labels : one name per layer, or None for the spec strings, told apart by attributes where they repeat.
+
+    Raises
+    ------
+    BadInput : no dataset, something else than a dataset, or a wrong number of labels.
+    """
+    given = [datasets] if isinstance(datasets, xr.Dataset) else list(datasets)
+    for ds in given:
+        if not isinstance(ds, xr.Dataset):
+            raise BadInput(f"a figure takes datasets, not {type(ds).__name__}")
+    parts = []
+    for ds in given:
+        if "layer" in ds.dims:
+            parts += [ds.isel(layer=i) for i in range(ds.sizes["layer"])]
+        else:
+            parts.append(ds)
+    if not parts:
+        raise BadInput("nothing to draw: no dataset was given")
+    if labels is not None and len(labels) != len(parts):
+        raise BadInput(f"{len(labels)} labels were given for {len(parts)} layers")
+    names = list(labels) if labels is not None else _told_apart(parts)
+    return list(zip(names, parts, strict=True))
+
+
+def printable(name: str, width: int = 30) -> str:
+    """A name as it can be drawn: no accidental mathematics, long spec strings broken after their marks.
+
+    Examples
+    --------
+    >>> printable("cost$x")
+    'cost\\\\$x'
+    """
+    lines = [""]
+    for piece in _pieces(name, width, (",:", "=", "-", "")):
+        if lines[-1] and len(lines[-1]) + len(piece) > width:
+            lines.append("")
+        lines[-1] += piece
+    return "\n".join(lines).replace("$", r"\$")
+
+
+def _pieces(name: str, width: int, marks: Sequence[str]) -> list[str]:
+    """A name cut after the first kind of mark, and after the next kinds where a piece is too long still."""
+    if not marks[0]:
+        return [name[i : i + width] for i in range(0, len(name), width)]
+    pieces = re.findall(f"[^{marks[0]}]+[{marks[0]}]?|[{marks[0]}]", name)
+    return [
+        part
+        for piece in pieces
+        for part in (_pieces(piece, width, marks[1:]) if len(piece) > width else [piece])
+    ]
+
+
+def norm_label(parts: Sequence[xr.Dataset]) -> str:
+    """Axis label of the norm that all parts show."""
+    symbol = NORMS.get(str(_shared(parts, "norm")), r"\Vert J_{t,k}\Vert")
+    return f"norm ${symbol}$ (dimensionless)"
+
+
+def conditions(parts: Sequence[xr.Dataset]) -> str:
+    """One line on what was measured, of what all parts share."""
+    wrt = _shared(parts, "wrt")
+    said = [rf"$J_{{t,k}} = \partial h_t / \partial {wrt}_k$"] if wrt in ("x", "h", "c") else []
+    for name in ("n", "d", "seed"):
+        value = _shared(parts, name)
+        if value is not None:
+            said.append(f"${name}$ = {value}" if name != "seed" else f"seed {value}")
+    return ",  ".join(said)
+
+
+def axis_label(dim: str) -> str:
+    """Long name and unit of a dimension."""
+    long_name, units = DIMENSIONS[dim]
+    return f"{long_name} ({units})"
+
+
+def _shared(parts: Sequence[xr.Dataset], name: str) -> Any:
+    values = {str(part.attrs.get(name)) for part in parts}
+    return parts[0].attrs.get(name) if len(values) == 1 else None
+
+
+def _told_apart(parts: Sequence[xr.Dataset]) -> list[str]:
+    names = [_spec(part) for part in parts]
+    result = []
+    for i, (name, part) in enumerate(zip(names, parts, strict=True)):
+        same = [other for other, theirs in zip(parts, names, strict=True) if theirs == name]
+        differing = [a for a in _DISTINGUISHING if len({str(_value(other, a)) for other in same}) > 1]
+        if len(same) == 1:
+            result.append(name)
+        elif differing:
+            result.append(f"{name} ({', '.join(f'{a}={_value(part, a)}' for a in differing)})")
+        else:
+            result.append(f"{name} ({names[: i + 1].count(name)})")
+    return result
+
+
+def _spec(part: xr.Dataset) -> str:
+    return str(_value(part, "layer") or "layer")
+
+
+def _value(part: xr.Dataset, name: str) -> Any:
+    if name in part.coords and part[name].ndim == 0:
+        return part[name].item()
+    return part.attrs.get(name)
