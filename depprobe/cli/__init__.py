@@ -59,7 +59,7 @@ def main(arguments: list[str] | None = None) -> NoReturn:
     except click.exceptions.Exit as stop:
         code = stop.exit_code
     except (click.Abort, KeyboardInterrupt):
-        _say("interrupted; nothing half-written")
+        _say("interrupted; nothing is half-written, and the same command resumes")
         code = 130
     except Exception as error:
         if debug:

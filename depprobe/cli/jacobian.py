@@ -138,6 +138,7 @@ def jacobian(
     from depprobe import store
     from depprobe.curves import decay_curve, distances
     from depprobe.probes.jacobian import jacobian as measure
+    from depprobe.resume import Finished
 
     threads_before = torch.get_num_threads()
     start = time.perf_counter()
@@ -145,13 +146,20 @@ def jacobian(
         if threads:
             torch.set_num_threads(threads)
         with progress(quiet) as report:
+            kept = Finished(stem.with_name(stem.name + ".partial"))
             ds = measure(
-                list(layers), source, command=_command(layers, input_, options), progress=report, **options
+                list(layers),
+                source,
+                command=_command(layers, input_, options),
+                progress=report,
+                finished=kept,
+                **options,
             )
     finally:
         torch.set_num_threads(threads_before)
     measured = time.perf_counter() - start
     store.save(ds, data_path)
+    kept.clear()
     curve, found = decay_curve(ds), distances(ds)
     figures = draw([ds], [], figure_path)
     rows = output.summary(ds, found, curve)

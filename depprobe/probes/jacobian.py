@@ -26,6 +26,7 @@ from depprobe.operators import temporal_jacobian
 from depprobe.operators.budget import DEFAULT_MEMORY, parse_bytes, require
 from depprobe.operators.targets import nearest_outputs, wanted_positions
 from depprobe.registry import Spec
+from depprobe.resume import Finished
 from depprobe.vocabulary import NORMS, SCHEMA_VERSION
 
 #: called with (cases done, cases in all, what is under way)
@@ -53,6 +54,7 @@ def jacobian(
     forward: Mapping[str, Any] | None = None,
     command: str | None = None,
     progress: Progress | None = None,
+    finished: Finished | None = None,
 ) -> xr.Dataset:
     """Natural logs of the norms of the temporal Jacobian, as a labelled dataset.
 
@@ -77,6 +79,7 @@ def jacobian(
     forward : further arguments of the module's forward, such as ``attn_mask``.
     command : what to record as the command; the call itself by default.
     progress : called with (cases done, cases in all, what is under way).
+    finished : where to keep finished cases of named layers, and take them up from.
 
     Returns
     -------
@@ -124,9 +127,24 @@ def jacobian(
     )
     results = []
     for done, case in enumerate(cases):
-        results.append(
-            _measure(case, targets, norm, options, forward, progress, done, len(cases), len(labels) > 1)
-        )
+        facts = {
+            "layer": case.label,
+            "seed": case.seed,
+            "n": length,
+            "d": d,
+            "dtype": dtype,
+            "targets": targets,
+        }
+        facts |= {"norm": norm, "version": depprobe.__version__, **options, "compared": len(labels) > 1}
+        plain = case.x.detach().cpu().numpy()
+        result = finished.get(facts, plain) if finished else None
+        if result is None:
+            result = _measure(
+                case, targets, norm, options, forward, progress, done, len(cases), len(labels) > 1
+            )
+            if finished:
+                finished.put(facts, plain, result)
+        results.append(result)
     if progress:
         progress(len(cases), len(cases), "")
     ds = labelled(results, labels, seed_values, cases[0].x.dtype)
