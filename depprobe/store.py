@@ -76,7 +76,7 @@ def save(ds: xr.Dataset, path: str | os.PathLike[str]) -> Path:
     with replacing(path) as temporary:
         try:
             plain.to_netcdf(temporary, mode="w", format="NETCDF4", engine="h5netcdf", encoding=encoding)
-        except (ValueError, TypeError, NotImplementedError) as error:
+        except (AttributeError, NotImplementedError, TypeError, ValueError) as error:
             raise BadInput(f"cannot store the dataset: {_one_line(error)}") from error
     return Path(path)
 
@@ -120,13 +120,14 @@ def load(path: str | os.PathLike[str]) -> xr.Dataset:
             file.absolute(), engine="h5netcdf", decode_times=False, decode_timedelta=False
         ) as stored:
             ds = stored.load().drop_encoding()
-    except OSError as error:
-        raise BadInput(f"cannot read {str(path)!r}: {_reason(error)}") from error
     except BadInput as error:
         raise BadInput(f"cannot read {str(path)!r}: {error}") from None
     except Exception as error:
-        # damage surfaces as whatever the decoder meets first: KeyError, RuntimeError, UnicodeDecodeError, ...
-        raise BadInput(f"cannot read {str(path)!r}: damaged or not netCDF-4 ({_one_line(error)})") from error
+        if isinstance(error, OSError) and error.strerror:
+            raise BadInput(f"cannot read {str(path)!r}: {_reason(error)}") from error
+        # damage surfaces as whatever the decoder meets first: OSError, KeyError, RuntimeError, ...
+        fault = f"truncated, damaged or not netCDF-4 ({_one_line(error)})"
+        raise BadInput(f"cannot read {str(path)!r}: {fault}") from error
     holders: list[Any] = [ds, *ds.variables.values()]
     for holder in holders:
         holder.attrs = {name: _as_python(value) for name, value in holder.attrs.items()}
