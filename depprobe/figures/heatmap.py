@@ -137,7 +137,8 @@ def _scale(known: Sequence[Floats], floor: float | None, ceiling: float | None) 
     """Ends of the colour scale, log10 of norms, a decade apart at least where they come from the data."""
     low, high = -1.0, 0.0
     if known:
-        high = max(float(values.max()) for values in known)
+        # adding 0 turns -0 into 0
+        high = max(float(values.max()) for values in known) + 0.0
         lows = [_robust_low(values) for values in known]
         low = max(min(lows), typical_floor(lows, high) or -math.inf)
     if high - low < 1:
@@ -189,7 +190,7 @@ def _draw(ax: Axes, picture: Cells, colours: Colormap, scale: tuple[float, float
     ax.set_ylim(picture.t_view[1], picture.t_view[0])
     ax.set_box_aspect(1)
     for axis in (ax.xaxis, ax.yaxis):
-        axis.set_major_locator(MaxNLocator(5, integer=True))
+        axis.set_major_locator(MaxNLocator(5, integer=True, min_n_ticks=1))
     return image
 
 
