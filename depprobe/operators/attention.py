@@ -38,7 +38,7 @@ _PAIRS = 1 << 21
 _ACCURACY = {torch.float32: 1e-4, torch.float64: 1e-11}
 #: elements of the blocks made at once
 _BLOCKS = 1 << 23
-#: blocks times d^3 up to which singular values are computed: minutes
+#: blocks times (d + 20)^3 up to which singular values are computed: minutes
 _SINGULAR_WORK = 1e12
 
 
@@ -63,7 +63,8 @@ class AttentionJacobian(TemporalJacobian):
         d = heads.W_O.shape[1]
         self.shape = (n, d, n, d)
         self._heads, self._support, self._memory = heads, support, memory
-        needed = (8 * (H * e) ** 2 + len(heads.k) * (6 * d + 2 * H * H) + 6 * _PAIRS) * heads.q.element_size()
+        pairs = min(_PAIRS, H * n * len(heads.k))
+        needed = (8 * (H * e) ** 2 + len(heads.k) * (6 * d + 2 * H * H) + 6 * pairs) * heads.q.element_size()
         require(needed, memory, f"attention over {n} positions", "use a smaller n or d, or --dtype float32")
         self._query: QueryPart | None = None
         self._double: tuple[Heads, Tensor] | None = None
@@ -105,10 +106,11 @@ class AttentionJacobian(TemporalJacobian):
     ) -> NDArray[np.float64]:
         """Norms of the targets wanted, (wanted, width); ``column_of(t, k)`` is a pair's column, or -1."""
         n, d = self.shape[:2]
-        if norm != "fro" and len(wanted) * width * d**3 > _SINGULAR_WORK:
+        affordable = int(_SINGULAR_WORK / (d + 20) ** 3)
+        if norm != "fro" and len(wanted) * width > affordable:
             raise BadInput(
                 f"spectral norms of {len(wanted)} x {width} blocks of {d} x {d} would take hours; ask for "
-                f"{int(_SINGULAR_WORK / d**3)} blocks at most (fewer targets or sources), or norm='fro'"
+                f"{affordable} blocks at most (fewer targets or sources), or norm='fro'"
             )
         out, row_of = np.full((len(wanted), width), -np.inf), np.full(n, -1)
         row_of[wanted] = np.arange(len(wanted))

@@ -26,7 +26,7 @@ _ELEMENTS = 1 << 22
 
 
 class Through(NamedTuple):
-    """For N targets: |D|^2 + 2 <D, R>; the norms of D's terms; and of the sums inside C; all (N,)."""
+    """For N targets: |D|^2 + 2 <D, R>; the norms of D's terms; and what its rounding is relative to; (N,)."""
 
     value: Tensor
     size: Tensor
@@ -68,7 +68,9 @@ class QueryPart:
         C = torch.stack([_moments(a[:, h], v[:, :, h], k[:, :, h]) for h in range(a.shape[1])])
         C -= torch.einsum("tche,tchf->hetcf", o, k_mixed)
         C *= heads.scale
-        inside = torch.einsum("thcm,tmh->thc", a, v.norm(dim=-1) * k.norm(dim=-1))
+        # rounding errors of the terms are independent: they add in squares, unlike the terms themselves
+        squares = (v.square().sum(-1) * k.square().sum(-1)).permute(0, 2, 1)[..., None]  # (T, H, m, 1)
+        inside = (a.square_() @ squares)[..., 0].sqrt_()
         inside += (o.norm(dim=-1) * k_mixed.norm(dim=-1)).transpose(1, 2)
         rounding = torch.einsum("h,thc->tc", self.sizes * heads.scale, inside)
         size = torch.einsum("h,htc->tc", self.sizes, torch.linalg.vector_norm(C, dim=(1, 4)))
@@ -86,9 +88,8 @@ class QueryPart:
         for h in range(H):
             stacked = self.gram.G[: h + 1, h].reshape(-1, e) @ C[h].reshape(e, -1)  # G_gh C_h, g <= h
             moved = stacked.view(h + 1, e * N, e) @ self.QQ[h, : h + 1]
-            for g in range(h + 1):
-                inner = torch.einsum("eni,eni->n", moved[g].view(e, N, e), C[g])
-                total += inner if g == h else 2 * inner
+            inner = torch.linalg.vecdot(moved.view(h + 1, e, N, e), C[: h + 1]).sum(1)  # (h + 1, N)
+            total += 2 * inner[:h].sum(0) + inner[h]
         return total
 
     def _cross(self, C: Tensor, weights: Tensor, u: Tensor, q: Tensor) -> Tensor:

@@ -29,7 +29,7 @@ class Dense:
     ----------
     n : length.
     extra : keys that are no source.
-    causal : whether only keys j <= t are seen.
+    causal : whether only keys j <= t are seen, and no other mask is there.
     mask : (n, n) or (H, n, n), boolean (true: not seen) or additive.
     padding : (n,), likewise.
     like : a tensor of the dtype and device that tiles are to have.
@@ -59,21 +59,23 @@ class Dense:
         keys = torch.arange(m, device=self._like.device)[None]
         chosen = torch.as_tensor(targets, device=self._like.device)
         for chunk in chosen.split(max(1, pairs // m)):
-            yield Tile(chunk[None], keys, self._bias(chunk))
+            until = int(chunk.max()) + 1 if self._causal else m
+            yield Tile(chunk[None], keys[:, :until], self._bias(chunk, keys[0, :until]))
 
-    def _bias(self, targets: Tensor) -> Tensor | None:
+    def _bias(self, targets: Tensor, keys: Tensor) -> Tensor | None:
         if not self._causal and self._mask is None and self._padding is None:
             return None
+        if self._causal:
+            return self._like.new_zeros(len(targets), len(keys)).masked_fill_(
+                keys > targets[:, None], -torch.inf
+            )[None, None]
         heads = 1 if self._mask is None else len(self._mask)
-        bias = self._like.new_zeros(heads, len(targets), self._n + self._extra)
+        bias = self._like.new_zeros(heads, len(targets), len(keys))
         inner = bias[..., : self._n]
         if self._mask is not None:
             _add(inner, self._mask[:, targets])
         if self._padding is not None:
             _add(inner, self._padding)
-        if self._causal:
-            later = torch.arange(self._n + self._extra, device=self._like.device) > targets[:, None]
-            bias.masked_fill_(later, -torch.inf)
         return bias[None]
 
 
