@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -13,9 +13,13 @@ from torch import Tensor, nn
 
 from depprobe.errors import BadInput, unknown
 from depprobe.inputs import Source, joined
+from depprobe.operators.budget import require
 from depprobe.registry import Layer, Spec, layers
 
 DTYPES = {"float32": torch.float32, "float64": torch.float64}
+
+#: share of the budget below which one (d x d) matrix cannot make the weights exceed it
+_SMALL_SHARE = 0.01
 
 
 @dataclass(frozen=True)
@@ -62,12 +66,9 @@ def cases_of_specs(
     ------
     BadInput : unknown layer, option, dtype or device; an input that does not fit.
     """
-    if dtype in ("float16", "bfloat16"):
-        raise BadInput(f"{dtype} has too few digits to measure with: use --dtype float32")
-    if dtype not in DTYPES:
-        raise unknown("dtype", dtype, DTYPES)
-    if d < 1:
-        raise BadInput(f"d must be at least 1, not {d}")
+    _check_width_and_dtype(d, dtype)
+    if min(seeds) < 0 or max(seeds) >= 2**63:
+        raise BadInput(f"seeds must lie between 0 and 2^63 - 1, not {seeds[0]} to {seeds[-1]}")
     where = _device(device)
     cases = []
     for label in labels:
@@ -85,6 +86,50 @@ def cases_of_specs(
                 for one in inputs
             ]
     return cases
+
+
+def require_room(
+    labels: Sequence[str], source: Source, n: int, d: int, samples: int, seeds: int, dtype: str, memory: int
+) -> None:
+    """Refuse inputs or weights that would not fit the budget, before either is allocated.
+
+    Raises
+    ------
+    OverBudget : naming options that would fit.
+    BadInput : unknown layer, option or dtype; a source that is too short.
+    """
+    _check_width_and_dtype(d, dtype)
+    source.check(n, samples)
+    inputs = len(labels) * seeds * samples
+    # drawn or read in float64, whatever the dtype asked for
+    position = 8.0 * inputs * max(d, source.width or d)
+    require(
+        position * n,
+        memory,
+        f"the input ({inputs} x {n} x {max(d, source.width or d)})",
+        "use a smaller --n or --d, fewer layers, samples or seeds, or a larger --memory",
+    )
+    for label in labels:
+        spec = Spec.parse(label)
+        entry, options = layers[spec.name], spec.options()
+        # drawing weights without storage can cost seconds of torch's start-up: only where it could matter
+        if DTYPES[dtype].itemsize * d**2 < _SMALL_SHARE * memory:
+            continue
+        widths = {"d_in": source.width or d} if entry.reads_any_width else {}
+        with torch.device("meta"):
+            module = entry.build(d, **widths, **options)
+        size = DTYPES[dtype].itemsize * sum(p.numel() for p in (*module.parameters(), *module.buffers()))
+        cheaper = "a smaller --d" if dtype == "float32" else "a smaller --d, or --dtype float32"
+        require(size, memory, f"{label} with its weights", f"use {cheaper}, or a larger --memory")
+
+
+def _check_width_and_dtype(d: int, dtype: str) -> None:
+    if dtype in ("float16", "bfloat16"):
+        raise BadInput(f"{dtype} has too few digits to measure with: use --dtype float32")
+    if dtype not in DTYPES:
+        raise unknown("dtype", dtype, DTYPES)
+    if d < 1:
+        raise BadInput(f"d must be at least 1, not {d}")
 
 
 def _windows(x: Any, n: int, d: int, samples: int, seed: int) -> np.ndarray:
@@ -109,7 +154,8 @@ def _build(
 def _device(name: str) -> torch.device:
     try:
         device = torch.device(name)
-        torch.zeros(1, device=device)
+        # reading a value back tells devices that hold none
+        torch.zeros(1, device=device).item()
     except (RuntimeError, AssertionError, NotImplementedError):
         have = ["cpu"] + (["cuda"] if torch.cuda.is_available() else [])
         have += ["mps"] if torch.backends.mps.is_available() else []

@@ -11,6 +11,7 @@ for; a shorter one is an error. Files are data: nothing in them is run, and pick
 from __future__ import annotations
 
 import csv
+import math
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -41,6 +42,24 @@ class Source:
         """Own d_in of the input; None for noise and text."""
         return None if self.data is None else self.data.shape[1]
 
+    @property
+    def length(self) -> int | None:
+        """Number of positions; None for noise, which is as long as it is asked to be."""
+        if self.text is not None:
+            return len(self.text)
+        return None if self.data is None else len(self.data)
+
+    def check(self, n: int, samples: int = 1) -> None:
+        """Refuse what ``windows`` cannot give; raises ``BadInput``."""
+        if n < 2:
+            raise BadInput(f"n must be at least 2, not {n}")
+        if samples < 1:
+            raise BadInput(f"samples must be at least 1, not {samples}")
+        if self.length is None or self.length >= n:
+            return
+        remedy = f"use --n {self.length} or less" if self.length >= 2 else "use a longer one"
+        raise BadInput(f"{self.name} holds {self.length} positions and n = {n} were asked for; {remedy}")
+
     def windows(self, n: int, d: int, samples: int = 1, seed: int = 0) -> Floats:
         """``samples`` windows of n positions: (samples, n, d_in), d_in being ``width`` or d.
 
@@ -53,17 +72,10 @@ class Source:
         >>> Source("noise").windows(5, 3, samples=2).shape
         (2, 5, 3)
         """
-        if n < 2:
-            raise BadInput(f"n must be at least 2, not {n}")
-        if samples < 1:
-            raise BadInput(f"samples must be at least 1, not {samples}")
-        if self.data is None and self.text is None:
+        self.check(n, samples)
+        length = self.length
+        if length is None:
             return np.random.default_rng([seed, 1]).standard_normal((samples, n, d))
-        length = len(self.text) if self.text is not None else len(self.data)  # type: ignore[arg-type]
-        if length < n:
-            raise BadInput(
-                f"{self.name} holds {length} positions and n = {n} were asked for; use --n {length} or less"
-            )
         starts = np.linspace(0, length - n, samples).astype(int) if samples > 1 else [0]
         if self.text is not None:
             table = np.random.default_rng(_EMBEDDING_SEED).standard_normal((256, d))
@@ -102,10 +114,13 @@ def read(name: str) -> Source:
     path = Path(name)
     try:
         if not path.is_file():
-            raise BadInput(f"no such input {name!r}; use noise or a .txt, .npy or .csv file")
+            what = f"input {name!r} is a folder" if path.is_dir() else f"no such input {name!r}"
+            raise BadInput(f"{what}; use noise or a .txt, .npy or .csv file")
+        if path.stat().st_size == 0:
+            raise BadInput(f"input {name!r} is empty")
         suffix = path.suffix.lower()
         if suffix == ".npy":
-            data = np.load(path, allow_pickle=False)
+            data = _read_npy(path)
         elif suffix == ".csv":
             data = _read_csv(path)
         elif suffix in (
@@ -123,30 +138,54 @@ def read(name: str) -> Source:
         ):
             raise BadInput(f"cannot read {name!r} as an input; use noise or a .txt, .npy or .csv file")
         else:
-            text = path.read_bytes()
-            if not text:
-                raise BadInput(f"input {name!r} is empty")
-            return Source(path.name, text=text)
+            return Source(path.name, text=path.read_bytes())
     except OSError as error:
         raise BadInput(f"cannot read input {name!r}: {error.strerror or error}") from None
-    except (ValueError, EOFError) as error:
+    except (ValueError, EOFError, csv.Error) as error:
         if isinstance(error, BadInput):
             raise
         raise BadInput(f"cannot read input {name!r}: {str(error).splitlines()[0]}") from None
     return Source(path.name, data=_checked(data, name))
 
 
+def _read_npy(path: Path) -> NDArray:
+    """The array in a .npy file, its header read first: what it claims may be a pickle, or not be there."""
+    with path.open("rb") as stream:
+        if stream.read(6) != b"\x93NUMPY":
+            raise BadInput(f"cannot read input {str(path)!r}: it is not a .npy file; pickles are refused")
+        stream.seek(0)
+        version = np.lib.format.read_magic(stream)
+        header = (
+            np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+        )
+        shape, _, dtype = header(stream)
+        if dtype.hasobject:
+            raise BadInput(f"cannot read input {str(path)!r}: it holds Python objects; pickles are refused")
+        claimed, found = math.prod(shape) * dtype.itemsize, path.stat().st_size - stream.tell()
+        if found < claimed:
+            raise BadInput(
+                f"cannot read input {str(path)!r}: it is truncated, {found} bytes of the {claimed} "
+                f"that shape {shape} takes"
+            )
+    return np.load(path, allow_pickle=False)
+
+
 def _read_csv(path: Path) -> Floats:
     with path.open(newline="", encoding="utf-8-sig") as stream:
-        rows = [row for row in csv.reader(stream) if any(cell.strip() for cell in row)]
-    if rows and not all(map(_is_number, rows[0])):
-        rows = rows[1:]
-    widths = {len(row) for row in rows}
+        reader = csv.reader(stream)
+        numbered = [(reader.line_num, row) for row in reader if any(cell.strip() for cell in row)]
+    if numbered and not all(map(_is_number, numbered[0][1])):
+        del numbered[0]
+    widths = {len(row) for _, row in numbered}
     if len(widths) > 1:
         raise BadInput(
             f"cannot read input {str(path)!r}: its rows have {min(widths)} to {max(widths)} columns"
         )
-    return np.array([[float(cell) for cell in row] for row in rows], dtype=np.float64)
+    for line, row in numbered:
+        for cell in row:
+            if not _is_number(cell):
+                raise BadInput(f"cannot read input {str(path)!r}: line {line} holds {cell!r}, not a number")
+    return np.array([[float(cell) for cell in row] for _, row in numbered], dtype=np.float64)
 
 
 def _is_number(cell: str) -> bool:

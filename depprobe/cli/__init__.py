@@ -34,19 +34,36 @@ class _Lazy(click.Group):
             raise unknown("command", cmd_name, COMMANDS)
         return getattr(importlib.import_module(f"depprobe.cli.{cmd_name}"), cmd_name)
 
+    def invoke(self, ctx: click.Context) -> Any:
+        # click would answer these two with a blank line, and take the second for an interrupt
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt:
+            raise click.Abort from None
+        except EOFError as error:
+            raise DepprobeError(f"data ended too early: {error}") from error
+
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):
             formatter.write_dl(list(COMMANDS.items()))
 
 
-@click.command(cls=_Lazy, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.command(
+    cls=_Lazy,
+    invoke_without_command=True,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+)
 @click.version_option(__version__, prog_name="depprobe")
 @click.option("--debug", is_flag=True, help="Show the traceback of an error.")
-def cli(debug: bool) -> None:
+@click.pass_context
+def cli(ctx: click.Context, debug: bool) -> None:
     """Measure how far information and gradients travel in sequence models.
 
     Start with: depprobe jacobian --layer lstm --n 1000
     """
+    if ctx.invoked_subcommand is None:
+        click.echo(ctx.get_help(), err=True)
+        ctx.exit(2)
 
 
 def main(arguments: list[str] | None = None) -> NoReturn:
@@ -54,10 +71,9 @@ def main(arguments: list[str] | None = None) -> NoReturn:
     arguments = sys.argv[1:] if arguments is None else arguments
     debug = "--debug" in arguments
     try:
-        cli.main([a for a in arguments if a != "--debug"], prog_name="depprobe", standalone_mode=False)
-        code = 0
-    except click.exceptions.Exit as stop:
-        code = stop.exit_code
+        left = cli.main([a for a in arguments if a != "--debug"], prog_name="depprobe", standalone_mode=False)
+        # what click returns for ctx.exit(code); the commands themselves return nothing
+        code = left if isinstance(left, int) else 0
     except (click.Abort, KeyboardInterrupt):
         _say("interrupted; nothing is half-written, and the same command resumes")
         code = 130
@@ -71,8 +87,6 @@ def main(arguments: list[str] | None = None) -> NoReturn:
 
 def _reading(error: Exception) -> tuple[int, str]:
     """Exit code and one line for an error."""
-    if isinstance(error, click.exceptions.NoArgsIsHelpError):
-        return 2, error.format_message().rstrip()
     if isinstance(error, click.ClickException):
         return error.exit_code, " ".join(error.format_message().split())
     if isinstance(error, DepprobeError):

@@ -128,6 +128,7 @@ def jacobian(
     format_of(figure_path)
     for path in (data_path, figure_path):
         output.check_writable(path)
+    output.check_distinct(data_path, figure_path, *([] if input_ == "noise" else [Path(input_)]))
 
     from depprobe.inputs import read
 
@@ -136,17 +137,21 @@ def jacobian(
     import torch
 
     from depprobe import store
+    from depprobe.cases import require_room
     from depprobe.curves import decay_curve, distances
+    from depprobe.operators.budget import parse_bytes
     from depprobe.probes.jacobian import jacobian as measure
     from depprobe.resume import Finished
 
+    sizes = {name: options[name] for name in ("n", "d", "samples", "seeds", "dtype")}
+    require_room(layers, source, memory=parse_bytes(options["memory"]), **sizes)
     threads_before = torch.get_num_threads()
     start = time.perf_counter()
     try:
         if threads:
             torch.set_num_threads(threads)
         with progress(quiet) as report:
-            kept = Finished(stem.with_name(stem.name + ".partial"))
+            kept = Finished(data_path.with_name(data_path.name + ".partial"))
             ds = measure(
                 list(layers),
                 source,

@@ -212,6 +212,21 @@ def check_writable(path: Path) -> None:
         raise BadInput(f"cannot write {str(path)!r}: no permission in {str(existing)!r}")
 
 
+def check_distinct(*paths: Path) -> None:
+    """Refuse a call in which one file would overwrite another, or its own input.
+
+    Raises
+    ------
+    BadInput : two of the paths name one file.
+    """
+    seen: set[str] = set()
+    for path in paths:
+        real = os.path.realpath(path)
+        if real in seen:
+            raise BadInput(f"{str(path)!r} is named twice; dataset, figure and input must be different files")
+        seen.add(real)
+
+
 def echo(text: str) -> None:
     """Print a result on stdout."""
     click.echo(text)
