@@ -422,8 +422,14 @@ def test_a_layer_checks_its_options_against_the_width(refused):
     [
         (r"1e\+03 B; use a smaller --d, or --dtype float32", [*LSTM, "--memory", "1KB"]),
         ("the input .* needs 384 B .*smaller --n or --d", [*LSTM, "--memory", "10"]),
-        ("--n", ["jacobian", "--layer", "lstm", "--n", "100000000", "--targets", "all"]),
-        ("--n", ["jacobian", "--layer", "conv", "--n", "100000000000", "--d", "1"]),
+        (
+            "needs 381 GiB .* 4 GiB; use a smaller --n",
+            ["jacobian", "--layer", "lstm", "--n", "100000000", "--targets", "all"],
+        ),
+        (
+            "needs 745 GiB .*use a smaller --n",
+            ["jacobian", "--layer", "conv", "--n", "100000000000", "--d", "1"],
+        ),
         (
             "with its weights needs .*use a smaller --d",
             ["jacobian", "--layer", "lstm", "--n", "9", "--d", "30000"],
@@ -439,7 +445,7 @@ def test_a_job_over_budget_is_refused_before_it_is_allocated(refused, monkeypatc
         raise AssertionError("work began before the budget was checked")
 
     monkeypatch.setattr("depprobe.probes.jacobian.temporal_jacobian", allocated)
-    refused(match + "|memory budget is .*" + match, *arguments)
+    refused(match, *arguments)
 
 
 INPUTS = {
@@ -463,7 +469,7 @@ INPUTS = {
     "header.csv": ("is empty", b"a,b\n"),
     "ragged.csv": ("its rows have 1 to 2 columns", b"1,2\n3\n4,5\n"),
     "word.csv": ("line 3 holds 'x', not a number", b"a,b\n1,2\n3,x\n"),
-    "hole.csv": ("line 1 holds '', not a number|line 2 holds ''", b"1,2\n3,\n"),
+    "hole.csv": ("line 2 holds '', not a number", b"1,2\n3,\n"),
     "nan.csv": ("holds NaN or Inf", b"1,2\n3,nan\n" * 10),
     "bytes.csv": ("cannot read input 'bytes.csv'", b"\xff\xfe\x00,1\n1,2\n"),
     "short.txt": ("short.txt holds 5 positions and n = 12 were asked for; use --n 5 or less", b"short"),
@@ -513,7 +519,7 @@ def test_a_place_that_cannot_be_written_is_refused_before_the_work(refused, monk
 
 def test_a_call_never_overwrites_its_own_input(refused):
     np.save("x.npy", np.ones((20, 3)))
-    refused("'./x.npy' is named twice|'x.npy' is named twice", *LSTM, "--input", "./x.npy", "-o", "x.npy")
+    refused("'x.npy' is named twice", *LSTM, "--input", "./x.npy", "-o", "x.npy")
 
 
 @pytest.mark.parametrize(
