@@ -61,7 +61,7 @@ def test_an_array_of_a_later_format_version_is_read(tmp_path):
     assert (read(str(tmp_path / "x.npy")).data == ROWS).all()
 
 
-@pytest.mark.parametrize("head", ["", "time,price,volume\n", "\ufefftime,price,volume\n", "\n \n"])
+@pytest.mark.parametrize("head", ["", "time,price,volume\n", "\ufeff", "\ufefftime,price,volume\n", "\n \n"])
 def test_csv_with_and_without_a_header(tmp_path, head):
     body = "\n".join(",".join(map(repr, map(float, row))) for row in ROWS)
     (tmp_path / "x.csv").write_text(head + body + "\n\n", encoding="utf-8")
