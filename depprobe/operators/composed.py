@@ -44,8 +44,8 @@ from depprobe.operators.support import independent
 from depprobe.operators.table import structured
 from depprobe.vocabulary import NORMS
 
-#: multiply-adds of one row block beyond which probes take over: about a minute on two cores
-_WORK = 2e12
+#: multiply-adds of one row block beyond which probes take over: about ten seconds on two cores
+_WORK = 2e11
 _PROBES = 32
 
 
