@@ -108,6 +108,10 @@ def test_what_cannot_be_answered_is_said_in_one_line(case):
         temporal_jacobian(nn.Identity(), x.detach(), method="autograd").__class__(lambda z: z.detach(), x)
     with pytest.raises(BadInput, match=r"x is torch.float32 .* but the module is torch.float64"):
         temporal_jacobian(module, x.float())
+    with pytest.raises(BadInput, match=r"fails on x of shape \(21, 4\): mat1 and mat2"):
+        temporal_jacobian(module, x[:, :4])
+    with pytest.raises(BadInput, match="x is 5 wide and the module reads 6"):
+        temporal_jacobian(nn.GRU(6, 3).to(F64), x)
     with pytest.raises(BadInput, match="use --dtype float32"):
         temporal_jacobian(module.half(), x.half())
 

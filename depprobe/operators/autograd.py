@@ -80,7 +80,7 @@ class AutogradJacobian(TemporalJacobian):
             self._chunk = int(1 + (memory - one) // max(1, two - one))
         with torch.enable_grad():
             self._leaf = self._x.clone().requires_grad_()
-            self._y = function(self._leaf)
+            self._y = _forward(function, self._leaf)
         if not self._y.requires_grad:
             raise BadInput("the output does not depend on the input through differentiable operations")
         self.shape = (*self._y.shape, *x.shape)
@@ -187,6 +187,19 @@ def _twice_differentiable() -> Iterator[None]:
         warnings.simplefilter("ignore")  # torch warns of an Intel GPU flag whenever this one is touched
         with torch.backends.mkldnn.flags(enabled=False), sdpa_kernel(SDPBackend.MATH):
             yield
+
+
+def _forward(function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+    """The output at x; a module that cannot take such an input is the caller's to mend."""
+    try:
+        return function(x)
+    except (torch.OutOfMemoryError, MemoryError, BadInput):
+        raise
+    except (RuntimeError, ValueError, TypeError, IndexError, AssertionError) as error:
+        if "allocate memory" in str(error):
+            raise
+        first = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise BadInput(f"the module fails on x of shape {tuple(x.shape)}: {first}") from error
 
 
 def _log_norm(grad: Tensor) -> Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import weakref
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -41,8 +42,14 @@ class StorageTracker(TorchDispatchMode):
 def _fake() -> Iterator[Any]:
     from torch._subclasses.fake_tensor import FakeTensorMode  # slow to import, and only this needs it
 
-    with FakeTensorMode(allow_non_fake_inputs=True) as mode:
-        yield mode
+    # it logs what fails at the level of errors; here a failure is an answer
+    logger = logging.getLogger(FakeTensorMode.__module__)
+    before, logger.disabled = logger.disabled, True
+    try:
+        with FakeTensorMode(allow_non_fake_inputs=True) as mode:
+            yield mode
+    finally:
+        logger.disabled = before
 
 
 def predicted_peak(function: Callable[[Tensor], Tensor], x: Tensor, cotangents: int) -> int | None:

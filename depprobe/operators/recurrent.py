@@ -60,6 +60,8 @@ class RecurrentJacobian(TemporalJacobian):
         memory: int = DEFAULT_MEMORY,
     ) -> None:
         both = module.bidirectional
+        if x.shape[1] != module.input_size:
+            raise BadInput(f"x is {x.shape[1]} wide and the module reads {module.input_size}")
         if wrt == "c" and not isinstance(module, nn.LSTM):
             raise BadInput(f"wrt='c' needs a cell state and {type(module).__name__} has none; use x or h")
         if wrt != "x" and both:
