@@ -19,7 +19,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import h5py
 import numpy as np
 import xarray as xr
 from numpy.typing import ArrayLike
@@ -30,8 +29,8 @@ from depprobe.vocabulary import ATTRIBUTES, DIMENSIONS, SCHEMA_VERSION
 
 #: smaller variables gain nothing from compression, and HDF5 cannot compress scalars
 _COMPRESS_FROM = 1024
-#: checksums turn a damaged file into an error instead of wrong numbers
-_COMPRESSION = {"zlib": True, "complevel": 4, "shuffle": True, "fletcher32": True}
+#: compressed data carry a checksum too, so damage is an error instead of wrong numbers
+_COMPRESSION = {"zlib": True, "complevel": 4, "shuffle": True}
 
 #: dimensions that may stand before those of a block
 _LEADING = ("layer", "seed", "sample")
@@ -112,13 +111,16 @@ def load(path: str | os.PathLike[str]) -> xr.Dataset:
             raise BadInput("it is empty")
         if signature != b"\x89HDF\r\n\x1a\n":
             raise BadInput("it is not a netCDF-4 file")
-        # h5py refuses a truncated file cleanly, where h5netcdf leaves a half-built object behind
-        with h5py.File(file, "r"):
-            pass
         # units such as "seconds" describe a measured time here, not a date to decode
         with xr.open_dataset(
-            file.absolute(), engine="h5netcdf", decode_times=False, decode_timedelta=False
+            file.absolute(),
+            engine="h5netcdf",
+            phony_dims="access",
+            decode_times=False,
+            decode_timedelta=False,
         ) as stored:
+            if any(str(dim).startswith("phony_dim") for dim in stored.dims):
+                raise BadInput("it is HDF5 but not netCDF-4: its dimensions have no names")
             ds = stored.load().drop_encoding()
     except BadInput as error:
         raise BadInput(f"cannot read {str(path)!r}: {error}") from None

@@ -105,6 +105,14 @@ def test_same_bytes_from_another_process(tmp_path):
     assert (tmp_path / "a.nc").read_bytes() == (tmp_path / "b.nc").read_bytes()
 
 
+def test_packing_of_another_file_does_not_leak(tmp_path):
+    ds = jacobian()
+    ds["log_norm"].encoding = {"dtype": "float32", "scale_factor": 100.0, "_FillValue": -1.0}
+    loaded = store.load(store.save(ds, tmp_path / "a.nc"))
+    assert loaded["log_norm"].values.tobytes() == jacobian()["log_norm"].values.tobytes()
+    assert loaded["log_norm"].encoding == {}
+
+
 def test_large_variables_are_compressed(tmp_path):
     ds = xr.Dataset({"log_norm": (("target", "source"), np.full((300, 300), -np.inf))})
     assert store.save(ds, tmp_path / "a.nc").stat().st_size < 300 * 300 * 8 / 10
@@ -233,7 +241,7 @@ def test_missing_file_and_folder(tmp_path):
 def test_hdf5_that_is_not_netcdf(tmp_path):
     with h5py.File(tmp_path / "weights.h5", "w") as file:
         file["kernel"] = np.zeros((2, 3))
-    with pytest.raises(BadInput, match=r"weights\.h5'.*not netCDF-4"):
+    with pytest.raises(BadInput, match=r"weights\.h5'.*HDF5 but not netCDF-4: its dimensions have no names"):
         store.load(tmp_path / "weights.h5")
 
 
@@ -293,7 +301,11 @@ def test_reader_never_meets_a_half_written_file(tmp_path, monkeypatch):
         seen.append(store.load(path).attrs["title"])
 
     monkeypatch.setattr(xr.Dataset, "to_netcdf", watched)
-    store.save(jacobian().assign_attrs(title="new"), path)
+    before = path.read_bytes()
+    with path.open("rb") as reader:
+        store.save(jacobian().assign_attrs(title="new"), path)
+        # who has opened the old file still reads all of it
+        assert reader.read() == before
     assert seen == [jacobian().attrs["title"]]
     assert store.load(path).attrs["title"] == "new"
     assert files(tmp_path) == ["a.nc"]
@@ -419,9 +431,9 @@ def test_all_faults_in_one_line():
 
 def test_provenance_is_the_same_every_time():
     x = np.random.default_rng(0).normal(size=(5, 3))
-    first = store.provenance("depprobe jacobian", x, weights="abc")
+    first = store.provenance("depprobe jacobian", x, weights="abc", other=1)
     time.sleep(0.01)
-    assert first == store.provenance("depprobe jacobian", x.copy(), weights="abc")
+    assert first == store.provenance("depprobe jacobian", x.copy(), other=1, weights="abc")
     record = json.loads(first)
     assert record["command"] == "depprobe jacobian"
     assert record["weights"] == "abc"
