@@ -159,6 +159,17 @@ def test_norms_hold_where_the_terms_cancel():
     np.testing.assert_allclose(norms, exact_log_norms(module, x, lambda t, k: True), rtol=0, atol=1e-8)
 
 
+@pytest.mark.parametrize("sharpness", [1, 6, 10])
+def test_float32_makes_the_blocks_it_cannot_measure(sharpness):
+    # sharp weights put o_t next to one v_k: without made blocks k = t comes out wrong by a factor of e
+    module, x = Attention(32, 2).double(), noise(101, 32)
+    with torch.no_grad():
+        module.weights.in_proj_weight[:64] *= sharpness
+    exact = temporal_jacobian(module, x).log_norms(range(101)).values
+    found = temporal_jacobian(module.float(), x.float()).log_norms(range(101)).values
+    np.testing.assert_allclose(found, exact, rtol=0, atol=2e-4)
+
+
 def test_causal_layers_have_no_future():
     for module in (Attention(8, 2, causal=True), SparseAttention(8, Window(3, causal=True), 2)):
         norms = temporal_jacobian(module.double(), noise(9, 8)).log_norms(range(9), range(9)).values
