@@ -61,6 +61,12 @@ def _stacks():
             nn.Conv1d(5, 6, 3, padding=1),
         ),
         "attention on top": nn.Sequential(nn.Conv1d(D_IN, 6, 3), nn.ELU(), nn.MultiheadAttention(6, 2)),
+        "attention on a wrapped convolution": nn.Sequential(
+            nn.Conv1d(D_IN, 6, 3, padding=2, padding_mode="reflect", groups=2), nn.MultiheadAttention(6, 3)
+        ),
+        "attention on a strided convolution": nn.Sequential(
+            nn.Conv1d(D_IN, 6, 4, stride=2, padding=3), nn.MultiheadAttention(6, 2, add_bias_kv=True)
+        ),
         "attention below": nn.Sequential(
             nn.Linear(D_IN, 6), nn.MultiheadAttention(6, 3), nn.LayerNorm(6), nn.Conv1d(6, 5, 3, padding=1)
         ),
@@ -245,6 +251,20 @@ def test_dead_units_are_exact_zeros_and_saturated_ones_unknown():
     norms = temporal_jacobian(saturated, torch.randn(15, 2).double()).log_norms([7]).values[0]
     assert np.isnan(norms[5:10]).all()
     assert np.isneginf(np.delete(norms, range(5, 10))).all()
+
+
+def test_attention_on_a_convolution_keeps_weights_below_the_range_of_floats(monkeypatch):
+    """The short way against rows of blocks, where weights of 1e-400 and blocks of rounding size occur."""
+    torch.manual_seed(0)
+    module = _named("conv-attention:heads=2").double()
+    with torch.no_grad():
+        module[1].weights.in_proj_weight[:12] *= 40
+    x = torch.randn(31, D_IN).double()
+    short = temporal_jacobian(module, x)
+    found = short.log_norms(range(31)).values
+    monkeypatch.setattr(type(short._levels[0]), "row_log_norms", lambda self, t: None)
+    np.testing.assert_allclose(found, short.log_norms(range(31)).values, rtol=0, atol=1e-9)
+    assert found.min() < -400 * np.log(10)
 
 
 @pytest.mark.parametrize(

@@ -26,6 +26,7 @@ from torch import Tensor, nn
 from depprobe.errors import unknown
 from depprobe.layers.convolution import ConvolutionBlock
 from depprobe.operators.adapters import call
+from depprobe.operators.attended_conv import joined
 from depprobe.operators.autograd import AutogradJacobian
 from depprobe.operators.bands import anchors, is_banded, placed
 from depprobe.operators.budget import DEFAULT_MEMORY, readable, require
@@ -154,6 +155,10 @@ class ComposedJacobian(TemporalJacobian):
             yield int(row), (where, values)
 
     def _norm_row(self, t: int, norm: str) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+        if norm == "fro" and len(self._levels) == 1:
+            known = self._levels[0].row_log_norms(t)
+            if known is not None:
+                return known
         where = support_of(self._levels, np.array([t]))
         total = np.full(len(where), -np.inf)
         for rows in self._row_parts(t, self._chunk(t) if norm == "fro" else self.shape[1]):
@@ -161,8 +166,10 @@ class ComposedJacobian(TemporalJacobian):
             total[place] = 0.5 * np.logaddexp(2 * total[place], 2 * _log_norms(rows, norm))
         zeros = np.flatnonzero(np.isneginf(total))
         if len(zeros) and not self._exact_zeros:
-            known = independent(self._function, self._x, t, torch.from_numpy(where[zeros]).to(self._x.device))
-            total[zeros[~known.cpu().numpy()]] = np.nan
+            ignored = independent(
+                self._function, self._x, t, torch.from_numpy(where[zeros]).to(self._x.device)
+            )
+            total[zeros[~ignored.cpu().numpy()]] = np.nan
         return where, total
 
     def _row_parts(self, t: int, chunk: int) -> Iterator[Rows]:
@@ -245,7 +252,7 @@ def _(
     def function(z: Tensor) -> Tensor:
         return call(module, z)
 
-    exact = ComposedJacobian(stack.levels, function, x, stack.output, memory=memory)
+    exact = ComposedJacobian(joined(stack.levels), function, x, stack.output, memory=memory)
     if exact.work(exact.shape[0] - 1) > _WORK:
         return AutogradJacobian(function, x, probes=_PROBES, memory=memory)
     return exact

@@ -65,6 +65,10 @@ class Level(abc.ABC):
         """Away from the edges, t reads inputs ``step * t + low`` to ``step * t + high``; None: anywhere."""
         return None
 
+    def row_log_norms(self, t: int) -> tuple[Positions, NDArray[np.float64]] | None:
+        """Sources of output t and ln Frobenius norms of its blocks, if a shorter way than rows is known."""
+        return None
+
     def keeps_band(self) -> bool:
         """Whether at the edges, too, outputs read nothing outside the window."""
         return True
@@ -164,6 +168,10 @@ class Conv(Level):
     def window(self) -> tuple[int, int] | None:
         """From the first tap to the last."""
         return (-self.taps.pad[0], self.taps.span - self.taps.pad[0])
+
+    def matrix(self, tap: int) -> Tensor:
+        """W_i: (d_out, d_in)."""
+        return torch.block_diag(*self._weight[tap])
 
     def keeps_band(self) -> bool:
         """Unless padding shows positions from elsewhere."""
