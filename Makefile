@@ -9,7 +9,7 @@ demo: $(VENV)/.installed
 	$(BIN)/depprobe jacobian --layer lstm --n 1000
 
 test: $(VENV)/.installed-test lint
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto
 
 lint: $(VENV)/.installed-test
 	$(BIN)/ruff check .

@@ -34,19 +34,19 @@ class Finished:
     def get(self, facts: dict[str, Any], x: np.ndarray) -> Result | None:
         """The result of a case measured before, or None."""
         try:
-            with np.load(self._path(facts, x), allow_pickle=False) as kept:
+            with self._path(facts, x).open("rb") as stream, np.load(stream, allow_pickle=False) as kept:
                 fields = {name: kept[name] for name in kept.files}
-        except (OSError, ValueError, zipfile.BadZipFile):
-            return None
-        optional = {name: fields.get(name) for name in ("error", "stderr", "lags")}
-        return Result(
-            LogNorms(fields["values"], **optional),
-            fields["target"],
-            fields["position"],
-            str(fields["method"]),
-            float(fields["tolerance"]),
-            tuple(int(size) for size in fields["shape"]),  # type: ignore[arg-type]
-        )
+            optional = {name: fields.get(name) for name in ("error", "stderr", "lags")}
+            return Result(
+                LogNorms(fields["values"], **optional),
+                fields["target"],
+                fields["position"],
+                str(fields["method"]),
+                float(fields["tolerance"]),
+                tuple(int(size) for size in fields["shape"]),  # type: ignore[arg-type]
+            )
+        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+            return None  # a damaged one is measured again
 
     def put(self, facts: dict[str, Any], x: np.ndarray, result: Result) -> None:
         """Keep the result of a case; written under another name and renamed."""

@@ -53,7 +53,9 @@ def good(run):
 
     def go(*arguments: str) -> str:
         code, out, err = run(*arguments)
-        assert (code, err) == (0, "")
+        # on a slow machine a run may say how far it is
+        said = [line for line in err.splitlines() if not re.fullmatch(r"depprobe: \d+ % \(.*\)", line)]
+        assert (code, said) == (0, [])
         return out
 
     return go

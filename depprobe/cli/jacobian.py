@@ -137,14 +137,10 @@ def jacobian(
     import torch
 
     from depprobe import store
-    from depprobe.cases import require_room
     from depprobe.curves import decay_curve, distances
-    from depprobe.operators.budget import parse_bytes
     from depprobe.probes.jacobian import jacobian as measure
     from depprobe.resume import Finished
 
-    sizes = {name: options[name] for name in ("n", "d", "samples", "seeds", "dtype")}
-    require_room(layers, source, memory=parse_bytes(options["memory"]), **sizes)
     threads_before = torch.get_num_threads()
     start = time.perf_counter()
     try:

@@ -4,6 +4,7 @@ from depprobe.operators import sparse_attention as _sparse_attention  # noqa: F4
 from depprobe.operators.attention import AttentionJacobian
 from depprobe.operators.composed import ComposedJacobian
 from depprobe.operators.jacobian import LogNorms, Scaled, TemporalJacobian
+from depprobe.operators.recurrent import RecurrentJacobian
 from depprobe.operators.table import structured, temporal_jacobian
 from depprobe.operators.toeplitz import ToeplitzJacobian
 
@@ -11,6 +12,7 @@ __all__ = [
     "AttentionJacobian",
     "ComposedJacobian",
     "LogNorms",
+    "RecurrentJacobian",
     "Scaled",
     "TemporalJacobian",
     "ToeplitzJacobian",

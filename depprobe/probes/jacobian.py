@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 import depprobe
 from depprobe import store
-from depprobe.cases import Case, cases_of_module, cases_of_specs
+from depprobe.cases import Case, cases_of_module, cases_of_specs, require_room
 from depprobe.errors import BadInput, unknown
 from depprobe.inputs import Source
 from depprobe.labelling import Result, labelled, stacked
@@ -110,6 +110,8 @@ def jacobian(
     else:
         labels = [str(Spec.parse(text)) for text in ([module] if isinstance(module, str) else module)]
         seed_values = list(range(seed, seed + seeds))
+        if x is None or isinstance(x, Source):
+            require_room(labels, x or Source("noise"), n, d, samples, seeds, dtype, budget)
         cases = cases_of_specs(labels, x, n, d, samples, seed_values, dtype, device)
     if not labels:
         raise BadInput("no layer was given; see depprobe layers")
