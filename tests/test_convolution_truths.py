@@ -106,8 +106,8 @@ def test_receptive_fields_of_strided_stacks(shapes):
     J = temporal_jacobian(stack, torch.randn(n, 2).double())
     for t in range(J.shape[0]):
         reads = np.flatnonzero(np.isfinite(J.log_norms([t]).values[0]))
-        assert reads.tolist() == list(range(step * t, step * t + field))
-        assert J.position[t] == reads.mean()
+        assert (reads[0], reads[-1]) == (step * t, step * t + field - 1)
+        assert J.position[t] == (reads[0] + reads[-1]) / 2
 
 
 @pytest.mark.parametrize(("window", "depth"), [(3, 2), (4, 3)])
