@@ -56,7 +56,7 @@ def difference(module: nn.Module, d: int) -> float:
     found = temporal_jacobian(module, x).log_norms(targets, range(CHECKED_LENGTH)).values
     expected = np.stack([autodiff_row(module, x, t) for t in targets])
     assert np.array_equal(np.isneginf(found), np.isneginf(expected)), "the supports differ"
-    return float(np.abs(found - expected)[np.isfinite(expected)].max())
+    return float(np.abs(found[np.isfinite(expected)] - expected[np.isfinite(expected)]).max())
 
 
 def main() -> None:

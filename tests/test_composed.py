@@ -11,6 +11,7 @@ from depprobe.errors import BadInput, OverBudget
 from depprobe.layers.convolution import Convolution, ConvolutionBlock
 from depprobe.operators import composed, temporal_jacobian
 from depprobe.operators.adapters import call
+from depprobe.operators.rows import Rows, gathered
 from depprobe.registry import Spec, layers
 
 N, D_IN = 13, 4
@@ -235,6 +236,25 @@ def test_a_window_below_a_deep_lstm_keeps_exponents():
     assert norms[0] < -310 * np.log(10)
     assert np.isfinite(norms).all()
     assert np.abs(norms - alone).max() < 10
+
+
+def test_a_zero_does_not_set_the_exponent_of_what_it_is_added_to():
+    """A dead position beside one at 1e-400: their sum is the 1e-400."""
+    values = torch.tensor([[[0.0]], [[1.0]]], dtype=torch.float64)
+    log_scale = torch.tensor([[[0.0]], [[-921.0]]], dtype=torch.float64)
+    rows = Rows(values, log_scale, torch.tensor([3, 4])).settled()
+    total = gathered([(rows.values, rows.log_scale, torch.tensor([2, 2]))])
+    assert float(total.log_scale + total.values.log()) == -921
+
+
+def test_slopes_of_saturated_tanh_are_not_rounded_to_zero():
+    """At z = 30, 1 - tanh(z)^2 rounds to 0 and the slope is 4 exp(-60)."""
+    stack = nn.Sequential(nn.Conv1d(1, 1, 1), nn.Tanh()).double()
+    with torch.no_grad():
+        stack[0].weight.fill_(1.0)
+        stack[0].bias.fill_(0.0)
+    norms = temporal_jacobian(stack, torch.full((5, 1), 30.0).double()).log_norms([2]).values[0]
+    assert norms[2] == pytest.approx(np.log(4) - 60, rel=1e-12)
 
 
 def test_dead_units_are_exact_zeros_and_saturated_ones_unknown():

@@ -210,6 +210,11 @@ def test_future_is_shown_where_there_is_one():
     assert past.lines[0].get_xdata().min() == 0
     assert "future" not in past.ax.get_xlabel()
     assert past.ax.get_xlim()[0] > -3
+    # a line parts the future from the past
+    assert [[0, 0] in [list(line.get_xdata()) for line in drawn.ax.lines] for drawn in (both, past)] == [
+        True,
+        False,
+    ]
 
 
 def test_compact_support_ends_in_open_markers():
@@ -247,6 +252,15 @@ def test_median_at_zero_is_told_from_an_end_of_the_support():
     assert drawn.edges[0].get_ydata()[4:] == pytest.approx(np.full(26, -1.0))
     assert "95 %, the 5 % exactly zero" in legend_texts(drawn)
     assert drawn.ax.get_xlim()[1] > 29
+
+
+def test_unknowns_among_the_zeros_leave_the_end_open():
+    row = np.full((3, 30), -np.inf)
+    row[:, -4:] = 0.0
+    row[0, 5] = np.nan
+    drawn = figures.decay(dataset(row, [29] * 3))
+    assert [end.get_xydata().tolist() for end in drawn.ends] == [[[3, 0]]]
+    assert "exactly zero beyond" not in legend_texts(drawn)
 
 
 def test_points_between_zeros_are_visible():
@@ -359,7 +373,8 @@ def test_any_name_can_be_drawn(name):
     for draw in (figures.decay, figures.heatmap):
         drawn = draw(falling(layer=name))
         rendered(drawn)
-    assert legend_texts(figures.decay(falling(layer=name)))[0].replace("\n", "").replace("\\$", "$") == name
+    # a dollar starts mathematics unless it is escaped
+    assert legend_texts(figures.decay(falling(layer=name)))[0].replace("\n", "") == name.replace("$", r"\$")
 
 
 def test_axes_say_what_they_hold():
@@ -598,14 +613,14 @@ def test_heatmaps_of_several_datasets():
 @pytest.mark.parametrize(
     ("given", "kwargs", "fault"),
     [
-        (3, {}, "int"),
+        (3, {}, "a figure takes datasets, not int"),
         (falling(), {"floor": 1}, "floor < ceiling, not 1 and 0"),
         (falling(), {"ax": []}, "0 axes were given for 1 layers"),
         (decay_curve(falling()), {}, "no variable 'log_norm'"),
     ],
 )
 def test_heatmap_refuses(given, kwargs, fault):
-    with pytest.raises((BadInput, TypeError), match=fault):
+    with pytest.raises(BadInput, match=fault):
         figures.heatmap(given, **kwargs)
 
 
@@ -624,15 +639,19 @@ def test_given_axes_are_used():
     assert maps.figure is figure
     assert figures.heatmap(falling(), ax=Figure().add_subplot()).legend is not None
     rendered(drawn)
+    part = Figure().subfigures(1, 2)[1].add_subplot()
+    assert figures.decay(falling(), ax=part).figure is part.figure.figure
 
 
-def test_settings_and_input_stay_as_they_were():
+def test_settings_and_input_stay_as_they_were(tmp_path):
     ds = eight()
-    before, settings = ds.copy(deep=True), dict(matplotlib.rcParams)
-    figures.decay(ds)
-    figures.heatmap(ds)
+    before = ds.copy(deep=True)
+    with matplotlib.rc_context({"font.size": 33, "svg.hashsalt": "mine"}):
+        settings = dict(matplotlib.rcParams)
+        figures.save(figures.decay(ds), tmp_path / "a.png")
+        figures.heatmap(ds)
+        assert dict(matplotlib.rcParams) == settings
     xr.testing.assert_identical(ds, before)
-    assert dict(matplotlib.rcParams) == settings
 
 
 def test_settings_of_the_caller_do_not_reach_the_figure():

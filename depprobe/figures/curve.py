@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import xarray as xr
 from matplotlib.axes import Axes
-from matplotlib.collections import FillBetweenPolyCollection
+from matplotlib.collections import PolyCollection
 from matplotlib.lines import Line2D
 from numpy.typing import NDArray
 
@@ -80,7 +80,7 @@ class Curve:
         line.set_markevery(spots.tolist())
         return line
 
-    def draw_band(self, ax: Axes, colour: str) -> FillBetweenPolyCollection | None:
+    def draw_band(self, ax: Axes, colour: str) -> PolyCollection | None:
         """Draw the band where both its edges are known and not zero; None where there are no bands."""
         if (self.count <= 1).all():
             return None

@@ -14,7 +14,7 @@ import numpy as np
 import xarray as xr
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
-from matplotlib.collections import FillBetweenPolyCollection
+from matplotlib.collections import PolyCollection
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
@@ -26,7 +26,7 @@ from depprobe.figures import wording
 from depprobe.figures.curve import ENDS, Curve, end_marker
 from depprobe.figures.limits import draw_limits
 from depprobe.figures.logaxis import typical_floor, use_decades, whole_decades
-from depprobe.figures.style import COLUMN, GREY, PAGE, line_style, styled
+from depprobe.figures.style import COLUMN, GREY, PAGE, figure_of, line_style, styled
 
 XSCALES = ("auto", "linear", "log")
 #: "auto" goes logarithmic where some curve would fill less than this share of the axis
@@ -49,7 +49,7 @@ class DecayDrawing(NamedTuple):
     figure: Figure
     ax: Axes
     lines: list[Line2D]
-    bands: list[FillBetweenPolyCollection | None]
+    bands: list[PolyCollection | None]
     edges: list[Line2D | None]
     ends: list[Line2D]
     limits: list[Line2D]
@@ -99,7 +99,7 @@ def decay(
     """
     if xscale not in XSCALES:
         raise unknown("xscale", str(xscale), XSCALES)
-    named = wording.by_layer([_pooled(ds) for ds in _as_list(datasets)], labels)
+    named = wording.by_layer([_pooled(ds) for ds in wording.as_list(datasets)], labels)
     parts = [part for _, part in named]
     curves = [Curve.of(part) for part in parts]
     lags = np.concatenate([curve.shown for curve in curves])
@@ -111,7 +111,7 @@ def decay(
         if ax is None:
             figure = Figure(figsize=(COLUMN, 3.0), layout="constrained")
             ax = figure.add_subplot()
-        figure = ax.get_figure(root=True)  # type: ignore[assignment]
+        figure = figure_of(ax)
         _scale_lags(ax, xscale, curves, float(lags.min()), float(lags.max()))
         shown, cut = _scale_norms(ax, curves, floor)
 
@@ -149,12 +149,8 @@ def decay(
     return DecayDrawing(figure, ax, lines, bands, edges, ends, limits)
 
 
-def _as_list(datasets: xr.Dataset | Sequence[xr.Dataset]) -> list[xr.Dataset]:
-    return [datasets] if isinstance(datasets, xr.Dataset) else list(datasets)
-
-
 def _pooled(ds: xr.Dataset) -> xr.Dataset:
-    return decay_curve(ds) if isinstance(ds, xr.Dataset) and "log_median" not in ds else ds
+    return decay_curve(ds) if "log_median" not in ds else ds
 
 
 def _scale_lags(ax: Axes, xscale: str, curves: Sequence[Curve], low: float, high: float) -> None:

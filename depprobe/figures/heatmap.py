@@ -27,7 +27,7 @@ from depprobe.errors import BadInput
 from depprobe.figures import wording
 from depprobe.figures.cells import Cells, cells
 from depprobe.figures.logaxis import LN10, typical_floor, use_decades, whole_decades
-from depprobe.figures.style import COLUMN, GREY, PAGE, SMALL, styled
+from depprobe.figures.style import COLUMN, GREY, PAGE, SMALL, figure_of, styled
 
 Floats = NDArray[np.float64]
 
@@ -110,7 +110,7 @@ def heatmap(
 
     with styled():
         axes = _panels(len(parts)) if given is None else given
-        figure: Figure = axes[0].get_figure(root=True)  # type: ignore[assignment]
+        figure = figure_of(axes[0])
         side = max(panel.get_window_extent().width for panel in axes) / figure.dpi
         pictures = [cells(part, max(1, round(side * _PER_INCH))) for part in parts]
         known = [picture.values[np.isfinite(picture.values)] for picture in pictures]

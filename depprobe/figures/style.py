@@ -9,6 +9,8 @@ from contextlib import AbstractContextManager
 from typing import Any
 
 import matplotlib
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 
 #: the palette of Okabe and Ito without its yellow, which a thin line on white loses
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#000000", "#56B4E9", "#E69F00")
@@ -60,6 +62,14 @@ RC: Any = {
 def styled() -> AbstractContextManager[None]:
     """Context in which figures are drawn and saved; the caller's own settings come back after it."""
     return matplotlib.rc_context(RC)
+
+
+def figure_of(ax: Axes) -> Figure:
+    """The whole figure that axes belong to, also from within a part of it."""
+    # a Figure is its own figure
+    figure = ax.figure.figure
+    assert isinstance(figure, Figure)
+    return figure
 
 
 def line_style(index: int) -> dict[str, Any]:

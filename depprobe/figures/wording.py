@@ -9,10 +9,19 @@ from typing import Any
 import xarray as xr
 
 from depprobe.errors import BadInput
-from depprobe.vocabulary import DIMENSIONS, NORMS
+from depprobe.vocabulary import NORMS
 
 #: where two datasets show the same layer, what may tell them apart
 _DISTINGUISHING = ("n", "d", "seed", "norm", "wrt", "dtype", "method", "tolerance")
+
+
+def as_list(datasets: xr.Dataset | Sequence[xr.Dataset]) -> list[xr.Dataset]:
+    """One dataset or several as a list; raises ``BadInput`` for anything else."""
+    given: list[Any] = list(datasets) if isinstance(datasets, list | tuple) else [datasets]
+    for ds in given:
+        if not isinstance(ds, xr.Dataset):
+            raise BadInput(f"a figure takes datasets, not {type(ds).__name__}")
+    return given
 
 
 def by_layer(
@@ -29,12 +38,8 @@ def by_layer(
     ------
     BadInput : no dataset, something else than a dataset, or a wrong number of labels.
     """
-    given = [datasets] if isinstance(datasets, xr.Dataset) else list(datasets)
-    for ds in given:
-        if not isinstance(ds, xr.Dataset):
-            raise BadInput(f"a figure takes datasets, not {type(ds).__name__}")
     parts = []
-    for ds in given:
+    for ds in as_list(datasets):
         if "layer" in ds.dims:
             parts += [ds.isel(layer=i) for i in range(ds.sizes["layer"])]
         else:
@@ -90,12 +95,6 @@ def conditions(parts: Sequence[xr.Dataset]) -> str:
         if value is not None:
             said.append(f"${name}$ = {value}" if name != "seed" else f"seed {value}")
     return ",  ".join(said)
-
-
-def axis_label(dim: str) -> str:
-    """Long name and unit of a dimension."""
-    long_name, units = DIMENSIONS[dim]
-    return f"{long_name} ({units})"
 
 
 def _shared(parts: Sequence[xr.Dataset], name: str) -> Any:

@@ -50,9 +50,13 @@ class AttendedConv(Level):
     def __init__(self, conv: Conv, mixing: Mixing, jacobian: AttentionJacobian) -> None:
         self._parts: list[Level] = [conv, mixing]
         self._conv, self._jacobian = conv, jacobian
-        self.width, self.placing, self.exact_zeros = conv.width, conv.placing, mixing.exact_zeros
+        self.width, self.placing = conv.width, conv.placing
         self.work = 2.0 * conv.taps.n_in * conv.taps.kernel * jacobian.shape[1]
         self._made: _Constants | None = None
+
+    def zeros_are_exact(self) -> bool:
+        """As far as those of the attention are."""
+        return all(level.zeros_are_exact() for level in self._parts)
 
     def support(self, where: Positions) -> Positions:
         """What the taps of the keys read."""

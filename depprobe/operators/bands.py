@@ -58,3 +58,11 @@ def placed(
     out = np.where((at >= 0) & (at < n_in), -np.inf, np.nan)
     out[target, np.searchsorted(lags, anchor[target] - source)] = values
     return LogNorms(out, lags=lags)
+
+
+def repeated(
+    row: NDArray[np.float64], anchor: NDArray[np.int64], n_in: int, lags: NDArray[np.int64]
+) -> NDArray[np.float64]:
+    """The same norms by lag (lags,) for every anchor, NaN where a lag leads outside: (T, lags)."""
+    at = anchor[:, None] - lags
+    return np.where((at >= 0) & (at < n_in), np.where(np.isnan(row), -np.inf, row), np.nan)

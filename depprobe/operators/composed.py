@@ -28,7 +28,7 @@ from depprobe.layers.convolution import ConvolutionBlock
 from depprobe.operators.adapters import call
 from depprobe.operators.attended_conv import joined
 from depprobe.operators.autograd import AutogradJacobian
-from depprobe.operators.bands import anchors, is_banded, placed
+from depprobe.operators.bands import anchors, is_banded, placed, repeated
 from depprobe.operators.budget import DEFAULT_MEMORY, readable, require
 from depprobe.operators.jacobian import LogNorms, Scaled, TemporalJacobian
 from depprobe.operators.levels import (
@@ -77,7 +77,6 @@ class ComposedJacobian(TemporalJacobian):
         self.shape = (*y.shape, *x.shape)
         self._repeats = all(level.is_shift_invariant() for level in levels)
         self._closed = all(level.is_closed() for level in levels)
-        self._exact_zeros = all(level.exact_zeros for level in levels)
         self._window = window_of(levels) if all(level.keeps_band() for level in levels) else None
 
     @property
@@ -119,40 +118,34 @@ class ComposedJacobian(TemporalJacobian):
         require(
             24.0 * len(t) * columns, self._memory, f"the norms of {len(t)} targets", "ask for fewer targets"
         )
-        rows: list[NDArray[np.int64]] = []
-        found: list[tuple[NDArray[np.int64], NDArray[np.float64]]] = []
-        for row, (where, values) in self._norm_rows(t, norm):
-            rows.append(np.full(len(where), row))
-            found.append((where, values))
-        out = placed(
-            np.concatenate(rows),
-            np.concatenate([where for where, _ in found]),
-            np.concatenate([values for _, values in found]),
-            anchors(self.position)[t],
-            n_in,
-            lags,
-        )
-        return out if sources is None else LogNorms(out.values[:, np.asarray(sources, dtype=np.int64)])
+        anchor = anchors(self.position)[t]
+        alike = self._alike(t)
+        out = np.empty((len(t), columns))
+        rows = [self._norm_row(int(target), norm) for target in t[~alike]]
+        if rows:
+            out[~alike] = _placed(rows, anchor[~alike], n_in, lags)
+        if alike.any():
+            # of a causal stack the last row holds all the others, cut off at position 0
+            last = int(t[alike].max())
+            where, values = self._norm_row(last, norm)
+            at = anchors(self.position)[last : last + 1]
+            if lags is not None:
+                out[alike] = repeated(
+                    _placed([(where, values)], at, n_in, lags)[0], anchor[alike], n_in, lags
+                )
+            else:
+                moved = where - (at - anchor[alike][:, None])
+                cut = [(source[source >= 0], values[source >= 0]) for source in moved]
+                out[alike] = _placed(cut, anchor[alike], n_in, None)
+        if sources is not None:
+            return LogNorms(out[:, np.asarray(sources, dtype=np.int64)])
+        return LogNorms(out, lags=lags)
 
-    def _norm_rows(
-        self, t: NDArray[np.int64], norm: str
-    ) -> Iterator[tuple[int, tuple[NDArray[np.int64], NDArray[np.float64]]]]:
-        """Support and log norms of each row asked for, with its index in ``t``."""
-        inner: tuple[int, NDArray[np.int64], NDArray[np.float64]] | None = None
-        step = int(placing_of(self._levels)[1]) if self._repeats else 0
-        # of a causal stack the last row holds all the others, cut off at position 0
-        for row in np.argsort(-t, kind="stable"):
-            here = int(t[row])
-            if self._repeats and inner and (self._closed or is_inner(self._levels, here, here)):
-                first, where, values = inner
-                moved = where - step * (first - here)
-                inside = moved >= 0
-                yield int(row), (moved[inside], values[inside])
-                continue
-            where, values = self._norm_row(here, norm)
-            if self._repeats and (self._closed or is_inner(self._levels, here, here)):
-                inner = (here, where, values)
-            yield int(row), (where, values)
+    def _alike(self, t: NDArray[np.int64]) -> NDArray[np.bool_]:
+        """Which targets have the same row but for a shift."""
+        if not self._repeats:
+            return np.zeros(len(t), dtype=bool)
+        return np.ones(len(t), dtype=bool) if self._closed else is_inner(self._levels, t, t)
 
     def _norm_row(self, t: int, norm: str) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
         if norm == "fro" and len(self._levels) == 1:
@@ -165,12 +158,16 @@ class ComposedJacobian(TemporalJacobian):
             place = np.searchsorted(where, rows.where.cpu().numpy())
             total[place] = 0.5 * np.logaddexp(2 * total[place], 2 * _log_norms(rows, norm))
         zeros = np.flatnonzero(np.isneginf(total))
-        if len(zeros) and not self._exact_zeros:
+        if len(zeros) and not self._zeros_are_exact:
             ignored = independent(
                 self._function, self._x, t, torch.from_numpy(where[zeros]).to(self._x.device)
             )
             total[zeros[~ignored.cpu().numpy()]] = np.nan
         return where, total
+
+    @cached_property
+    def _zeros_are_exact(self) -> bool:
+        return all(level.zeros_are_exact() for level in self._levels)
 
     def _row_parts(self, t: int, chunk: int) -> Iterator[Rows]:
         unit = torch.eye(self.shape[1], dtype=self._x.dtype, device=self._x.device)
@@ -213,6 +210,18 @@ class ComposedJacobian(TemporalJacobian):
     def jvp(self, tangent: Tensor) -> Tensor:
         """Sum over k of J[:,k] tangent_k: (n_in, d_in) to (n_out, d_out)."""
         return self._autograd.jvp(tangent)
+
+
+def _placed(
+    rows: list[tuple[NDArray[np.int64], NDArray[np.float64]]],
+    anchor: NDArray[np.int64],
+    n_in: int,
+    lags: NDArray[np.int64] | None,
+) -> NDArray[np.float64]:
+    """Rows of (sources, log norms) side by side, by source or by lag."""
+    which = np.repeat(np.arange(len(rows)), [len(where) for where, _ in rows])
+    where, values = (np.concatenate(parts) for parts in zip(*rows, strict=True))
+    return placed(which, where, values, anchor, n_in, lags).values
 
 
 def _log_norms(rows: Rows, norm: str) -> NDArray[np.float64]:

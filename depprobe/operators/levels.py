@@ -44,13 +44,11 @@ class Level(abc.ABC):
     ----------
     width : d_in of the layer.
     placing : (origin, step): output t sits at ``origin + step * t`` among the layer's inputs.
-    exact_zeros : whether a zero that this level makes is a zero, not an underflow.
     work : multiply-adds of a pull, for each row and position.
     """
 
     width: int
     placing: tuple[float, float] = (0.0, 1.0)
-    exact_zeros: bool = True
     work: float = 0.0
 
     @abc.abstractmethod
@@ -65,6 +63,10 @@ class Level(abc.ABC):
         """Away from the edges, t reads inputs ``step * t + low`` to ``step * t + high``; None: anywhere."""
         return None
 
+    def zeros_are_exact(self) -> bool:
+        """Whether a zero that this level makes is a zero, not an underflow."""
+        return True
+
     def row_log_norms(self, t: int) -> tuple[Positions, NDArray[np.float64]] | None:
         """Sources of output t and ln Frobenius norms of its blocks, if a shorter way than rows is known."""
         return None
@@ -77,9 +79,9 @@ class Level(abc.ABC):
         """Whether away from the edges a block depends on ``step * t - k`` only."""
         return False
 
-    def is_inner(self, low: int, high: int) -> bool:
-        """Whether outputs ``low`` to ``high`` are away from the edges."""
-        return True
+    def is_inner(self, low: Positions, high: Positions) -> NDArray[np.bool_]:
+        """Whether outputs ``low`` to ``high`` are away from the edges, for several such ranges."""
+        return np.ones(len(low), dtype=bool)
 
     def is_closed(self) -> bool:
         """Whether what falls off the left edge cannot come back, and nothing falls off the right."""
@@ -103,15 +105,18 @@ class PerPosition(Level):
 
 
 class Elementwise(PerPosition):
-    """y = phi(x) entry by entry: slopes (n, d)."""
+    """y = phi(x) entry by entry; ``slope`` takes some positions of x (P, d) to phi'(x) there."""
 
-    def __init__(self, slope: Tensor, exact_zeros: bool) -> None:
-        self.slope, self.width = slope, slope.shape[1]
-        self.exact_zeros = exact_zeros or bool((slope != 0).all())
+    def __init__(self, slope: Callable[[Tensor], Tensor], x: Tensor, piecewise: bool) -> None:
+        self.slope, self.x, self.width, self._piecewise = slope, x, x.shape[1], piecewise
+
+    def zeros_are_exact(self) -> bool:
+        """Where slopes are cut off at zero, or none of them is zero."""
+        return self._piecewise or bool((self.slope(self.x) != 0).all())
 
     def pull(self, rows: Rows) -> Rows:
         """Rows times the slopes."""
-        return rows._replace(values=rows.values * self.slope[rows.where][:, None]).settled()
+        return rows._replace(values=rows.values * self.slope(self.x[rows.where])[:, None]).settled()
 
 
 class Matrix(PerPosition):
@@ -132,11 +137,13 @@ class Matrix(PerPosition):
 class EachPosition(PerPosition):
     """y_t = f(x_t) with any f that reads one position, such as a layer norm."""
 
-    exact_zeros = False
-
     def __init__(self, function: Callable[[Tensor], Tensor], x: Tensor) -> None:
         self.function, self.x, self.width = function, x, x.shape[1]
         self.work = 8.0 * self.width
+
+    def zeros_are_exact(self) -> bool:
+        """No: it rounds on its way."""
+        return False
 
     def pull(self, rows: Rows) -> Rows:
         """One vector-Jacobian product over the positions that carry anything, for each row."""
@@ -183,9 +190,9 @@ class Conv(Level):
         """One kernel for all positions."""
         return True
 
-    def is_inner(self, low: int, high: int) -> bool:
+    def is_inner(self, low: Positions, high: Positions) -> NDArray[np.bool_]:
         """Whether no padding is read."""
-        return bool(self.taps.is_inner(np.array([low, high])).all())
+        return self.taps.is_inner(low) & self.taps.is_inner(high)
 
     def is_closed(self) -> bool:
         """Zeros on the left, as a causal convolution has them."""
@@ -212,12 +219,14 @@ class Conv(Level):
 class Recurrence(Level):
     """An RNN, GRU or LSTM: its own sweep, which carries exponents."""
 
-    exact_zeros = False
-
     def __init__(self, jacobian: RecurrentJacobian, both: bool) -> None:
         self.jacobian, self.both = jacobian, both
         self.n, self.width = jacobian.shape[0], jacobian.shape[3]
         self.work = 8.0 * jacobian.shape[1] * (jacobian.shape[1] + self.width)
+
+    def zeros_are_exact(self) -> bool:
+        """No: it rounds on its way."""
+        return False
 
     def support(self, where: Positions) -> Positions:
         """The past, and the future too where it reads both ways."""
@@ -236,8 +245,6 @@ class Recurrence(Level):
 class Mixing(Level):
     """Any other layer with an operator of its own: its row where one position asks, else products."""
 
-    exact_zeros = False
-
     def __init__(
         self, jacobian: TemporalJacobian, function: Callable[[Tensor], Tensor], x: Tensor, memory: int
     ) -> None:
@@ -248,6 +255,10 @@ class Mixing(Level):
             self.placing = (0.5 * n_in / n_out - 0.5, n_in / n_out)
         self.work = 4.0 * n_in * d_out
         self._reads: dict[int, Positions] = {}
+
+    def zeros_are_exact(self) -> bool:
+        """No: it rounds on its way."""
+        return False
 
     def support(self, where: Positions) -> Positions:
         """What the operator says that the outputs given read; everything where that would fill memory."""
@@ -312,7 +323,6 @@ class Residual(Level):
     def __init__(self, inner: list[Level], shortcut: list[Level], width: int) -> None:
         self.branches, self.width = [inner, shortcut], width
         levels = inner + shortcut
-        self.exact_zeros = all(level.exact_zeros for level in levels)
         self.work = sum(level.work for level in levels)
 
     def support(self, where: Positions) -> Positions:
@@ -331,13 +341,17 @@ class Residual(Level):
         """Where both branches are."""
         return all(level.is_shift_invariant() for branch in self.branches for level in branch)
 
+    def zeros_are_exact(self) -> bool:
+        """Where all of both branches' are."""
+        return all(level.zeros_are_exact() for branch in self.branches for level in branch)
+
     def keeps_band(self) -> bool:
         """Where both branches do."""
         return all(level.keeps_band() for branch in self.branches for level in branch)
 
-    def is_inner(self, low: int, high: int) -> bool:
+    def is_inner(self, low: Positions, high: Positions) -> NDArray[np.bool_]:
         """Where both branches are."""
-        return all(is_inner(branch, low, high) for branch in self.branches)
+        return np.logical_and(*(is_inner(branch, low, high) for branch in self.branches))
 
     def is_closed(self) -> bool:
         """Where both branches are."""
@@ -386,11 +400,13 @@ def window_of(levels: list[Level]) -> tuple[int, int] | None:
     return low, high
 
 
-def is_inner(levels: list[Level], low: int, high: int) -> bool:
-    """Whether outputs ``low`` to ``high`` of a stack with a window are away from the edges of every level."""
+def is_inner(levels: list[Level], low: Positions, high: Positions) -> NDArray[np.bool_]:
+    """Whether outputs ``low`` to ``high`` of a stack are away from the edges of every level."""
+    inner = np.ones(len(low), dtype=bool)
     for level in reversed(levels):
         window, stride = level.window(), int(level.placing[1])
-        if window is None or not level.is_inner(low, high):
-            return False
+        if window is None:
+            return np.zeros(len(low), dtype=bool)
+        inner &= level.is_inner(low, high)
         low, high = stride * low + window[0], stride * high + window[1]
-    return True
+    return inner

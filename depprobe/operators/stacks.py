@@ -141,18 +141,35 @@ def _identity(module: nn.Module, x: Tensor, memory: int) -> Stack | None:
 def _elementwise(module: nn.Module, x: Tensor, memory: int) -> Stack | None:
     if not _is_own(module, _PIECEWISE + _SMOOTH):
         return None
-    with torch.enable_grad():
-        leaf = x.detach().clone().requires_grad_()
-        # a copy, since the module may work in place
-        y = module(leaf.clone())
-        # entries do not mix: the sum's gradient is the slopes
-        (slope,) = torch.autograd.grad(y.sum(), leaf)
+    slope = _by_autograd(module)
     if isinstance(module, nn.Sigmoid):
-        slope = x.sigmoid() * (-x).sigmoid()
+        slope = _slope_of_sigmoid
     elif isinstance(module, nn.Tanh):
-        # 1 - tanh^2 would round to zero long before it underflows
-        slope = 4 * (2 * x).sigmoid() * (-2 * x).sigmoid()
-    return Stack([Elementwise(slope.detach(), isinstance(module, _PIECEWISE))], y.detach())
+        slope = _slope_of_tanh
+    with torch.no_grad():
+        # a copy, since the module may work in place
+        y = module(x.detach().clone())
+    return Stack([Elementwise(slope, x.detach(), isinstance(module, _PIECEWISE))], y)
+
+
+def _slope_of_sigmoid(z: Tensor) -> Tensor:
+    return z.sigmoid() * (-z).sigmoid()
+
+
+def _slope_of_tanh(z: Tensor) -> Tensor:
+    # 1 - tanh^2 would round to zero long before it underflows
+    return 4 * _slope_of_sigmoid(2 * z)
+
+
+def _by_autograd(module: nn.Module) -> Callable[[Tensor], Tensor]:
+    def slope(z: Tensor) -> Tensor:
+        with torch.enable_grad():
+            leaf = z.detach().clone().requires_grad_()
+            # entries do not mix: the sum's gradient is the slopes
+            (found,) = torch.autograd.grad(module(leaf.clone()).sum(), leaf)
+        return found
+
+    return slope
 
 
 def _norm(module: nn.Module, x: Tensor, memory: int) -> Stack | None:
@@ -181,11 +198,9 @@ def _(module: nn.BatchNorm1d, x: Tensor, memory: int) -> Stack | None:
     # of (1, n, d) it would take the positions for channels
     if not fixed or x.shape[0] == x.shape[1] or not _is_own(module, (nn.BatchNorm1d,)):
         return None
-    with torch.enable_grad():
-        leaf = x.detach().clone().requires_grad_()
-        y = module(leaf)
-        (slope,) = torch.autograd.grad(y.sum(), leaf)
-    return Stack([Elementwise(slope, True)], y.detach())
+    with torch.no_grad():
+        y = module(x)
+    return Stack([Elementwise(_by_autograd(module), x.detach(), True)], y)
 
 
 def _is_own(module: nn.Module, kinds: tuple[type[nn.Module], ...]) -> bool:

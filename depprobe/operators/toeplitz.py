@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from depprobe.errors import unknown
 from depprobe.layers.convolution import Convolution
-from depprobe.operators.bands import anchors, is_banded, placed
+from depprobe.operators.bands import anchors, is_banded, placed, repeated
 from depprobe.operators.budget import DEFAULT_MEMORY, require
 from depprobe.operators.jacobian import LogNorms, Scaled, TemporalJacobian
 from depprobe.operators.table import structured
@@ -87,28 +87,40 @@ class ToeplitzJacobian(TemporalJacobian):
             f"the norms of {len(t)} targets",
             "ask for fewer targets",
         )
-        source = self._taps.sources(t)
-        logs, first = self._tap_norms(t, source, norm)
-        row, tap = np.nonzero(first)
-        found = placed(row, source[row, tap], logs[row, tap], anchors(self.position)[t], self.shape[2], lags)
-        return found if sources is None else LogNorms(found.values[:, np.asarray(sources, dtype=np.int64)])
+        if lags is not None:
+            return LogNorms(self._banded(t, lags, norm), lags=lags)
+        found = self._placed(t, None, norm)
+        return LogNorms(found if sources is None else found[:, np.asarray(sources, dtype=np.int64)])
 
-    def _tap_norms(
-        self, t: NDArray[np.int64], source: NDArray[np.int64], norm: str
-    ) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
-        """Log norm of the block of each tap, and whether the tap is the first of its block: (T, K)."""
+    def _banded(self, t: NDArray[np.int64], lags: NDArray[np.int64], norm: str) -> NDArray[np.float64]:
+        """Norms by lag, (T, lags): one row stands for all those away from the edges."""
+        inner = self._taps.is_inner(t)
+        out = np.empty((len(t), len(lags)))
+        out[~inner] = self._placed(t[~inner], lags, norm)
+        if inner.any():
+            row = self._placed(t[inner][:1], lags, norm)[0]
+            out[inner] = repeated(row, anchors(self.position)[t[inner]], self.shape[2], lags)
+        return out
+
+    def _placed(self, t: NDArray[np.int64], lags: NDArray[np.int64] | None, norm: str) -> NDArray[np.float64]:
+        source = self._taps.sources(t)
+        logs = self._tap_norms(t, source, norm)
+        row, tap = np.nonzero(source >= 0)
+        anchor = anchors(self.position)[t]
+        return placed(row, source[row, tap], logs[row, tap], anchor, self.shape[2], lags).values
+
+    def _tap_norms(self, t: NDArray[np.int64], source: NDArray[np.int64], norm: str) -> NDArray[np.float64]:
+        """Log norm of the block that each tap belongs to: (T, K), the same for taps that meet."""
         K = self._taps.kernel
         alone = np.eye(K, dtype=bool)
         logs = np.tile([self._norm_of(taps, norm) for taps in alone], (len(t), 1))
-        first = source >= 0
         edge = np.flatnonzero(~self._taps.is_inner(t))
         if len(edge) and self._taps.mode != "zeros":
             meeting = source[edge][:, :, None] == source[edge][:, None, :]
             kinds, which = np.unique(np.packbits(meeting.reshape(-1, K), axis=1), axis=0, return_inverse=True)
             sets = np.unpackbits(kinds, axis=1, count=K).astype(bool)
             logs[edge] = np.array([self._norm_of(taps, norm) for taps in sets])[which.reshape(-1, K)]
-            first[edge] = meeting.argmax(2) == np.arange(K)
-        return logs, first
+        return logs
 
     def _norm_of(self, taps: NDArray[np.bool_], norm: str) -> float:
         key = (norm, taps.tobytes())
