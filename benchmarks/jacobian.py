@@ -49,8 +49,13 @@ def jax_jitted_jacrev(weights, x):
         start = jnp.zeros(hh.shape[1], hh.dtype)
         return jax.lax.scan(step, (start, start), x @ ih.T + bias)[0][0]
 
-    norms = jax.jit(lambda x: jnp.sqrt((jax.jacrev(last)(x) ** 2).sum((0, 2))))
-    return lambda: _log(np.asarray(norms(x).block_until_ready()))
+    @jax.jit
+    def norms(x):
+        J = jax.jacrev(last)(x)
+        peak = jnp.abs(J).max((0, 2))
+        return peak, jnp.sqrt(((J / jnp.where(peak > 0, peak, 1)[:, None]) ** 2).sum((0, 2)))
+
+    return lambda: _log(*map(np.asarray, jax.block_until_ready(norms(x))))
 
 
 def torch_vectorized(weights, x):
@@ -60,7 +65,7 @@ def torch_vectorized(weights, x):
 
     def run():
         J = torch.autograd.functional.jacobian(lambda z: module(z[None])[0][0, -1], x, vectorize=True)
-        return _log(J.norm(dim=(0, 2)).numpy())
+        return _log_norms(J)
 
     return run
 
@@ -73,7 +78,7 @@ def torch_func_jacrev(weights, x):
     def run():
         # rows in chunks: all at once, the d = 512 case needs more memory than most machines have
         J = torch.func.jacrev(lambda z: module(z[None])[0][0, -1], chunk_size=16)(x)
-        return _log(J.detach().norm(dim=(0, 2)).numpy())
+        return _log_norms(J.detach())
 
     return run
 
@@ -86,9 +91,15 @@ PROGRAMS = {
 }
 
 
-def _log(norms):
+def _log_norms(J):
+    peak = J.abs().amax((0, 2))
+    return _log(peak.numpy(), (J / peak.where(peak > 0, 1)[:, None]).norm(dim=(0, 2)).numpy())
+
+
+def _log(peak, rest):
+    """Logs of norms given as peak times rest: the squares of small entries would underflow before they do."""
     with np.errstate(divide="ignore"):
-        return np.log(norms.astype(np.float64))
+        return np.log(peak.astype(np.float64)) + np.log(np.maximum(rest, 1).astype(np.float64))
 
 
 def _torch_lstm(weights):
@@ -165,9 +176,7 @@ def main() -> None:
                 out = f"{folder}/out.npz"
                 command = [sys.executable, __file__, "--one", program, str(d), str(repeat), out]
                 try:
-                    done = subprocess.run(
-                        command, timeout=given.limit * (repeat + 1), capture_output=True, text=True
-                    )
+                    done = subprocess.run(command, timeout=given.limit, capture_output=True, text=True)
                 except subprocess.TimeoutExpired:
                     print(f"d = {d:4}  {program:52} over {given.limit:.0f} s")
                     continue
