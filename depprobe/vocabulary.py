@@ -66,13 +66,18 @@ WRT: dict[str, str] = {"x": "the input", "h": "the earlier hidden state", "c": "
 
 METHODS: tuple[str, ...] = ("auto", "structured", "autograd", "probes")
 
-#: attributes that every Jacobian dataset carries
+#: kind of dataset, named after the command that measures it -> the variable that tells it
+KINDS: dict[str, str] = {
+    "jacobian": "log_norm",
+    "spectrum": "eigenvalue",
+    "lyapunov": "exponent",
+    "gates": "gate_value",
+    "cost": "flops",
+}
+
+#: attributes that every dataset carries
 ATTRIBUTES: tuple[str, ...] = (
     "title",
-    "norm",
-    "wrt",
-    "method",
-    "tolerance",
     "layer",
     "n",
     "d",
@@ -82,6 +87,9 @@ ATTRIBUTES: tuple[str, ...] = (
     "schema_version",
     "provenance",
 )
+
+#: attributes that a Jacobian dataset carries besides
+JACOBIAN_ATTRIBUTES: tuple[str, ...] = ("norm", "wrt", "method", "tolerance")
 
 
 def describe(name: str) -> dict[str, str]:

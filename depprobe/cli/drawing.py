@@ -1,4 +1,8 @@
-"""Which figures a dataset gets: its decay curves, and from 8 targets on the (t, k) heat map beside them."""
+"""Which figures a dataset gets.
+
+A Jacobian gets its decay curves, and from 8 targets on the (t, k) heat map beside them; every other kind of
+dataset the figure of its name.
+"""
 
 from __future__ import annotations
 
@@ -22,8 +26,16 @@ def figure_paths(path: Path, targets: int, kind: str = "auto") -> dict[str, Path
 def draw(datasets: Sequence[xr.Dataset], names: Sequence[str], path: Path, kind: str = "auto") -> list[Path]:
     """Draw datasets into one figure of each kind, and return the paths written."""
     from depprobe import figures
+    from depprobe.cli.summaries import kind_of
+    from depprobe.errors import BadInput
     from depprobe.figures.saving import save
 
+    kinds = {kind_of(ds) for ds in datasets}
+    if len(kinds) > 1:
+        raise BadInput(f"one figure shows one kind of dataset, not {', '.join(sorted(kinds))}")
+    (found,) = kinds
+    if found != "jacobian":
+        return [save(getattr(figures, found)(list(datasets)), path)]
     targets = max(ds.sizes.get("target", 1) for ds in datasets)
     written = []
     for one, where in figure_paths(path, targets, kind).items():

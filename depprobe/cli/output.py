@@ -1,4 +1,4 @@
-"""What commands print: the summary table as text, LaTeX, CSV or JSON. No torch here."""
+"""What commands print: a table as text, LaTeX or CSV, or a JSON document. No torch here."""
 
 from __future__ import annotations
 
@@ -7,7 +7,9 @@ import io
 import json
 import math
 import os
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -19,14 +21,28 @@ from depprobe.errors import BadInput
 
 LN10 = math.log(10)
 
-#: heading, unit, and the variable of ``distances`` behind each column
-_COLUMNS = (
-    ("decay rate", "ln/step", "decay_rate"),
-    ("half-life", "steps", "half_life"),
-    ("mean distance", "steps", "mean_distance"),
-    ("95 % range", "steps", "effective_range"),
-    ("receptive field", "steps", "receptive_field"),
-)
+#: a number as ``power_of_ten`` writes it
+_POWER = re.compile(r"(\d\.\d)e([+-]\d+)")
+
+
+@dataclass(frozen=True)
+class Summary:
+    """What is said of a dataset.
+
+    Attributes
+    ----------
+    title : one line on what was measured.
+    headings : what the cells of a column are; the first one names the column.
+    columns : one list of cells for each layer, in the order of ``headings``.
+    records : the same with full precision, for JSON and CSV.
+    notes : what a reader must know to take the numbers as they are meant.
+    """
+
+    title: str
+    headings: list[str]
+    columns: list[list[str]]
+    records: list[dict[str, Any]]
+    notes: list[str] = field(default_factory=list)
 
 
 def power_of_ten(log: float) -> str:
@@ -50,63 +66,14 @@ def power_of_ten(log: float) -> str:
     return f"{mantissa:.1f}e{exponent:+d}"
 
 
-def summary(ds: xr.Dataset, found: xr.Dataset, curve: xr.Dataset) -> list[dict[str, Any]]:
-    """One row a layer: the norm at the smallest and largest lag, and the distances with standard errors."""
-    many = "layer" in ds.dims
-    rows = []
-    for index in range(ds.sizes["layer"] if many else 1):
-        pick = {"layer": index} if many else {}
-        here, line, by_lag = ds.isel(pick), found.isel(pick), curve.isel(pick)
-        known = np.flatnonzero(np.asarray(by_lag["count"].values) > 0)
-        lags, medians = by_lag["lag"].values[known], by_lag["log_median"].values[known]
-        near, far = int(np.abs(lags).argmin()), len(lags) - 1
-        row: dict[str, Any] = {
-            "layer": str(ds["layer"].values[index]) if many else str(ds.attrs.get("layer", "?")),
-            "method": str(
-                here["method"].item() if "method" in here.coords else here.attrs.get("method", "?")
-            ),
-            "near_lag": int(lags[near]),
-            "log_norm_near": float(medians[near]),
-            "far_lag": int(lags[far]),
-            "log_norm_far": float(medians[far]),
-            "best_form": str(line["best_form"].item()),
-            "unknown": int(line["unknown"].item()),
-        }
-        for _, _, name in _COLUMNS:
-            row[name] = float(line[name].item())
-            row[f"{name}_stderr"] = float(line[f"{name}_stderr"].item())
-        rows.append(row)
-    return rows
+def with_error(value: float, error: float) -> str:
+    """A value and its standard error, in the digits that the error leaves; ``-`` where unknown.
 
-
-def cells(row: dict[str, Any], times: str = "e") -> list[str]:
-    """The printed cells of a summary row, in the order of ``headings``."""
-
-    def norm(name: str) -> str:
-        text = power_of_ten(row[f"log_norm_{name}"])
-        return text if times == "e" or "e" not in text else _latex_power(text)
-
-    return [
-        row["layer"],
-        row["method"],
-        norm("near"),
-        norm("far"),
-        row["best_form"],
-        *(_with_error(row[name], row[f"{name}_stderr"]) for _, _, name in _COLUMNS),
-    ]
-
-
-def headings(rows: list[dict[str, Any]]) -> list[str]:
-    """Column headings; the lags at which norms stand are named where all rows share them."""
-
-    def at(which: str) -> str:
-        lags = {row[f"{which}_lag"] for row in rows}
-        return f"norm at lag {lags.pop()}" if len(lags) == 1 else f"norm at {which}est lag"
-
-    return ["layer", "method", at("near"), at("far"), "form", *(f"{h} ({u})" for h, u, _ in _COLUMNS)]
-
-
-def _with_error(value: float, error: float) -> str:
+    Examples
+    --------
+    >>> with_error(-0.49541, 0.0011)
+    '-0.4954 ± 0.0011'
+    """
     if math.isnan(value):
         return "-"
     if math.isinf(value):
@@ -117,61 +84,59 @@ def _with_error(value: float, error: float) -> str:
     return f"{value:.{places}f} ± {error:.{places}f}"
 
 
-def _latex_power(text: str) -> str:
-    mantissa, exponent = text.split("e")
-    return rf"${mantissa}\cdot 10^{{{int(exponent)}}}$"
+def merged(summaries: Sequence[Summary]) -> Summary:
+    """Summaries of one kind side by side."""
+    first, *_ = summaries
+    columns = [column for one in summaries for column in one.columns]
+    return Summary(first.title, first.headings, columns, [r for one in summaries for r in one.records])
 
 
-def as_text(rows: list[dict[str, Any]], title: str) -> str:
-    """The table as printed on a terminal, laid on its side where there are few layers."""
+def as_text(summary: Summary) -> str:
+    """The table as printed on a terminal, on its side: a column for each layer."""
     from rich import box
     from rich.console import Console
     from rich.table import Table
 
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     table.add_column("")
-    for row in rows:
-        table.add_column(row["layer"], justify="right", overflow="fold")
-    for index, heading in enumerate(headings(rows)[1:], start=1):
-        table.add_row(heading, *(cells(row)[index] for row in rows))
-    if any(row["unknown"] for row in rows):
-        table.add_row("unknown (zero or underflow)", *(str(row["unknown"]) for row in rows))
+    for column in summary.columns:
+        table.add_column(column[0], justify="right", overflow="fold")
+    for index, heading in enumerate(summary.headings[1:], start=1):
+        table.add_row(heading, *(column[index] for column in summary.columns))
     out = io.StringIO()
     # as wide as the layers need: a table cut to a narrow terminal says less than one that wraps there
-    Console(file=out, width=40 + 30 * len(rows), force_terminal=False).print(table)
+    Console(file=out, width=40 + 30 * len(summary.columns), force_terminal=False).print(table)
     lines = [line.rstrip() for line in out.getvalue().splitlines()]
-    return "\n".join([title, *filter(None, lines)])
+    return "\n".join([summary.title, *filter(None, lines)])
 
 
-def as_csv(rows: list[dict[str, Any]]) -> str:
+def as_csv(summary: Summary) -> str:
     """The table as CSV with full precision; norms as natural logs."""
     out = io.StringIO()
-    writer = csv.DictWriter(out, list(rows[0]), lineterminator="\n")
+    writer = csv.DictWriter(out, list(summary.records[0]), lineterminator="\n")
     writer.writeheader()
-    writer.writerows(rows)
+    writer.writerows(summary.records)
     return out.getvalue().rstrip("\n")
 
 
-def as_latex(rows: list[dict[str, Any]]) -> str:
+def as_latex(summary: Summary) -> str:
     """The table as a LaTeX tabular (booktabs)."""
 
     def escaped(text: str) -> str:
-        if "$" in text:
-            return text
         for character in "&%_#":
             text = text.replace(character, "\\" + character)
+        text = _POWER.sub(lambda found: rf"${found[1]}\cdot 10^{{{int(found[2])}}}$", text)
         return text.replace("±", r"$\pm$").replace("inf", r"$\infty$")
 
     lines = [
-        r"\begin{tabular}{l" + "r" * len(rows) + "}",
+        r"\begin{tabular}{l" + "r" * len(summary.columns) + "}",
         r"\toprule",
-        " & ".join(["", *(escaped(row["layer"]) for row in rows)]) + r" \\",
+        " & ".join(["", *(escaped(column[0]) for column in summary.columns)]) + r" \\",
         r"\midrule",
     ]
-    for index, heading in enumerate(headings(rows)[1:], start=1):
-        lines.append(
-            " & ".join([escaped(heading), *(escaped(cells(row, "tex")[index]) for row in rows)]) + r" \\"
-        )
+    for index, heading in enumerate(summary.headings[1:], start=1):
+        cells = [escaped(column[index]) for column in summary.columns]
+        lines.append(" & ".join([escaped(heading), *cells]) + r" \\")
     return "\n".join([*lines, r"\bottomrule", r"\end{tabular}"])
 
 
@@ -192,7 +157,8 @@ def as_json(document: dict[str, Any]) -> str:
     return json.dumps(plain(document), indent=1, ensure_ascii=False)
 
 
-TABLES: dict[str, Callable[[list[dict[str, Any]]], str]] = {"latex": as_latex, "csv": as_csv}
+#: what ``--table`` takes
+TABLES: dict[str, Callable[[Summary], str]] = {"latex": as_latex, "csv": as_csv}
 
 
 def check_writable(path: Path) -> None:
@@ -230,37 +196,6 @@ def check_distinct(*paths: Path) -> None:
 def echo(text: str) -> None:
     """Print a result on stdout."""
     click.echo(text)
-
-
-def title(ds: xr.Dataset) -> str:
-    """One line that says what was measured."""
-    facts = {"norm": "Frobenius norm" if ds.attrs.get("norm") == "fro" else "spectral norm"}
-    targets = ds.sizes.get("target", 1)
-    at = f"t = {ds['target'].values[0]}" if targets == 1 else f"{targets} targets"
-    return (
-        f"dh_t/d{ds.attrs.get('wrt', 'x')}_k: n = {ds.attrs.get('n')}, d = {ds.attrs.get('d')}, {at}, "
-        f"seed {ds.attrs.get('seed')}, {ds.attrs.get('dtype')}, {facts['norm']}"
-    )
-
-
-def notes(ds: xr.Dataset, found: xr.Dataset) -> list[str]:
-    """What a reader must know to take the numbers as they are meant."""
-    lines = []
-    if "log_norm_error" in ds and float(ds["log_norm_error"].max()) > 0:
-        lines.append(
-            f"compression changed no norm by more than {float(ds['log_norm_error'].max()):.1e} (relative)"
-        )
-    if "log_norm_stderr" in ds:
-        worst = float(ds["log_norm_stderr"].max())
-        lines.append(f"norms are estimates from random probes; standard error up to {worst:.1e} (relative)")
-    if "log_floor" in ds.attrs:
-        floor = power_of_ten(ds.attrs["log_floor"])
-        lines.append(f"some zeros could not be told from an underflow below {floor}; they count as unknown")
-    lines.append(
-        f"form chosen by BIC on ln rms; standard errors by resampling {found.attrs.get('resampled')}; "
-        f"shares are norm^{found.attrs.get('share_power')}"
-    )
-    return lines
 
 
 def command_of(ds: xr.Dataset) -> str:

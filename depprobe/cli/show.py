@@ -16,8 +16,9 @@ from depprobe.cli import output
 def show(files: tuple[Path, ...], as_json: bool, table: str | None) -> None:
     """Print the summary of one or more stored datasets, and how they came about."""
     from depprobe import store
-    from depprobe.curves import decay_curve, distances
+    from depprobe.cli.summaries import kind_of, summary_of
     from depprobe.errors import BadInput
+    from depprobe.vocabulary import KINDS
 
     if as_json and table:
         raise BadInput("give --json or --table, not both")
@@ -25,20 +26,20 @@ def show(files: tuple[Path, ...], as_json: bool, table: str | None) -> None:
     for file in files:
         ds = store.load(file)
         store.validate(ds)
-        found = distances(ds)
-        documents.append((file, ds, found, output.summary(ds, found, decay_curve(ds))))
+        documents.append((file, ds, summary_of(ds)))
     if as_json:
-        output.echo(
-            output.as_json(
-                {str(file): {"attributes": ds.attrs, "layers": rows} for file, ds, _, rows in documents}
-            )
-        )
+        said = {str(file): {"attributes": ds.attrs, "layers": made.records} for file, ds, made in documents}
+        output.echo(output.as_json(said))
     elif table:
-        output.echo(output.TABLES[table]([row for *_, rows in documents for row in rows]))
+        kinds = {kind_of(ds) for _, ds, _ in documents}
+        if len(kinds) > 1:
+            raise BadInput(f"one table holds one kind of dataset, not {', '.join(sorted(kinds))}")
+        output.echo(output.TABLES[table](output.merged([made for *_, made in documents])))
     else:
-        for file, ds, found, rows in documents:
-            output.echo(output.as_text(rows, output.title(ds)))
-            output.echo("\n".join(["", *output.notes(ds, found)]))
-            sizes = ", ".join(f"{name} {size}" for name, size in ds["log_norm"].sizes.items())
-            output.echo(f"file     {file}  (log_norm: {sizes})")
+        for file, ds, made in documents:
+            output.echo(output.as_text(made))
+            output.echo("\n".join(["", *made.notes]))
+            tell = KINDS[kind_of(ds)]
+            sizes = ", ".join(f"{name} {size}" for name, size in ds[tell].sizes.items())
+            output.echo(f"file     {file}  ({tell}: {sizes})")
             output.echo(f"made by  {output.command_of(ds)}\n")

@@ -1,0 +1,233 @@
+"""What the measuring commands share: options, file names, the run itself, and how its result is said.
+
+A command is a click function decorated with ``@shared("layer", "n", ...)``, its own options, and ``@saying``.
+It calls ``Run.of`` first (bad paths are told before anything is measured), measures with ``run.options``
+within ``run.measuring()``, then calls ``run.keep(ds)`` and ``run.say(ds, paths)``. The table comes from
+``depprobe.cli.summaries.<command>``, the figures from ``depprobe.cli.drawing``.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import shlex
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from depprobe.cli import output
+from depprobe.cli.progress import progress
+
+if TYPE_CHECKING:
+    import xarray as xr
+
+    from depprobe.inputs import Source
+
+#: options that mean the same in every command that has them
+OPTIONS: dict[str, Callable[[Any], Any]] = {
+    "layer": click.option(
+        "--layer",
+        "layers",
+        metavar="SPEC",
+        multiple=True,
+        required=True,
+        help="A named layer, such as lstm or lstm:forget_bias=2; repeat to compare.",
+    ),
+    "n": click.option("--n", default=1000, show_default=True, help="Sequence length."),
+    "d": click.option("--d", default=512, show_default=True, help="Width of the layer."),
+    "input": click.option(
+        "--input",
+        "input_",
+        default="noise",
+        show_default=True,
+        metavar="noise|FILE",
+        help="Input: noise, or a .txt, .npy or .csv file.",
+    ),
+    "samples": click.option(
+        "--samples", default=1, show_default=True, help="Number of inputs (same weights)."
+    ),
+    "seeds": click.option("--seeds", default=1, show_default=True, help="Number of draws of the weights."),
+    "seed": click.option("--seed", default=0, show_default=True, help="Fixes the weights, then the input."),
+    "dtype": click.option("--dtype", default="float64", show_default=True, help="float32 or float64."),
+    "device": click.option(
+        "--device", default="cpu", show_default=True, help="Where to compute: cpu, cuda, mps."
+    ),
+    "threads": click.option("--threads", type=click.IntRange(1), help="Threads to compute with."),
+    "memory": click.option("--memory", default="4GiB", show_default=True, help="Memory budget."),
+    "output": click.option(
+        "-o",
+        "--output",
+        "output_",
+        type=click.Path(path_type=Path),
+        metavar="FILE.nc",
+        help="Where to save the dataset (default: under runs/).",
+    ),
+    "figure": click.option(
+        "--figure",
+        type=click.Path(path_type=Path),
+        metavar="FILE",
+        help="Where to save the figure: .png, .pdf or .svg (default: under runs/).",
+    ),
+    "json": click.option(
+        "--json", "as_json", is_flag=True, help="Print one JSON document instead of the table."
+    ),
+    "table": click.option(
+        "--table", type=click.Choice(list(output.TABLES)), help="Print the table in this form."
+    ),
+    "quiet": click.option("-q", "--quiet", is_flag=True, help="No messages or progress on stderr."),
+    "verbose": click.option("-v", "--verbose", is_flag=True, help="Say what runs and how long it took."),
+}
+
+
+def shared(*names: str) -> Callable[[Any], Any]:
+    """Decorator that gives a command the named options."""
+
+    def decorate(function: Any) -> Any:
+        for name in reversed(names):
+            function = OPTIONS[name](function)
+        return function
+
+    return decorate
+
+
+#: options of how a result is computed and said, which do not bear on what it is
+saying = shared("threads", "output", "figure", "json", "table", "quiet", "verbose")
+_SAYING = ("threads", "output_", "figure", "as_json", "table", "quiet", "verbose")
+
+
+@dataclass
+class Run:
+    """One run of a measuring command: where its result goes, and how it is said.
+
+    Attributes
+    ----------
+    command : the command line, without what does not bear on the result.
+    source : the input.
+    data, figure : paths of the dataset and the figure.
+    options : what bears on the result, by parameter name.
+    """
+
+    command: str
+    source: Source
+    data: Path
+    figure: Path
+    options: dict[str, Any]
+    _saying: dict[str, Any]
+    _seconds: float = 0.0
+    _threads: int = 0
+
+    @classmethod
+    def of(cls, name: str, layers: Sequence[str], input_: str, options: Mapping[str, Any]) -> Run:
+        """Paths, input and command line of a run, all checked before anything is measured.
+
+        Parameters
+        ----------
+        name : of the command, which is also that of its click function in ``depprobe.cli.<name>``.
+        layers, input_ : what ``--layer`` and ``--input`` gave.
+        options : all the other options.
+
+        Raises
+        ------
+        BadInput : a path that cannot be written, two alike, an unknown figure format, an unreadable input.
+        """
+        from depprobe.errors import BadInput
+        from depprobe.figures.saving import format_of
+        from depprobe.inputs import read
+
+        said = {key: options[key] for key in _SAYING}
+        rest = {key: value for key, value in options.items() if key not in said}
+        if said["as_json"] and said["table"]:
+            raise BadInput("give --json or --table, not both")
+        command = _command(name, layers, input_, rest)
+        stem = Path("runs") / _run_name(name, command, layers, rest)
+        data = said["output_"] or stem.with_name(stem.name + ".nc")
+        figure = said["figure"] or stem.with_name(stem.name + ".png")
+        format_of(figure)
+        for path in (data, figure):
+            output.check_writable(path)
+        output.check_distinct(data, figure, *([] if input_ == "noise" else [Path(input_)]))
+        return cls(command, read(input_), data, figure, rest, said)
+
+    @contextmanager
+    def measuring(self) -> Iterator[Callable[[float, int, str], None] | None]:
+        """Set the threads, show progress and take the time; gives the function to report progress to."""
+        import torch
+
+        before = torch.get_num_threads()
+        self._threads = self._saying["threads"] or before
+        start = time.perf_counter()
+        try:
+            torch.set_num_threads(self._threads)
+            with progress(self._saying["quiet"]) as report:
+                yield report
+        finally:
+            torch.set_num_threads(before)
+        self._seconds = time.perf_counter() - start
+
+    def keep(self, ds: xr.Dataset) -> list[Path]:
+        """Save the dataset and draw its figures; returns the paths of the figures."""
+        from depprobe import store
+        from depprobe.cli.drawing import draw
+
+        store.save(ds, self.data)
+        return draw([ds], [], self.figure)
+
+    def say(self, ds: xr.Dataset, figures: Sequence[Path], extra: Mapping[str, Any] | None = None) -> None:
+        """Print the result in the form asked for.
+
+        Parameters
+        ----------
+        ds : the dataset, as kept.
+        figures : what ``keep`` returned.
+        extra : further entries of the JSON document.
+        """
+        from depprobe.cli.summaries import summary_of
+
+        summary = summary_of(ds)
+        if self._saying["as_json"]:
+            document = {"attributes": ds.attrs, "layers": summary.records, **(extra or {})}
+            document |= {"dataset": str(self.data), "figures": [str(path) for path in figures]}
+            output.echo(output.as_json(document))
+        elif self._saying["table"]:
+            output.echo(output.TABLES[self._saying["table"]](summary))
+        else:
+            output.echo(output.as_text(summary))
+            output.echo("\n".join(["", *summary.notes]))
+            output.echo("\n".join([f"dataset  {self.data}", *(f"figure   {path}" for path in figures)]))
+        if self._saying["verbose"] and not self._saying["quiet"]:
+            click.echo(f"depprobe: measured in {self._seconds:.2f} s with {self._threads} threads", err=True)
+
+
+def _command(name: str, layers: Sequence[str], input_: str, options: Mapping[str, Any]) -> str:
+    """The command that gives this dataset, without options that do not bear on it."""
+    context = click.get_current_context()
+    words = ["depprobe", name]
+    for layer in layers:
+        words += ["--layer", layer]
+    parameters = {p.name: p for p in context.command.params}
+    if input_ != "noise":
+        words += ["--input", Path(input_).name]
+    for key, value in options.items():
+        parameter = parameters[key]
+        if key not in ("n", "d", "seed") and value == parameter.get_default(context):
+            continue
+        flag = parameter.opts[-1]
+        if getattr(parameter, "is_flag", False):
+            words.append(flag if value else parameter.secondary_opts[-1])
+        else:
+            for one in value if parameter.multiple else [value]:
+                words += [flag, str(one)]
+    return shlex.join(words)
+
+
+def _run_name(name: str, command: str, layers: Sequence[str], options: Mapping[str, Any]) -> str:
+    """A file name that says what was run, and differs wherever an option differs."""
+    short = "-".join(re.sub(r"[^A-Za-z0-9.]+", "-", layer).strip("-") for layer in layers)[:60]
+    sizes = "".join(f"_{size}{options[size]}" for size in ("n", "d") if isinstance(options.get(size), int))
+    mark = hashlib.sha256(command.encode()).hexdigest()[:8]
+    return f"{name}_{short}{sizes}_{mark}"

@@ -1,0 +1,29 @@
+"""What is said of each kind of dataset: one module a kind, with ``summary(ds) -> Summary``. No torch here.
+
+A kind is named after the command that measures it, and known by a variable that only it has.
+"""
+
+from __future__ import annotations
+
+import importlib
+
+import xarray as xr
+
+from depprobe.cli.output import Summary
+from depprobe.errors import BadInput
+from depprobe.vocabulary import KINDS
+
+
+def kind_of(ds: xr.Dataset) -> str:
+    """The kind of a dataset; raises ``BadInput`` where it is none that commands make."""
+    for kind, variable in KINDS.items():
+        if variable in ds.data_vars:
+            return kind
+    raise BadInput(
+        f"not a valid dataset: no variable that tells what was measured: {', '.join(KINDS.values())}"
+    )
+
+
+def summary_of(ds: xr.Dataset) -> Summary:
+    """The summary of a dataset of any kind."""
+    return importlib.import_module(f"{__name__}.{kind_of(ds)}").summary(ds)

@@ -1,0 +1,114 @@
+"""The summary of a Jacobian dataset: norms at the ends of the curve, its form, and distances."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import xarray as xr
+
+from depprobe.cli.output import Summary, power_of_ten, with_error
+from depprobe.curves import decay_curve, distances
+
+#: heading, unit, and the variable of ``distances`` behind each column
+_COLUMNS = (
+    ("decay rate", "ln/step", "decay_rate"),
+    ("half-life", "steps", "half_life"),
+    ("mean distance", "steps", "mean_distance"),
+    ("95 % range", "steps", "effective_range"),
+    ("receptive field", "steps", "receptive_field"),
+)
+
+
+def summary(ds: xr.Dataset) -> Summary:
+    """Table and notes of a dataset that ``depprobe.jacobian`` gave."""
+    found = distances(ds)
+    rows = _records(ds, found, decay_curve(ds))
+    headings = _headings(rows)
+    columns = [_cells(row) for row in rows]
+    if any(row["unknown"] for row in rows):
+        headings.append("unknown (zero or underflow)")
+        columns = [[*column, str(row["unknown"])] for column, row in zip(columns, rows, strict=True)]
+    return Summary(_title(ds), headings, columns, rows, _notes(ds, found))
+
+
+def _records(ds: xr.Dataset, found: xr.Dataset, curve: xr.Dataset) -> list[dict[str, Any]]:
+    """One row a layer: the norm at the smallest and largest lag, and the distances with standard errors."""
+    many = "layer" in ds.dims
+    rows = []
+    for index in range(ds.sizes["layer"] if many else 1):
+        pick = {"layer": index} if many else {}
+        here, line, by_lag = ds.isel(pick), found.isel(pick), curve.isel(pick)
+        known = np.flatnonzero(np.asarray(by_lag["count"].values) > 0)
+        lags, medians = by_lag["lag"].values[known], by_lag["log_median"].values[known]
+        near, far = int(np.abs(lags).argmin()), len(lags) - 1
+        row: dict[str, Any] = {
+            "layer": str(ds["layer"].values[index]) if many else str(ds.attrs.get("layer", "?")),
+            "method": str(
+                here["method"].item() if "method" in here.coords else here.attrs.get("method", "?")
+            ),
+            "near_lag": int(lags[near]),
+            "log_norm_near": float(medians[near]),
+            "far_lag": int(lags[far]),
+            "log_norm_far": float(medians[far]),
+            "best_form": str(line["best_form"].item()),
+            "unknown": int(line["unknown"].item()),
+        }
+        for _, _, name in _COLUMNS:
+            row[name] = float(line[name].item())
+            row[f"{name}_stderr"] = float(line[f"{name}_stderr"].item())
+        rows.append(row)
+    return rows
+
+
+def _cells(row: dict[str, Any]) -> list[str]:
+    """The printed cells of a summary row, in the order of the headings."""
+    return [
+        row["layer"],
+        row["method"],
+        power_of_ten(row["log_norm_near"]),
+        power_of_ten(row["log_norm_far"]),
+        row["best_form"],
+        *(with_error(row[name], row[f"{name}_stderr"]) for _, _, name in _COLUMNS),
+    ]
+
+
+def _headings(rows: list[dict[str, Any]]) -> list[str]:
+    """Column headings; the lags at which norms stand are named where all rows share them."""
+
+    def at(which: str) -> str:
+        lags = {row[f"{which}_lag"] for row in rows}
+        return f"norm at lag {lags.pop()}" if len(lags) == 1 else f"norm at {which}est lag"
+
+    return ["layer", "method", at("near"), at("far"), "form", *(f"{h} ({u})" for h, u, _ in _COLUMNS)]
+
+
+def _title(ds: xr.Dataset) -> str:
+    """One line that says what was measured."""
+    facts = {"norm": "Frobenius norm" if ds.attrs.get("norm") == "fro" else "spectral norm"}
+    targets = ds.sizes.get("target", 1)
+    at = f"t = {ds['target'].values[0]}" if targets == 1 else f"{targets} targets"
+    return (
+        f"dh_t/d{ds.attrs.get('wrt', 'x')}_k: n = {ds.attrs.get('n')}, d = {ds.attrs.get('d')}, {at}, "
+        f"seed {ds.attrs.get('seed')}, {ds.attrs.get('dtype')}, {facts['norm']}"
+    )
+
+
+def _notes(ds: xr.Dataset, found: xr.Dataset) -> list[str]:
+    """What a reader must know to take the numbers as they are meant."""
+    lines = []
+    if "log_norm_error" in ds and float(ds["log_norm_error"].max()) > 0:
+        lines.append(
+            f"compression changed no norm by more than {float(ds['log_norm_error'].max()):.1e} (relative)"
+        )
+    if "log_norm_stderr" in ds:
+        worst = float(ds["log_norm_stderr"].max())
+        lines.append(f"norms are estimates from random probes; standard error up to {worst:.1e} (relative)")
+    if "log_floor" in ds.attrs:
+        floor = power_of_ten(ds.attrs["log_floor"])
+        lines.append(f"some zeros could not be told from an underflow below {floor}; they count as unknown")
+    lines.append(
+        f"form chosen by BIC on ln rms; standard errors by resampling {found.attrs.get('resampled')}; "
+        f"shares are norm^{found.attrs.get('share_power')}"
+    )
+    return lines
