@@ -12,7 +12,7 @@ from conftest import tolerance
 from torch import nn
 
 from depprobe.errors import BadInput, OverBudget
-from depprobe.operators import recurrent as recurrent_module
+from depprobe.operators import chain_norms as chain_norms_module
 from depprobe.operators import sweep as sweep_module
 from depprobe.operators import temporal_jacobian
 from depprobe.registry import layers
@@ -131,7 +131,7 @@ def test_uncoupled_groups_where_the_dominant_one_is_reset(monkeypatch):
     np.testing.assert_allclose(found.values[0], expected, atol=1e-6)
     assert found.error.max() <= 1e-6
     # without the measured error, the threshold alone loses the second group
-    monkeypatch.setattr(recurrent_module, "_SHARES", (0.03,))
+    monkeypatch.setattr(chain_norms_module, "_SHARES", (0.03,))
     lost = operator.log_norms([n - 1])
     assert lost.values[0, 0] / math.log(10) < -25
     assert lost.error[0, 0] > 1

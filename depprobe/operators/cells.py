@@ -63,6 +63,8 @@ class CellChain(abc.ABC):
     d_in: int
     d_h: int
     d_c: int = 0
+    #: names of the gates in torch's order, empty for a cell without
+    gates: tuple[str, ...] = ()
 
     @property
     def width(self) -> int:
@@ -79,6 +81,14 @@ class CellChain(abc.ABC):
     def add_direct_matrices(self, start: int, stop: int, out: Tensor) -> None:  # noqa: B027
         """Add D_k for start <= k < stop into ``out`` (stop - start, S, S)."""
 
+    def part(self, wrt: str, k: int, rows: Tensor) -> Tensor:
+        """Row block on s_k as one on its part ``wrt``: ``c``, ``h``, or ``cell`` (c, with h following it)."""
+        return rows[:, : self.d_c] if wrt == "c" else rows[:, self.d_c :]
+
+    def part_reach(self, wrt: str, units: Tensor) -> Tensor:
+        """Which units of that part given units of s_k depend on, by non-zero factors: bool."""
+        return units[: self.d_c] if wrt == "c" else units[self.d_c :]
+
     def full_matrices(self, start: int, stop: int) -> Tensor:
         """Whole step Jacobians ds_k/d(s_{k-1}, x_k): (stop - start, S, S + d_in).
 
@@ -94,6 +104,24 @@ class CellChain(abc.ABC):
     @abc.abstractmethod
     def reach(self, k: int, units: Tensor) -> tuple[Tensor, Tensor]:
         """Which of (s_{k-1}, x_k) given units of s_k depend on, by non-zero factors: bool (S,), (d_in,)."""
+
+
+class GatedChain(CellChain):
+    """What cells with gates can tell of them. ``z`` are the gates' arguments, (gates, n, d)."""
+
+    _z: Tensor
+    #: the gate that carries the state past the weights: f, or the update gate z
+    keeper: str
+
+    def gate_values(self) -> Tensor:
+        """Values of all gates: (gates, n, d) float64; a candidate (g, n) by tanh, the others by sigmoid."""
+        z = self._z.double()
+        squash = [torch.tanh if gate in ("g", "n") else torch.sigmoid for gate in self.gates]
+        return torch.stack([f(part) for f, part in zip(squash, z, strict=True)])
+
+    def log_keep(self) -> Tensor:
+        """Natural log of the gate that carries the state: (n, d) float64, exact where the gate underflows."""
+        return torch.nn.functional.logsigmoid(self._z[self.gates.index(self.keeper)].double())
 
 
 class RNNChain(CellChain):
@@ -116,8 +144,10 @@ class RNNChain(CellChain):
         return found[: self.d_h], found[self.d_h :]
 
 
-class GRUChain(CellChain):
+class GRUChain(GatedChain):
     """Gated recurrent unit: the update gate z carries h past the weights."""
+
+    gates, keeper = ("r", "z", "n"), "z"
 
     def __init__(self, weights: CellWeights, x: Tensor, h: Tensor, h_before: Tensor) -> None:
         self.n, self.d_in, self.d_h = x.shape[0], x.shape[1], h.shape[1]
@@ -126,6 +156,7 @@ class GRUChain(CellChain):
         hr, hz, hn = from_h.chunk(3, 1)
         r, new = torch.sigmoid(xr + hr), xn + torch.sigmoid(xr + hr) * hn
         slope_n = torch.sigmoid(-(xz + hz)) * _dtanh(new)
+        self._z = torch.stack([xr + hr, xz + hz, new])
         self._keep = torch.sigmoid(xz + hz)
         self._slopes = torch.stack(
             [
@@ -159,14 +190,17 @@ class GRUChain(CellChain):
         return found[: self.d_h] | units, found[self.d_h :]
 
 
-class LSTMChain(CellChain):
+class LSTMChain(GatedChain):
     """Long short-term memory: the forget gate carries c past the weights."""
+
+    gates, keeper = ("i", "f", "g", "o"), "f"
 
     def __init__(self, weights: CellWeights, x: Tensor, h: Tensor, h_before: Tensor) -> None:
         self.n, self.d_in, self.d_h = x.shape[0], x.shape[1], h.shape[1]
         self.d_c = weights.hh.shape[0] // 4
         from_x, from_h = weights.preactivations(x, h_before)
-        zi, zf, zg, zo = (from_x + from_h).chunk(4, 1)
+        self._z = (from_x + from_h).unflatten(1, (4, -1)).movedim(1, 0)
+        zi, zf, zg, zo = self._z
         i, f, g, o = torch.sigmoid(zi), torch.sigmoid(zf), torch.tanh(zg), torch.sigmoid(zo)
         cells = [torch.zeros_like(zi[0])]
         for new, kept in zip((i * g).unbind(0), f.unbind(0), strict=True):
@@ -198,6 +232,20 @@ class LSTMChain(CellChain):
         rows = rows[:, self.d_c :]
         return rows if self._project is None else rows @ self._project
 
+    def part(self, wrt: str, k: int, rows: Tensor) -> Tensor:
+        if wrt == "cell":
+            return torch.addcmul(rows[:, : self.d_c], self._to_memory(rows), self._to_m[k])
+        return super().part(wrt, k, rows)
+
+    def part_reach(self, wrt: str, units: Tensor) -> Tensor:
+        return self._reached_cells(units) if wrt == "cell" else super().part_reach(wrt, units)
+
+    def _reached_cells(self, units: Tensor) -> Tensor:
+        """Units of c that given units of (c, h) depend on at the same step."""
+        from_h = units[self.d_c :]
+        memory = from_h if self._project is None else (self._project[from_h] != 0).any(0)
+        return units[: self.d_c] | memory
+
     def add_direct(self, k: int, rows: Tensor, out: Tensor) -> None:
         cell = out[:, : self.d_c]
         torch.mul(rows[:, : self.d_c], self._keep[k], out=cell)
@@ -212,8 +260,6 @@ class LSTMChain(CellChain):
             torch.mul(self._project, self._keep_to_m[start:stop, None], out=to_cell)
 
     def reach(self, k: int, units: Tensor) -> tuple[Tensor, Tensor]:
-        from_h = units[self.d_c :]
-        memory = from_h if self._project is None else (self._project[from_h] != 0).any(0)
-        cells = units[: self.d_c] | memory
+        cells = self._reached_cells(units)
         found = self._links[cells].any(0)
         return torch.cat([cells, found[: self.d_h]]), found[self.d_h :]

@@ -21,14 +21,10 @@ from torch import Tensor, nn
 from depprobe.errors import BadInput
 from depprobe.operators.budget import DEFAULT_MEMORY, require
 from depprobe.operators.cells import CellChain, CellWeights, GRUChain, LSTMChain, RNNChain
-from depprobe.operators.compression import compression_error
+from depprobe.operators.chain_norms import chain_norms, log_norm_of
 from depprobe.operators.jacobian import LogNorms, Scaled, TemporalJacobian
 from depprobe.operators.pull import pull, push
 from depprobe.operators.sweep import Step, sweep
-
-#: share of the norm one compression may discard, times the square root of the tolerance: the error is half
-#: the square of the share, which grows while it rides along, and its upper bound is nine times its estimate
-_SHARES = (0.03, 0.0003, 0.0)
 
 
 class RecurrentJacobian(TemporalJacobian):
@@ -105,7 +101,7 @@ class RecurrentJacobian(TemporalJacobian):
         stacks = list(zip(*self._layers, strict=True))
         for direction, stack in enumerate(stacks):
             here, until = (t, lowest) if direction == 0 else (n - 1 - t, 0)
-            row, row_error = self._direction_norms(stack, here, until, norm)
+            row, row_error = chain_norms(stack, here, until, self.wrt, norm, self.tolerance)
             if direction:
                 row, row_error = row[::-1], row_error[::-1]
             # the two directions meet at k = t alone, where Frobenius norms add in squares
@@ -117,41 +113,17 @@ class RecurrentJacobian(TemporalJacobian):
             )
         return values, error
 
-    def _direction_norms(
-        self, stack: Sequence[CellChain], t: int, lowest: int, norm: str
-    ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """Norms of one row; compressed more and more gently until the measured error holds."""
-        for share in _SHARES if self.tolerance else (0.0,):
-            values, sketch = np.full(self.shape[2], -np.inf), np.full(self.shape[2], -np.inf)
-
-            def visit(step: Step, values: NDArray = values, sketch: NDArray = sketch) -> None:
-                where = step.start - np.arange(step.taps.shape[0])
-                values[where] = _log_norm_of(step.taps[:, : step.kept], step.scale[: step.kept], norm)
-                sketch[where] = _log_norm_of(step.taps[:, step.kept :], step.scale[step.kept :], "fro")
-
-            sweep(stack, t, lowest, self.wrt, share * math.sqrt(self.tolerance), visit)
-            with np.errstate(invalid="ignore"):
-                error = compression_error(torch.from_numpy(values), torch.from_numpy(sketch)).numpy()
-            error[np.isneginf(sketch)] = 0.0
-            if not (np.nan_to_num(error, nan=np.inf) > self.tolerance).any():
-                break
-        zero = np.isneginf(values[lowest : t + 1])
-        if zero.any():
-            reached = _reach(stack, t, lowest, self.wrt)
-            values[lowest : t + 1][zero & reached] = np.nan
-        return values, error
-
     def _pulled_norms(self, t: int, norm: str) -> NDArray[np.float64]:
         if norm == "spectral":
             values, log_scale = self.row(t)
-            return _log_norm_of(values.transpose(0, 1), log_scale[:, :, 0].T, norm)
+            return log_norm_of(values.transpose(0, 1), log_scale[:, :, 0].T, norm)
         _, d_out, n_in, d_in = self.shape
         each = 4 * n_in * max(d_out, d_in) * torch.finfo(self._dtype).bits // 8
         chunk = max(1, min(d_out, self._memory // (2 * each)))
         total = np.full(n_in, -np.inf)
         for first in range(0, d_out, chunk):
             values, log_scale = self._pull_units(t, range(first, min(first + chunk, d_out)))
-            part = _log_norm_of(values.transpose(0, 1), log_scale[:, :, 0].T, norm)
+            part = log_norm_of(values.transpose(0, 1), log_scale[:, :, 0].T, norm)
             total = 0.5 * np.logaddexp(2 * total, 2 * part)
         return total
 
@@ -229,52 +201,6 @@ class RecurrentJacobian(TemporalJacobian):
         for layer in self._layers:
             out = push(layer, out)
         return out
-
-
-def _log_norm_of(taps: Tensor, scale: Tensor, norm: str) -> NDArray[np.float64]:
-    """ln norm of each (rows, width) slice of taps, rows standing for rows * exp(scale).
-
-    Shapes: taps (steps, rows, width), scale (rows,) or (steps, rows).
-    """
-    scale = scale.expand(taps.shape[:2])
-    if taps.shape[1] == 0:
-        return np.full(taps.shape[0], -np.inf)
-    if norm == "fro":
-        logs = torch.linalg.vector_norm(taps, dim=2, dtype=torch.float64).log() + scale
-        return (0.5 * torch.logsumexp(2 * logs, 1)).cpu().numpy()
-    out = np.full(taps.shape[0], -np.inf)
-    for j, tap in enumerate(taps):
-        logs = tap.abs().amax(1).double().log() + scale[j]
-        peak = logs.max()
-        if bool(peak.isfinite()):
-            inner = tap.abs().amax(1).double().clamp_min(torch.finfo(torch.float64).tiny)
-            unit = tap.double() / inner[:, None] * (logs - peak).exp()[:, None]
-            gram = unit @ unit.T if unit.shape[0] <= unit.shape[1] else unit.T @ unit
-            out[j] = float(0.5 * torch.linalg.eigvalsh(gram)[-1].log() + peak)
-    return out
-
-
-def _reach(stack: Sequence[CellChain], t: int, lowest: int, wrt: str) -> NDArray[np.bool_]:
-    """Whether any chain of non-zero factors leads from source k to h_t, for lowest <= k <= t."""
-    reached = np.zeros(t + 1 - lowest, dtype=bool)
-    device = stack[-1].matrices(t, t + 1).device
-    units = [torch.zeros(cell.width, dtype=torch.bool, device=device) for cell in stack]
-    units[-1][stack[-1].d_c :] = True
-    for k in range(t, lowest - 1, -1):
-        if wrt != "x":
-            parts = [
-                unit[: cell.d_c] if wrt == "c" else unit[cell.d_c :]
-                for cell, unit in zip(stack, units, strict=True)
-            ]
-            reached[k - lowest] = bool(torch.cat(parts).any())
-        above: Tensor | None = None
-        for level in range(len(stack) - 1, -1, -1):
-            if above is not None:
-                units[level][stack[level].d_c :] |= above
-            units[level], above = stack[level].reach(k, units[level])
-        if wrt == "x" and above is not None:
-            reached[k - lowest] = bool(above.any())
-    return reached
 
 
 # -- from module to chains ---------------------------------------------------------------------------

@@ -45,6 +45,7 @@ def sweep(
     wrt: str,
     threshold: float,
     visit: Callable[[Step], None],
+    of: str = "h",
 ) -> None:
     """Sweep the rows of dh_t (top layer) from source t down to ``stop``, calling ``visit`` on each run.
 
@@ -52,14 +53,16 @@ def sweep(
     ----------
     stack : the layers, bottom first.
     wrt : ``x``, or ``h`` or ``c`` for the state after step k (all layers, bottom first; state held in
-        the pair (h, c) as torch hands it on).
+        the pair (h, c) as torch hands it on), or ``cell`` for c with h = o tanh(c) following it.
     threshold : share of the norm that one compression may discard; 0 for none.
+    of : ``h`` or ``c``, the state of the top layer at t whose rows are swept.
     """
     widths = [cell.width for cell in stack]
     top = stack[-1]
     weight = top.matrices(t, t + 1)
-    first = weight.new_zeros(top.d_h, sum(widths))
-    first[:, first.shape[1] - top.d_h :] = torch.eye(top.d_h, dtype=weight.dtype, device=weight.device)
+    height, left = (top.d_c, sum(widths) - top.width) if of == "c" else (top.d_h, sum(widths) - top.d_h)
+    first = weight.new_zeros(height, sum(widths))
+    first[:, left : left + height] = torch.eye(height, dtype=weight.dtype, device=weight.device)
     del weight
     block = RowBlock(first)
     k, run, next_compression = t, FIRST_COMPRESSION, FIRST_COMPRESSION
@@ -118,8 +121,8 @@ def _advance(stack: Sequence[CellChain], rows: Tensor, k: int, steps: int, wrt: 
         for j in range(first, last):
             if wrt != "x":
                 # before what the layer above reads at k joins in: the state handed on is the variable here
-                parts = [(cell.d_c, state[j]) for cell, (_, state, *_) in reversed(layers)]
-                taps.append(torch.cat([s[:, :d_c] if wrt == "c" else s[:, d_c:] for d_c, s in parts], 1))
+                parts = [cell.part(wrt, k - j, state[j]) for cell, (_, state, *_) in reversed(layers)]
+                taps.append(torch.cat(parts, 1))
             above: Tensor | None = None
             for (cell, (whole, state, through, hidden, inputs)), M in zip(layers, matrices, strict=True):
                 if above is not None:

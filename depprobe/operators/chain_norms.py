@@ -1,0 +1,113 @@
+r"""Norms of one row of blocks of a chain, as logs, with the measured error of compression.
+
+    ln || ds_t[of] / d(what is asked for at k) ||    for every k <= t
+
+Rows are swept with compression, more and more gently until the measured error holds. A norm that comes
+out as zero is an exact zero only where no chain of non-zero factors leads from k to t; else it is unknown.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from depprobe.operators.cells import CellChain
+from depprobe.operators.compression import compression_error
+from depprobe.operators.sweep import Step, sweep
+
+#: share of the norm one compression may discard, times the square root of the tolerance: the error is half
+#: the square of the share, which grows while it rides along, and its upper bound is nine times its estimate
+_SHARES = (0.03, 0.0003, 0.0)
+
+
+def chain_norms(
+    stack: Sequence[CellChain],
+    t: int,
+    lowest: int,
+    wrt: str,
+    norm: str = "fro",
+    tolerance: float = 1e-6,
+    of: str = "h",
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Natural logs of the norms of one row over all sources, and bounds on their errors: both (n,).
+
+    Parameters
+    ----------
+    stack : the layers, bottom first.
+    t, lowest : target, and first source; sources outside [lowest, t] are -inf with error 0.
+    wrt, of : from and to where, as in ``sweep``.
+    norm : ``fro`` or ``spectral``.
+    tolerance : relative error that compression may cause; 0 sweeps uncompressed.
+
+    Returns
+    -------
+    Logs (-inf for an exact zero, NaN where a zero cannot be told from an underflow), and error bounds.
+    """
+    n = stack[-1].n
+    for share in _SHARES if tolerance else (0.0,):
+        values, sketch = np.full(n, -np.inf), np.full(n, -np.inf)
+
+        def visit(step: Step, values: NDArray = values, sketch: NDArray = sketch) -> None:
+            where = step.start - np.arange(step.taps.shape[0])
+            values[where] = log_norm_of(step.taps[:, : step.kept], step.scale[: step.kept], norm)
+            sketch[where] = log_norm_of(step.taps[:, step.kept :], step.scale[step.kept :], "fro")
+
+        sweep(stack, t, lowest, wrt, share * math.sqrt(tolerance), visit, of)
+        with np.errstate(invalid="ignore"):
+            error = compression_error(torch.from_numpy(values), torch.from_numpy(sketch)).numpy()
+        error[np.isneginf(sketch)] = 0.0
+        if not (np.nan_to_num(error, nan=np.inf) > tolerance).any():
+            break
+    zero = np.isneginf(values[lowest : t + 1])
+    if zero.any():
+        reached = _reach(stack, t, lowest, wrt, of)
+        values[lowest : t + 1][zero & reached] = np.nan
+    return values, error
+
+
+def log_norm_of(taps: Tensor, scale: Tensor, norm: str) -> NDArray[np.float64]:
+    """ln norm of each (rows, width) slice of taps, rows standing for rows * exp(scale).
+
+    Shapes: taps (steps, rows, width), scale (rows,) or (steps, rows).
+    """
+    scale = scale.expand(taps.shape[:2])
+    if taps.shape[1] == 0:
+        return np.full(taps.shape[0], -np.inf)
+    if norm == "fro":
+        logs = torch.linalg.vector_norm(taps, dim=2, dtype=torch.float64).log() + scale
+        return (0.5 * torch.logsumexp(2 * logs, 1)).cpu().numpy()
+    out = np.full(taps.shape[0], -np.inf)
+    for j, tap in enumerate(taps):
+        logs = tap.abs().amax(1).double().log() + scale[j]
+        peak = logs.max()
+        if bool(peak.isfinite()):
+            inner = tap.abs().amax(1).double().clamp_min(torch.finfo(torch.float64).tiny)
+            unit = tap.double() / inner[:, None] * (logs - peak).exp()[:, None]
+            gram = unit @ unit.T if unit.shape[0] <= unit.shape[1] else unit.T @ unit
+            out[j] = float(0.5 * torch.linalg.eigvalsh(gram)[-1].log() + peak)
+    return out
+
+
+def _reach(stack: Sequence[CellChain], t: int, lowest: int, wrt: str, of: str) -> NDArray[np.bool_]:
+    """Whether any chain of non-zero factors leads from source k to h_t (or c_t), for lowest <= k <= t."""
+    reached = np.zeros(t + 1 - lowest, dtype=bool)
+    device = stack[-1].matrices(t, t + 1).device
+    units = [torch.zeros(cell.width, dtype=torch.bool, device=device) for cell in stack]
+    units[-1][slice(stack[-1].d_c) if of == "c" else slice(stack[-1].d_c, None)] = True
+    for k in range(t, lowest - 1, -1):
+        if wrt != "x":
+            parts = [cell.part_reach(wrt, unit) for cell, unit in zip(stack, units, strict=True)]
+            reached[k - lowest] = bool(torch.cat(parts).any())
+        above: Tensor | None = None
+        for level in range(len(stack) - 1, -1, -1):
+            if above is not None:
+                units[level][stack[level].d_c :] |= above
+            units[level], above = stack[level].reach(k, units[level])
+        if wrt == "x" and above is not None:
+            reached[k - lowest] = bool(above.any())
+    return reached
