@@ -56,6 +56,18 @@ VARIABLES: dict[str, tuple[str, str]] = {
     "form_share": ("share of the resamples in which a form is best", "1"),
     "residual_sd": ("standard deviation of ln rms about the best smooth form", "ln 1"),
     "residual_autocorrelation": ("correlation of neighbouring residuals of ln rms", "1"),
+    "log_norm_cc": ("natural log of the norm of dc_t/dc_k", "ln 1"),
+    "log_norm_hc": ("natural log of the norm of dh_t/dc_k", "ln 1"),
+    "log_norm_hh": ("natural log of the norm of dh_t/dh_k", "ln 1"),
+    "log_norm_cc_error": ("bound on the error of log_norm_cc from compression", "ln 1"),
+    "log_norm_hc_error": ("bound on the error of log_norm_hc from compression", "ln 1"),
+    "log_norm_hh_error": ("bound on the error of log_norm_hh from compression", "ln 1"),
+    "log_norm_product": ("natural log of the norm of the diagonal product of carrying gates", "ln 1"),
+    "log_gate_product": ("natural log of the product of the carrying gate over (k, t]", "ln 1"),
+    "log_gap": ("log_norm_cc or log_norm_hh, minus log_norm_product", "ln 1"),
+    "gate_value": ("value of the gate", "1"),
+    "time_constant": ("time constant of the carrying gate, -1 / mean ln f", "positions"),
+    "hold_share": ("share of units whose time constant exceeds the lag", "1"),
 }
 
 #: ways of measuring a block, and the symbol figures use
