@@ -191,18 +191,20 @@ class GRUChain(GatedChain):
 
 
 class LSTMChain(GatedChain):
-    """Long short-term memory: the forget gate carries c past the weights."""
+    """Long short-term memory: the forget gate carries c past the weights. ``c_first`` is c before step 0."""
 
     gates, keeper = ("i", "f", "g", "o"), "f"
 
-    def __init__(self, weights: CellWeights, x: Tensor, h: Tensor, h_before: Tensor) -> None:
+    def __init__(
+        self, weights: CellWeights, x: Tensor, h: Tensor, h_before: Tensor, c_first: Tensor | None = None
+    ) -> None:
         self.n, self.d_in, self.d_h = x.shape[0], x.shape[1], h.shape[1]
         self.d_c = weights.hh.shape[0] // 4
         from_x, from_h = weights.preactivations(x, h_before)
         self._z = (from_x + from_h).unflatten(1, (4, -1)).movedim(1, 0)
         zi, zf, zg, zo = self._z
         i, f, g, o = torch.sigmoid(zi), torch.sigmoid(zf), torch.tanh(zg), torch.sigmoid(zo)
-        cells = [torch.zeros_like(zi[0])]
+        cells = [torch.zeros_like(zi[0]) if c_first is None else c_first]
         for new, kept in zip((i * g).unbind(0), f.unbind(0), strict=True):
             cells.append(torch.addcmul(new, kept, cells[-1]))
         before, c = torch.stack(cells[:-1]), torch.stack(cells[1:])
