@@ -18,6 +18,7 @@ __version__ = "0.1.0"
 #: public name -> the module that holds it (None: the name is that module)
 _HOME: dict[str, str | None] = {
     "jacobian": "depprobe.probes.jacobian",
+    "gates": "depprobe.probes.gates",
     "temporal_jacobian": "depprobe.operators",
     "TemporalJacobian": "depprobe.operators",
     "structured": "depprobe.operators",
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
     from depprobe.errors import BadInput
     from depprobe.inputs import read as read_input
     from depprobe.operators import TemporalJacobian, structured, temporal_jacobian
+    from depprobe.probes.gates import gates
     from depprobe.probes.jacobian import jacobian
     from depprobe.registry import layers
     from depprobe.store import load, save

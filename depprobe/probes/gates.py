@@ -1,0 +1,281 @@
+r"""Does the gate's highway carry the gradient: the product of forget gates beside the true Jacobian.
+
+    LSTM   dc_t/dc_k = diag(prod_{i=k+1..t} f_i) + every path through h and the recurrent weights
+    GRU    dh_t/dh_k = diag(prod_{i=k+1..t} z_i) + every path through the recurrent weights
+
+Shapes: f, z (n, d). The product is a cumulative sum of ln sigma(argument), the true norm a row swept
+backwards (``operators.chain_norms``), so neither underflows. A unit's time constant is -1 / mean_t ln f_t.
+Source: Hochreiter and Schmidhuber 1997; Gers et al. 2000; Tallec and Ollivier 2018 (time constants).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import torch
+import xarray as xr
+from numpy.typing import ArrayLike, NDArray
+from torch import Tensor, nn
+
+import depprobe
+from depprobe import store
+from depprobe.cases import Case, cases_of_module, cases_of_specs, require_room
+from depprobe.errors import BadInput
+from depprobe.inputs import Source
+from depprobe.operators.budget import DEFAULT_MEMORY, parse_bytes, require
+from depprobe.operators.cells import GatedChain
+from depprobe.operators.chain_norms import chain_norms
+from depprobe.operators.recurrent import _linearise
+from depprobe.operators.table import check, is_plain
+from depprobe.operators.targets import wanted_positions
+from depprobe.registry import Spec
+from depprobe.vocabulary import SCHEMA_VERSION, describe
+
+#: called with (cases done, cases in all, what is under way)
+Progress = Callable[[float, int, str], None]
+
+#: dimensions of each variable, after (layer, seed, sample)
+_DIMS: dict[str, tuple[str, ...]] = {
+    "log_gate_product": ("source", "unit"),
+    "gate_value": ("gate", "target", "unit"),
+    "time_constant": ("unit",),
+    "hold_share": ("lag",),
+}
+
+
+def gates(
+    module: nn.Module | str | Sequence[str],
+    x: Tensor | ArrayLike | Source | None = None,
+    *,
+    n: int = 1000,
+    d: int = 512,
+    target: str | int = "last",
+    depth: int = 0,
+    hold_h: bool = False,
+    lags: Sequence[int] | None = None,
+    tolerance: float = 1e-6,
+    samples: int = 1,
+    seeds: int = 1,
+    seed: int = 0,
+    dtype: str = "float64",
+    device: str = "cpu",
+    memory: int | str = DEFAULT_MEMORY,
+    command: str | None = None,
+    progress: Progress | None = None,
+) -> xr.Dataset:
+    """Norms of the true Jacobian of a gated state beside the product of its gates, at every lag.
+
+    Parameters
+    ----------
+    module : ``nn.LSTM`` or ``nn.GRU`` in one direction, trained or not; or the spec string of such a named
+        layer (``"lstm:forget_bias=2"``), or several of one kind.
+    x : (n, d_in), or (samples, n, d_in), tensor or array; needed with a module. With spec strings also a
+        ``depprobe.inputs.Source``; by default seeded noise, x ~ N(0, 1).
+    n, d : length and width, for spec strings; a module and its input bring their own.
+    target : position t at which the rows end, or ``last``.
+    depth : the stacked layer measured, 0 being the bottom one.
+    hold_h : whether h_k stays as it is when c_k moves (LSTM). By default h_k = o_k tanh(c_k) moves with it,
+        as in backpropagation; held, as in ``jacobian(wrt="c")``, the first step has no path but the gate.
+    lags : lags for which to give the share of units that hold longer; powers of ten up to n by default.
+    tolerance : relative error that compression may cause (default 1e-6); 0 for no compression.
+    samples : number of inputs, for spec strings; same weights.
+    seeds : number of draws of the weights, from ``seed`` on, for spec strings.
+    seed : fixes the weights, then the input.
+    dtype, device : of named layers; a module keeps its own.
+    memory : budget in bytes, or a size such as ``"4GiB"``.
+    command : what to record as the command; the call itself by default.
+    progress : called with (cases done, cases in all, what is under way).
+
+    Returns
+    -------
+    Dataset, over (layer, seed, sample) where there are several, with
+
+    - natural logs of Frobenius norms for sources k = 0 .. t: ``log_norm_cc(source)`` of dc_t/dc_k,
+      ``log_norm_hc(source)`` of dh_t/dc_k, or ``log_norm_hh(source)`` of dh_t/dh_k for a GRU, each with a
+      measured bound ``..._error`` on what compression changed; ``log_norm_product(source)`` of the diagonal
+      product of the carrying gate, ``log_gate_product(source, unit)`` of each unit; ``log_gap(source)``,
+      true minus product. -inf is an exact zero; NaN a zero that cannot be told from an underflow.
+    - over all n positions: ``gate_value(gate, target, unit)`` for i, f, g, o, or r, z, n;
+      ``time_constant(unit)`` in steps; ``hold_share(lag)``, the share of units whose time constant exceeds
+      the lag.
+
+    Raises
+    ------
+    BadInput : a layer without gates or with two directions; anything else in the call is not as above.
+    OverBudget : the job would need more memory than the budget.
+
+    Examples
+    --------
+    >>> ds = gates("lstm:forget_bias=4", n=30, d=5)
+    >>> ds.log_norm_cc.dims, ds.gate_value.sizes["gate"], bool(ds.log_gate_product.max() <= 0)
+    (('source',), 4, True)
+    """
+    budget = parse_bytes(memory) if isinstance(memory, str) else memory
+    if samples < 1 or seeds < 1:
+        raise BadInput(f"samples and seeds must be at least 1, not {samples} and {seeds}")
+    if not 0 <= tolerance < 1:
+        raise BadInput(f"tolerance must lie in [0, 1), not {tolerance}")
+    if isinstance(module, nn.Module):
+        labels, seed_values = [type(module).__name__], [seed]
+        cases = cases_of_module(module, x)
+    else:
+        labels = [str(Spec.parse(text)) for text in ([module] if isinstance(module, str) else module)]
+        seed_values = list(range(seed, seed + seeds))
+        if x is None or isinstance(x, Source):
+            require_room(labels, x or Source("noise"), n, d, samples, seeds, dtype, budget)
+        cases = cases_of_specs(labels, x, n, d, samples, seed_values, dtype, device)
+    if not labels:
+        raise BadInput("no layer was given; see depprobe layers")
+    if len(set(labels)) < len(labels):
+        raise BadInput(f"a layer is given twice: {', '.join(labels)}")
+    length = cases[0].x.shape[0]
+    at = wanted_positions(target, length)
+    if len(at) != 1:
+        raise BadInput(f"gates are measured at one target (last, or a position), not {target!r}")
+    t = int(at[0])
+    wanted = _lags(lags, length)
+
+    results: list[dict[str, NDArray]] = []
+    names: list[tuple[str, ...]] = []
+    for done, case in enumerate(cases):
+        if progress:
+            progress(done, len(cases), case.label)
+        chain = _chain(case, depth, hold_h, budget, len(cases))
+        names.append(chain.gates)
+        if names[-1] != names[0]:
+            raise BadInput(
+                f"{labels[0]} and {case.label} have different gates ({', '.join(names[0])} and "
+                f"{', '.join(names[-1])}); measure them one kind at a time"
+            )
+        results.append(_measure(chain, t, wanted, hold_h, tolerance))
+    if progress:
+        progress(len(cases), len(cases), "")
+
+    ds = _labelled(results, labels, seed_values, names[0], wanted)
+    inputs = [case.x.detach().cpu().numpy().ravel() for case in cases]
+    ds.attrs = {
+        "title": f"Gates of {', '.join(labels)}",
+        "wrt": "h" if "log_norm_hh" in ds else "c" if hold_h else "cell",
+        "norm": "fro",
+        "method": "chain",
+        "tolerance": tolerance,
+        "target": t,
+        "depth": depth,
+        "keeper": chain.keeper,
+        "layer": ", ".join(labels),
+        "n": length,
+        "d": ds.sizes["unit"],
+        "seed": seed,
+        "dtype": str(cases[0].x.dtype).removeprefix("torch."),
+        "depprobe_version": depprobe.__version__,
+        "schema_version": SCHEMA_VERSION,
+        "provenance": store.provenance(
+            command or f"depprobe.gates({', '.join(labels)})",
+            np.concatenate(inputs),
+            **({"input_projection": "fixed random"} if any(case.projected for case in cases) else {}),
+        ),
+    }
+    return ds
+
+
+def _lags(lags: Sequence[int] | None, n: int) -> list[int]:
+    if lags is None:
+        return [10**power for power in range(len(str(n)))]
+    found = [int(lag) for lag in lags]
+    if not found or min(found) < 1 or sorted(set(found)) != found or found != list(lags):
+        raise BadInput(
+            f"lags must be whole numbers of at least 1, each larger than the last, not {list(lags)}"
+        )
+    return found
+
+
+def _chain(case: Case, depth: int, hold_h: bool, budget: int, cases: int) -> GatedChain:
+    """The step Jacobians of the stacked layer asked for."""
+    module = case.build()
+    kind = next((kind for kind in (nn.LSTM, nn.GRU) if isinstance(module, kind)), None)
+    if kind is None or not is_plain(module, kind):
+        changed = " with a forward or hooks of its own" if kind else ""
+        raise BadInput(f"{case.label}{changed} has no gates to read; gates needs an nn.LSTM or nn.GRU")
+    assert isinstance(module, nn.RNNBase)
+    if module.bidirectional:
+        raise BadInput(f"{case.label} reads in both directions; gates needs bidirectional=false")
+    if not 0 <= depth < module.num_layers:
+        last = module.num_layers - 1
+        raise BadInput(f"depth must lie between 0 and {last} for {case.label}, not {depth}")
+    if hold_h and kind is not nn.LSTM:
+        raise BadInput(f"hold_h needs a cell state and {case.label} has none; leave it out")
+    check(module, case.x)
+    if case.x.shape[1] != module.input_size:
+        raise BadInput(f"x is {case.x.shape[1]} wide and the module reads {module.input_size}")
+    # trajectory of all stacked layers, then the variables of all cases and a copy of them
+    steps, d = case.x.shape[0], module.hidden_size
+    size = steps * d * (32.0 * module.num_layers * case.x.element_size() + 16.0 * 5 * cases)
+    require(
+        size, budget, f"gates at {steps} positions of {cases} cases", "use a smaller n or d, or fewer cases"
+    )
+    chain = _linearise(module, case.x.detach())[depth][0]
+    assert isinstance(chain, GatedChain)
+    return chain
+
+
+def _measure(
+    chain: GatedChain, t: int, lags: list[int], hold_h: bool, tolerance: float
+) -> dict[str, NDArray[np.float64]]:
+    log_keep = chain.log_keep().cpu().numpy()
+    # from t downwards, so that short lags are not small differences of large sums
+    product = np.zeros((t + 1, log_keep.shape[1]))
+    product[:-1] = np.cumsum(log_keep[t:0:-1], 0)[::-1]
+    rate = log_keep.mean(0)
+    with np.errstate(divide="ignore"):
+        time_constant = -1 / rate
+    found = {
+        "log_norm_product": 0.5 * torch.from_numpy(2 * product).logsumexp(1).numpy(),
+        "log_gate_product": product,
+        "gate_value": chain.gate_values().cpu().numpy(),
+        "time_constant": time_constant,
+        "hold_share": (time_constant[:, None] > np.array(lags)).mean(0),
+    }
+    paths = {"cc": "c", "hc": "h"} if chain.d_c else {"hh": "h"}
+    wrt = "h" if not chain.d_c else "c" if hold_h else "cell"
+    for name, of in paths.items():
+        values, error = chain_norms([chain], t, 0, wrt, "fro", tolerance, of)
+        found[f"log_norm_{name}"] = values[: t + 1]
+        if tolerance:
+            found[f"log_norm_{name}_error"] = error[: t + 1]
+    found["log_gap"] = found[f"log_norm_{next(iter(paths))}"] - found["log_norm_product"]
+    return found
+
+
+def _labelled(
+    results: list[dict[str, NDArray]],
+    labels: list[str],
+    seeds: list[int],
+    names: tuple[str, ...],
+    lags: list[int],
+) -> xr.Dataset:
+    lead = (len(labels), len(seeds), len(results) // (len(labels) * len(seeds)))
+    ds = xr.Dataset(
+        {
+            name: (
+                ("layer", "seed", "sample", *_DIMS.get(name, ("source",))),
+                np.stack([one[name] for one in results]).reshape(*lead, *results[0][name].shape),
+            )
+            for name in sorted(results[0])
+        },
+        coords={
+            "layer": labels,
+            "seed": seeds,
+            "sample": np.arange(lead[2]),
+            "gate": list(names),
+            "lag": lags,
+            "source": np.arange(len(results[0]["log_norm_product"])),
+            "target": np.arange(results[0]["gate_value"].shape[1]),
+            "unit": np.arange(results[0]["time_constant"].shape[0]),
+        },
+    )
+    single = [name for name, size in zip(("layer", "seed", "sample"), lead, strict=True) if size == 1]
+    ds = ds.squeeze(single, drop=True)
+    for variable in ds.variables:
+        ds[variable].attrs = describe(str(variable))
+    return ds
