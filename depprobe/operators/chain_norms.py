@@ -1,4 +1,4 @@
-r"""Norms of one row of blocks of a chain, as logs, with the measured error of compression.
+r"""Norms of rows of blocks of a chain, as logs, with the measured error of compression.
 
     ln || ds_t[of] / d(what is asked for at k) ||    for every k <= t
 
@@ -23,23 +23,25 @@ from depprobe.operators.sweep import Step, sweep
 #: share of the norm one compression may discard, times the square root of the tolerance: the error is half
 #: the square of the share, which grows while it rides along, and its upper bound is nine times its estimate
 _SHARES = (0.03, 0.0003, 0.0)
+#: rows swept together, and the numbers in their blocks that may be held
+_MOST_AT_ONCE, _ROW_NUMBERS = 64, 16 << 20
 
 
 def chain_norms(
     stack: Sequence[CellChain],
-    t: int,
+    targets: Sequence[int],
     lowest: int,
     wrt: str,
     norm: str = "fro",
     tolerance: float = 1e-6,
     of: str = "h",
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Natural logs of the norms of one row over all sources, and bounds on their errors: both (n,).
+    """Natural logs of the norms of rows over all sources, and bounds on their errors: both (T, n).
 
     Parameters
     ----------
     stack : the layers, bottom first.
-    t, lowest : target, and first source; sources outside [lowest, t] are -inf with error 0.
+    targets, lowest : targets t, and first source; sources outside [lowest, t] are -inf with error 0.
     wrt, of : from and to where, as in ``sweep``.
     norm : ``fro`` or ``spectral``.
     tolerance : relative error that compression may cause; 0 sweeps uncompressed.
@@ -48,25 +50,50 @@ def chain_norms(
     -------
     Logs (-inf for an exact zero, NaN where a zero cannot be told from an underflow), and error bounds.
     """
-    n = stack[-1].n
+    values, error = np.full((len(targets), stack[-1].n), -np.inf), np.zeros((len(targets), stack[-1].n))
+    left = [index for index, t in enumerate(targets) if t >= lowest]
     for share in _SHARES if tolerance else (0.0,):
-        values, sketch = np.full(n, -np.inf), np.full(n, -np.inf)
+        size = targets_at_once(stack) if share else 1
+        for group in (left[first : first + size] for first in range(0, len(left), size)):
+            wanted = [targets[index] for index in group]
+            threshold = share * math.sqrt(tolerance)
+            values[group], error[group] = _swept(stack, wanted, lowest, wrt, norm, threshold, of)
+        left = [i for i in left if (np.nan_to_num(error[i], nan=np.inf) > tolerance).any()]
+    for row, t in zip(values, targets, strict=True):
+        zero = np.isneginf(row[lowest : t + 1])
+        if zero.any():
+            reached = _reach(stack, t, lowest, wrt, of)
+            row[lowest : t + 1][zero & reached] = np.nan
+    return values, error
 
-        def visit(step: Step, values: NDArray = values, sketch: NDArray = sketch) -> None:
-            where = step.start - np.arange(step.taps.shape[0])
-            values[where] = log_norm_of(step.taps[:, : step.kept], step.scale[: step.kept], norm)
-            sketch[where] = log_norm_of(step.taps[:, step.kept :], step.scale[step.kept :], "fro")
 
-        sweep(stack, t, lowest, wrt, share * math.sqrt(tolerance), visit, of)
-        with np.errstate(invalid="ignore"):
-            error = compression_error(torch.from_numpy(values), torch.from_numpy(sketch)).numpy()
-        error[np.isneginf(sketch)] = 0.0
-        if not (np.nan_to_num(error, nan=np.inf) > tolerance).any():
-            break
-    zero = np.isneginf(values[lowest : t + 1])
-    if zero.any():
-        reached = _reach(stack, t, lowest, wrt, of)
-        values[lowest : t + 1][zero & reached] = np.nan
+def targets_at_once(stack: Sequence[CellChain]) -> int:
+    """How many rows are swept together: as many as fit beside the step Jacobians they share."""
+    width = sum(cell.width + cell.d_in for cell in stack)
+    return max(1, min(_MOST_AT_ONCE, _ROW_NUMBERS // (stack[-1].d_h * width)))
+
+
+def _swept(
+    stack: Sequence[CellChain],
+    targets: Sequence[int],
+    lowest: int,
+    wrt: str,
+    norm: str,
+    threshold: float,
+    of: str,
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Norms and error bounds of one sweep, (T, n) each."""
+    values, sketch = (np.full((len(targets), stack[-1].n), -np.inf) for _ in range(2))
+
+    def visit(index: int, step: Step) -> None:
+        where = step.start - np.arange(step.taps.shape[0])
+        values[index, where] = log_norm_of(step.taps[:, : step.kept], step.scale[: step.kept], norm)
+        sketch[index, where] = log_norm_of(step.taps[:, step.kept :], step.scale[step.kept :], "fro")
+
+    sweep(stack, targets, lowest, wrt, threshold, visit, of)
+    with np.errstate(invalid="ignore"):
+        error = compression_error(torch.from_numpy(values), torch.from_numpy(sketch)).numpy()
+    error[np.isneginf(sketch)] = 0.0
     return values, error
 
 

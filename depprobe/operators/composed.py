@@ -48,6 +48,8 @@ from depprobe.vocabulary import NORMS
 #: multiply-adds of one row block beyond which probes take over: about ten seconds on two cores
 _WORK = 2e11
 _PROBES = 32
+#: size of a row block that stays near the processor, and fewest rows for which products pay
+_NEAR_BYTES, _FEWEST_ROWS = 8 << 20, 8
 
 
 class ComposedJacobian(TemporalJacobian):
@@ -184,7 +186,9 @@ class ComposedJacobian(TemporalJacobian):
         require(
             each, self._memory, "a single row", f"use a smaller n or d, or --memory {readable(1.1 * each)}"
         )
-        return max(1, min(self.shape[1], self._memory // each))
+        # no more at once than stays near the processor, but enough for products to be worth their calls
+        near = max(_FEWEST_ROWS, _NEAR_BYTES // (widest * self._x.element_size()))
+        return max(1, min(self.shape[1], self._memory // each, near))
 
     # -- blocks and products -------------------------------------------------------------------------
 

@@ -89,6 +89,11 @@ class TemporalJacobian(abc.ABC):
             return np.arange(n_out, dtype=np.float64)
         return (np.arange(n_out) + 0.5) * n_in / n_out - 0.5
 
+    @property
+    def targets_at_once(self) -> int:
+        """How many targets of ``log_norms`` share work; more at a time gain nothing."""
+        return 1
+
     @abc.abstractmethod
     def log_norms(
         self, targets: Sequence[int], sources: Sequence[int] | None = None, norm: str = "fro"

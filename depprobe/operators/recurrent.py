@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from depprobe.errors import BadInput
 from depprobe.operators.budget import DEFAULT_MEMORY, require
 from depprobe.operators.cells import CellChain, CellWeights, GRUChain, LSTMChain, RNNChain
-from depprobe.operators.chain_norms import chain_norms, log_norm_of
+from depprobe.operators.chain_norms import chain_norms, log_norm_of, targets_at_once
 from depprobe.operators.jacobian import LogNorms, Scaled, TemporalJacobian
 from depprobe.operators.pull import pull, push
 from depprobe.operators.sweep import Step, sweep
@@ -87,30 +87,36 @@ class RecurrentJacobian(TemporalJacobian):
         """Natural logs of the norms of J[t,k]; ``error`` is the measured bound where rows were compressed."""
         columns = np.arange(self.shape[2]) if sources is None else np.asarray(sources, dtype=np.int64)
         lowest = int(columns.min())
-        rows = [self._norm_row(t, lowest, norm) for t in targets]
-        values = np.stack([row[0] for row in rows])[:, columns]
-        error = np.stack([row[1] for row in rows])[:, columns] if self.tolerance else None
-        return LogNorms(values, error)
+        values, error = self._norm_rows(np.asarray(targets, dtype=np.int64), lowest, norm)
+        return LogNorms(values[:, columns], error[:, columns] if self.tolerance else None)
 
-    def _norm_row(self, t: int, lowest: int, norm: str) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    @property
+    def targets_at_once(self) -> int:
+        """Rows that share the work of a sweep."""
+        return 1 if self._deep_both else targets_at_once([layer[0] for layer in self._layers])
+
+    def _norm_rows(
+        self, t: NDArray[np.int64], lowest: int, norm: str
+    ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Norms and error bounds over all sources: (T, n) each."""
         n = self.shape[2]
         if self._deep_both:
-            values = self._pulled_norms(t, norm)
+            values = np.stack([self._pulled_norms(int(target), norm) for target in t])
             return values, np.zeros_like(values)
-        values, error = np.full(n, -np.inf), np.zeros(n)
+        values, error = np.full((len(t), n), -np.inf), np.zeros((len(t), n))
         stacks = list(zip(*self._layers, strict=True))
         for direction, stack in enumerate(stacks):
-            here, until = (t, lowest) if direction == 0 else (n - 1 - t, 0)
-            row, row_error = chain_norms(stack, here, until, self.wrt, norm, self.tolerance)
+            here, until = (n - 1 - t, 0) if direction else (t, lowest)
+            rows, bounds = chain_norms(stack, here.tolist(), until, self.wrt, norm, self.tolerance)
             if direction:
-                row, row_error = row[::-1], row_error[::-1]
+                rows, bounds = rows[:, ::-1], bounds[:, ::-1]
             # the two directions meet at k = t alone, where Frobenius norms add in squares
             with np.errstate(invalid="ignore"):  # NaN: unknown stays unknown
-                values, error = 0.5 * np.logaddexp(2 * values, 2 * row), np.maximum(error, row_error)
+                values, error = 0.5 * np.logaddexp(2 * values, 2 * rows), np.maximum(error, bounds)
         if len(stacks) > 1 and norm == "spectral":
-            values[t] = float(
-                self.singular_values(t, t).values[0].log() + self.singular_values(t, t).log_scale
-            )
+            for row, target in zip(values, t.tolist(), strict=True):
+                found = self.singular_values(target, target)
+                row[target] = float(found.values[0].log() + found.log_scale)
         return values, error
 
     def _pulled_norms(self, t: int, norm: str) -> NDArray[np.float64]:
@@ -154,7 +160,9 @@ class RecurrentJacobian(TemporalJacobian):
         for direction, stack in enumerate(zip(*self._layers, strict=True)):
             height = stack[-1].d_h
 
-            def visit(step: Step, first: int = first, height: int = height, back: int = direction) -> None:
+            def visit(
+                _: int, step: Step, first: int = first, height: int = height, back: int = direction
+            ) -> None:
                 for j, tap in enumerate(step.taps):
                     k = n_in - 1 - (step.start - j) if back else step.start - j
                     if only is None or k == only:
@@ -164,7 +172,7 @@ class RecurrentJacobian(TemporalJacobian):
 
             here = n_in - 1 - t if direction else t
             last = 0 if only is None else (n_in - 1 - only if direction else only)
-            sweep(stack, here, last, self.wrt, 0.0, visit)
+            sweep(stack, [here], last, self.wrt, 0.0, visit)
             first += height
         return Scaled(values, log_scale)
 

@@ -1,4 +1,4 @@
-r"""Sweeping a row block backwards through a chain of steps.
+r"""Sweeping row blocks backwards through a chain of steps.
 
     R_t = (rows on the state s_t),   J[t,k] = R_k ds_k/dx_k,   R_{k-1} = R_k ds_k/ds_{k-1}
 
@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -40,14 +41,16 @@ class Step:
 
 def sweep(
     stack: Sequence[CellChain],
-    t: int,
+    targets: Sequence[int],
     stop: int,
     wrt: str,
     threshold: float,
-    visit: Callable[[Step], None],
+    visit: Callable[[int, Step], None],
     of: str = "h",
 ) -> None:
-    """Sweep the rows of dh_t (top layer) from source t down to ``stop``, calling ``visit`` on each run.
+    """Sweep the rows of dh_t or dc_t (top layer) from each target t down to source ``stop``, all together.
+
+    Step Jacobians are made once for all targets, which is most of the work of a row whose rank has fallen.
 
     Parameters
     ----------
@@ -55,36 +58,60 @@ def sweep(
     wrt : ``x``, or ``h`` or ``c`` for the state after step k (all layers, bottom first; state held in
         the pair (h, c) as torch hands it on), or ``cell`` for c with h = o tanh(c) following it.
     threshold : share of the norm that one compression may discard; 0 for none.
+    visit : called with the index of a target and each run of its row.
     of : ``h`` or ``c``, the state of the top layer at t whose rows are swept.
     """
-    widths = [cell.width for cell in stack]
-    top = stack[-1]
-    weight = top.matrices(t, t + 1)
-    height, left = (top.d_c, sum(widths) - top.width) if of == "c" else (top.d_h, sum(widths) - top.d_h)
-    first = weight.new_zeros(height, sum(widths))
-    first[:, left : left + height] = torch.eye(height, dtype=weight.dtype, device=weight.device)
-    del weight
-    block = RowBlock(first)
-    k, run, next_compression = t, FIRST_COMPRESSION, FIRST_COMPRESSION
+    waiting = sorted(range(len(targets)), key=lambda index: targets[index])
+    active: list[_Row] = []
+    k, run = max(targets), FIRST_COMPRESSION
     while k >= stop:
-        steps = min(_run_length(stack, block), run, k - stop + 1)
-        taps, rows = _advance(stack, block.rows, k, steps, wrt)
-        if steps > 1 and _out_of_range(taps, rows, block):
+        while waiting and targets[waiting[-1]] == k:
+            active.append(_Row(waiting.pop(), k, RowBlock(_first_rows(stack, k, of))))
+            run = FIRST_COMPRESSION
+        # a run ends where the next target joins
+        until = max(stop, targets[waiting[-1]] + 1) if waiting else stop
+        rows = torch.cat([row.block.rows for row in active]) if len(active) > 1 else active[0].block.rows
+        steps = min(_run_length(stack, rows), run, k - until + 1)
+        taps, rows = _advance(stack, rows, k, steps, wrt)
+        parts = [len(row.block.rows) for row in active]
+        swept = list(zip(active, taps.split(parts, 1), rows.split(parts), strict=True))
+        if steps > 1 and any(_out_of_range(tap, after, row.block) for row, tap, after in swept):
             run = max(1, steps // 4)
             continue
         run = min(RUN, 2 * run)
-        visit(Step(k, taps, block.scale, block.kept))
-        block.rows = rows
         k -= steps
-        block.rescale()
-        if threshold and t - k >= next_compression:
-            block.compress(threshold)
-            next_compression = t - k + max(FIRST_COMPRESSION // 2, (t - k) // 6)
+        for row, tap, after in swept:
+            visit(row.index, Step(k + steps, tap, row.block.scale, row.block.kept))
+            row.block.rows = after
+            row.block.rescale()
+            if threshold and row.t - k >= row.next_compression:
+                row.block.compress(threshold)
+                row.next_compression = row.t - k + max(FIRST_COMPRESSION // 2, (row.t - k) // 6)
 
 
-def _run_length(stack: Sequence[CellChain], block: RowBlock) -> int:
+@dataclass
+class _Row:
+    """The row of one target on its way down."""
+
+    index: int
+    t: int
+    block: RowBlock
+    next_compression: int = FIRST_COMPRESSION
+
+
+def _first_rows(stack: Sequence[CellChain], t: int, of: str) -> Tensor:
+    """Unit rows on the top layer's h or c, over the states of all layers."""
+    top, width = stack[-1], sum(cell.width for cell in stack)
+    weight = top.matrices(t, t + 1)
+    height, left = (top.d_c, width - top.width) if of == "c" else (top.d_h, width - top.d_h)
+    first = weight.new_zeros(height, width)
+    first[:, left : left + height] = torch.eye(height, dtype=weight.dtype, device=weight.device)
+    return first
+
+
+def _run_length(stack: Sequence[CellChain], rows: Tensor) -> int:
     width = max(cell.width + cell.d_in for cell in stack)
-    each = block.rows.shape[0] * width * block.rows.element_size()
+    each = rows.shape[0] * width * rows.element_size()
     return max(1, min(RUN, _BUFFER_BYTES // each))
 
 

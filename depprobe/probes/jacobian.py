@@ -8,6 +8,7 @@ decided by the module; the attributes say which ran.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -198,7 +199,8 @@ def _measure(
         target = chosen = wanted_positions(targets, len(position))
     parts = []
     # a hundred parts are enough to see progress by, and few enough to leave large products whole
-    for part in np.array_split(chosen, min(len(chosen), 100)):
+    size = max(operator.targets_at_once, math.ceil(len(chosen) / 100))
+    for part in (chosen[first : first + size] for first in range(0, len(chosen), size)):
         parts.append(operator.log_norms(part.tolist(), None, norm))
         if progress:
             progress(done + sum(len(p.values) for p in parts) / len(chosen), total, case.label)
