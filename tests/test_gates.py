@@ -347,7 +347,7 @@ X = torch.randn(9, D_IN, dtype=F64)
         (["lstm", "lstm"], {"n": 9, "d": 3}, "given twice"),
         ([], {}, "no layer was given"),
         ("lstm", {"n": 9, "d": 3, "seeds": 0}, "samples and seeds must be at least 1"),
-        ("lstm", {"n": 1, "d": 3}, "n"),
+        ("lstm", {"n": 1, "d": 3}, "n must be at least 2, not 1"),
     ],
 )
 def test_wrong_calls_are_one_clear_line(module, options, match):

@@ -5,7 +5,18 @@ writes it. To add a figure, add a file with one function of this kind.
 """
 
 from depprobe.figures.decay import DecayDrawing, decay
+from depprobe.figures.gates import GatesDrawing, gates
 from depprobe.figures.heatmap import HeatmapDrawing, heatmap
 from depprobe.figures.saving import FORMATS, format_of, save
 
-__all__ = ["FORMATS", "DecayDrawing", "HeatmapDrawing", "decay", "format_of", "heatmap", "save"]
+__all__ = [
+    "FORMATS",
+    "DecayDrawing",
+    "GatesDrawing",
+    "HeatmapDrawing",
+    "decay",
+    "format_of",
+    "gates",
+    "heatmap",
+    "save",
+]

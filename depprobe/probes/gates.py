@@ -239,7 +239,7 @@ def _measure(
     paths = {"cc": "c", "hc": "h"} if chain.d_c else {"hh": "h"}
     wrt = "h" if not chain.d_c else "c" if hold_h else "cell"
     for name, of in paths.items():
-        values, error = chain_norms([chain], t, 0, wrt, "fro", tolerance, of)
+        (values,), (error,) = chain_norms([chain], [t], 0, wrt, "fro", tolerance, of)
         found[f"log_norm_{name}"] = values[: t + 1]
         if tolerance:
             found[f"log_norm_{name}_error"] = error[: t + 1]
