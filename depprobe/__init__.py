@@ -19,6 +19,8 @@ __version__ = "0.1.0"
 _HOME: dict[str, str | None] = {
     "jacobian": "depprobe.probes.jacobian",
     "gates": "depprobe.probes.gates",
+    "lyapunov": "depprobe.probes.lyapunov",
+    "lyapunov_of_map": "depprobe.probes.lyapunov",
     "temporal_jacobian": "depprobe.operators",
     "TemporalJacobian": "depprobe.operators",
     "structured": "depprobe.operators",
@@ -43,6 +45,7 @@ if TYPE_CHECKING:
     from depprobe.operators import TemporalJacobian, structured, temporal_jacobian
     from depprobe.probes.gates import gates
     from depprobe.probes.jacobian import jacobian
+    from depprobe.probes.lyapunov import lyapunov, lyapunov_of_map
     from depprobe.registry import layers
     from depprobe.store import load, save
 

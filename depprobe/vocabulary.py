@@ -30,6 +30,7 @@ DIMENSIONS: dict[str, tuple[str, str]] = {
     "method": ("operator that ran", "1"),
     "tolerance": ("relative error that compression may cause", "1"),
     "form": ("form of the decay curve", "1"),
+    "step": ("steps after the warm-up", "steps"),
 }
 
 #: data variable -> (long name, units)
@@ -68,6 +69,17 @@ VARIABLES: dict[str, tuple[str, str]] = {
     "gate_value": ("value of the gate", "1"),
     "time_constant": ("time constant of the carrying gate, -1 / mean ln f", "positions"),
     "hold_share": ("share of units whose time constant exceeds the lag", "1"),
+    "exponent": ("Lyapunov exponent; -inf exactly singular, NaN below round-off", "nats per step"),
+    "exponent_stderr": ("standard error of the Lyapunov exponent", "nats per step"),
+    "exponent_running": ("Lyapunov exponent from the steps so far", "nats per step"),
+    "exponent_case": ("Lyapunov exponent of one seed and sample", "nats per step"),
+    "exponent_case_stderr": ("standard error of it from block means", "nats per step"),
+    "exponent_sum": ("sum of all Lyapunov exponents", "nats per step"),
+    "log_det": ("mean ln abs det of the step Jacobian", "nats per step"),
+    "kaplan_yorke": ("Kaplan-Yorke dimension", "1"),
+    "entropy_rate": ("sum of the positive Lyapunov exponents", "nats per step"),
+    "interval": ("mean number of steps between two orthonormalisations", "steps"),
+    "state": ("width of the state", "1"),
 }
 
 #: ways of measuring a block, and the symbol figures use
@@ -75,6 +87,9 @@ NORMS: dict[str, str] = {"fro": r"\Vert J_{t,k}\Vert_F", "spectral": r"\Vert J_{
 
 #: what the Jacobian is taken with respect to
 WRT: dict[str, str] = {"x": "the input", "h": "the earlier hidden state", "c": "the earlier cell state"}
+
+#: what drives the recurrence whose Lyapunov exponents are measured
+DRIVES: tuple[str, ...] = ("input", "none")
 
 METHODS: tuple[str, ...] = ("auto", "structured", "autograd", "probes")
 

@@ -72,7 +72,7 @@ def kaplan_yorke(exponents: Floats, whole: bool) -> float:
     if not len(below):
         return float(len(ordered)) if whole and len(ordered) else math.nan
     j = int(below[0])
-    return j + (sums[j - 1] / -ordered[j] if j else 0.0)
+    return j + (float(sums[j - 1] / -ordered[j]) if j else 0.0)
 
 
 def entropy_rate(exponents: Floats, whole: bool) -> float:

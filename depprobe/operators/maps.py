@@ -1,6 +1,6 @@
 r"""Step Jacobians along the trajectory of any map made of torch operations.
 
-    s_{k+1} = step(s_k)   or   step(s_k, u_k),    J_k = ds_{k+1}/ds_k by forward-mode autodiff
+    s_{k+1} = step(s_k)   or   step(s_k, u_k),    J_k = ds_{k+1}/ds_k by autodiff
 
 Small states: all Jacobians of a stretch in one batched call. Large ones of which few columns are wanted: one
 Jacobian-vector product for every column, so that nothing (S, S) is formed.
@@ -8,6 +8,7 @@ Jacobian-vector product for every column, so that nothing (S, S) is formed.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -40,7 +41,10 @@ class MapStretch:
         def moved(column: Tensor) -> Tensor:
             return torch.func.jvp(lambda s: self._step(s, *given), (self._states[k],), (column,))[1]
 
-        return torch.func.vmap(moved, in_dims=1, out_dims=1)(columns)
+        with warnings.catch_warnings():
+            # torch loads its rules for forward mode with a function that it has deprecated itself
+            warnings.filterwarnings("ignore", ".*torch.jit.script", DeprecationWarning)
+            return torch.func.vmap(moved, in_dims=1, out_dims=1)(columns)
 
     def log_abs_det(self) -> Tensor:
         """ln |det J_k|: (steps,) float64, -inf where exactly singular."""
@@ -54,7 +58,7 @@ class MapStretch:
 
 def _jacobians(step: Step, states: Tensor, inputs: Any) -> Tensor:
     given = (states,) if inputs is None else (states, inputs)
-    return torch.func.vmap(torch.func.jacfwd(step))(*given)
+    return torch.func.vmap(torch.func.jacrev(step))(*given)
 
 
 def map_stretches(
@@ -89,11 +93,15 @@ def map_stretches(
         path = torch.stack(states)
         if not bool(path.isfinite().all()):
             first = start + int((~path.isfinite()).any(1).nonzero()[0]) - 1
-            raise DepprobeError(f"the trajectory reached Inf or NaN at step {first}: the map is unstable there")
+            raise DepprobeError(
+                f"the trajectory reached Inf or NaN at step {first}: the map is unstable there"
+            )
         given = None if inputs is None else torch.as_tensor(inputs[start:stop])
         try:
             stretch = MapStretch(step, path[:-1], given, whole)
         except RuntimeError as error:
             reason = str(error).strip().splitlines()[0]
-            raise BadInput(f"step must be made of torch operations that torch.func differentiates: {reason}") from error
+            raise BadInput(
+                f"step must be made of torch operations that torch.func differentiates: {reason}"
+            ) from error
         yield stretch

@@ -4,7 +4,8 @@ With columns Q = (Q_c, Q_h) on s_{k-1} (S, m), and U (d_in, m) on x_k where a la
 
     RNN    Q' = diag(phi') (W_hh Q_h + W_ih U)
     GRU    Q' = z * Q + a_r (W_r V) + a_z (W_z V) + a_h (W_hn Q) + a_x (W_in U)
-    LSTM   Q_c' = f * Q_c + a_i (W_i V) + a_f (W_f V) + a_g (W_g V),  Q_m' = a_o (W_o V) + a_c Q_c',  Q_h' = W_hr Q_m'
+    LSTM   Q_c' = f * Q_c + a_i (W_i V) + a_f (W_f V) + a_g (W_g V),
+           Q_m' = a_o (W_o V) + a_c Q_c',  Q_h' = W_hr Q_m'
 
 V = (Q_h, U), and the a are the slopes of the gates at step k. One matrix product a step, (gates d, d_h) x
 (d_h, m), is all that touches the weights: the step Jacobian (S, S) is never formed.
@@ -45,7 +46,11 @@ def _products(weight: Tensor, hidden: Tensor, inputs: Tensor | None) -> Tensor:
 
 @push_step.register
 def _(cell: RNNChain, k: int, columns: Tensor, inputs: Tensor | None, out: Tensor) -> None:
-    torch.mm(cell._weight[:, : len(columns) + (0 if inputs is None else len(inputs))], _joined(columns, inputs), out=out)
+    torch.mm(
+        cell._weight[:, : len(columns) + (0 if inputs is None else len(inputs))],
+        _joined(columns, inputs),
+        out=out,
+    )
     out.mul_(cell._slope[k, :, None])
 
 

@@ -36,7 +36,9 @@ class Recurrence:
 
     def __init__(self, module: nn.RNNBase) -> None:
         if module.bidirectional:
-            raise BadInput("a bidirectional module carries two states in opposite directions; use one direction")
+            raise BadInput(
+                "a bidirectional module carries two states in opposite directions; use one direction"
+            )
         self.module = module
         self._weights = [_weights(module, level) for level in range(module.num_layers)]
         self._cells = [_single(module, level) for level in range(module.num_layers)]
@@ -78,7 +80,7 @@ class Recurrence:
                     if not bool(h.isfinite().all()):
                         first = int((~h.isfinite()).any(1).nonzero()[0])
                         raise DepprobeError(
-                            f"the trajectory reached Inf or NaN at step {start + first}: the recurrence is unstable"
+                            f"the trajectory reached Inf or NaN at step {start + first}: it is unstable"
                         )
                     before = torch.cat([state[level][0][None], h[:-1]])
                     chains.append(_chain(self.module, weights, inputs, h, before, state[level]))
