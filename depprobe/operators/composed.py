@@ -230,12 +230,14 @@ def _placed(
 
 def _log_norms(rows: Rows, norm: str) -> NDArray[np.float64]:
     """ln norm of each (r, d) block: (P,)."""
+    if norm == "fro":
+        # settled rows are in the middle of the float range: their squares are in it too
+        lengths = torch.linalg.vector_norm(rows.values, dim=2, dtype=torch.float64).log()
+        logs = lengths + rows.log_scale[:, :, 0]
+        return (0.5 * torch.logsumexp(2 * logs, 1)).cpu().numpy()
     peak = rows.values.abs().amax(2, keepdim=True)
     safe = torch.where(peak > 0, peak, 1)
     scale = torch.where(peak > 0, safe.double().log() + rows.log_scale, -torch.inf)[:, :, 0]
-    if norm == "fro":
-        lengths = torch.linalg.vector_norm(rows.values / safe, dim=2).double().log()
-        return (0.5 * torch.logsumexp(2 * (lengths + scale), 1)).cpu().numpy()
     top = scale.amax(1)
     out = np.full(len(top), -np.inf)
     for i in torch.nonzero(top.isfinite()).flatten().tolist():
