@@ -358,4 +358,4 @@ def test_wrong_calls_are_one_clear_line(module, options, match):
 
 def test_what_does_not_fit_the_budget_is_refused():
     with pytest.raises(OverBudget, match="gates at 1000 positions of 4 cases needs"):
-        depprobe.gates("lstm", n=1000, d=64, samples=4, memory="20MiB")
+        depprobe.gates("lstm", n=1000, d=64, samples=4, memory="16MiB")

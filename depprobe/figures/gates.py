@@ -17,7 +17,7 @@ from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import PercentFormatter
+from matplotlib.ticker import FuncFormatter, NullFormatter, PercentFormatter
 from numpy.typing import NDArray
 
 from depprobe.errors import BadInput
@@ -35,7 +35,8 @@ QUANTITIES: dict[str, tuple[str, Any]] = {
 }
 #: gates by tanh, which share no axis with those between 0 and 1
 _CANDIDATES = ("g", "n")
-_BINS = 50
+#: gate values lie between 0 and 1 on an axis of log-odds, as far as this, and what lies beyond at its ends
+_BINS, _ODDS = 60, 8.0
 
 
 class GatesDrawing(NamedTuple):
@@ -114,7 +115,7 @@ def gates(
         left.set_title(_conditions(parts), loc="left")
         figure = figure_of(left)
         handles: list[Artist] = [
-            Line2D([], [], color=COLOURS[0] if len(parts) == 1 else GREY, linestyle=line, label=words)
+            Line2D([], [], color=_colour(name, None, len(parts)), linestyle=line, label=words)
             for name, (words, line) in QUANTITIES.items()
             if any(name in part for part in parts)
         ]
@@ -142,7 +143,7 @@ def _draw_norms(ax: Axes, parts: Sequence[xr.Dataset]) -> tuple[list[Line2D], li
             log10 = log10_of(_median(part[name]))
             log10[~np.isfinite(log10)] = np.nan
             curves.append((lag[::-1], log10[::-1]))
-            lines += ax.plot(lag, log10, color=COLOURS[i % len(COLOURS)], linestyle=line, label=words)
+            lines += ax.plot(lag, log10, color=_colour(name, i, len(parts)), linestyle=line, label=words)
     each = np.concatenate([y for _, y in curves])
     each = each[np.isfinite(each)]
     if not each.size:
@@ -160,6 +161,13 @@ def _draw_norms(ax: Axes, parts: Sequence[xr.Dataset]) -> tuple[list[Line2D], li
     return lines, draw_limits(ax, curves, low, high)
 
 
+def _colour(name: str, index: int | None, count: int) -> str:
+    """Colour of a curve: by layer where there are several (grey for none of them), else by quantity."""
+    if count > 1:
+        return GREY if index is None else COLOURS[index % len(COLOURS)]
+    return {"log_norm_hc": COLOURS[1], "log_norm_product": COLOURS[4]}.get(name, COLOURS[0])
+
+
 def _median(values: xr.DataArray) -> NDArray[np.float64]:
     """Median over samples and seeds: (source,). Unknown where any is unknown."""
     pooled = [dim for dim in values.dims if dim != "source"]
@@ -167,22 +175,28 @@ def _median(values: xr.DataArray) -> NDArray[np.float64]:
 
 
 def _draw_values(ax: Axes, parts: Sequence[xr.Dataset]) -> list[Line2D]:
-    """Densities of gate values: of every gate of a single layer, of the carrying gates of several."""
-    edges = np.linspace(0, 1, _BINS + 1)
+    """Gate values binned in log-odds: of every gate of a single layer, of the carrying ones of several."""
+    edges = np.linspace(-_ODDS, _ODDS, _BINS + 1)
     lines = []
     for i, part in enumerate(parts):
         names = [str(gate) for gate in part["gate"].values if str(gate) not in _CANDIDATES]
         shown = names if len(parts) == 1 else [str(part.attrs["keeper"])]
         for j, gate in enumerate(sorted(shown, key=lambda gate: gate != part.attrs["keeper"])):
-            counts, _ = np.histogram(part["gate_value"].sel(gate=gate).values, edges)
-            density = np.append(counts, counts[-1]) / max(counts.sum(), 1) * _BINS
+            values = part["gate_value"].sel(gate=gate).values
+            with np.errstate(divide="ignore"):
+                odds = np.log(values) - np.log1p(-values)
+            counts, _ = np.histogram(np.clip(odds, -_ODDS, _ODDS), edges)
+            share = np.append(counts, counts[-1]) / counts.sum()
             colour = COLOURS[(i if len(parts) > 1 else j) % len(COLOURS)]
-            lines += ax.plot(edges, density, drawstyle="steps-post", color=colour, label=f"${gate}$")
-    ax.set_xlim(0, 1)
+            lines += ax.plot(edges, share, drawstyle="steps-post", color=colour, label=f"${gate}$")
+    marks = np.array([0.001, 0.01, 0.1, 0.5, 0.9, 0.99, 0.999])
+    ax.set_xticks(np.log(marks / (1 - marks)), [f"{mark:g}" for mark in marks])
+    ax.set_xlim(-_ODDS, _ODDS)
     ax.set_ylim(bottom=0)
+    ax.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
     kinds = sorted({str(part.attrs["keeper"]) for part in parts})
     ax.set_xlabel(f"value of gate ${'$, $'.join(kinds)}$" if len(parts) > 1 else "value of the gates")
-    ax.set_ylabel("density")
+    ax.set_ylabel("share in a bin")
     if len(parts) == 1:
         ax.legend(loc="best", ncols=1, handlelength=1.5)
     return lines
@@ -193,7 +207,9 @@ def _draw_holding(ax: Axes, parts: Sequence[xr.Dataset]) -> list[Line2D]:
     constants = [np.sort(part["time_constant"].values.ravel()) for part in parts]
     finite = np.concatenate([one[np.isfinite(one) & (one > 0)] for one in constants])
     low, high = (finite.min(), finite.max()) if finite.size else (1.0, 10.0)
-    low, high = low / 1.5, high * 1.5
+    # a decade at least, so that a tick has a label
+    middle, reach = np.sqrt(low * high), max(1.3 * np.sqrt(high / low), np.sqrt(10.0))
+    low, high = middle / reach, middle * reach
     lines = []
     for i, one in enumerate(constants):
         held = np.append(1.0, 1 - np.arange(1, len(one) + 1) / len(one))
@@ -202,6 +218,8 @@ def _draw_holding(ax: Axes, parts: Sequence[xr.Dataset]) -> list[Line2D]:
         lag, held = np.append(lag, high), np.append(held, np.isinf(one).mean())
         lines += ax.plot(lag, held, drawstyle="steps-post", color=COLOURS[i % len(COLOURS)])
     ax.set_xscale("log")
+    ax.xaxis.set_major_formatter(FuncFormatter(lambda lag, _: f"{lag:g}"))
+    ax.xaxis.set_minor_formatter(NullFormatter())
     ax.set_xlim(low, high)
     ax.set_ylim(-0.04, 1.04)
     ax.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))

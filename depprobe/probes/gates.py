@@ -26,8 +26,8 @@ from depprobe.inputs import Source
 from depprobe.operators.budget import DEFAULT_MEMORY, parse_bytes, require
 from depprobe.operators.cells import GatedChain
 from depprobe.operators.chain_norms import chain_norms
-from depprobe.operators.recurrent import _linearise
-from depprobe.operators.table import check, is_plain
+from depprobe.operators.chains import step_chains
+from depprobe.operators.table import is_plain
 from depprobe.operators.targets import wanted_positions
 from depprobe.registry import Spec
 from depprobe.vocabulary import SCHEMA_VERSION, describe
@@ -205,16 +205,11 @@ def _chain(case: Case, depth: int, hold_h: bool, budget: int, cases: int) -> Gat
         raise BadInput(f"depth must lie between 0 and {last} for {case.label}, not {depth}")
     if hold_h and kind is not nn.LSTM:
         raise BadInput(f"hold_h needs a cell state and {case.label} has none; leave it out")
-    check(module, case.x)
-    if case.x.shape[1] != module.input_size:
-        raise BadInput(f"x is {case.x.shape[1]} wide and the module reads {module.input_size}")
-    # trajectory of all stacked layers, then the variables of all cases and a copy of them
-    steps, d = case.x.shape[0], module.hidden_size
-    size = steps * d * (32.0 * module.num_layers * case.x.element_size() + 16.0 * 5 * cases)
-    require(
-        size, budget, f"gates at {steps} positions of {cases} cases", "use a smaller n or d, or fewer cases"
-    )
-    chain = _linearise(module, case.x.detach())[depth][0]
+    # what all cases give, and a copy of it
+    size = 80.0 * cases * case.x.shape[0] * module.hidden_size
+    what = f"gates at {case.x.shape[0]} positions of {cases} cases"
+    require(size, budget, what, "use a smaller n or d, or fewer layers, samples or seeds")
+    chain = step_chains(module, case.x, memory=budget)[depth][0]
     assert isinstance(chain, GatedChain)
     return chain
 

@@ -1,0 +1,43 @@
+"""``depprobe gates``: the product of forget gates beside the true Jacobian of the gated state."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from depprobe.cli.common import Run, saying, shared
+
+
+@click.command(short_help="forget gates: their product beside the true dc_t/dc_k")
+@shared("layer", "n", "d")
+@click.option("--target", default="last", show_default=True, metavar="last|T", help="Output position t.")
+@click.option("--depth", default=0, show_default=True, help="Stacked layer to measure; 0 is the bottom one.")
+@click.option(
+    "--hold-h", is_flag=True, help="Keep h_k as it is when c_k moves (default: h_k = o_k tanh(c_k) follows)."
+)
+@click.option(
+    "--tolerance",
+    default=1e-6,
+    show_default=True,
+    help="Relative error that compression may cause; 0 for none.",
+)
+@shared("input", "samples", "seeds", "seed", "dtype", "device", "memory")
+@saying
+def gates(layers: tuple[str, ...], input_: str, **options: Any) -> None:
+    """Measure whether the gates of an LSTM or GRU carry the gradient.
+
+    Norms of the true dc_t/dc_k and dh_t/dc_k (GRU: dh_t/dh_k) beside the product of forget (update) gates
+    at every lag, the distribution of gates, and how long units hold.
+
+    \b
+    depprobe gates --layer lstm --n 1000
+    depprobe gates --layer lstm --layer lstm:forget_bias=2 --layer lstm:forget_bias=5
+    depprobe gates --layer gru:gain=2 --input README.md
+    """
+    run = Run.of("gates", layers, input_, options)
+    with run.measuring() as report:
+        from depprobe.probes.gates import gates as measure
+
+        ds = measure(list(layers), run.source, command=run.command, progress=report, **run.options)
+    run.say(ds, run.keep(ds))
