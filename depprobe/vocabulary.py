@@ -30,6 +30,11 @@ DIMENSIONS: dict[str, tuple[str, str]] = {
     "method": ("operator that ran", "1"),
     "tolerance": ("relative error that compression may cause", "1"),
     "form": ("form of the decay curve", "1"),
+    "forget_bias": ("bias of the forget gate", "1"),
+    "gain": ("gain of the recurrent weights", "1"),
+    "weight": ("matrix whose spectrum is taken", "1"),
+    "row": ("imaginary part on the grid", "grid_radius"),
+    "column": ("real part on the grid", "grid_radius"),
     "step": ("steps after the warm-up", "steps"),
 }
 
@@ -80,6 +85,21 @@ VARIABLES: dict[str, tuple[str, str]] = {
     "entropy_rate": ("sum of the positive Lyapunov exponents", "nats per step"),
     "interval": ("mean number of steps between two orthonormalisations", "steps"),
     "state": ("width of the state", "1"),
+    "eigenvalue": ("eigenvalue", "1"),
+    "singular_value": ("singular value", "1"),
+    "spectral_radius": ("largest modulus of an eigenvalue", "1"),
+    "largest_singular_value": ("largest singular value", "1"),
+    "log_condition": ("natural log of the condition number; inf where singular to round-off", "ln 1"),
+    "henrici": ("departure from normality over the Frobenius norm (Henrici)", "1"),
+    "log_growth": ("natural log of the largest spectral norm of a power", "ln 1"),
+    "growth_power": ("power at which the norm is largest", "1"),
+    "growth_settled": ("1 where no later power can exceed it, 0 where powers ran out", "1"),
+    "residual": ("residual of the leading modes over the largest singular value", "1"),
+    "circular_radius": ("radius of the circular law for entries of this spread", "1"),
+    "log_resolvent": ("natural log of the smallest singular value of zI - W", "ln 1"),
+    "grid_radius": ("half width of the grid in the complex plane", "1"),
+    "matrix_width": ("rows of the matrix", "1"),
+    "matrix_seed": ("seed of the weights of the matrix", "1"),
 }
 
 #: ways of measuring a block, and the symbol figures use
