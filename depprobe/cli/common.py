@@ -214,7 +214,7 @@ def _command(name: str, layers: Sequence[str], input_: str, options: Mapping[str
         words += ["--input", Path(input_).name]
     for key, value in options.items():
         parameter = parameters[key]
-        if key not in ("n", "d", "seed") and value == parameter.get_default(context):
+        if value is None or (key not in ("n", "d", "seed") and value == parameter.get_default(context)):
             continue
         flag = parameter.opts[-1]
         if getattr(parameter, "is_flag", False):

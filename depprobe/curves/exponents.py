@@ -19,16 +19,16 @@ Floats = NDArray[np.float64]
 
 BLOCKS = 20
 #: running means kept
-_STOPS = 200
+_STOPS = 100
 
 
 def stops_of(steps: int) -> NDArray[np.int64]:
-    """Numbers of steps at which sums are kept: 200, evenly spaced, or every one.
+    """Numbers of steps at which sums are kept: 100, evenly spaced, or every one.
 
     Examples
     --------
     >>> stops_of(1000)[:3].tolist(), len(stops_of(7))
-    ([5, 10, 15], 7)
+    ([10, 20, 30], 7)
     """
     count = min(steps, _STOPS)
     return np.round(np.linspace(0, steps, count + 1)).astype(np.int64)[1:]

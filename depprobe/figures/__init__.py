@@ -7,6 +7,7 @@ writes it. To add a figure, add a file with one function of this kind.
 from depprobe.figures.decay import DecayDrawing, decay
 from depprobe.figures.gates import GatesDrawing, gates
 from depprobe.figures.heatmap import HeatmapDrawing, heatmap
+from depprobe.figures.lyapunov import LyapunovDrawing, lyapunov
 from depprobe.figures.saving import FORMATS, format_of, save
 
 __all__ = [
@@ -14,9 +15,11 @@ __all__ = [
     "DecayDrawing",
     "GatesDrawing",
     "HeatmapDrawing",
+    "LyapunovDrawing",
     "decay",
     "format_of",
     "gates",
     "heatmap",
+    "lyapunov",
     "save",
 ]

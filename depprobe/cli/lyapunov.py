@@ -1,0 +1,50 @@
+"""``depprobe lyapunov``: how fast states that start together part, in nats a step."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from depprobe.cli.common import Run, saying, shared
+from depprobe.vocabulary import DRIVES
+
+
+@click.command(short_help="Lyapunov exponents of a recurrence, their convergence, a figure")
+@shared("layer", "n", "d")
+@click.option(
+    "--exponents",
+    metavar="M|all",
+    help="How many exponents, the largest first; 16 by default, or all of a smaller state.",
+)
+@click.option(
+    "--drive",
+    type=click.Choice(list(DRIVES)),
+    default="input",
+    show_default=True,
+    help="Driven by the input, or autonomous from a random state.",
+)
+@click.option("--warmup", type=int, help="Steps before anything is counted (default: a fifth of n).")
+@shared("input", "samples", "seeds", "seed", "dtype", "device", "memory")
+@saying
+def lyapunov(layers: tuple[str, ...], input_: str, **options: Any) -> None:
+    """Measure the Lyapunov exponents of recurrent layers (rnn, gru, lstm).
+
+    The state is all that the layer carries: (c, h) for an LSTM. n counts the warm-up. Prints a summary, and
+    saves the dataset (netCDF) and a figure.
+
+    \b
+    depprobe lyapunov --layer lstm --d 64
+    depprobe lyapunov --layer rnn:gain=2,bias=false --drive none --seeds 4 --exponents 8
+    depprobe lyapunov --layer lstm --layer gru --d 16 --exponents all --input README.md
+    """
+    from depprobe.errors import BadInput
+
+    if options["drive"] == "none" and input_ != "noise":
+        raise BadInput(f"--drive none reads no input; leave out --input {input_}")
+    run = Run.of("lyapunov", layers, input_, options)
+    with run.measuring() as report:
+        from depprobe.probes.lyapunov import lyapunov as measure
+
+        ds = measure(list(layers), run.source, command=run.command, progress=report, **run.options)
+    run.say(ds, run.keep(ds))

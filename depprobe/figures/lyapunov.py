@@ -1,0 +1,168 @@
+r"""Lyapunov exponents: how each settles as steps are added, and the spectrum with its standard errors.
+
+Left: the running mean of every exponent of a layer; of several layers, of the first exponent of each, with a
+band of one standard error about the final value. Right: exponent against index. Zero, where neighbouring
+states neither meet nor part, is a line. Exponents that are -inf or unknown have no place and are counted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import xarray as xr
+from matplotlib.axes import Axes
+from matplotlib.container import ErrorbarContainer
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.ticker import MaxNLocator
+
+from depprobe.errors import BadInput
+from depprobe.figures import wording
+from depprobe.figures.style import GREY, PAGE, figure_of, line_style, styled
+
+_UNIT = "nats per step"
+
+
+class LyapunovDrawing(NamedTuple):
+    """What ``lyapunov`` drew.
+
+    Attributes
+    ----------
+    figure, axes : where it was drawn: convergence, spectrum.
+    curves : the running means, layer by layer; x is steps after the warm-up.
+    spectra : the exponents of each layer with their standard errors; x is the index from 1.
+    """
+
+    figure: Figure
+    axes: tuple[Axes, Axes]
+    curves: list[list[Line2D]]
+    spectra: list[ErrorbarContainer]
+
+
+def lyapunov(
+    datasets: xr.Dataset | Sequence[xr.Dataset],
+    *,
+    axes: tuple[Axes, Axes] | None = None,
+    labels: Sequence[str] | None = None,
+) -> LyapunovDrawing:
+    """Draw the convergence of Lyapunov exponents, and their spectrum with error bars.
+
+    Parameters
+    ----------
+    datasets : one dataset or several to overlay, each what ``depprobe.lyapunov`` gives.
+    axes : where to draw convergence and spectrum; None makes a figure.
+    labels : one name for each layer of each dataset; None takes the spec strings.
+
+    Returns
+    -------
+    What was drawn.
+
+    Raises
+    ------
+    BadInput : not such datasets, a wrong number of labels, or no exponent that is finite.
+
+    Examples
+    --------
+    >>> import numpy as np, xarray as xr
+    >>> ds = xr.Dataset(
+    ...     {
+    ...         "exponent": ("mode", [0.42, -1.62]),
+    ...         "exponent_stderr": ("mode", [0.01, 0.01]),
+    ...         "exponent_running": (("step", "mode"), [[0.5, -1.7], [0.42, -1.62]]),
+    ...     },
+    ...     coords={"mode": [0, 1], "step": [10, 20]},
+    ... )
+    >>> len(lyapunov(ds).curves[0])
+    2
+    """
+    named = wording.by_layer(datasets, labels)
+    parts = [part for _, part in named]
+    for part in parts:
+        missing = [v for v in ("exponent", "exponent_stderr", "exponent_running") if v not in part]
+        if missing:
+            raise BadInput(f"not a dataset of Lyapunov exponents: it has no {', '.join(missing)}")
+    if not any(np.isfinite(part["exponent"]).any() for part in parts):
+        raise BadInput("nothing to draw: no exponent is finite")
+    with styled():
+        own = axes is None
+        if axes is None:
+            figure = Figure(figsize=(PAGE, 2.9), layout="constrained")
+            axes = tuple(figure.subplots(1, 2))
+        figure = figure_of(axes[0])
+        left, right = axes
+        curves, spectra, hidden = [], [], 0
+        for index, (name, part) in enumerate(named):
+            look = line_style(index)
+            curves.append(_convergence(left, part, look, every=len(named) == 1))
+            spectra.append(_spectrum(right, part, look, wording.printable(name)))
+            hidden += int((~np.isfinite(part["exponent"])).sum())
+        for ax in axes:
+            low, high = ax.get_ylim()
+            if low < 0.15 * (high - low) and high > -0.15 * (high - low):
+                ax.axhline(0, color=GREY, linewidth=0.6, zorder=0.5)
+        shown = "" if len(named) == 1 else " first exponents"
+        left.set_xlabel("steps after the warm-up")
+        left.set_ylabel(f"running mean ({_UNIT})")
+        right.set_xlabel("index of the exponent")
+        right.set_ylabel(f"Lyapunov exponent ({_UNIT})")
+        right.xaxis.set_major_locator(MaxNLocator(integer=True))
+        left.set_title(", ".join(filter(None, [wording.conditions(parts), shown])), loc="left")
+        right.set_title(_errors(parts), loc="left")
+        handles: list[Any] = [*spectra]
+        if hidden:
+            words = f"{hidden} exponents -inf or unknown".replace("-", "\N{MINUS SIGN}", 1)
+            handles.append(Line2D([], [], linestyle="None", label=words))
+        texts = [str(handle.get_label()) for handle in handles]
+        if own:
+            figure.legend(handles, texts, loc="outside lower center", ncols=min(3, len(handles)))
+        else:
+            right.legend(handles, texts, loc="best")
+    return LyapunovDrawing(figure, (left, right), curves, spectra)
+
+
+def _convergence(ax: Axes, part: xr.Dataset, look: dict[str, Any], every: bool) -> list[Line2D]:
+    steps, running = part["step"].values, part["exponent_running"].transpose("step", "mode").values
+    shown = range(running.shape[1]) if every else range(1)
+    lines = []
+    for mode in shown:
+        style = {
+            "color": look["color"],
+            "linestyle": look["linestyle"],
+            "linewidth": 1.2 if mode == 0 else 0.6,
+        }
+        alpha = 1.0 if mode == 0 else 0.55
+        finite = np.where(np.isfinite(running[:, mode]), running[:, mode], np.nan)
+        lines += ax.plot(steps, finite, alpha=alpha, **style)
+    final, error = float(part["exponent"][0]), float(part["exponent_stderr"][0])
+    if np.isfinite(final) and np.isfinite(error):
+        ax.axhspan(final - error, final + error, color=look["color"], alpha=0.2, linewidth=0)
+    return lines
+
+
+def _spectrum(ax: Axes, part: xr.Dataset, look: dict[str, Any], label: str) -> ErrorbarContainer:
+    values, errors = part["exponent"].values, part["exponent_stderr"].values
+    index = np.arange(1, len(values) + 1)
+    keep = np.isfinite(values)
+    many = len(values) > 20
+    return ax.errorbar(
+        index[keep],
+        values[keep],
+        # an error that is unknown has no bar
+        yerr=np.nan_to_num(errors[keep]),
+        color=look["color"],
+        marker="." if many else look["marker"],
+        markersize=3.0 if many else 3.5,
+        linestyle="None",
+        elinewidth=0.8,
+        capsize=0 if many else 2,
+        label=label,
+    )
+
+
+def _errors(parts: Sequence[xr.Dataset]) -> str:
+    """Where the standard errors are from, if all parts share it."""
+    found = {str(part.attrs.get("stderr_from", "")) for part in parts}
+    source = found.pop() if len(found) == 1 else ""
+    return f"standard errors from {source}" if source else ""
