@@ -33,8 +33,8 @@ DIMENSIONS: dict[str, tuple[str, str]] = {
     "forget_bias": ("bias of the forget gate", "1"),
     "gain": ("gain of the recurrent weights", "1"),
     "weight": ("matrix whose spectrum is taken", "1"),
-    "row": ("imaginary part on the grid", "grid_radius"),
-    "column": ("real part on the grid", "grid_radius"),
+    "row": ("imaginary part on the grid, over grid_radius", "1"),
+    "column": ("real part on the grid, over grid_radius", "1"),
     "step": ("steps after the warm-up", "steps"),
 }
 
@@ -94,7 +94,7 @@ VARIABLES: dict[str, tuple[str, str]] = {
     "log_growth": ("natural log of the largest spectral norm of a power", "ln 1"),
     "growth_power": ("power at which the norm is largest", "1"),
     "growth_settled": ("1 where no later power can exceed it, 0 where powers ran out", "1"),
-    "residual": ("residual of the leading modes over the largest singular value", "1"),
+    "residual": ("residual of leading modes over the largest singular value", "1"),
     "circular_radius": ("radius of the circular law for entries of this spread", "1"),
     "log_resolvent": ("natural log of the smallest singular value of zI - W", "ln 1"),
     "grid_radius": ("half width of the grid in the complex plane", "1"),
