@@ -61,7 +61,7 @@ def lyapunov(
 
     Raises
     ------
-    BadInput : not such datasets, a wrong number of labels, or no exponent that is finite.
+    BadInput : not such datasets, or a wrong number of labels.
 
     Examples
     --------
@@ -83,8 +83,6 @@ def lyapunov(
         missing = [v for v in ("exponent", "exponent_stderr", "exponent_running") if v not in part]
         if missing:
             raise BadInput(f"not a dataset of Lyapunov exponents: it has no {', '.join(missing)}")
-    if not any(np.isfinite(part["exponent"]).any() for part in parts):
-        raise BadInput("nothing to draw: no exponent is finite")
     with styled():
         own = axes is None
         if axes is None:
@@ -112,7 +110,7 @@ def lyapunov(
         right.set_title(_errors(parts), loc="left")
         handles: list[Any] = [*spectra]
         if hidden:
-            words = f"{hidden} exponents -inf or unknown".replace("-", "\N{MINUS SIGN}", 1)
+            words = f"not shown, \N{MINUS SIGN}inf or unknown: {hidden}"
             handles.append(Line2D([], [], linestyle="None", label=words))
         texts = [str(handle.get_label()) for handle in handles]
         if own:
