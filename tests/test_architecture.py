@@ -22,7 +22,7 @@ ORDER = (
     ("registry",),
     ("layers",),
     ("operators",),
-    ("inputs", "store", "curves"),
+    ("inputs", "store", "curves", "theory"),
     ("figures",),
     ("labelling", "cases"),
     ("resume",),
@@ -32,7 +32,7 @@ ORDER = (
     ("__main__",),
 )
 RANK = {component: rank for rank, line in enumerate(ORDER) for component in line}
-WITHOUT_TORCH = ("vocabulary", "errors", "registry", "inputs", "store", "curves", "figures", "cli")
+WITHOUT_TORCH = ("vocabulary", "errors", "registry", "inputs", "store", "curves", "theory", "figures", "cli")
 #: packages of one idea a file, which know nothing of each other
 SIBLINGS = ("layers", "probes")
 UNPICKLERS = {"pickle", "_pickle", "cloudpickle", "dill", "joblib", "marshal", "shelve"}
