@@ -60,9 +60,20 @@ def placed(
     return LogNorms(out, lags=lags)
 
 
-def repeated(
-    row: NDArray[np.float64], anchor: NDArray[np.int64], n_in: int, lags: NDArray[np.int64]
-) -> NDArray[np.float64]:
-    """The same norms by lag (lags,) for every anchor, NaN where a lag leads outside: (T, lags)."""
-    at = anchor[:, None] - lags
-    return np.where((at >= 0) & (at < n_in), np.where(np.isnan(row), -np.inf, row), np.nan)
+def repeat(
+    out: NDArray[np.float64],
+    rows: NDArray[np.bool_],
+    row: NDArray[np.float64],
+    anchor: NDArray[np.int64],
+    n_in: int,
+    lags: NDArray[np.int64],
+) -> None:
+    """Write the same norms by lag (lags,) into some rows of ``out`` (T, lags), NaN where a lag leads outside.
+
+    ``anchor`` (T,) is where the targets sit.
+    """
+    out[slice(None) if rows.all() else rows] = np.where(np.isnan(row), -np.inf, row)
+    # only rows near an end lead outside: the others are many, and need no look at each entry
+    edge = np.flatnonzero(rows & ((anchor < lags.max()) | (anchor - lags.min() >= n_in)))
+    at = anchor[edge, None] - lags
+    out[edge] = np.where((at >= 0) & (at < n_in), out[edge], np.nan)

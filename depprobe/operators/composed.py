@@ -28,7 +28,7 @@ from depprobe.layers.convolution import ConvolutionBlock
 from depprobe.operators.adapters import call
 from depprobe.operators.attended_conv import joined
 from depprobe.operators.autograd import AutogradJacobian
-from depprobe.operators.bands import anchors, is_banded, placed, repeated
+from depprobe.operators.bands import anchors, is_banded, placed, repeat
 from depprobe.operators.budget import DEFAULT_MEMORY, readable, require
 from depprobe.operators.jacobian import LogNorms, Scaled, TemporalJacobian
 from depprobe.operators.levels import (
@@ -132,9 +132,7 @@ class ComposedJacobian(TemporalJacobian):
             where, values = self._norm_row(last, norm)
             at = anchors(self.position)[last : last + 1]
             if lags is not None:
-                out[alike] = repeated(
-                    _placed([(where, values)], at, n_in, lags)[0], anchor[alike], n_in, lags
-                )
+                repeat(out, alike, _placed([(where, values)], at, n_in, lags)[0], anchor, n_in, lags)
             else:
                 moved = where - (at - anchor[alike][:, None])
                 cut = [(source[source >= 0], values[source >= 0]) for source in moved]

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from depprobe.errors import unknown
 from depprobe.layers.convolution import Convolution
-from depprobe.operators.bands import anchors, is_banded, placed, repeated
+from depprobe.operators.bands import anchors, is_banded, placed, repeat
 from depprobe.operators.budget import DEFAULT_MEMORY, require
 from depprobe.operators.jacobian import LogNorms, Scaled, TemporalJacobian
 from depprobe.operators.table import structured
@@ -99,7 +99,7 @@ class ToeplitzJacobian(TemporalJacobian):
         out[~inner] = self._placed(t[~inner], lags, norm)
         if inner.any():
             row = self._placed(t[inner][:1], lags, norm)[0]
-            out[inner] = repeated(row, anchors(self.position)[t[inner]], self.shape[2], lags)
+            repeat(out, inner, row, anchors(self.position)[t], self.shape[2], lags)
         return out
 
     def _placed(self, t: NDArray[np.int64], lags: NDArray[np.int64] | None, norm: str) -> NDArray[np.float64]:
