@@ -18,6 +18,7 @@ __version__ = "0.1.0"
 #: public name -> the module that holds it (None: the name is that module)
 _HOME: dict[str, str | None] = {
     "jacobian": "depprobe.probes.jacobian",
+    "spectrum": "depprobe.probes.spectrum",
     "gates": "depprobe.probes.gates",
     "lyapunov": "depprobe.probes.lyapunov",
     "lyapunov_of_map": "depprobe.probes.lyapunov",
@@ -46,6 +47,7 @@ if TYPE_CHECKING:
     from depprobe.probes.gates import gates
     from depprobe.probes.jacobian import jacobian
     from depprobe.probes.lyapunov import lyapunov, lyapunov_of_map
+    from depprobe.probes.spectrum import spectrum
     from depprobe.registry import layers
     from depprobe.store import load, save
 

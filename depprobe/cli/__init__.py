@@ -17,6 +17,7 @@ from depprobe.errors import DepprobeError, unknown
 #: command -> what it does; the module depprobe.cli.<command> holds a click command of that name
 COMMANDS = {
     "jacobian": "How far information travels: norms of dh_t/dx_k, a curve, distances, a figure.",
+    "spectrum": "Eigenvalues, singular values and non-normality of recurrent weights or steps.",
     "gates": "Forget gates: their product beside the true dc_t/dc_k, and how long units hold.",
     "lyapunov": "How fast neighbouring states part: Lyapunov exponents of a recurrence, a figure.",
     "show": "Summarise stored datasets.",

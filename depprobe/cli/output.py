@@ -95,14 +95,15 @@ def as_text(summary: Summary) -> str:
     """The table as printed on a terminal, on its side: a column for each layer."""
     from rich import box
     from rich.console import Console
+    from rich.markup import escape
     from rich.table import Table
 
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     table.add_column("")
     for column in summary.columns:
-        table.add_column(column[0], justify="right", overflow="fold")
+        table.add_column(escape(column[0]), justify="right", overflow="fold")
     for index, heading in enumerate(summary.headings[1:], start=1):
-        table.add_row(heading, *(column[index] for column in summary.columns))
+        table.add_row(escape(heading), *(escape(column[index]) for column in summary.columns))
     out = io.StringIO()
     # as wide as the layers need: a table cut to a narrow terminal says less than one that wraps there
     Console(file=out, width=40 + 30 * len(summary.columns), force_terminal=False).print(table)

@@ -9,6 +9,7 @@ from depprobe.figures.gates import GatesDrawing, gates
 from depprobe.figures.heatmap import HeatmapDrawing, heatmap
 from depprobe.figures.lyapunov import LyapunovDrawing, lyapunov
 from depprobe.figures.saving import FORMATS, format_of, save
+from depprobe.figures.spectrum import SpectrumDrawing, spectrum
 
 __all__ = [
     "FORMATS",
@@ -16,10 +17,12 @@ __all__ = [
     "GatesDrawing",
     "HeatmapDrawing",
     "LyapunovDrawing",
+    "SpectrumDrawing",
     "decay",
     "format_of",
     "gates",
     "heatmap",
     "lyapunov",
     "save",
+    "spectrum",
 ]

@@ -49,7 +49,7 @@ def step_chains(
     if x.shape[1] != module.input_size:
         raise BadInput(f"x is {x.shape[1]} wide and the module reads {module.input_size}")
     chains = (1 + module.bidirectional) * module.num_layers
-    gates = 8 * x.shape[0] * module.weight_hh_l0.shape[0] * chains * x.element_size()
+    gates = 32 * x.shape[0] * module.hidden_size * chains * x.element_size()
     require(
         gates, memory, f"the trajectory of {x.shape[0]} steps", "use a smaller n or d, or --dtype float32"
     )

@@ -66,7 +66,7 @@ def spectrum_of(W: Real, powers: int) -> Spectrum:
     ([(0.5+0j), (0.5+0j)], 1, 2.118)
     """
     T, _ = scipy.linalg.schur(W, output="real")
-    singular = np.linalg.svd(W, compute_uv=False)
+    singular = np.asarray(np.linalg.svd(W, compute_uv=False), dtype=np.float64)
     largest, smallest = float(singular[0]), float(singular[-1])
     # a singular matrix comes out of the decomposition with a smallest value at round-off, not at zero
     lost = smallest <= np.finfo(np.float64).eps * len(W) * largest
@@ -112,7 +112,7 @@ def leading_spectrum(W: LinearOperator, modes: int, powers: int) -> Spectrum:
     log_growth, power, settled = _leading_growth(W, powers, start)
     return Spectrum(
         ordered(values),
-        np.sort(singular)[::-1],
+        np.asarray(np.sort(singular)[::-1], dtype=np.float64),
         math.nan,
         math.nan,
         log_growth,

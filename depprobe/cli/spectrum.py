@@ -1,0 +1,53 @@
+"""``depprobe spectrum``: eigenvalues and singular values of what a recurrence multiplies by."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from depprobe.cli.common import Run, saying, shared
+
+
+@click.command(short_help="eigenvalues, singular values, non-normality of recurrent weights, a figure")
+@shared("layer", "d")
+@click.option(
+    "--weight",
+    multiple=True,
+    metavar="NAME",
+    help="A square parameter to take instead of the recurrent weights; repeat for several.",
+)
+@click.option(
+    "--steps",
+    metavar="last|all|every:M|LIST",
+    help="Take the step Jacobians at these positions of a trajectory instead of weights.",
+)
+@click.option("--n", default=1000, show_default=True, help="Length of the trajectory for --steps.")
+@click.option("--modes", default=16, show_default=True, help="Leading modes of matrices wider than 1024.")
+@click.option("--powers", default=64, show_default=True, help="Highest power searched for growth.")
+@click.option(
+    "--grid", default=33, show_default=True, help="Points a side of the pseudospectrum; 0 for none."
+)
+@shared("input", "seeds", "seed", "dtype", "device", "memory")
+@saying
+def spectrum(layers: tuple[str, ...], input_: str, **options: Any) -> None:
+    """Take apart the recurrent weights of layers, gate by gate, or their steps along a trajectory.
+
+    Prints a summary, and saves the dataset (netCDF) and a figure of the complex plane.
+
+    \b
+    depprobe spectrum --layer rnn
+    depprobe spectrum --layer lstm --d 64 --steps 9,99 --n 100
+    depprobe spectrum --layer attention --d 64 --weight out_proj.weight
+    """
+    from depprobe.errors import BadInput
+
+    if options["steps"] is None and input_ != "noise":
+        raise BadInput("weights need no input: leave out --input, or give --steps")
+    run = Run.of("spectrum", layers, input_, options)
+    with run.measuring() as report:
+        from depprobe.probes.spectrum import spectrum as measure
+
+        given = {**run.options, "weight": list(options["weight"]) or None}
+        ds = measure(list(layers), run.source, command=run.command, progress=report, **given)
+    run.say(ds, run.keep(ds))

@@ -1,0 +1,279 @@
+r"""The spectrum of what a recurrence multiplies by: eigenvalues, singular values, distance from normal.
+
+    h_t = phi(W_hh h_{t-1} + W_ih x_t + b)      W_hh, gate by gate
+    s_k = F(s_{k-1}, x_k)                       ds_k/ds_{k-1} on the full state, (c, h) for an LSTM
+
+Eigenvalues tell how powers W^k end, singular values how they begin; a matrix far from normal grows in
+between, which the largest norm of a power and the pseudospectrum show. Sources: ``operators.spectra``,
+``operators.pseudospectrum``; circular law: Girko 1984.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import xarray as xr
+from numpy.typing import ArrayLike, NDArray
+from torch import Tensor, nn
+
+import depprobe
+from depprobe import store
+from depprobe.cases import Case, cases_of_module, cases_of_specs, require_room
+from depprobe.errors import BadInput
+from depprobe.inputs import Source
+from depprobe.operators.budget import DEFAULT_MEMORY, parse_bytes, require
+from depprobe.operators.pseudospectrum import smallest_singular_values
+from depprobe.operators.recurrent_weights import named_weights, recurrent_weights
+from depprobe.operators.spectra import DENSE, Spectrum, leading_spectrum, spectrum_of
+from depprobe.operators.square_matrices import SquareMatrix, step_matrices, weight_matrices
+from depprobe.registry import Spec
+from depprobe.vocabulary import SCHEMA_VERSION, describe
+
+#: called with (cases done, cases in all, what is under way)
+Progress = Callable[[float, int, str], None]
+
+#: bytes an entry of a dense matrix takes on its way through the decompositions
+_BYTES_PER_ENTRY = 160
+#: the grid reaches this far beyond the largest of 1, the spectral radius and the circular law's radius
+_MARGIN = 1.25
+
+
+def spectrum(
+    module: nn.Module | str | Sequence[str],
+    x: Tensor | ArrayLike | Source | None = None,
+    *,
+    weight: str | Sequence[str] | None = None,
+    steps: str | int | Sequence[int] | None = None,
+    modes: int = 16,
+    powers: int = 64,
+    grid: int = 33,
+    dense: int = DENSE,
+    n: int = 1000,
+    d: int = 512,
+    seeds: int = 1,
+    seed: int = 0,
+    dtype: str = "float64",
+    device: str = "cpu",
+    memory: int | str = DEFAULT_MEMORY,
+    command: str | None = None,
+    progress: Progress | None = None,
+) -> xr.Dataset:
+    """Eigenvalues, singular values and non-normality of recurrent weights, or of steps along a trajectory.
+
+    Parameters
+    ----------
+    module : your ``nn.Module``, of which all recurrent weights are taken, gate by gate; or the spec string
+        of a named layer, or several.
+    x : (n, d_in), needed with a module where ``steps`` are asked for. With spec strings also a
+        ``depprobe.inputs.Source``; by default seeded noise, x ~ N(0, 1).
+    weight : name of a square parameter or buffer to take instead (``"encoder.weight"``), or several.
+    steps : positions k whose step Jacobians ds_k/ds_{k-1} to take instead, each stacked layer and direction
+        on its own, its input held: ``last``, ``all``, ``every:M``, a position, a list.
+    modes : number of leading modes of a matrix wider than ``dense``.
+    powers : highest power of the search for transient growth.
+    grid : points a side of the grid for the pseudospectrum, odd; 0 leaves it out.
+    dense : widest matrix that is taken apart whole; wider ones by ARPACK (step Jacobians without forming
+        them), the residual being stated in ``residual``.
+    n, d : length and width, for spec strings.
+    seeds : number of draws of the weights, from ``seed`` on, for spec strings.
+    seed : fixes the weights, then the input.
+    dtype, device : of named layers; a module keeps its own. Spectra are computed in float64.
+    memory : budget in bytes, or a size such as ``"4GiB"``.
+    command : what to record as the command; the call itself by default.
+    progress : called with (matrices done, matrices in all, what is under way).
+
+    Returns
+    -------
+    Dataset over ``weight``, the name of each matrix, with
+
+    - ``eigenvalue(weight, mode, part)`` by falling modulus, the upper one of a conjugate pair first;
+      ``singular_value(weight, mode)``, falling; NaN beyond the modes of a narrower matrix;
+    - ``spectral_radius``, ``largest_singular_value``, ``log_condition``, ``henrici`` (0 normal, to 1);
+    - ``log_growth`` = ln max norm2(W^k) over 0 <= k <= ``powers``, at ``growth_power``, and
+      ``growth_settled``: 1 where some norm2(W^k) <= 1, after which none can be larger;
+    - ``circular_radius`` = sqrt(d) times the standard deviation of the entries, of weights;
+    - ``log_resolvent(weight, row, column)``, ln of the smallest singular value of zI - W at
+      z = ``grid_radius`` (column + i row); below round-off of W it is given as that round-off.
+
+    What only a whole spectrum tells is NaN where leading modes were taken.
+
+    Raises
+    ------
+    BadInput : no recurrence, or a weight that is not square (the message lists those that are); anything
+        else in the call is not as above.
+    OverBudget : the job would need more memory than the budget.
+    DepprobeError : leading modes did not converge.
+
+    Examples
+    --------
+    >>> ds = spectrum("rnn:gain=0.9,orthogonal=true", d=20)
+    >>> round(float(ds.spectral_radius[0]), 6), round(float(ds.henrici[0]), 6)
+    (0.9, 0.0)
+    """
+    budget = parse_bytes(memory) if isinstance(memory, str) else memory
+    _check(weight, steps, powers, grid, dense, seeds)
+    if isinstance(module, nn.Module):
+        labels = [type(module).__name__]
+        cases = (
+            cases_of_module(module, x)
+            if steps is not None
+            else [Case(labels[0], seed, lambda: module, Tensor())]
+        )
+        if len(cases) > 1:
+            raise BadInput(f"steps are taken along one input (n, d), not along {len(cases)} samples")
+    else:
+        labels = [str(Spec.parse(text)) for text in ([module] if isinstance(module, str) else module)]
+        # weights need no input: the shortest noise stands in for it
+        given = x if steps is not None else Source("noise")
+        length = n if steps is not None else 2
+        if given is None or isinstance(given, Source):
+            require_room(labels, given or Source("noise"), length, d, 1, seeds, dtype, budget)
+        cases = cases_of_specs(labels, given, length, d, 1, list(range(seed, seed + seeds)), dtype, device)
+    if not labels:
+        raise BadInput("no layer was given; see depprobe layers")
+    if len(set(labels)) < len(labels):
+        raise BadInput(f"a layer is given twice: {', '.join(labels)}")
+
+    names = [weight] if isinstance(weight, str) else weight
+    matrices, matrix_seeds = [], []
+    for case in cases:
+        before, after = f"{case.label} " * (len(labels) > 1), f" seed {case.seed}" * (seeds > 1)
+        for one in _matrices(case, names, steps, budget):
+            matrices.append(replace(one, label=f"{before}{one.label}{after}"))
+            matrix_seeds.append(case.seed)
+    widest = max([min(m.width, dense) for m in matrices])
+    require(
+        _BYTES_PER_ENTRY * widest**2 + 8.0 * len(matrices) * (grid**2 + 3 * widest),
+        budget,
+        f"the spectrum of {len(matrices)} matrices up to {widest} wide",
+        "lower dense, ask for fewer steps or a smaller grid",
+    )
+    found = []
+    for done, matrix in enumerate(matrices):
+        if progress:
+            progress(done, len(matrices), matrix.label)
+        found.append(_take_apart(matrix, modes, powers, grid, dense))
+    if progress:
+        progress(len(matrices), len(matrices), "")
+
+    ds = _labelled(matrices, matrix_seeds, found, grid)
+    inputs = (
+        np.concatenate([case.x.detach().cpu().numpy().ravel() for case in cases])
+        if steps is not None
+        else None
+    )
+    first = next(cases[0].build().parameters(), None)
+    ds.attrs = {
+        "title": f"Spectrum of {'steps' if steps is not None else 'weights'} of {', '.join(labels)}",
+        "method": "+".join(sorted({"dense" if one[0].triangular is not None else "arpack" for one in found})),
+        "of": "steps" if steps is not None else "weights",
+        "powers": powers,
+        "layer": ", ".join(labels),
+        "n": cases[0].x.shape[0] if steps is not None else 0,
+        "d": max(m.width for m in matrices) if isinstance(module, nn.Module) else d,
+        "seed": seed,
+        "dtype": dtype if first is None else str(first.dtype).removeprefix("torch."),
+        "depprobe_version": depprobe.__version__,
+        "schema_version": SCHEMA_VERSION,
+        "provenance": store.provenance(command or f"depprobe.spectrum({', '.join(labels)})", inputs),
+    }
+    return ds
+
+
+def _check(weight: Any, steps: Any, powers: int, grid: int, dense: int, seeds: int) -> None:
+    if weight is not None and steps is not None:
+        raise BadInput("give weight or steps, not both")
+    if weight is not None and not weight:
+        raise BadInput("weight names no parameter")
+    if powers < 1:
+        raise BadInput(f"powers must be at least 1, not {powers}")
+    if grid and (grid < 3 or grid % 2 == 0):
+        raise BadInput(f"grid must be 0 or an odd number from 3 on, not {grid}")
+    if dense < 1:
+        raise BadInput(f"dense must be at least 1, not {dense}")
+    if seeds < 1:
+        raise BadInput(f"seeds must be at least 1, not {seeds}")
+
+
+def _matrices(
+    case: Case, names: Sequence[str] | None, steps: str | int | Sequence[int] | None, budget: int
+) -> list[SquareMatrix]:
+    module = case.build()
+    if steps is not None:
+        return step_matrices(module, case.x, steps, case.label, budget)
+    return weight_matrices(named_weights(module, names) if names else recurrent_weights(module, case.label))
+
+
+def _take_apart(
+    matrix: SquareMatrix, modes: int, powers: int, grid: int, dense: int
+) -> tuple[Spectrum, float, float, NDArray[np.float64] | None]:
+    """The spectrum, the circular law's radius, the grid's half width and what stands on it."""
+    whole = matrix.width <= dense
+    W = matrix.whole() if whole or matrix.is_weight else None
+    found = (
+        spectrum_of(W, powers)
+        if whole and W is not None
+        else leading_spectrum(matrix.products(), modes, powers)
+    )
+    # the spread is about the mean: a common offset moves one eigenvalue only
+    circle = math.sqrt(matrix.width) * float(W.std()) if W is not None and matrix.is_weight else math.nan
+    if found.triangular is None or not grid:
+        return found, circle, math.nan, None
+    radius = _MARGIN * max(1.0, float(np.abs(found.eigenvalues[0])), circle if math.isfinite(circle) else 0.0)
+    axis = radius * np.linspace(-1, 1, grid)
+    upper = axis[grid // 2 :]
+    # of a real matrix, the lower half plane is the mirror image
+    half = smallest_singular_values(found.triangular, axis[None, :] + 1j * upper[:, None])
+    return found, circle, radius, np.concatenate([half[:0:-1], half])
+
+
+def _labelled(
+    matrices: Sequence[SquareMatrix],
+    seeds: Sequence[int],
+    found: Sequence[tuple[Spectrum, float, float, NDArray[np.float64] | None]],
+    grid: int,
+) -> xr.Dataset:
+    spectra = [one[0] for one in found]
+    count = max(len(one.eigenvalues) for one in spectra)
+    eigenvalue = np.full((len(found), count, 2), np.nan)
+    singular = np.full((len(found), count), np.nan)
+    for i, one in enumerate(spectra):
+        eigenvalue[i, : len(one.eigenvalues)] = np.stack([one.eigenvalues.real, one.eigenvalues.imag], 1)
+        singular[i, : len(one.singular_values)] = one.singular_values
+    columns: dict[str, Any] = {
+        "spectral_radius": [float(np.abs(one.eigenvalues[0])) for one in spectra],
+        "largest_singular_value": [float(one.singular_values[0]) for one in spectra],
+        "log_condition": [one.log_condition for one in spectra],
+        "henrici": [one.henrici for one in spectra],
+        "log_growth": [one.log_growth for one in spectra],
+        "growth_power": [one.growth_power for one in spectra],
+        "growth_settled": [int(one.growth_settled) for one in spectra],
+        "residual": [one.residual for one in spectra],
+        "circular_radius": [one[1] for one in found],
+        "matrix_width": [m.width for m in matrices],
+        "matrix_seed": list(seeds),
+    }
+    variables: dict[str, Any] = {name: ("weight", values) for name, values in columns.items()}
+    variables["eigenvalue"] = (("weight", "mode", "part"), eigenvalue)
+    variables["singular_value"] = (("weight", "mode"), singular)
+    coords: dict[str, Any] = {
+        "weight": [m.label for m in matrices],
+        "mode": np.arange(count),
+        "part": ["real", "imag"],
+    }
+    if any(one[3] is not None for one in found):
+        missing = np.full((grid, grid), np.nan)
+        variables["log_resolvent"] = (
+            ("weight", "row", "column"),
+            np.stack([missing if one[3] is None else one[3] for one in found]),
+        )
+        variables["grid_radius"] = ("weight", [one[2] for one in found])
+        coords |= {"row": np.linspace(-1, 1, grid), "column": np.linspace(-1, 1, grid)}
+    ds = xr.Dataset(variables, coords=coords)
+    for name in ds.variables:
+        ds[name].attrs = describe(str(name))
+    return ds
