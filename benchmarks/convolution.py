@@ -3,9 +3,9 @@
     python benchmarks/convolution.py [--d 64] [--threads 2]
 
 ``conv`` and the linear ``dilated-conv`` give the norms of all targets; the nonlinear ``dilated-conv``, whose
-rows all differ, those of the last target. ``kernel`` is the time of one row on a short sequence, ``ratio`` that of
-the operator over forward and kernel together. ``difference`` is the largest difference of ln norm from rows by
-batched reverse-mode autodiff on a shorter sequence of the same weights, beside its edges and in the middle.
+rows all differ, those of the last target. ``kernel`` is the time of one row on a short sequence, ``ratio``
+that of the operator over forward and kernel together. ``difference`` is the largest difference of ln norm
+from rows by batched reverse-mode autodiff on a shorter sequence, beside its edges and in the middle.
 """
 
 from __future__ import annotations
@@ -71,7 +71,8 @@ def main() -> None:
     torch.set_num_threads(options.threads)
     d = options.d
     print(f"torch {torch.__version__}, float32, d = {d}, {options.threads} threads; median of 5, seconds\n")
-    header = f"{'layer':46} {'targets':>7} {'n':>7} {'forward':>9} {'kernel':>9} {'operator':>9} {'ratio':>6} {'difference':>10}"
+    header = f"{'layer':46} {'targets':>7} {'n':>7} {'forward':>9} {'kernel':>9} {'operator':>9}"
+    header += f" {'ratio':>6} {'difference':>10}"
     print(header)
     print("-" * len(header))
     for text, targets in CASES.items():
