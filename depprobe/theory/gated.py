@@ -9,7 +9,8 @@ independent normal arguments and the candidate with mean zero:
     LSTM   E c^2 = E i^2 E g^2 / (1 - E f^2),   E h^2 = E o^2 E tanh(sqrt(E c^2) z)^2
     GRU    E h^2 = E (1 - z)^2 E n^2 / (1 - E z^2),   Var(arg n) = input + gain_n^2 E r^2 E h^2
 
-The path through the weights is left out, so this is what gates alone would do.
+The path through the weights is left out, so this is what gates alone would do. So are correlations in time of
+what the candidate takes from h: at forget bias 1 and gain 1, E h^2 comes out 17 % low, E f^2 within 1 %.
 Source: Chen, Pennington and Schoenholz 2018; Gilboa et al. 2019.
 """
 
