@@ -67,11 +67,13 @@ def _(cell: GRUChain, k: int, columns: Tensor, inputs: Tensor | None, out: Tenso
 
 @push_step.register
 def _(cell: LSTMChain, k: int, columns: Tensor, inputs: Tensor | None, out: Tensor) -> None:
-    moved = _products(cell._weight, columns[cell.d_c :], inputs).mul_(cell._slopes[k, :, :, None])
+    moved = _products(cell._weight, columns[cell.d_c :], inputs)
+    to_i, to_f, to_g, to_o = cell._slopes[k, :, :, None]
     c = out[: cell.d_c]
     torch.mul(columns[: cell.d_c], cell._keep[k, :, None], out=c)
-    c.add_(moved[0]).add_(moved[1]).add_(moved[2])
+    c.addcmul_(to_i, moved[0]).addcmul_(to_f, moved[1]).addcmul_(to_g, moved[2])
+    memory = moved[3].mul_(to_o)
     if cell._project is None:
-        torch.addcmul(moved[3], cell._to_m[k, :, None], c, out=out[cell.d_c :])
+        torch.addcmul(memory, cell._to_m[k, :, None], c, out=out[cell.d_c :])
     else:
-        torch.mm(cell._project, moved[3].addcmul_(cell._to_m[k, :, None], c), out=out[cell.d_c :])
+        torch.mm(cell._project, memory.addcmul_(cell._to_m[k, :, None], c), out=out[cell.d_c :])
