@@ -38,7 +38,7 @@ def spectrum(layers: tuple[str, ...], input_: str, **options: Any) -> None:
     \b
     depprobe spectrum --layer rnn
     depprobe spectrum --layer lstm --d 64 --steps 9,99 --n 100
-    depprobe spectrum --layer attention --d 64 --weight out_proj.weight
+    depprobe spectrum --layer attention --d 64 --weight weights.out_proj.weight
     """
     from depprobe.errors import BadInput
 

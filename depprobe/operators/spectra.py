@@ -73,11 +73,13 @@ def spectrum_of(W: Real, powers: int) -> Spectrum:
     log_condition = math.inf if lost else math.log(largest) - math.log(smallest)
     triangular, _ = scipy.linalg.rsf2csf(T, np.zeros_like(T))
     log_growth, power, settled = _growth(lambda V: W @ V, np.eye(len(W)), powers)
-    total = float(np.linalg.norm(W))
+    # the departure is free of scale; near 1, squares stay in range
+    T_scaled = np.ldexp(T, -math.frexp(float(np.abs(T).max()))[1])
+    total = float(np.linalg.norm(T_scaled))
     return Spectrum(
         ordered(_eigenvalues(T)),
         singular,
-        _departure(T) / total if total else 0.0,
+        _departure(T_scaled) / total if total else 0.0,
         log_condition,
         log_growth,
         power,
