@@ -98,8 +98,8 @@ def spectrum(
             if len(layers) > 1:
                 name = f"{part.attrs.get('layer')} {name}"
             # narrow panels: a line for each word of the name
-            words = name.split(" ") if len(panels) > 1 else [name]
-            ax.set_title("\n".join(wording.printable(word, 20) for word in words), loc="left")
+            pieces = name.split(" ") if len(panels) > 1 else [name]
+            ax.set_title("\n".join(wording.printable(word, 20) for word in pieces), loc="left")
         if axes is None:
             figure.supxlabel("real part (dimensionless)", fontsize=8)
             figure.supylabel("imaginary part (dimensionless)", fontsize=8)
