@@ -169,13 +169,18 @@ class Run:
             torch.set_num_threads(before)
         self._seconds = time.perf_counter() - start
 
-    def keep(self, ds: xr.Dataset) -> list[Path]:
-        """Save the dataset and draw its figures; returns the paths of the figures."""
+    def keep(self, ds: xr.Dataset, theory: xr.Dataset | None = None) -> list[Path]:
+        """Save the dataset and draw its figures, with theory over them; returns the paths of the figures."""
         from depprobe import store
         from depprobe.cli.drawing import draw
 
         store.save(ds, self.data)
-        return draw([ds], [], self.figure)
+        return draw([ds], [], self.figure, theory=theory)
+
+    def note(self, lines: Sequence[str]) -> None:
+        """Print further lines, where the result is printed as text."""
+        if lines and not self._saying["as_json"] and not self._saying["table"]:
+            output.echo("\n".join(lines))
 
     def say(self, ds: xr.Dataset, figures: Sequence[Path], extra: Mapping[str, Any] | None = None) -> None:
         """Print the result in the form asked for.

@@ -23,8 +23,14 @@ def figure_paths(path: Path, targets: int, kind: str = "auto") -> dict[str, Path
     return {kind: path}
 
 
-def draw(datasets: Sequence[xr.Dataset], names: Sequence[str], path: Path, kind: str = "auto") -> list[Path]:
-    """Draw datasets into one figure of each kind, and return the paths written."""
+def draw(
+    datasets: Sequence[xr.Dataset],
+    names: Sequence[str],
+    path: Path,
+    kind: str = "auto",
+    theory: xr.Dataset | None = None,
+) -> list[Path]:
+    """Draw datasets into one figure of each kind, and return the paths written; theory over decay curves."""
     from depprobe import figures
     from depprobe.cli.summaries import kind_of
     from depprobe.errors import BadInput
@@ -40,7 +46,8 @@ def draw(datasets: Sequence[xr.Dataset], names: Sequence[str], path: Path, kind:
     written = []
     for one, where in figure_paths(path, targets, kind).items():
         labels = _labels(datasets, names) if len(datasets) > 1 else None
-        drawn = getattr(figures, one)(list(datasets), labels=labels)
+        extra = {"theory": theory} if one == "decay" and theory is not None else {}
+        drawn = getattr(figures, one)(list(datasets), labels=labels, **extra)
         written.append(save(drawn, where))
     return written
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from depprobe.cli.common import Run, saying, shared
 from depprobe.vocabulary import METHODS, NORMS, WRT
+
+if TYPE_CHECKING:
+    import xarray as xr
 
 
 @click.command(short_help="norms of dh_t/dx_k, a curve, distances, a figure")
@@ -47,9 +50,10 @@ from depprobe.vocabulary import METHODS, NORMS, WRT
     help="Relative error that compression may cause; 0 for none.",
 )
 @click.option("--probes", default=32, show_default=True, help="Random probes for --method probes.")
+@click.option("--theory", is_flag=True, help="Draw what theory predicts, and print its decay rates.")
 @shared("input", "samples", "seeds", "seed", "dtype", "device", "memory")
 @saying
-def jacobian(layers: tuple[str, ...], input_: str, **options: Any) -> None:
+def jacobian(layers: tuple[str, ...], input_: str, theory: bool, **options: Any) -> None:
     """Measure how output position t of a layer moves when input position k moves.
 
     Prints a summary, and saves the dataset (netCDF) and a figure.
@@ -70,8 +74,36 @@ def jacobian(layers: tuple[str, ...], input_: str, **options: Any) -> None:
         ds = measure(
             list(layers), run.source, command=run.command, progress=report, finished=kept, **run.options
         )
-    paths = run.keep(ds)
+    predicted = None
+    if theory:
+        from depprobe.probes.theory import theory as predict
+
+        sizes = {name: run.options[name] for name in ("n", "d", "seed")}
+        predicted = predict(list(layers), run.source, **sizes)
+    paths = run.keep(ds, predicted)
     kept.clear()
-    curve = decay_curve(ds)
+    curve, found = decay_curve(ds), distances(ds)
     by_lag = {name: curve[name].values for name in ("lag", "log_median", "log_rms")}
-    run.say(ds, paths, {"distances": distances(ds).attrs, "curve": by_lag})
+    extra = {"distances": found.attrs, "curve": by_lag}
+    rates = _rates(found, predicted) if predicted is not None else []
+    run.say(ds, paths, extra | ({"theory": rates} if theory else {}))
+    run.note([_said(row) for row in rates])
+
+
+def _rates(found: xr.Dataset, predicted: xr.Dataset) -> list[dict[str, Any]]:
+    """Measured beside predicted decay rates (ln/step), one row a layer and theory that gives one."""
+    rows = []
+    for layer in predicted["layer"].values:
+        here = found["decay_rate"]
+        measured = float(here.sel(layer=layer) if "layer" in here.dims else here)
+        for kind in predicted["theory"].values:
+            rate = float(predicted["predicted_rate"].sel(layer=layer, theory=kind))
+            if rate == rate:
+                rows.append(
+                    {"layer": str(layer), "theory": str(kind), "measured": measured, "predicted": rate}
+                )
+    return rows
+
+
+def _said(row: dict[str, Any]) -> str:
+    return "theory   {layer}: {theory} {predicted:.4f}, measured {measured:.4f} ln/step".format(**row)

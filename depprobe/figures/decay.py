@@ -26,6 +26,7 @@ from depprobe.figures import wording
 from depprobe.figures.curve import ENDS, Curve, end_marker
 from depprobe.figures.limits import draw_limits
 from depprobe.figures.logaxis import typical_floor, use_decades, whole_decades
+from depprobe.figures.overlay import draw_theory
 from depprobe.figures.style import COLUMN, GREY, PAGE, figure_of, line_style, styled
 
 XSCALES = ("auto", "linear", "log")
@@ -44,6 +45,7 @@ class DecayDrawing(NamedTuple):
     edges : the 95 % quantile of each curve where the 5 % quantile is exactly zero, None where it never is.
     ends : markers where curves reach exact zeros.
     limits : lines at those limits of the floats that the curves cross.
+    theory : predicted curves, layer by layer.
     """
 
     figure: Figure
@@ -53,6 +55,7 @@ class DecayDrawing(NamedTuple):
     edges: list[Line2D | None]
     ends: list[Line2D]
     limits: list[Line2D]
+    theory: list[Line2D]
 
 
 def decay(
@@ -62,6 +65,7 @@ def decay(
     labels: Sequence[str] | None = None,
     xscale: Literal["auto", "linear", "log"] = "auto",
     floor: float | None = None,
+    theory: xr.Dataset | None = None,
 ) -> DecayDrawing:
     """Draw decay curves: median and 5 to 95 % band of the norm of J[t,k] against the lag.
 
@@ -76,6 +80,8 @@ def decay(
         ``auto`` is ``log`` where some curve is shorter than 5 % of the longest, else ``linear``.
     floor : log10 of the lowest norm shown; None shows all, unless one layer among three or more would flatten
         the others, and then the legend says where the axis is cut; ``-math.inf`` shows all whatever happens.
+
+    theory : what ``depprobe.probes.theory.theory`` gave; drawn thin and dashed, the axes staying as they are.
 
     Returns
     -------
@@ -116,21 +122,25 @@ def decay(
         shown, cut = _scale_norms(ax, curves, floor)
 
         lines, bands, edges, ends = [], [], [], []
+        predicted: list[Line2D] = []
         kinds = set()
-        for i, ((name, _), curve) in enumerate(zip(named, curves, strict=True)):
+        for i, ((name, part), curve) in enumerate(zip(named, curves, strict=True)):
             look = line_style(i)
             bands.append(curve.draw_band(ax, look["color"]))
             edges.append(curve.draw_edge(ax, look["color"]))
             # a lone line needs no marker to be told from others
             lines.append(curve.draw_line(ax, look, marked=len(curves) > 1))
             lines[-1].set_label(wording.printable(name))
+            if theory is not None:
+                said = wording.printable(name)
+                predicted += draw_theory(ax, theory, part, curve, look["color"], said)
             for end in filter(None, (curve.end(-1), curve.end(1))):
                 lag, height, kind = end
                 ends.append(ax.add_line(end_marker(kind, look["color"], [lag], [height])))
                 kinds.add(kind)
         limits = draw_limits(ax, [(curve.lag, curve.median) for curve in curves], *shown)
 
-        handles: list[Artist] = [*lines]
+        handles: list[Artist] = [*lines, *predicted]
         if any(band is not None for band in bands):
             handles.append(Patch(color=GREY, alpha=0.25, linewidth=0, label="5 to 95 %"))
         if any(edge is not None for edge in edges):
@@ -146,7 +156,7 @@ def decay(
         ax.set_ylabel(wording.norm_label(parts))
         ax.set_title(wording.conditions(parts), loc="left")
         _add_legend(figure, ax, handles, own)
-    return DecayDrawing(figure, ax, lines, bands, edges, ends, limits)
+    return DecayDrawing(figure, ax, lines, bands, edges, ends, limits, predicted)
 
 
 def _pooled(ds: xr.Dataset) -> xr.Dataset:

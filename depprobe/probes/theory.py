@@ -37,7 +37,7 @@ Floats = NDArray[np.float64]
 
 
 class Prediction(NamedTuple):
-    """A curve: ``log`` (lags,) natural logs, its ``rate`` (NaN for no straight line), whether ``absolute``."""
+    """A curve: ``log`` (lags,) natural logs, its ``rate`` (NaN if not straight), whether ``absolute``."""
 
     log: Floats
     rate: float
