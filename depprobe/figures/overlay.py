@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import xarray as xr
 from matplotlib.axes import Axes
@@ -38,7 +40,7 @@ def draw_theory(
         if not as_predicted or one["constant"].item() == "first lag":
             first = finite[0]
             height = height + curve.median[first] - np.interp(curve.lag[first], lag, height)
-        look = {"color": colour, "linewidth": 0.8, "linestyle": _DASHES[i % len(_DASHES)]}
+        look: dict[str, Any] = {"color": colour, "linewidth": 0.8, "linestyle": _DASHES[i % len(_DASHES)]}
         (line,) = ax.plot(lag, height, label=f"{kind}, {name}", **look)
         lines.append(line)
     return lines

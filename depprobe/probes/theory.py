@@ -134,7 +134,7 @@ def theory(
     else:
         labels = [str(Spec.parse(text)) for text in ([module] if isinstance(module, str) else module)]
         cases = cases_of_specs(labels, x, n, d, 1, [seed], "float64", "cpu")
-    lags = np.arange(cases[0].x.shape[0])
+    lags = np.arange(cases[0].x.shape[0], dtype=np.float64)
     found = {case.label: predictions(case.build(), case.x, lags) for case in cases}
     found = {label: curves for label, curves in found.items() if curves}
     if not found:
