@@ -101,14 +101,18 @@ def spectrum(
             pieces = name.split(" ") if len(panels) > 1 else [name]
             ax.set_title("\n".join(wording.printable(word, 20) for word in pieces), loc="left")
         if axes is None:
-            figure.supxlabel("real part (dimensionless)", fontsize=8)
-            figure.supylabel("imaginary part (dimensionless)", fontsize=8)
+            for ax in panels:
+                below = ax.get_subplotspec()
+                if below is None or below.is_last_row():
+                    ax.set_xlabel("real part (dimensionless)")
+                if below is None or below.is_first_col():
+                    ax.set_ylabel("imaginary part (dimensionless)")
             handles = _handles(drawn)
             if total > len(parts):
                 words = f"first {len(parts)} of {total} matrices"
                 handles.append(Line2D([], [], linestyle="None", label=words))
             figure.legend(
-                handles=handles, loc="outside upper center", ncols=1 if len(parts) == 1 else len(handles)
+                handles=handles, loc="outside lower center", ncols=2 if len(parts) == 1 else len(handles)
             )
         else:
             for ax in panels:
@@ -166,9 +170,9 @@ def _contours(ax: Axes, part: xr.Dataset) -> QuadContourSet | None:
         return None
     heights = part["log_resolvent"].transpose("row", "column").values / math.log(10)
     radius = float(part["grid_radius"])
-    levels = [
-        level for level in _LEVELS if np.nanmin(heights, initial=0.0) < level < np.nanmax(heights, initial=-9)
-    ]
+    # the smallest singular value changes by at most |dz|: what is below the grid's spacing was not resolved
+    seen = math.log10(radius * float(np.diff(part["row"].values).max())) if radius > 0 else math.inf
+    levels = [level for level in _LEVELS if seen < level < np.nanmax(heights, initial=-9)]
     if not math.isfinite(radius) or not levels:
         return None
     drawn = ax.contour(
