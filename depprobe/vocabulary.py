@@ -88,6 +88,7 @@ VARIABLES: dict[str, tuple[str, str]] = {
     "interval": ("mean number of steps between two orthonormalisations", "steps"),
     "state": ("width of the state", "1"),
     "log_theory": ("natural log of the predicted norm of J[t,k]", "ln 1"),
+    "predicted_width": ("predicted standard deviation of the lag, weighed by squared norms", "positions"),
     "predicted_rate": ("predicted slope of ln norm against lag", "ln 1 per position"),
     "eigenvalue": ("eigenvalue", "1"),
     "singular_value": ("singular value", "1"),

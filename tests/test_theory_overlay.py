@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 
 import numpy as np
 import pytest
@@ -70,3 +71,16 @@ def test_command_prints_measured_beside_predicted(tmp_path, monkeypatch, capsys)
     assert (stop.value.code, [row["theory"] for row in rows]) == (0, ["eigenvalue", "bound", "mean field"])
     truth = theory("rnn", n=20, d=6).predicted_rate.values[0]
     assert [row["predicted"] for row in rows] == pytest.approx(truth.tolist())
+
+
+def test_the_width_of_a_linear_stack_is_printed_beside_the_closed_form(tmp_path, capsys):
+    """Dilations 2^l: variance (k^2 - 1)/12 (4^L - 1)/3."""
+    layer = "dilated-conv:nonlinearity=none,depth=4"
+    options = ["--d", "48", "--n", "90", "--seeds", "4", "--theory", "-q", "-o", str(tmp_path / "a.nc")]
+    with pytest.raises(SystemExit) as stop:
+        main(["jacobian", "--layer", layer, *options, "--figure", str(tmp_path / "a.png")])
+    assert stop.value.code == 0
+    (line,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("theory")]
+    predicted, measured = (float(word) for word in re.findall(r"[\d.]+(?=,| positions)", line.split(":")[-1]))
+    assert predicted == pytest.approx(((9 - 1) / 12 * (4**4 - 1) / 3) ** 0.5, abs=1e-4)
+    assert measured == pytest.approx(predicted, rel=0.03)

@@ -50,7 +50,7 @@ if TYPE_CHECKING:
     help="Relative error that compression may cause; 0 for none.",
 )
 @click.option("--probes", default=32, show_default=True, help="Random probes for --method probes.")
-@click.option("--theory", is_flag=True, help="Draw what theory predicts, and print its decay rates.")
+@click.option("--theory", is_flag=True, help="Draw what theory predicts, and print it beside the measured.")
 @shared("input", "samples", "seeds", "seed", "dtype", "device", "memory")
 @saying
 def jacobian(layers: tuple[str, ...], input_: str, theory: bool, **options: Any) -> None:
@@ -85,25 +85,39 @@ def jacobian(layers: tuple[str, ...], input_: str, theory: bool, **options: Any)
     curve, found = decay_curve(ds), distances(ds)
     by_lag = {name: curve[name].values for name in ("lag", "log_median", "log_rms")}
     extra = {"distances": found.attrs, "curve": by_lag}
-    rates = _rates(found, predicted) if predicted is not None else []
-    run.say(ds, paths, extra | ({"theory": rates} if theory else {}))
-    run.note([_said(row) for row in rates])
+    beside = _beside(found, curve, predicted) if predicted is not None else []
+    run.say(ds, paths, extra | ({"theory": beside} if theory else {}))
+    run.note([_said(row) for row in beside])
 
 
-def _rates(found: xr.Dataset, predicted: xr.Dataset) -> list[dict[str, Any]]:
-    """Measured beside predicted decay rates (ln/step), one row a layer and theory that gives one."""
+def _beside(found: xr.Dataset, curve: xr.Dataset, predicted: xr.Dataset) -> list[dict[str, Any]]:
+    """Predicted beside measured, one row a layer and theory: decay rates, or widths of bumps."""
     rows = []
     for layer in predicted["layer"].values:
-        here = found["decay_rate"]
-        measured = float(here.sel(layer=layer) if "layer" in here.dims else here)
+        pick = {"layer": layer} if "layer" in found.dims else {}
         for kind in predicted["theory"].values:
-            rate = float(predicted["predicted_rate"].sel(layer=layer, theory=kind))
-            if rate == rate:
-                rows.append(
-                    {"layer": str(layer), "theory": str(kind), "measured": measured, "predicted": rate}
-                )
+            here = predicted.sel(layer=layer, theory=kind)
+            for name, units in (("rate", "ln/step"), ("width", "positions")):
+                value = float(here[f"predicted_{name}"])
+                if value != value:
+                    continue
+                measured = found["decay_rate"].sel(pick) if name == "rate" else _width(curve.sel(pick))
+                row: dict[str, Any] = {"layer": str(layer), "theory": str(kind), "quantity": name}
+                rows.append(row | {"units": units, "predicted": value, "measured": float(measured)})
     return rows
 
 
+def _width(curve: xr.Dataset) -> float:
+    """Standard deviation of the lag, each lag weighed by the square of its norm."""
+    import numpy as np
+
+    log_norm, lag = curve["log_rms"].values, curve["lag"].values
+    weight = np.nan_to_num(np.exp(2 * (log_norm - np.nanmax(log_norm))))
+    mean = np.average(lag, weights=weight)
+    return float(np.sqrt(np.average((lag - mean) ** 2, weights=weight)))
+
+
 def _said(row: dict[str, Any]) -> str:
-    return "theory   {layer}: {theory} {predicted:.4f}, measured {measured:.4f} ln/step".format(**row)
+    theory = row["theory"] + (" width" if row["quantity"] == "width" else "")
+    values = f"{row['predicted']:.4f}, measured {row['measured']:.4f} {row['units']}"
+    return f"theory   {row['layer']}: {theory} {values}"

@@ -29,7 +29,7 @@ from depprobe.registry import Spec
 from depprobe.theory.eigenvalue import eigenvalue_rate
 from depprobe.theory.gated import Gate, gru_update, lstm_forget
 from depprobe.theory.meanfield import mean_field
-from depprobe.theory.receptive import Level, log_gaussian_profile
+from depprobe.theory.receptive import Level, log_gaussian_profile, moments
 from depprobe.theory.singular_bound import bound_rate
 from depprobe.vocabulary import describe
 
@@ -37,11 +37,15 @@ Floats = NDArray[np.float64]
 
 
 class Prediction(NamedTuple):
-    """A curve: ``log`` (lags,) natural logs, its ``rate`` (NaN if not straight), whether ``absolute``."""
+    """A curve: ``log`` (lags,) natural logs, its ``rate`` (NaN if not straight), whether ``absolute``.
+
+    ``width`` is the standard deviation of the lag, weighed by squared norms, where the curve is a bump.
+    """
 
     log: Floats
     rate: float
     absolute: bool
+    width: float = math.nan
 
 
 @singledispatch
@@ -93,7 +97,7 @@ def _(module: nn.Module, x: Tensor, lags: Floats) -> dict[str, Prediction]:
         return {}
     # a row block starts from the identity on d_in inputs
     log = 0.5 * (math.log(x.shape[1]) + log_gaussian_profile(known, lags))
-    return {"receptive field": Prediction(log, math.nan, True)}
+    return {"receptive field": Prediction(log, math.nan, True, math.sqrt(moments(known)[2]))}
 
 
 def theory(
@@ -115,7 +119,8 @@ def theory(
     Returns
     -------
     Dataset with ``log_theory(layer, theory, lag)``, natural logs, NaN where a theory does not apply to a
-    layer; ``predicted_rate(layer, theory)`` (nats a position), NaN where the curve is not exponential. The
+    layer; ``predicted_rate(layer, theory)`` (nats a position), NaN where the curve is not exponential;
+    ``predicted_width(layer, theory)`` (positions), NaN where it is. The
     coordinate ``constant`` on ``theory`` says whether theory gives the height too (``absolute``), or only
     the slope, the curve being 0 at lag 0 (``first lag``: a figure moves it to the first measured lag).
 
@@ -144,17 +149,19 @@ def theory(
         )
     names = list(dict.fromkeys(name for curves in found.values() for name in curves))
     log = np.full((len(found), len(names), len(lags)), np.nan)
-    rate = np.full(log.shape[:2], np.nan)
+    rate, width = np.full(log.shape[:2], np.nan), np.full(log.shape[:2], np.nan)
     absolute = dict.fromkeys(names, False)
     for i, curves in enumerate(found.values()):
         for name, one in curves.items():
-            log[i, names.index(name)], rate[i, names.index(name)] = one.log, one.rate
+            place = i, names.index(name)
+            log[place], rate[place], width[place] = one.log, one.rate, one.width
             absolute[name] = one.absolute
     heights = ["absolute" if absolute[name] else "first lag" for name in names]
     return xr.Dataset(
         {
             "log_theory": (("layer", "theory", "lag"), log, describe("log_theory")),
             "predicted_rate": (("layer", "theory"), rate, describe("predicted_rate")),
+            "predicted_width": (("layer", "theory"), width, describe("predicted_width")),
         },
         coords={
             "layer": ("layer", list(found), describe("layer")),
