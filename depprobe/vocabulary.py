@@ -38,6 +38,8 @@ DIMENSIONS: dict[str, tuple[str, str]] = {
     "row": ("imaginary part on the grid, over grid_radius", "1"),
     "column": ("real part on the grid, over grid_radius", "1"),
     "step": ("steps after the warm-up", "steps"),
+    "quantity": ("what is counted or measured", "1"),
+    "other": ("layer compared with", "1"),
 }
 
 #: data variable -> (long name, units)
@@ -105,6 +107,31 @@ VARIABLES: dict[str, tuple[str, str]] = {
     "grid_radius": ("half width of the grid in the complex plane", "1"),
     "matrix_width": ("rows of the matrix", "1"),
     "matrix_seed": ("seed of the weights of the matrix", "1"),
+    "flops": ("FLOPs counted in matrix products, a multiply-add is 2", "FLOPs"),
+    "flops_formula": ("FLOPs of the layer's own formula", "FLOPs"),
+    "flops_chain": ("FLOPs on the longest chain of dependent operations", "FLOPs"),
+    "parallelism": ("FLOPs over FLOPs on the longest dependent chain", "1"),
+    "time": ("median time", "s"),
+    "time_low": ("lower quartile of the time", "s"),
+    "time_high": ("upper quartile of the time", "s"),
+    "peak_bytes": ("most bytes of tensors alive at once, parameters and input apart", "B"),
+    "kept_bytes": ("bytes of activations kept for the backward pass", "B"),
+    "parameter_bytes": ("bytes of parameters and buffers", "B"),
+    "process_bytes": ("peak resident memory of the process, over what it was before", "B"),
+    "step_time": ("median time for one more token of a stream", "s"),
+    "step_time_low": ("lower quartile of the time for one more token", "s"),
+    "step_time_high": ("upper quartile of the time for one more token", "s"),
+    "state_bytes": ("bytes kept between two tokens of a stream", "B"),
+    "sequential_steps": ("steps that must follow one another", "steps"),
+    "path_length": ("fewest layer applications plus steps through time from x_1 to h_n", "steps"),
+    "pairs": ("unmasked pairs of positions", "1"),
+    "scaling_n": ("exponent of growth with n", "1"),
+    "scaling_n_stderr": ("standard error of the exponent of growth with n", "1"),
+    "scaling_d": ("exponent of growth with d", "1"),
+    "scaling_d_stderr": ("standard error of the exponent of growth with d", "1"),
+    "crossover": ("n from which a layer exceeds the other", "positions"),
+    "crossover_low": ("lower end of the 95 % interval of the crossover", "positions"),
+    "crossover_high": ("upper end of the 95 % interval of the crossover", "positions"),
 }
 
 #: ways of measuring a block, and the symbol figures use

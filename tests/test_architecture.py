@@ -19,10 +19,10 @@ ROOT = Path(depprobe.__file__).parent
 #: from bottom to top; a component imports those on lines above its own, and none on its own line
 ORDER = (
     ("errors", "vocabulary"),
-    ("registry",),
+    ("registry", "complexity"),
     ("layers",),
     ("operators",),
-    ("inputs", "store", "curves", "theory"),
+    ("inputs", "store", "curves", "theory", "costs"),
     ("figures",),
     ("labelling", "cases"),
     ("resume",),
@@ -32,7 +32,7 @@ ORDER = (
     ("__main__",),
 )
 RANK = {component: rank for rank, line in enumerate(ORDER) for component in line}
-WITHOUT_TORCH = ("vocabulary", "errors", "registry", "inputs", "store", "curves", "theory", "figures", "cli")
+WITHOUT_TORCH = ("vocabulary", "errors", "registry", "complexity", "inputs", "store", "curves", "theory", "figures", "cli")
 #: packages of one idea a file, which know nothing of each other
 SIBLINGS = ("layers", "probes")
 UNPICKLERS = {"pickle", "_pickle", "cloudpickle", "dill", "joblib", "marshal", "shelve"}
