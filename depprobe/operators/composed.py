@@ -25,6 +25,7 @@ from torch import Tensor, nn
 
 from depprobe.errors import unknown
 from depprobe.layers.convolution import ConvolutionBlock
+from depprobe.operators import rectified
 from depprobe.operators.adapters import call
 from depprobe.operators.attended_conv import joined
 from depprobe.operators.autograd import AutogradJacobian
@@ -152,9 +153,14 @@ class ComposedJacobian(TemporalJacobian):
             known = self._levels[0].row_log_norms(t)
             if known is not None:
                 return known
+        chunk = self._chunk(t) if norm == "fro" else self.shape[1]
+        if norm == "fro" and self._rectified:
+            known = rectified.row_log_norms(self._levels, t, self._memory)
+            if known is not None:
+                return known
         where = support_of(self._levels, np.array([t]))
         total = np.full(len(where), -np.inf)
-        for rows in self._row_parts(t, self._chunk(t) if norm == "fro" else self.shape[1]):
+        for rows in self._row_parts(t, chunk):
             place = np.searchsorted(where, rows.where.cpu().numpy())
             total[place] = 0.5 * np.logaddexp(2 * total[place], 2 * _log_norms(rows, norm))
         zeros = np.flatnonzero(np.isneginf(total))
@@ -164,6 +170,10 @@ class ComposedJacobian(TemporalJacobian):
             )
             total[zeros[~ignored.cpu().numpy()]] = np.nan
         return where, total
+
+    @cached_property
+    def _rectified(self) -> bool:
+        return rectified.is_rectified(self._levels)
 
     @cached_property
     def _zeros_are_exact(self) -> bool:

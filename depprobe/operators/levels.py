@@ -108,11 +108,11 @@ class Elementwise(PerPosition):
     """y = phi(x) entry by entry; ``slope`` takes some positions of x (P, d) to phi'(x) there."""
 
     def __init__(self, slope: Callable[[Tensor], Tensor], x: Tensor, piecewise: bool) -> None:
-        self.slope, self.x, self.width, self._piecewise = slope, x, x.shape[1], piecewise
+        self.slope, self.x, self.width, self.piecewise = slope, x, x.shape[1], piecewise
 
     def zeros_are_exact(self) -> bool:
         """Where slopes are cut off at zero, or none of them is zero."""
-        return self._piecewise or bool((self.slope(self.x) != 0).all())
+        return self.piecewise or bool((self.slope(self.x) != 0).all())
 
     def pull(self, rows: Rows) -> Rows:
         """Rows times the slopes."""
@@ -160,7 +160,7 @@ class Conv(Level):
     """A convolution: each tap carries rows to the position it reads."""
 
     def __init__(self, conv: nn.Conv1d, taps: Taps) -> None:
-        self.taps, self.width = taps, conv.in_channels
+        self.taps, self.width, self.groups = taps, conv.in_channels, conv.groups
         self.placing = (taps.origin, float(taps.stride))
         weight = conv.weight.detach()
         self.work = float(weight.numel())
@@ -178,7 +178,7 @@ class Conv(Level):
 
     def matrix(self, tap: int) -> Tensor:
         """W_i: (d_out, d_in)."""
-        return torch.block_diag(*self._weight[tap])
+        return self._weight[tap, 0] if self.groups == 1 else torch.block_diag(*self._weight[tap])
 
     def keeps_band(self) -> bool:
         """Unless padding shows positions from elsewhere."""
