@@ -40,6 +40,11 @@ DIMENSIONS: dict[str, tuple[str, str]] = {
     "step": ("steps after the warm-up", "steps"),
     "quantity": ("what is counted or measured", "1"),
     "other": ("layer compared with", "1"),
+    "task": ("task trained on", "1"),
+    "task_lag": ("lag the task has to bridge", "positions"),
+    "clip": ("norm the gradient is clipped to; inf is no clipping", "1"),
+    "optimizer": ("optimizer", "1"),
+    "snapshot": ("moment of training", "1"),
 }
 
 #: data variable -> (long name, units)
@@ -129,6 +134,14 @@ VARIABLES: dict[str, tuple[str, str]] = {
     "scaling_n_stderr": ("standard error of the exponent of growth with n", "1"),
     "scaling_d": ("exponent of growth with d", "1"),
     "scaling_d_stderr": ("standard error of the exponent of growth with d", "1"),
+    "relative_loss": ("loss on fresh sequences after training, over the loss of chance", "1"),
+    "learned": ("1 where the loss fell below the threshold, 0 where not", "1"),
+    "steps": ("training steps taken", "steps"),
+    "diverged": ("1 where loss or gradient overflowed, 0 where not", "1"),
+    "gradient_norm": ("median norm of the gradient in all weights, before clipping", "1"),
+    "gradient_norm_max": ("largest norm of the gradient in all weights, before clipping", "1"),
+    "clipped_share": ("share of the steps in which the gradient was clipped", "1"),
+    "log_norm_needed": ("natural log of the rms norm of J[t,k] at the task's lag, before training", "ln 1"),
     "crossover": ("n from which a layer exceeds the other", "positions"),
     "crossover_low": ("lower end of the 95 % interval of the crossover", "positions"),
     "crossover_high": ("upper end of the 95 % interval of the crossover", "positions"),
