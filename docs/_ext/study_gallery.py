@@ -1,0 +1,120 @@
+"""The studies as gallery pages: the docstring as text, the figure as its script draws it.
+
+A study writes through its own ``main``, so each one runs here as the command a reader would type. Where
+``studies/out`` holds its dataset the figure is drawn from that (``--plot``), else from ``--quick``; what was
+drawn is kept until the script or its dataset changes.
+"""
+
+from __future__ import annotations
+
+import ast
+import hashlib
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from sphinx.application import Sphinx
+from sphinx.errors import ExtensionError
+from sphinx.util import logging
+from written import write
+
+DOCS = Path(__file__).parent.parent
+STUDIES = DOCS.parent / "studies"
+KEPT = DOCS / "_build" / "studies"
+SCRIPTS = DOCS / "generated" / "study_scripts"
+PICTURES = DOCS / "generated" / "pictures"
+HEADER = """\
+Studies
+=======
+
+One claim or question a script, with its answer. ``python studies/NAME.py`` computes the dataset and draws
+the figure, ``--quick`` a small version of it.
+"""
+
+log = logging.getLogger(__name__)
+
+
+def as_rst(text: str) -> str:
+    """Plain text as reStructuredText: ``code`` stays, indented paragraphs are literal, the rest is escaped."""
+    made = []
+    for paragraph in re.split(r"\n\s*\n", text.strip("\n")):
+        if paragraph.startswith(" "):
+            made.append("::\n\n" + paragraph)
+            continue
+        pieces = re.split(r"(``.+?``)", paragraph)
+        made.append("".join(p if p.startswith("``") else re.sub(r"([\\*`|_])", r"\\\1", p) for p in pieces))
+    return "\n\n".join(made)
+
+
+def run(script: Path) -> str:
+    """Draw the picture of a study unless it is drawn already; the words that say from what."""
+    data, kept = STUDIES / "out" / f"{script.stem}.nc", KEPT / f"{script.stem}.nc"
+    stored = data.exists()
+    facts = [script.read_bytes(), (STUDIES / "_study.py").read_bytes()]
+    key = hashlib.sha256(b"".join([*facts, data.read_bytes() if stored else b"quick"])).hexdigest()
+    remembered = KEPT / f"{script.stem}.key"
+    if not (remembered.exists() and remembered.read_text() == key and kept.with_suffix(".png").exists()):
+        KEPT.mkdir(parents=True, exist_ok=True)
+        if stored:
+            shutil.copyfile(data, kept)
+        how = "--plot" if stored else "--quick"
+        log.info("drawing %s %s", script.name, how)
+        command = [sys.executable, str(script), how, "--out", str(KEPT)]
+        paths = [str(DOCS.parent), *filter(None, [os.environ.get("PYTHONPATH")])]
+        environment = os.environ | {"PYTHONPATH": os.pathsep.join(paths)}
+        done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+        if done.returncode:
+            raise ExtensionError(f"{script.name} {how} failed:\n{done.stderr}")
+        remembered.write_text(key)
+    PICTURES.mkdir(parents=True, exist_ok=True)
+    picture = PICTURES / f"{script.stem}.png"
+    if not picture.exists() or picture.read_bytes() != kept.with_suffix(".png").read_bytes():
+        shutil.copyfile(kept.with_suffix(".png"), picture)
+    return "the dataset in studies/out" if stored else "the quick version"
+
+
+def page(script: Path) -> str:
+    """The script as the gallery reads it: title, picture, text, then the code."""
+    source = script.read_text(encoding="utf-8")
+    tree = ast.parse(source)
+    docstring = tree.body[0]
+    if not (isinstance(docstring, ast.Expr) and isinstance(docstring.value, ast.Constant)):
+        raise ExtensionError(f"{script} has no docstring")
+    title, _, text = str(docstring.value.value).partition("\n")
+    drawn = run(script)
+    head = "\n".join(
+        [
+            title,
+            "=" * len(title),
+            "",
+            as_rst(text),
+            "",
+            f".. figure:: /generated/pictures/{script.stem}.png",
+            f"   :alt: {title}",
+            "",
+            f"   Drawn from {drawn}.",
+        ]
+    )
+    code = "\n".join(source.splitlines()[docstring.end_lineno :])
+    thumbnail = f"# sphinx_gallery_thumbnail_path = 'generated/pictures/{script.stem}.png'"
+    return f'r"""\n{head}\n"""\n{code}\n\n{thumbnail}\n'
+
+
+def prepare(app: Sphinx, config: Any) -> None:
+    """Write what the gallery reads; scripts that are gone leave it too."""
+    scripts = sorted(STUDIES.glob("[0-9][0-9]_*.py"))
+    write(SCRIPTS / "GALLERY_HEADER.rst", HEADER)
+    for old in set(SCRIPTS.glob("*.py")) - {SCRIPTS / script.name for script in scripts}:
+        old.unlink()
+    for script in scripts:
+        write(SCRIPTS / script.name, page(script))
+
+
+def setup(app: Sphinx) -> dict[str, Any]:
+    """Prepare the studies before the gallery is built."""
+    app.connect("config-inited", prepare)
+    return {"parallel_read_safe": True, "parallel_write_safe": True}
