@@ -33,6 +33,8 @@ from depprobe.operators.rows import Rows
 
 #: relative error of a norm from products above which the block is made instead
 _ACCURACY = 1e-11
+#: sources whose moments are multiplied out at once
+_AT_ONCE = 64
 
 
 class _Constants(NamedTuple):
@@ -138,8 +140,9 @@ def _squares(constants: _Constants, alpha: Tensor, m: Tensor, r: Tensor) -> tupl
     across = torch.einsum("gdi,hi->ghd", constants.OB, r).unflatten(1, (K, H))
     across = torch.einsum("gkhd,hde->gkhe", across, constants.O).flatten(1)
     mixed = (alpha @ across).view(S, G, -1)
-    moved = torch.einsum("hde,skhe->skhd", constants.O, m.unflatten(1, (K, H))).flatten(1, 2)
-    inner = moved @ moved.transpose(1, 2)
+    # a few sources at a time: O m is d / e times as large as m, and needed for its products only
+    moved = (torch.einsum("hde,skhe->skhd", constants.O, x.unflatten(1, (K, H))) for x in m.split(_AT_ONCE))
+    inner = torch.cat([y.flatten(1, 2) @ y.flatten(1, 2).mT for y in moved])
     total = (each * alpha).sum(1) + 2 * (mixed * m).sum((1, 2)) + (inner * (r @ r.T)).sum((1, 2))
     lengths = inner.diagonal(dim1=1, dim2=2).clamp_min(0).sqrt() @ r.norm(dim=1)
     return total, (alpha @ constants.gram.diagonal().clamp_min(0).sqrt() + lengths).square()

@@ -31,17 +31,20 @@ class RowBlock:
     rows : (r + q, S); row i stands for ``rows[i] * exp(scale[i])``.
     scale : (r + q,) float64.
     kept : r, the number of kept rows.
+    alive : (r + q,) whether a row was other than zero when it was last rescaled.
     """
 
     def __init__(self, rows: Tensor) -> None:
         self.rows = rows
         self.scale = torch.zeros(rows.shape[0], dtype=torch.float64, device=rows.device)
         self.kept = rows.shape[0]
+        self.alive = peaks(rows) != 0
         self._generator = torch.Generator(device=rows.device).manual_seed(0)
 
     def rescale(self) -> None:
         """Bring the largest entry of every row to 1 before it leaves the range of floats."""
-        peak = self.rows.abs().amax(1)
+        peak = peaks(self.rows)
+        self.alive = peak != 0
         peak = torch.where((peak > 0) & peak.isfinite(), peak, torch.ones_like(peak))
         self.rows = self.rows / peak[:, None]
         self.scale = self.scale + peak.double().log()
@@ -78,6 +81,12 @@ class RowBlock:
         self.kept = kept.shape[0] - cut
         self.scale = torch.cat([top.expand(self.kept), sketch_scale])
         self.rescale()
+
+
+def peaks(rows: Tensor) -> Tensor:
+    """Largest modulus in each row (r, S): (r,); NaN where a row holds one."""
+    low, high = rows.aminmax(dim=1)
+    return torch.maximum(-low, high)
 
 
 def compression_error(log_kept: Tensor, log_sketch: Tensor) -> Tensor:

@@ -1,11 +1,14 @@
-"""What a computation would take, found on fake tensors: shapes flow through it, no numbers, no memory."""
+"""What a computation takes, counted by storages as they come and go; or would take, found on fake tensors.
+
+On fake tensors shapes flow through it, no numbers, no memory.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import logging
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import torch
@@ -14,16 +17,24 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 
 class StorageTracker(TorchDispatchMode):
-    """Counts the bytes of live storages made while it is on; ``peak`` is the most there were at once."""
+    """Counts the bytes of live storages made while it is on; ``peak`` is the most there were at once.
 
-    def __init__(self) -> None:
+    A storage counts once, by what is allocated, whatever views there are of it; one that grows in place
+    counts by its new size. What a kernel allocates and frees inside itself is not seen.
+
+    Parameters
+    ----------
+    outside : tensors whose storages were there before and do not count, views of them included.
+    """
+
+    def __init__(self, outside: Iterable[Tensor] = ()) -> None:
         super().__init__()
         self.live = self.peak = 0
-        self._seen: dict[int, weakref.finalize] = {}
+        self._sizes: dict[int, int] = {}
+        self._outside = {tensor.untyped_storage()._cdata for tensor in outside}
 
-    def _release(self, key: int, size: int) -> None:
-        self.live -= size
-        self._seen.pop(key, None)
+    def _release(self, key: int) -> None:
+        self.live -= self._sizes.pop(key, 0)
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         out = func(*args, **(kwargs or {}))
@@ -31,15 +42,19 @@ class StorageTracker(TorchDispatchMode):
             if isinstance(tensor, Tensor):
                 storage = tensor.untyped_storage()
                 key, size = storage._cdata, storage.nbytes()
-                if key not in self._seen:
-                    self.live += size
-                    self._seen[key] = weakref.finalize(storage, self._release, key, size)
+                if key in self._outside:
+                    continue
+                if key not in self._sizes:
+                    weakref.finalize(storage, self._release, key)
+                self.live += size - self._sizes.get(key, 0)
+                self._sizes[key] = size
         self.peak = max(self.peak, self.live)
         return out
 
 
 @contextlib.contextmanager
-def _fake() -> Iterator[Any]:
+def fake_tensors() -> Iterator[Any]:
+    """A mode in which tensors have shapes and no memory; real ones that come in are taken as fake."""
     from torch._subclasses.fake_tensor import FakeTensorMode  # slow to import, and only this needs it
 
     # it logs what fails at the level of errors; here a failure is an answer
@@ -58,7 +73,7 @@ def predicted_peak(function: Callable[[Tensor], Tensor], x: Tensor, cotangents: 
     None where the function cannot run on fake tensors (a data-dependent shape, say).
     """
     try:
-        with _fake() as mode, StorageTracker() as tracker, torch.enable_grad():
+        with fake_tensors() as mode, StorageTracker() as tracker, torch.enable_grad():
             fake_x = mode.from_tensor(x.detach()).requires_grad_()
             y = function(fake_x)
             v = torch.empty(cotangents, *y.shape, dtype=y.dtype, device=y.device)

@@ -22,6 +22,9 @@ from depprobe.operators.heads import Heads, Tile
 from depprobe.operators.jacobian import TemporalJacobian
 from depprobe.operators.table import is_plain, structured
 
+#: targets are taken out of their tiles where a tile holds at least so many times as many
+_FEW = 2
+
 
 class Tiled:
     """The keys that the targets of a pattern see.
@@ -41,10 +44,15 @@ class Tiled:
         return self._pattern.lags(self._like.shape[0])
 
     def tiles(self, targets: Sequence[int], pairs: int) -> Iterator[Tile]:
-        """The tiles that hold the targets asked for, several at once."""
+        """The tiles that hold the targets asked for, several at once; of few targets, a tile for each."""
         every, keys, seen = self._tiles
         size, m = every.shape[1], keys.shape[1]
-        chosen = torch.as_tensor(targets, device=keys.device).div(size, rounding_mode="floor").unique()
+        wanted = torch.as_tensor(targets, device=keys.device)
+        home = wanted.div(size, rounding_mode="floor")
+        chosen = home.unique()
+        if _FEW * len(wanted) <= size * len(chosen):
+            every, keys, seen = every[home, wanted % size, None], keys[home], seen[home, wanted % size, None]
+            size, chosen = 1, torch.arange(len(wanted), device=keys.device)
         for part in chosen.split(max(1, pairs // (size * m))):
             bias = self._like.new_zeros(len(part), size, m).masked_fill_(~seen[part], -torch.inf)
             yield Tile(every[part], keys[part], bias[:, None])

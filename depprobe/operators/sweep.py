@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from depprobe.operators.cells import CellChain
-from depprobe.operators.compression import RowBlock
+from depprobe.operators.compression import RowBlock, peaks
 
 #: steps between two rescalings, as far as buffers allow, and before the first compression
 RUN, FIRST_COMPRESSION = 32, 16
@@ -170,9 +170,8 @@ def _out_of_range(taps: Tensor, rows: Tensor, block: RowBlock) -> bool:
     """Whether the rows left the middle of the float range since they were last scaled to 1."""
     limits = torch.finfo(rows.dtype)
     low, high = math.sqrt(limits.tiny) * 1e3, math.sqrt(limits.max) * 1e-3
-    alive = (block.rows != 0).any(1)
     for part in (rows, taps[-1]):
-        peak = part[alive].abs().amax(1) if part.shape[1] else part
+        peak = peaks(part)[block.alive] if part.shape[1] else part
         if peak.numel() and not (float(peak.min()) >= low and float(peak.max()) <= high):
             return True
     return False
