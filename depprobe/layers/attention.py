@@ -11,6 +11,9 @@ Source: Vaswani et al. 2017, Attention is all you need.
 
 from __future__ import annotations
 
+import math
+
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -27,6 +30,8 @@ class Attention(nn.Module):
     heads : number of heads; it must divide d.
     causal : whether a position sees itself and earlier positions only.
     bias : whether the projections add a bias.
+    fused : whether torch's kernel takes scores, softmax and mixing in one, block by block; else the weights
+        a (heads, n, n) are written out, as in the equations.
 
     Raises
     ------
@@ -39,12 +44,14 @@ class Attention(nn.Module):
     torch.Size([7, 16])
     """
 
-    def __init__(self, d: int, heads: int = 8, *, causal: bool = False, bias: bool = True) -> None:
+    def __init__(
+        self, d: int, heads: int = 8, *, causal: bool = False, bias: bool = True, fused: bool = True
+    ) -> None:
         super().__init__()
         if heads < 1 or d % heads:
             valid = [h for h in range(1, min(d, 64) + 1) if d % h == 0]
             raise BadInput(f"heads must divide d = {d}, and {heads} does not; use one of {valid}")
-        self.causal = causal
+        self.causal, self.fused = causal, fused
         self.weights = nn.MultiheadAttention(d, heads, bias=bias, batch_first=True)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -52,7 +59,14 @@ class Attention(nn.Module):
         inner = self.weights
         packed = F.linear(x, inner.in_proj_weight, inner.in_proj_bias)
         q, k, v = packed.unflatten(-1, (3, inner.num_heads, inner.head_dim)).movedim(-4, -2).unbind(-4)
-        mixed = F.scaled_dot_product_attention(q, k, v, is_causal=self.causal)
+        if self.fused:
+            mixed = F.scaled_dot_product_attention(q, k, v, is_causal=self.causal)
+        else:
+            scores = q / math.sqrt(inner.head_dim) @ k.transpose(-1, -2)
+            if self.causal:
+                later = torch.ones(scores.shape[-2:], dtype=torch.bool, device=x.device).triu(1)
+                scores = scores.masked_fill(later, -math.inf)
+            mixed = scores.softmax(-1) @ v
         return inner.out_proj(mixed.movedim(-3, -2).flatten(-2))
 
 
@@ -65,8 +79,15 @@ def _causal(causal: bool = False, **options: object) -> bool:
     equation="h_t = W_O sum_j softmax_j(q_t . k_j / sqrt(d_head)) v_j",
     citation="Vaswani et al. 2017",
     causal=_causal,
-    examples=("attention:heads=2", "attention:causal=true", "attention:heads=1,bias=false"),
+    examples=(
+        "attention:heads=2",
+        "attention:causal=true",
+        "attention:heads=1,bias=false",
+        "attention:heads=2,causal=true,fused=false",
+    ),
 )
-def attention(d: int, *, heads: int = 8, causal: bool = False, bias: bool = True) -> nn.Module:
+def attention(
+    d: int, *, heads: int = 8, causal: bool = False, bias: bool = True, fused: bool = True
+) -> nn.Module:
     """Softmax attention over all positions, or the past ones if causal."""
-    return Attention(d, heads, causal=causal, bias=bias)
+    return Attention(d, heads, causal=causal, bias=bias, fused=fused)
