@@ -28,6 +28,9 @@ from depprobe.operators.table import structured
 from depprobe.operators.taps import Taps
 from depprobe.vocabulary import NORMS
 
+#: numbers in the sums of taps that are made at once
+_NUMBERS = 1 << 21
+
 
 class ToeplitzJacobian(TemporalJacobian):
     """Temporal Jacobian of one convolution; it does not depend on the input.
@@ -112,28 +115,34 @@ class ToeplitzJacobian(TemporalJacobian):
     def _tap_norms(self, t: NDArray[np.int64], source: NDArray[np.int64], norm: str) -> NDArray[np.float64]:
         """Log norm of the block that each tap belongs to: (T, K), the same for taps that meet."""
         K = self._taps.kernel
-        alone = np.eye(K, dtype=bool)
-        logs = np.tile([self._norm_of(taps, norm) for taps in alone], (len(t), 1))
+        logs = np.tile(self._norms_of(np.eye(K, dtype=bool), norm), (len(t), 1))
         edge = np.flatnonzero(~self._taps.is_inner(t))
         if len(edge) and self._taps.mode != "zeros":
             meeting = source[edge][:, :, None] == source[edge][:, None, :]
             kinds, which = np.unique(np.packbits(meeting.reshape(-1, K), axis=1), axis=0, return_inverse=True)
             sets = np.unpackbits(kinds, axis=1, count=K).astype(bool)
-            logs[edge] = np.array([self._norm_of(taps, norm) for taps in sets])[which.reshape(-1, K)]
+            logs[edge] = self._norms_of(sets, norm)[which.reshape(-1, K)]
         return logs
 
-    def _norm_of(self, taps: NDArray[np.bool_], norm: str) -> float:
-        key = (norm, taps.tobytes())
-        if key not in self._norms:
-            total = self._summed(taps).double()
-            peak = float(total.abs().max())
-            if peak == 0:
-                return self._norms.setdefault(key, -np.inf)
+    def _norms_of(self, sets: NDArray[np.bool_], norm: str) -> NDArray[np.float64]:
+        """ln norms of sums of taps, (M,), one for each set (M, K)."""
+        keys = [(norm, taps.tobytes()) for taps in sets]
+        new = sets[[key not in self._norms for key in keys]]
+        flat = self._weight.movedim(2, 0).flatten(1).double()
+        step = max(1, _NUMBERS // flat.shape[1])
+        for part in (new[first : first + step] for first in range(0, len(new), step)):
+            total = torch.from_numpy(part).to(flat) @ flat
+            peak = total.abs().amax(1)
+            safe = torch.where(peak > 0, peak, 1)
             # of blocks on a diagonal, squares add for Frobenius and the largest counts for the spectral norm
-            parts = (total / peak).unflatten(0, (self._groups, -1))
-            size = parts.norm() if norm == "fro" else torch.linalg.matrix_norm(parts, ord=2).max()
-            self._norms[key] = float(size.log()) + float(np.log(peak))
-        return self._norms[key]
+            blocks = (total / safe[:, None]).view(len(part), self._groups, -1, self._weight.shape[1])
+            if norm == "fro":
+                size = torch.linalg.vector_norm(blocks, dim=(1, 2, 3))
+            else:
+                size = torch.linalg.matrix_norm(blocks, ord=2).amax(1)
+            logs = torch.where(peak > 0, size.log() + safe.log(), -torch.inf).tolist()
+            self._norms |= {(norm, taps.tobytes()): log for taps, log in zip(part, logs, strict=True)}
+        return np.array([self._norms[key] for key in keys])
 
     def _summed(self, taps: NDArray[np.bool_]) -> Tensor:
         """Sum of some taps of the kernel, as stored: (d_out, d_in / groups)."""
