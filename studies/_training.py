@@ -35,7 +35,7 @@ SNAPSHOTS = ("before", "during", "after")
 #: training ends early where the loss of the last tenth of the steps is below this share of chance
 DONE = 0.02
 #: fresh sequences the loss after training is taken on, and sequences the curve is pooled over
-TESTED, PROBED = 256, 4
+TESTED, PROBED = 256, 2
 
 
 @dataclass(frozen=True)
