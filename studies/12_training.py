@@ -1,0 +1,276 @@
+"""Does the gradient curve at initialisation tell which lags are learned, and what does clipping change?
+
+TO BE WRITTEN
+"""
+
+from __future__ import annotations
+
+import math
+import sys
+from itertools import product
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+import xarray as xr
+from _prediction import auc, left_out_accuracy, rank_correlation, with_interval
+from _study import OUT, main
+from _training import SNAPSHOTS, Cell, trained
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.patches import Rectangle
+from matplotlib.ticker import NullLocator
+
+import depprobe
+from depprobe import store
+from depprobe.figures.logaxis import LN10, log10_of, use_decades
+from depprobe.figures.style import COLOURS, GREY, MARKERS, PAGE, SMALL, styled
+from depprobe.vocabulary import SCHEMA_VERSION, describe
+
+ATTENTION, CONVOLUTION = "attention:heads=4,causal=true", "dilated-conv:depth=7,residual=true"
+VANISHING, ISOMETRIC, CHAOTIC = "rnn", "rnn:gain=1,orthogonal=true", "rnn:gain=2"
+CLIPPED = (VANISHING, ISOMETRIC, CHAOTIC, "lstm:forget_bias=3")
+#: the loss, over that of chance, below which a lag counts as learned; who reads the near mark alone gets 0.5
+THRESHOLD = 0.25
+QUICK = {
+    "layers": (*CLIPPED, "lstm:forget_bias=0", ATTENTION, CONVOLUTION),
+    "tasks": ("copy",),
+    "lags": (10, 50, 200),
+    "clipped_lags": (10, 50),
+    "seeds": 2,
+    "batch": 16,
+    "steps": 150,
+}
+FULL = {
+    "layers": (*CLIPPED, "lstm:forget_bias=0", "gru", ATTENTION, CONVOLUTION),
+    "tasks": ("copy", "adding"),
+    "lags": (5, 10, 20, 50, 100, 200),
+    "clipped_lags": (10, 50, 200),
+    "seeds": 3,
+    "batch": 32,
+    "steps": 500,
+}
+#: norm of J at the task's lag below which it counts as vanished
+VANISHED = 1e-3
+#: finished cells of both modes, taken up by the next run
+KEPT = OUT / "12_training.cells"
+DIMS = ("layer", "task", "task_lag", "seed", "clip", "optimizer")
+#: largest loss over chance that is drawn
+TOP = 1.25
+MOMENTS = dict(zip(SNAPSHOTS, ("-", "--", (0, (1, 1))), strict=True))
+SHOWN, SHOWN_LAG = (VANISHING, ISOMETRIC, CHAOTIC, ATTENTION), 50
+
+
+def cells(plan: dict) -> list[Cell]:
+    """All layers with Adam and no clipping; recurrent ones also clipped, and by gradient descent."""
+    found = []
+    for seed in range(plan["seeds"]):
+        for task in plan["tasks"]:
+            for lag in plan["lags"]:
+                settings = {"batch": plan["batch"], "steps": plan["steps"]}
+                for layer in plan["layers"]:
+                    found.append(Cell(layer, task, lag, seed, math.inf, "adam", **settings))
+                for layer in CLIPPED if lag in plan["clipped_lags"] else ():
+                    for clip, optimizer in ((1.0, "adam"), (math.inf, "sgd"), (1.0, "sgd")):
+                        found.append(Cell(layer, task, lag, seed, clip, optimizer, **settings))
+    return found
+
+
+def compute(quick: bool, folder: Path | None = None) -> xr.Dataset:
+    """Losses, gradient norms and decay curves of every cell; NaN where a combination is not trained."""
+    plan, folder = QUICK if quick else FULL, folder or KEPT
+    wanted = cells(plan)
+    coords = {
+        "layer": list(plan["layers"]),
+        "task": list(plan["tasks"]),
+        "task_lag": list(plan["lags"]),
+        "seed": list(range(plan["seeds"])),
+        "clip": [math.inf, 1.0],
+        "optimizer": ["adam", "sgd"],
+        "snapshot": list(SNAPSHOTS),
+        "lag": list(range(max(plan["lags"]) + 1)),
+    }
+    columns: dict[str, np.ndarray] = {}
+    for done, cell in enumerate(wanted):
+        if sys.stderr.isatty():
+            name = f"{done + 1} of {len(wanted)}: {cell.layer}, {cell.task}, lag {cell.task_lag}"
+            print(f"\r{name}\033[K", end="\n" * (done + 1 == len(wanted)), file=sys.stderr, flush=True)
+        at = tuple(coords[dim].index(getattr(cell, dim)) for dim in DIMS)
+        for name, variable in trained(cell, folder).data_vars.items():
+            over = (*DIMS, *variable.dims)
+            shape = [len(coords[str(dim)]) for dim in over]
+            whole = columns.setdefault(str(name), np.full(shape, np.nan))
+            whole[(*at, *(slice(size) for size in variable.shape))] = variable.values
+    first = {dim: (dim, values, describe(dim)) for dim, values in coords.items()}
+    ds = xr.Dataset(coords=first)
+    for name, values in columns.items():
+        ds[name] = ((*DIMS, "snapshot", "lag")[: values.ndim], values, describe(name))
+    loss = ds["relative_loss"]
+    ds["learned"] = loss.copy(data=np.where(np.isnan(loss), np.nan, loss < THRESHOLD))
+    before = columns["log_rms"][..., 0, :]
+    needed = [before[:, :, i, ..., lag] for i, lag in enumerate(plan["lags"])]
+    ds["log_norm_needed"] = (DIMS, np.stack(needed, DIMS.index("task_lag")))
+    for name in ("learned", "log_norm_needed"):
+        ds[name].attrs = describe(name)
+    ds.attrs = {
+        "title": "Training on lags, and the gradient curve at initialisation",
+        "layer": ", ".join(plan["layers"]),
+        "n": max(plan["lags"]) + 1,
+        "d": wanted[0].d,
+        "seed": 0,
+        "dtype": "float32",
+        "threshold": THRESHOLD,
+        "batch": plan["batch"],
+        "steps_allowed": plan["steps"],
+        "depprobe_version": depprobe.__version__,
+        "schema_version": SCHEMA_VERSION,
+        "provenance": store.provenance("studies/12_training.py" + " --quick" * quick),
+    }
+    return ds
+
+
+def columns_of(ds: xr.Dataset) -> dict[str, np.ndarray]:
+    """The unclipped cells of Adam, one row each: layer, task_lag, norm, loss, learned."""
+    here = ds.sel(clip=math.inf, optimizer="adam").drop_vars(["clip", "optimizer"])
+    cell = here[["log_norm_needed", "relative_loss", "learned"]].stack(cell=DIMS[:4], create_index=False)
+    cell = cell.isel(cell=np.flatnonzero(cell["relative_loss"].notnull()))
+    return {str(name): cell[name].values for name in (*cell.data_vars, "layer", "task_lag")}
+
+
+def summary(ds: xr.Dataset) -> dict[str, float]:
+    """The numbers of the answer; intervals are 95 % over resampled layers."""
+    column = columns_of(ds)
+    norm, yes, group = (column[name] for name in ("log_norm_needed", "learned", "layer"))
+    found = {"cells": float(len(yes)), "learned": float(yes.sum())}
+    for name, inside in kinds(norm).items():
+        found |= {f"{name}_cells": float(inside.sum()), f"{name}_learned": float(yes[inside].sum())}
+    estimates = {
+        "auc": with_interval(auc, norm, yes, group),
+        "rank_correlation": with_interval(rank_correlation, norm, column["relative_loss"], group),
+    }
+    for name, estimate in estimates.items():
+        found |= {name: estimate.value, f"{name}_low": estimate.low, f"{name}_high": estimate.high}
+    found["accuracy"] = left_out_accuracy(norm, yes, group)
+    found["base_rate"] = float(max(yes.mean(), 1 - yes.mean()))
+    found["lowest_log10_learned"] = float(norm[yes > 0].min() / LN10) if yes.any() else math.nan
+    return found | clipping(ds)
+
+
+def kinds(norm: np.ndarray) -> dict[str, np.ndarray]:
+    """Which norms have vanished (below VANISHED), arrive (up to 1) and explode (above 1)."""
+    vanished, exploding = norm < math.log(VANISHED), norm > 0
+    return {"vanished": vanished, "arriving": ~vanished & ~exploding, "exploding": exploding}
+
+
+def clipping(ds: xr.Dataset) -> dict[str, float]:
+    """Cells trained free and clipped: how many, and how many of them learned, by optimizer and kind."""
+    found = {}
+    for optimizer in ds["optimizer"].values:
+        learned = ds["learned"].sel(optimizer=optimizer).transpose(*DIMS[:4], "clip")
+        norm = ds["log_norm_needed"].sel(optimizer=optimizer).transpose(*DIMS[:4], "clip").values[..., 0]
+        both = learned.notnull().all("clip").values
+        for name, inside in kinds(norm).items():
+            here = learned.values[both & inside]
+            found[f"{optimizer}_{name}_cells"] = float(len(here))
+            for i, word in enumerate(("free", "clipped")):
+                found[f"{optimizer}_{name}_{word}_learned"] = float(here[:, i].sum())
+    return found
+
+
+def plot(ds: xr.Dataset) -> Figure:
+    """Left: loss against the norm at the task's lag. Middle: curves. Right: learned, free and clipped."""
+    with styled():
+        figure = Figure(figsize=(PAGE, 3.6), layout="constrained")
+        losses, curves, counts = figure.subplots(1, 3, width_ratios=(1.25, 1.1, 1))
+        looks = {
+            str(layer): {"color": COLOURS[i % len(COLOURS)], "marker": MARKERS[i % len(MARKERS)]}
+            for i, layer in enumerate(ds["layer"].values)
+        }
+        _draw_losses(losses, ds, looks)
+        _draw_curves(curves, ds, looks)
+        _draw_counts(counts, summary(ds))
+        layers = [Line2D([], [], linestyle="", label=layer, **look) for layer, look in looks.items()]
+        moments = [
+            Line2D([], [], color=GREY, linestyle=MOMENTS[name], label=f"{name} training")
+            for name in SNAPSHOTS
+        ]
+        figure.legend(handles=layers + moments, loc="outside lower center", ncols=3)
+    return figure
+
+
+def _draw_losses(ax: Axes, ds: xr.Dataset, looks: dict[str, dict]) -> None:
+    column = columns_of(ds)
+    decades = log10_of(column["log_norm_needed"])
+    for layer, look in looks.items():
+        here = column["layer"] == layer
+        ax.plot(
+            decades[here],
+            np.minimum(column["relative_loss"][here], TOP),
+            linestyle="",
+            markerfacecolor="none",
+            **look,
+        )
+    # norms span fifty decades where they vanish and a few where they do not
+    ax.set_xscale("symlog", linthresh=4, linscale=1.3)
+    ticks = [tick for tick in (-100, -40, -10, -3, 0, 3) if decades.min() < tick]
+    ax.set_xticks(ticks, [f"$10^{{{tick}}}$" for tick in ticks])
+    ax.xaxis.set_minor_locator(NullLocator())
+    ax.set_xlim(min(1.2 * decades.min(), -4), max(1.4 * decades.max(), 1))
+    ax.set_ylim(-0.04, TOP)
+    ax.axhline(ds.attrs["threshold"], color=GREY, linewidth=0.6, linestyle=":")
+    ends = (ax.get_xlim()[0], math.log10(VANISHED), 0, ax.get_xlim()[1])
+    for name, low, high in zip(kinds(decades), ends, ends[1:], strict=False):
+        ax.axvline(high, color=GREY, linewidth=0.6, linestyle=":")
+        forward = ax.xaxis.get_transform()
+        middle = forward.inverted().transform(forward.transform(np.array([low, high])).mean(keepdims=True))
+        ax.text(middle[0], 0.97 * TOP, name, ha="center", va="top", fontsize=SMALL, color=GREY)
+    ax.set_xlabel(r"norm of $J$ at the task's lag, before training")
+    ax.set_ylabel("loss after training, over chance")
+    ax.set_title("Adam, no clipping", loc="left")
+
+
+def _draw_curves(ax: Axes, ds: xr.Dataset, looks: dict[str, dict]) -> None:
+    lags = ds["task_lag"].values
+    lag = int(lags[np.abs(lags - SHOWN_LAG).argmin()])
+    cell = ds["log_rms"].isel(task=0, seed=0).sel(task_lag=lag, clip=math.inf, optimizer="adam")
+    for layer in filter(set(ds["layer"].values).__contains__, SHOWN):
+        for moment, line in MOMENTS.items():
+            curve = log10_of(cell.sel(layer=layer, snapshot=moment, lag=slice(0, lag)).values)
+            ax.plot(np.arange(lag + 1), curve, linestyle=line, linewidth=1, markevery=[lag], **looks[layer])
+    use_decades(ax.yaxis)
+    ax.set_xlabel("lag $t - k$ (positions)")
+    ax.set_ylabel(r"$\Vert J_{t,k}\Vert_F$ (dimensionless)")
+    ax.set_title(f"{ds['task'].values[0]} task, lag {lag}, Adam", loc="left")
+
+
+def _draw_counts(ax: Axes, found: dict[str, float]) -> None:
+    columns = [(optimizer, word) for optimizer in ("adam", "sgd") for word in ("free", "clipped")]
+    rows = ("vanished", "arriving", "exploding")
+    for (i, kind), (j, (optimizer, word)) in product(enumerate(rows), enumerate(columns)):
+        total = found[f"{optimizer}_{kind}_cells"]
+        learned = found[f"{optimizer}_{kind}_{word}_learned"]
+        share = learned / total if total else 0.0
+        ax.add_patch(
+            Rectangle(
+                (j - 0.5, i - 0.5),
+                1,
+                1,
+                facecolor=matplotlib.colormaps["Blues"](0.75 * share),
+                edgecolor="white",
+            )
+        )
+        text = f"{learned:.0f}/{total:.0f}"
+        ax.text(
+            j, i, text, ha="center", va="center", fontsize=SMALL, color="white" if share > 0.7 else "black"
+        )
+    ax.set_xlim(-0.5, 3.5)
+    ax.set_ylim(-0.5, 2.5)
+    ax.set_xticks(range(4), [f"{'Adam' if o == 'adam' else 'SGD'}\n{word}" for o, word in columns])
+    ax.set_yticks(range(3), rows, rotation=90, va="center")
+    ax.tick_params(length=0)
+    ax.set_title("learned of trained", loc="left")
+
+
+if __name__ == "__main__":
+    main(compute, plot, "12_training")
