@@ -60,7 +60,11 @@ class Attention(nn.Module):
         packed = F.linear(x, inner.in_proj_weight, inner.in_proj_bias)
         q, k, v = packed.unflatten(-1, (3, inner.num_heads, inner.head_dim)).movedim(-4, -2).unbind(-4)
         if self.fused:
+            # torch's fused kernel takes a batch only; without one it would write the weights out
+            one = q.ndim == 3
+            q, k, v = (part[None] if one else part for part in (q, k, v))
             mixed = F.scaled_dot_product_attention(q, k, v, is_causal=self.causal)
+            mixed = mixed[0] if one else mixed
         else:
             scores = q / math.sqrt(inner.head_dim) @ k.transpose(-1, -2)
             if self.causal:

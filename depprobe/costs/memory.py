@@ -1,0 +1,174 @@
+"""Bytes a layer takes: by storages as they come and go, and by what the system gave the process.
+
+The tracker counts every storage that an operation returns, once, by its allocation. Parameters, buffers and
+the input were there before and do not count. What a kernel allocates and frees inside itself it cannot see:
+scratch space of convolutions, gates of a fused LSTM, packed copies of matrices, the blocks of fused attention.
+The peak of the resident set sees those, and freed pages that were not given back besides.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import gc
+import re
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from depprobe.costs.passes import BACKWARD, one_pass
+from depprobe.operators.adapters import call
+from depprobe.operators.memory import StorageTracker, fake_tensors
+
+#: lengths at which the peak of a recurrence is taken; it is extrapolated from there
+_SHORT = (16, 32, 64)
+
+
+class Bytes(NamedTuple):
+    """What one pass takes: ``peak``, the most at once; ``kept``, after the forward pass, for the backward.
+
+    ``kept`` counts the output, and is 0 where no backward pass follows.
+    """
+
+    peak: int
+    kept: int
+
+
+def tensor_bytes(module: nn.Module, x: Tensor, phase: str, batched: bool = False) -> Bytes:
+    """Bytes of the tensors that one pass makes, parameters and input apart.
+
+    Parameters
+    ----------
+    module, x, phase, batched : as ``one_pass`` takes them.
+
+    Returns
+    -------
+    The peak, over ``forward+backward`` with the gradients in x and in the parameters; and what is alive after
+    the forward pass where a backward pass is to follow.
+
+    Raises
+    ------
+    BadInput : an unknown phase.
+
+    Examples
+    --------
+    >>> tensor_bytes(nn.Tanh(), torch.zeros(10, 4), "forward+backward")  # output, cotangent, 1 - y^2, gradient
+    Bytes(peak=480, kept=160)
+    """
+    run = one_pass(module, x, phase, batched)
+    outside = [x, *module.parameters(), *module.buffers()]
+    # a cycle that happened to be alive would be freed at a moment of its own
+    gc.collect()
+    with StorageTracker(outside) as tracker:
+        run()
+    if phase != BACKWARD:
+        return Bytes(tracker.peak, 0)
+    leaf = x.detach().requires_grad_()
+    with StorageTracker(outside) as forward, torch.enable_grad():
+        y = call(module, leaf, batched=batched)
+        kept = forward.live
+    del y
+    return Bytes(tracker.peak, kept)
+
+
+def parameter_bytes(module: nn.Module) -> int:
+    """Bytes of the parameters and buffers, each storage once.
+
+    Examples
+    --------
+    >>> parameter_bytes(nn.Linear(3, 2))
+    32
+    """
+    storages = {
+        tensor.untyped_storage()._cdata: tensor.untyped_storage().nbytes()
+        for tensor in (*module.parameters(), *module.buffers())
+    }
+    return sum(storages.values())
+
+
+def predicted_bytes(
+    build: Callable[[], nn.Module], n: int, d_in: int, dtype: torch.dtype, phase: str
+) -> float | None:
+    """Bytes one pass would take with parameters and input, found without allocating what it takes.
+
+    Shapes flow through fake tensors. A recurrence would take its n steps even so: its peak is taken at short
+    lengths and extrapolated by the parabola through them.
+
+    Parameters
+    ----------
+    build : makes the module, in torch's default dtype.
+    n, d_in, dtype : of the input.
+    phase : as ``one_pass`` takes it.
+
+    Returns
+    -------
+    Bytes; None where the module cannot run on fake tensors (a data-dependent shape, say).
+
+    Examples
+    --------
+    >>> predicted_bytes(lambda: nn.Linear(4, 4), 100, 4, torch.float32, "forward")
+    3280.0
+    """
+    try:
+        with fake_tensors(), _default_dtype(dtype):
+            module = build().eval()
+            weights = sum(p.numel() * p.element_size() for p in (*module.parameters(), *module.buffers()))
+            stepwise = n > _SHORT[-1] and any(isinstance(part, nn.RNNBase) for part in module.modules())
+            if not stepwise:
+                peak = float(tensor_bytes(module, torch.empty(n, d_in), phase).peak)
+    except Exception:  # whatever goes wrong on fake tensors says nothing about real ones
+        return None
+    if stepwise:
+        module = build().to(dtype).eval()
+        peaks = [tensor_bytes(module, torch.zeros(m, d_in, dtype=dtype), phase).peak for m in _SHORT]
+        peak = float(np.polyval(np.polyfit(_SHORT, peaks, 2), n))
+    return peak + weights + float(n * d_in * dtype.itemsize)
+
+
+@contextmanager
+def _default_dtype(dtype: torch.dtype) -> Iterator[None]:
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(dtype)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(before)
+
+
+def process_peak(run: Callable[[], object]) -> float:
+    """Bytes by which the resident set of this process exceeded, while ``run`` ran, what it was before.
+
+    Returns
+    -------
+    Bytes; NaN where the system keeps no peak that can be reset (Linux does).
+    """
+    status = Path("/proc/self/status")
+    try:
+        gc.collect()
+        _give_back()
+        Path("/proc/self/clear_refs").write_text("5")  # the peak starts again from here
+        before = _entry(status, "VmRSS")
+        run()
+        return max(0.0, _entry(status, "VmHWM") - before)
+    except OSError:
+        return float("nan")
+
+
+def _give_back() -> None:
+    """Return freed pages to the system, or they would count as there before."""
+    if sys.platform == "linux":
+        trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+        if trim is not None:
+            trim(0)
+
+
+def _entry(status: Path, name: str) -> float:
+    found = re.search(rf"^{name}:\s+(\d+) kB", status.read_text(), re.MULTILINE)
+    if not found:
+        raise OSError(f"no {name} in {status}")
+    return 1024.0 * int(found[1])

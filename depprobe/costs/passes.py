@@ -1,0 +1,56 @@
+"""What is costed: a forward pass, or one with the backward pass that training makes of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from depprobe.errors import unknown
+from depprobe.operators.adapters import call
+
+FORWARD, BACKWARD = "forward", "forward+backward"
+#: what a pass may be
+PHASES: tuple[str, ...] = (FORWARD, BACKWARD)
+
+
+def one_pass(module: nn.Module, x: Tensor, phase: str, batched: bool = False) -> Callable[[], object]:
+    """A function that makes one pass and gives its result, held until the caller lets go of it.
+
+    Parameters
+    ----------
+    module : any module; called in its own layout.
+    x : (n, d_in).
+    phase : ``forward``: the output, nothing kept for a backward pass. ``forward+backward``: the gradients in x
+        and in every trainable parameter, from a cotangent of ones (n_out, d_out).
+    batched : whether an unknown module is to be given (1, n, d_in).
+
+    Raises
+    ------
+    BadInput : an unknown phase.
+
+    Examples
+    --------
+    >>> gradients = one_pass(nn.Linear(3, 2), torch.ones(5, 3), "forward+backward")()
+    >>> [tuple(g.shape) for g in gradients]
+    [(5, 3), (2, 3), (2,)]
+    """
+    if phase not in PHASES:
+        raise unknown("phase", phase, PHASES)
+    if phase == FORWARD:
+
+        def forward() -> object:
+            with torch.no_grad():
+                return call(module, x, batched=batched)
+
+        return forward
+    leaf = x.detach().requires_grad_()
+    wanted = [leaf, *(p for p in module.parameters() if p.requires_grad)]
+
+    def both() -> object:
+        with torch.enable_grad():
+            y = call(module, leaf, batched=batched)
+            return torch.autograd.grad(y, wanted, torch.ones_like(y), allow_unused=True)
+
+    return both

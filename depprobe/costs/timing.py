@@ -1,0 +1,70 @@
+"""Seconds a call takes: median and quartiles of repeated runs, at a stated number of threads.
+
+Measured by ``torch.utils.benchmark.Timer``, which warms up, sets the threads and runs fast calls in blocks.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+
+from depprobe.errors import BadInput
+
+#: fewer runs have no quartiles
+_RUNS = 5
+
+
+class Seconds(NamedTuple):
+    """Median, lower and upper quartile of the seconds a call takes."""
+
+    median: float
+    low: float
+    high: float
+
+
+def seconds(run: Callable[[], object], threads: int = 1, least: float = 0.2) -> Seconds:
+    """Time a call until it has run for so many seconds in all, and at least five times.
+
+    Parameters
+    ----------
+    run : what to time; nothing of its result is kept.
+    threads : how many threads torch may use meanwhile; set back afterwards.
+    least : seconds to run for, after warming up.
+
+    Raises
+    ------
+    BadInput : threads or least not above 0.
+
+    Examples
+    --------
+    >>> found = seconds(lambda: sum(range(100)), least=0.01)
+    >>> 0 < found.low <= found.median <= found.high
+    True
+    """
+    from torch.utils.benchmark import Timer  # slow to import
+
+    if threads < 1:
+        raise BadInput(f"threads must be at least 1, not {threads}")
+    if not least > 0:
+        raise BadInput(f"the time to run for must be above 0 s, not {least}")
+    timer = Timer("run()", globals={"run": run}, num_threads=threads)
+    times = list(timer.blocked_autorange(min_run_time=least).times)
+    while len(times) < _RUNS:
+        times += timer.timeit(1).times
+    low, median, high = np.quantile(times, (0.25, 0.5, 0.75))
+    return Seconds(float(median), float(low), float(high))
+
+
+def all_threads() -> int:
+    """Number of processors this process may run on.
+
+    Examples
+    --------
+    >>> all_threads() >= 1
+    True
+    """
+    affinity = getattr(os, "sched_getaffinity", None)
+    return len(affinity(0)) if affinity else os.cpu_count() or 1
