@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from depprobe.complexity import Complexity, checked, complexity, of_attention
 from depprobe.errors import BadInput
 from depprobe.registry import layers
 
@@ -95,3 +96,37 @@ def attention(
 ) -> nn.Module:
     """Softmax attention over all positions, or the past ones if causal."""
     return Attention(d, heads, causal=causal, bias=bias, fused=fused)
+
+
+@complexity.register
+def _(module: Attention, n: int) -> Complexity:
+    pairs = checked(n) * (n + 1) // 2 if module.causal else n * n
+    inner, cached = module.weights, n if module.causal else None
+    return of_attention(
+        n,
+        inner.embed_dim,
+        inner.num_heads,
+        pairs=pairs,
+        widest=n,
+        path_length=1,
+        reach=None,
+        cached=cached,
+    )
+
+
+@complexity.register
+def _(module: nn.MultiheadAttention, n: int) -> Complexity | None:
+    if not module._qkv_same_embed_dim:
+        return None
+    keys = checked(n) + (module.bias_k is not None) + module.add_zero_attn
+    # a mask is given with the call: without one every position sees all keys
+    return of_attention(
+        n,
+        module.embed_dim,
+        module.num_heads,
+        pairs=n * keys,
+        widest=keys,
+        path_length=1,
+        reach=None,
+        cached=None,
+    )

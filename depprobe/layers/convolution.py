@@ -12,10 +12,12 @@ Source: Waibel et al. 1989 (convolution in time); Bai, Kolter and Koltun 2018 (s
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Literal
 
 from torch import Tensor, nn
 
+from depprobe.complexity import Complexity, applications, checked, complexity
 from depprobe.errors import BadInput
 from depprobe.registry import layers
 
@@ -259,3 +261,43 @@ def dilated_conv(
             for level in range(depth)
         )
     )
+
+
+def _cost(conv: nn.Conv1d, n: int, pad: tuple[int, int], causal: bool, mode: str) -> Complexity:
+    kernel, dilation, stride = conv.kernel_size[0], conv.dilation[0], conv.stride[0]
+    n_out = output_length(checked(n), kernel, stride=stride, dilation=dilation, pad=pad, mode=mode)
+    terms = kernel * conv.in_channels // conv.groups
+    path = applications(n, pad[0])
+    if mode == "circular" and pad[1]:
+        path = 1  # wrapped around, the last output reads the first input
+    elif mode != "replicate" and (n - 1) % dilation:
+        path = None  # every way is a multiple of the dilation long
+    return Complexity(
+        {"convolution": 2 * n_out * terms * conv.out_channels},
+        chain=2 * terms,
+        sequential_steps=1,
+        path_length=path if stride == 1 else None,
+        n_out=n_out,
+        reach=pad[0],
+        state=dilation * (kernel - 1) * conv.in_channels if causal and stride == 1 else None,
+    )
+
+
+@complexity.register
+def _(module: Convolution, n: int) -> Complexity:
+    return _cost(module.conv, n, module.pad, module.causal, module.padding_mode)
+
+
+@complexity.register
+def _(module: nn.Conv1d, n: int) -> Complexity:
+    left, right = module._reversed_padding_repeated_twice
+    return _cost(module, n, (int(left), int(right)), False, module.padding_mode)
+
+
+@complexity.register
+def _(module: ConvolutionBlock, n: int) -> Complexity | None:
+    found = complexity(module.convolution, n)
+    if found is None or not isinstance(module.shortcut, nn.Linear):
+        return found
+    shortcut = 2 * n * module.shortcut.weight.numel()
+    return replace(found, flops={**found.flops, "shortcut": shortcut})

@@ -18,6 +18,7 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
+from depprobe.complexity import Complexity, checked, complexity
 from depprobe.errors import BadInput
 from depprobe.registry import layers
 
@@ -152,3 +153,34 @@ def lstm(
                 if name.startswith("bias"):  # torch stores the gates as i, f, g, o
                     parameter[d : 2 * d] = forget_bias if name.startswith("bias_ih") else 0.0
     return module
+
+
+@complexity.register
+def _(module: nn.RNNBase, n: int) -> Complexity:
+    directions = 2 if module.bidirectional else 1
+    width, state = module.hidden_size, module.proj_size or module.hidden_size
+    inputs = recurrent = projections = 0
+    chain, d_in = 0, module.input_size
+    for level in range(module.num_layers):
+        rows = module.get_parameter(f"weight_ih_l{level}").shape[0]
+        inputs += 2 * checked(n) * directions * rows * d_in
+        recurrent += 2 * n * directions * rows * state
+        projections += 2 * n * directions * width * module.proj_size
+        chain += 2 * d_in
+        d_in = directions * state
+    step = 2 * (state + (width if module.proj_size else 0))
+    # layers follow one another step by step; both directions together must wait for a whole sequence
+    steps = module.num_layers * n if module.bidirectional else n + module.num_layers - 1
+    parts = {"input": inputs, "recurrent": recurrent}
+    if projections:
+        parts["projection"] = projections
+    kept = state + (width if isinstance(module, nn.LSTM) else 0)
+    return Complexity(
+        parts,
+        chain=chain + steps * step,
+        sequential_steps=steps,
+        path_length=n - 1,
+        n_out=n,
+        reach=None,
+        state=None if module.bidirectional else module.num_layers * kept,
+    )

@@ -23,6 +23,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from depprobe.complexity import Complexity, applications, checked, complexity, of_attention
 from depprobe.errors import BadInput
 from depprobe.registry import layers
 
@@ -50,6 +51,10 @@ class Pattern(Protocol):
         """Lags t - j of all pairs, ascending; None where S(t) is not a set of lags."""
         ...
 
+    def cached(self, n: int) -> int | None:
+        """Earlier positions that some later one may see, n behind it; None where the future is seen."""
+        ...
+
 
 def _grid(tiles: int, size: int, n: int, device: torch.device | None) -> Tensor:
     return torch.arange(tiles * size, device=device).clamp(max=n - 1).view(tiles, size)
@@ -73,6 +78,10 @@ class Window:
         past, future = self._reach(n)
         return list(range(-future, past + 1))
 
+    def cached(self, n: int) -> int | None:
+        """The window."""
+        return self._reach(n)[0] + 1 if self.causal else None
+
     def tiles(self, n: int, device: torch.device | None = None) -> Tiles:
         """Tiles of w targets that share the 2w - 1 keys any of them sees."""
         past, future = self._reach(n)
@@ -95,6 +104,10 @@ class PowersOfTwo:
         past = [0] + [1 << i for i in range((n - 1).bit_length())]
         return past if self.causal else [-lag for lag in past[:0:-1]] + past
 
+    def cached(self, n: int) -> int | None:
+        """All: each is some power of two behind a later one."""
+        return n if self.causal else None
+
     def tiles(self, n: int, device: torch.device | None = None) -> Tiles:
         """One tile a target: neighbours share few keys."""
         targets = _grid(n, 1, n, device)
@@ -109,15 +122,24 @@ class Blocks:
     size: int | None = None
     causal: bool = False
 
+    def _width(self, n: int) -> int:
+        size = math.isqrt(n - 1) + 1 if self.size is None else self.size
+        if size > n:
+            raise BadInput(f"block = {size} is larger than n = {n}; use a block of 1 to {n}")
+        return size
+
     def lags(self, n: int) -> list[int] | None:
         """None: what a target sees depends on where it stands in its block."""
         return None
 
+    def cached(self, n: int) -> int | None:
+        """The own block and the last position of every earlier one."""
+        size = self._width(n)
+        return min(n, size) + -(-n // size) - 1 if self.causal else None
+
     def tiles(self, n: int, device: torch.device | None = None) -> Tiles:
         """One tile a block: its own positions, then one summary for each block."""
-        size = math.isqrt(n - 1) + 1 if self.size is None else self.size
-        if size > n:
-            raise BadInput(f"block = {size} is larger than n = {n}; use a block of 1 to {n}")
+        size = self._width(n)
         count = -(-n // size)
         targets = _grid(count, size, n, device)
         block = torch.arange(count, device=device)
@@ -229,3 +251,38 @@ def block_attention(
     """Softmax attention over the own block (ceil(sqrt n)) and the last position of every other block."""
     _at_least_one("block", block)
     return SparseAttention(d, Blocks(block, causal), heads, bias=bias)
+
+
+@complexity.register
+def _(module: SparseAttention, n: int) -> Complexity:
+    tiles = module.pattern.tiles(checked(n))
+    seen = tiles.open.sum(-1).flatten()[:n]
+    lags = module.pattern.lags(n)
+    # a window carries as far at every step; of the other patterns the way is searched
+    banded = lags is not None and lags == list(range(lags[0], lags[-1] + 1))
+    return of_attention(
+        n,
+        module.weights.embed_dim,
+        module.weights.num_heads,
+        pairs=int(seen.sum()),
+        widest=int(seen.max()),
+        path_length=applications(n, lags[-1]) if banded and lags else _path_length(tiles, n),
+        reach=lags[-1] if banded and lags else None,
+        cached=module.pattern.cached(n),
+    )
+
+
+def _path_length(tiles: Tiles, n: int) -> int | None:
+    """Fewest applications from position 0 to n - 1, breadth first from the end."""
+    reached = torch.zeros(n, dtype=torch.bool)
+    reached[-1] = True
+    for length in range(n):
+        if reached[0]:
+            return length
+        before = int(reached.sum())
+        asking = reached[tiles.targets]
+        read = tiles.keys[(tiles.open & asking[:, :, None]).any(1)]
+        reached[read] = True
+        if int(reached.sum()) == before:
+            return None
+    return None
