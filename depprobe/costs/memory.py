@@ -2,7 +2,7 @@
 
 The tracker counts every storage that an operation returns, once, by its allocation. Parameters, buffers and
 the input were there before and do not count. What a kernel allocates and frees inside itself it cannot see:
-scratch space of convolutions, gates of a fused LSTM, packed copies of matrices, the blocks of fused attention.
+scratch space of convolutions, packed copies of matrices, gates of a fused LSTM, blocks of fused attention.
 The peak of the resident set sees those, and freed pages that were not given back besides.
 """
 
@@ -57,7 +57,7 @@ def tensor_bytes(module: nn.Module, x: Tensor, phase: str, batched: bool = False
 
     Examples
     --------
-    >>> tensor_bytes(nn.Tanh(), torch.zeros(10, 4), "forward+backward")  # output, cotangent, 1 - y^2, gradient
+    >>> tensor_bytes(nn.Tanh(), torch.zeros(10, 4), "forward+backward")  # y, dy, dx
     Bytes(peak=480, kept=160)
     """
     run = one_pass(module, x, phase, batched)

@@ -22,8 +22,8 @@ def one_pass(module: nn.Module, x: Tensor, phase: str, batched: bool = False) ->
     ----------
     module : any module; called in its own layout.
     x : (n, d_in).
-    phase : ``forward``: the output, nothing kept for a backward pass. ``forward+backward``: the gradients in x
-        and in every trainable parameter, from a cotangent of ones (n_out, d_out).
+    phase : ``forward``: the output, nothing kept for a backward pass. ``forward+backward``: the gradients
+        in x and in every trainable parameter, from a cotangent of ones (n_out, d_out).
     batched : whether an unknown module is to be given (1, n, d_in).
 
     Raises
