@@ -27,6 +27,7 @@ extensions = [
     "sphinx_gallery.gen_gallery",
 ]
 exclude_patterns = ["_build", "generated/study_scripts"]
+templates_path = ["_templates"]
 nitpicky = True
 
 myst_enable_extensions = ["dollarmath", "amsmath", "attrs_block", "colon_fence"]

@@ -1,8 +1,10 @@
-"""Pages made from the tables the program itself reads: layers, commands, names in datasets."""
+"""Pages made from what the program itself reads: layers, commands, names, public functions, equations."""
 
 from __future__ import annotations
 
 import importlib
+import inspect
+import pkgutil
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -11,11 +13,23 @@ import click
 from sphinx.application import Sphinx
 from written import write
 
+import depprobe
 from depprobe import vocabulary
 from depprobe.cli import COMMANDS, cli
 from depprobe.registry import layers
 
 PAGES = Path(__file__).parent.parent / "generated"
+
+#: heading of the reference -> the packages and modules whose public names stand below it
+GROUPS = {
+    "Measure": ("depprobe.probes",),
+    "The operator": ("depprobe.operators",),
+    "Curves and distances": ("depprobe.curves",),
+    "Data": ("depprobe.store", "depprobe.inputs", "depprobe.vocabulary"),
+}
+
+#: packages whose files open with their equations, in the order in which data flows
+EQUATIONS = ("layers", "operators", "costs", "probes", "curves", "theory")
 
 
 def table(head: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
@@ -62,11 +76,75 @@ def vocabulary_page() -> str:
     return "\n\n".join(parts) + "\n"
 
 
+def public_of(module: Any) -> list[str]:
+    """Functions and classes that a module defines and does not hide, those that carry a docstring."""
+    return [
+        name
+        for name, thing in vars(module).items()
+        if not name.startswith("_")
+        and (inspect.isfunction(thing) or inspect.isclass(thing))
+        and thing.__module__ == module.__name__
+        and inspect.getdoc(thing)
+    ]
+
+
+def modules_of(package: str) -> list[Any]:
+    """The modules of a package, by name; none where there is no such package."""
+    try:
+        found = importlib.import_module(f"depprobe.{package}")
+    except ModuleNotFoundError:
+        return []
+    names = sorted(module.name for module in pkgutil.iter_modules(found.__path__))
+    return [importlib.import_module(f"{found.__name__}.{name}") for name in names]
+
+
+def listing(title: str, module: str, names: Iterable[str]) -> str:
+    """A section of the reference."""
+    lines = [title, "-" * len(title), "", f".. currentmodule:: {module}", "", ".. autosummary::"]
+    return "\n".join([*lines, "   :toctree: api", "", *(f"   {name}" for name in names)])
+
+
+def reference_page() -> str:
+    """Every public name of the package, of its figures and of its theory."""
+    names = [name for name in depprobe.__all__ if callable(getattr(depprobe, name))]
+    parts = ["Reference\n========="]
+    for title, homes in GROUPS.items():
+        here = [name for name in names if getattr(depprobe, name).__module__.startswith(homes)]
+        names = [name for name in names if name not in here]
+        if here:
+            parts.append(listing(title, "depprobe", here))
+    parts.append(listing("Layers and errors", "depprobe", names))
+    drawing = [name for name in depprobe.figures.__all__ if callable(getattr(depprobe.figures, name))]
+    parts.append(listing("Figures", "depprobe.figures", drawing))
+    parts.append("Theory\n------\n\nNone of this needs torch, apart from the last function.")
+    for module in [*modules_of("theory"), importlib.import_module("depprobe.probes.theory")]:
+        lines = [".. currentmodule:: " + module.__name__, "", ".. autosummary::", "   :toctree: api", ""]
+        parts.append("\n".join([*lines, *(f"   {name}" for name in public_of(module))]))
+    return "\n\n".join(parts) + "\n"
+
+
+def equation_page() -> str:
+    """What every file that computes opens with: its equations, shapes and source."""
+    parts = [
+        "# Equations, file by file",
+        "Every file opens with the equations it computes, its shapes and its source. They are repeated here.",
+    ]
+    for package in EQUATIONS:
+        modules = [module for module in modules_of(package) if module.__doc__]
+        if modules:
+            parts.append(f"## depprobe.{package}")
+        for module in modules:
+            parts.append(f"### {module.__name__}\n\n```text\n{inspect.cleandoc(module.__doc__)}\n```")
+    return "\n\n".join(parts) + "\n"
+
+
 def prepare(app: Sphinx, config: Any) -> None:
     """Write the pages before Sphinx looks for them."""
     write(PAGES / "layers.md", layer_page())
     write(PAGES / "commands.md", command_page())
     write(PAGES / "vocabulary.md", vocabulary_page())
+    write(PAGES / "reference.rst", reference_page())
+    write(PAGES / "equations.md", equation_page())
 
 
 def setup(app: Sphinx) -> dict[str, Any]:

@@ -39,7 +39,7 @@ log = logging.getLogger(__name__)
 
 
 def as_rst(text: str) -> str:
-    """Plain text as reStructuredText: ``code`` stays, indented paragraphs are literal, the rest is escaped."""
+    """Plain text as reStructuredText: ``code`` stays, indented paragraphs are literal, all else is escaped."""
     made = []
     for paragraph in re.split(r"\n\s*\n", text.strip("\n")):
         if paragraph.startswith(" "):
