@@ -1,6 +1,20 @@
 """Does the gradient curve at initialisation tell which lags are learned, and what does clipping change?
 
-TO BE WRITTEN
+Claim C14 (recurrence can be used for long sequences with gradient clipping). Recurrent layers, causal
+attention and a causal dilated convolution are trained on tasks that need one input from ``task_lag``
+positions ago; the norm of J[t,k] at that lag, before training, is set against the loss after training, over
+that of chance.
+
+Answer: it tells what will fail, not what will succeed: of 9 cells whose norm is below 1e-3 none was learned,
+of 27 between 1e-3 and 1 19 were, of 6 above 1 2 were; as a ranking it is weak (AUC 0.69, 95 % interval over
+layers 0.32 to 1.00; a threshold is right for 0.71 of the cells of layers it was not chosen on, always
+answering alike for 0.50). Clipping to norm 1 takes gradient descent from 1 to 6 learned of 14 whose gradient
+arrives or explodes and Adam, which scales by itself, from 8 to 9; where the gradient has vanished it never
+acts (0 % of the steps), and 0 of 2 are learned with either.
+
+Numbers: ``--quick``, copy task, lags 10, 50, 200, 2 seeds, d = 32, at most 120 steps of 16 sequences; learned
+means a loss below a quarter of chance; a cell is one training run. Unlearned means within these steps.
+The full mode has the adding task, six lags, 3 seeds, 500 steps of 32 sequences: hours, and it resumes.
 """
 
 from __future__ import annotations
@@ -40,7 +54,7 @@ QUICK = {
     "clipped_lags": (10, 50),
     "seeds": 2,
     "batch": 16,
-    "steps": 150,
+    "steps": 120,
 }
 FULL = {
     "layers": (*CLIPPED, "lstm:forget_bias=0", "gru", ATTENTION, CONVOLUTION),
@@ -172,6 +186,10 @@ def clipping(ds: xr.Dataset) -> dict[str, float]:
         both = learned.notnull().all("clip").values
         for name, inside in kinds(norm).items():
             here = learned.values[both & inside]
+            acted = ds["clipped_share"].sel(optimizer=optimizer, clip=1.0).transpose(*DIMS[:4])
+            found[f"{optimizer}_{name}_clipped_share"] = (
+                float(acted.values[both & inside].mean()) if len(here) else math.nan
+            )
             found[f"{optimizer}_{name}_cells"] = float(len(here))
             for i, word in enumerate(("free", "clipped")):
                 found[f"{optimizer}_{name}_{word}_learned"] = float(here[:, i].sum())

@@ -48,8 +48,14 @@ def rank_correlation(score: Numbers, other: Numbers) -> float:
 
 
 def best_threshold(score: Numbers, yes: Numbers) -> float:
-    """The threshold from which on "yes" is right most often: -inf or a score, the lowest of equals."""
-    tried = np.concatenate([[-np.inf], np.unique(score)])
+    """The threshold from which on "yes" is right most often: between two scores, or -inf.
+
+    The lowest of equals; next to a score of -inf the threshold is the score above.
+    """
+    each = np.unique(score)
+    finite = np.isfinite(each[:-1])
+    between = np.where(finite, (np.where(finite, each[:-1], 0) + each[1:]) / 2, each[1:])
+    tried = np.concatenate([[-np.inf], between])
     right = [np.mean((score >= limit) == (yes > 0)) for limit in tried]
     return float(tried[int(np.argmax(right))])
 
