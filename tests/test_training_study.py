@@ -253,4 +253,4 @@ def test_a_threshold_is_tried_on_the_group_it_was_not_chosen_on(parts):
     assert prediction.left_out_accuracy(np.array([0, 1, 10, 11, 20, 21.0]), yes, group) == 0.5
     estimate = prediction.with_interval(prediction.auc, np.array([0, 1, 10, 11, 20, 21.0]), yes, group)
     assert estimate.value == pytest.approx(6 / 9)
-    assert estimate.low < estimate.value < estimate.high == 1
+    assert estimate.low <= estimate.value < estimate.high == 1
