@@ -23,6 +23,7 @@ extensions = [
     "myst_parser",
     "mathml",
     "registry_pages",
+    "claims_page",
     "study_gallery",
     "sphinx_gallery.gen_gallery",
 ]
@@ -48,6 +49,7 @@ sphinx_gallery_conf = {
     "show_signature": False,
     "write_computation_times": False,
     "remove_config_comments": True,
+    "thumbnail_size": (640, 400),
     "within_subsection_order": "FileNameSortKey",
 }
 
@@ -55,6 +57,8 @@ html_theme = "pydata_sphinx_theme"
 html_title = f"depprobe {release}"
 html_static_path = ["_static"]
 html_css_files = ["depprobe.css"]
+html_favicon = "_static/favicon.svg"
+html_context = {"default_mode": "auto"}
 html_copy_source = False
 html_show_sourcelink = False
 html_theme_options = {
@@ -63,5 +67,6 @@ html_theme_options = {
     "secondary_sidebar_items": ["page-toc"],
     "footer_start": ["copyright"],
     "footer_end": [],
-    "header_links_before_dropdown": 9,
+    "header_links_before_dropdown": 8,
+    "navbar_align": "left",
 }

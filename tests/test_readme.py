@@ -3,24 +3,14 @@
 from __future__ import annotations
 
 import re
-from pathlib import Path
 
 import pytest
-
-ROOT = Path(__file__).parent.parent
-
-
-def blocks(page: str, language: str) -> list[str]:
-    return re.findall(rf"```{language}\n(.*?)```", (ROOT / page).read_text(encoding="utf-8"), flags=re.DOTALL)
+from pages import blocks, run
 
 
 def test_python_blocks_of_the_readme_run(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    found = blocks("README.md", "python")
-    assert found
-    space: dict[str, object] = {}
-    for block in found:
-        exec(compile(block, "README.md", "exec"), space)
+    assert run("README.md")
 
 
 def test_every_command_of_the_readme_is_understood(tmp_path, monkeypatch, capsys):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import importlib
 import inspect
 import pkgutil
@@ -89,11 +90,8 @@ def public_of(module: Any) -> list[str]:
 
 
 def modules_of(package: str) -> list[Any]:
-    """The modules of a package, by name; none where there is no such package."""
-    try:
-        found = importlib.import_module(f"depprobe.{package}")
-    except ModuleNotFoundError:
-        return []
+    """The modules of a package, by name."""
+    found = importlib.import_module(f"depprobe.{package}")
     names = sorted(module.name for module in pkgutil.iter_modules(found.__path__))
     return [importlib.import_module(f"{found.__name__}.{name}") for name in names]
 
@@ -130,11 +128,10 @@ def equation_page() -> str:
         "Every file opens with the equations it computes, its shapes and its source. They are repeated here.",
     ]
     for package in EQUATIONS:
-        modules = [module for module in modules_of(package) if module.__doc__]
-        if modules:
-            parts.append(f"## depprobe.{package}")
-        for module in modules:
-            parts.append(f"### {module.__name__}\n\n```text\n{inspect.cleandoc(module.__doc__)}\n```")
+        files = sorted((Path(depprobe.__file__).parent / package).glob("[a-z]*.py"))
+        texts = {file.stem: ast.get_docstring(ast.parse(file.read_text("utf-8"))) for file in files}
+        parts += [f"## depprobe.{package}"] * bool(texts)
+        parts += [f"### {package}.{name}\n\n```text\n{text}\n```" for name, text in texts.items() if text]
     return "\n\n".join(parts) + "\n"
 
 

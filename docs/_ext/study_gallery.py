@@ -39,7 +39,7 @@ log = logging.getLogger(__name__)
 
 
 def as_rst(text: str) -> str:
-    """Plain text as reStructuredText: ``code`` stays, indented paragraphs are literal, all else is escaped."""
+    """Plain text as reStructuredText: ``code`` stays, indented paragraphs are literal, the rest escaped."""
     made = []
     for paragraph in re.split(r"\n\s*\n", text.strip("\n")):
         if paragraph.startswith(" "):
@@ -96,7 +96,7 @@ def page(script: Path) -> str:
             f".. figure:: /generated/pictures/{script.stem}.png",
             f"   :alt: {title}",
             "",
-            f"   Drawn from {drawn}.",
+            f"   ``studies/{script.name}``, drawn from {drawn}.",
         ]
     )
     code = "\n".join(source.splitlines()[docstring.end_lineno :])

@@ -1,0 +1,36 @@
+"""What the pages show is what runs, and what they name exists."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+from pages import ROOT, compare, run
+
+PAGES = sorted(str(path.relative_to(ROOT)) for path in (ROOT / "docs").glob("*.md"))
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if "```python" in (ROOT / page).read_text()])
+def test_python_blocks_run_and_print_what_is_shown(page, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert run(page)
+
+
+def test_what_is_shown_is_compared():
+    compare("rate -0.4702 a step\n", "rate -0.470 a  step")
+    with pytest.raises(AssertionError):
+        compare("rate -0.4702", "rate -0.4900")
+    with pytest.raises(AssertionError):
+        compare("rate 0.47", "slope 0.47")
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_functions_and_files_named_on_a_page_exist(page):
+    import importlib
+
+    text = (ROOT / page).read_text(encoding="utf-8")
+    for path in re.findall(r"`((?:depprobe|studies|tests|benchmarks)/[\w./]+)`", text):
+        assert (ROOT / path).exists(), path
+    for name in re.findall(r"\{py:\w+\}`~?(?:[^`<]*<)?([\w.]+)>?`", text):
+        module, _, attribute = name.rpartition(".")
+        assert hasattr(importlib.import_module(module), attribute), name
