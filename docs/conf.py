@@ -61,6 +61,9 @@ html_favicon = "_static/favicon.svg"
 html_context = {"default_mode": "auto"}
 html_copy_source = False
 html_show_sourcelink = False
+# pages without others below them have nothing to list at their left
+ALONE = ("tutorial", "theory", "generated/claims", "verification", "performance")
+html_sidebars: dict[str, list[str]] = {page: [] for page in ALONE}
 html_theme_options = {
     "show_prev_next": True,
     "navigation_with_keys": False,
