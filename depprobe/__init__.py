@@ -21,6 +21,7 @@ _HOME: dict[str, str | None] = {
     "spectrum": "depprobe.probes.spectrum",
     "gates": "depprobe.probes.gates",
     "lyapunov": "depprobe.probes.lyapunov",
+    "cost": "depprobe.probes.cost",
     "lyapunov_of_map": "depprobe.probes.lyapunov",
     "temporal_jacobian": "depprobe.operators",
     "TemporalJacobian": "depprobe.operators",
@@ -44,6 +45,7 @@ if TYPE_CHECKING:
     from depprobe.errors import BadInput
     from depprobe.inputs import read as read_input
     from depprobe.operators import TemporalJacobian, structured, temporal_jacobian
+    from depprobe.probes.cost import cost
     from depprobe.probes.gates import gates
     from depprobe.probes.jacobian import jacobian
     from depprobe.probes.lyapunov import lyapunov, lyapunov_of_map

@@ -1,7 +1,7 @@
 """Finished cases of a long run, kept on disk until all are there, so that an interrupted run goes on.
 
-Each case is one .npz file named by a hash of all that bears on it (module, weights' seed, options, input), so
-that nothing stale is ever taken up.
+Each case is one file, .npz or JSON, named by a hash of all that bears on it (module, weights' seed, options,
+input, and the machine where that does), so that nothing stale is ever taken up.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ import numpy as np
 
 from depprobe.labelling import Result
 from depprobe.operators import LogNorms
+from depprobe.store import replacing
 
 
 class Finished:
@@ -27,9 +28,7 @@ class Finished:
         self.folder = folder
 
     def _path(self, facts: dict[str, Any], x: np.ndarray) -> Path:
-        mark = hashlib.sha256(json.dumps(facts, sort_keys=True, default=str).encode())
-        mark.update(np.ascontiguousarray(x).tobytes())
-        return self.folder / f"{mark.hexdigest()[:24]}.npz"
+        return self.folder / f"{_mark(facts, np.ascontiguousarray(x).tobytes())}.npz"
 
     def get(self, facts: dict[str, Any], x: np.ndarray) -> Result | None:
         """The result of a case measured before, or None."""
@@ -64,3 +63,33 @@ class Finished:
     def clear(self) -> None:
         """Remove the folder: the run is whole."""
         shutil.rmtree(self.folder, ignore_errors=True)
+
+
+class FinishedPoints:
+    """The finished points of one run whose results are numbers by name, in a folder of its own."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def get(self, facts: dict[str, Any]) -> dict[str, Any] | None:
+        """The numbers of a point measured before, or None."""
+        try:
+            kept = json.loads((self.folder / f"{_mark(facts)}.json").read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return None  # a damaged one is measured again
+        return kept if isinstance(kept, dict) else None
+
+    def put(self, facts: dict[str, Any], numbers: dict[str, Any]) -> None:
+        """Keep the numbers of a point; written under another name and renamed."""
+        with replacing(self.folder / f"{_mark(facts)}.json") as temporary:
+            temporary.write_text(json.dumps(numbers), encoding="utf-8")
+
+    def clear(self) -> None:
+        """Remove the folder: the run is whole."""
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+
+def _mark(facts: dict[str, Any], data: bytes = b"") -> str:
+    mark = hashlib.sha256(json.dumps(facts, sort_keys=True, default=str).encode())
+    mark.update(data)
+    return mark.hexdigest()[:24]

@@ -26,7 +26,7 @@ ORDER = (
     ("inputs", "store", "curves", "theory", "costs"),
     ("figures",),
     ("labelling", "cases"),
-    ("resume",),
+    ("resume", "isolated"),
     ("probes", "models"),
     ("sweep", "claims"),
     ("cli",),

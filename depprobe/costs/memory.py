@@ -57,8 +57,8 @@ def tensor_bytes(module: nn.Module, x: Tensor, phase: str, batched: bool = False
 
     Examples
     --------
-    >>> tensor_bytes(nn.Tanh(), torch.zeros(10, 4), "forward+backward")  # y, dy, dx
-    Bytes(peak=480, kept=160)
+    >>> tensor_bytes(nn.Tanh(), torch.zeros(10, 4), "forward+backward")  # y, dy, dx, a scalar
+    Bytes(peak=488, kept=160)
     """
     run = one_pass(module, x, phase, batched)
     outside = [x, *module.parameters(), *module.buffers()]

@@ -1,4 +1,4 @@
-r"""One more token of a stream: h_t from x_t and what was kept of earlier ones, equal to row t of a whole pass.
+r"""One more token of a stream: h_t from x_t and what was kept of earlier ones; row t of a whole pass.
 
     recurrence     (h_{t-1}, c_{t-1}) of every layer
     convolution    the last r (K - 1) inputs of every level
@@ -120,7 +120,8 @@ class _Recurrence(Stream):
         module = self._module
         width = module.proj_size or module.hidden_size
         widths = [width, module.hidden_size] if isinstance(module, nn.LSTM) else [width]
-        return [module.weight_hh_l0.new_zeros(module.num_layers, size) for size in widths]
+        weight = module.get_parameter("weight_hh_l0")
+        return [weight.new_zeros(module.num_layers, size) for size in widths]
 
     def step(self, x: Tensor, t: int, state: State) -> tuple[Tensor, State]:
         carried = tuple(state) if isinstance(self._module, nn.LSTM) else state[0]

@@ -1,0 +1,279 @@
+r"""What a layer costs: FLOPs, bytes, seconds, steps that must follow one another, one more token of a stream.
+
+    parallelism = FLOPs / FLOPs on the longest chain of dependent operations
+
+Each named layer at each length is measured in a process of its own, at batch 1. What counts and measures:
+``costs.flops`` (fused kernels off), ``complexity`` (formulas), ``costs.memory``, ``costs.timing``,
+``costs.streaming``.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from functools import partial
+from itertools import product
+from typing import Any
+
+import numpy as np
+import xarray as xr
+from numpy.typing import ArrayLike
+from torch import Tensor, nn
+
+import depprobe
+from depprobe import store
+from depprobe.cases import DTYPES, cases_of_module, require_room
+from depprobe.costs.machine import machine
+from depprobe.costs.memory import predicted_bytes
+from depprobe.costs.passes import PHASES
+from depprobe.costs.point import costs
+from depprobe.costs.timing import all_threads
+from depprobe.errors import BadInput, OverBudget, unknown
+from depprobe.inputs import Source
+from depprobe.isolated import measured_alone
+from depprobe.operators.budget import DEFAULT_MEMORY, parse_bytes, readable
+from depprobe.registry import Spec, layers
+from depprobe.resume import FinishedPoints
+from depprobe.vocabulary import SCHEMA_VERSION, describe
+
+#: called with (points done, points in all, what is under way)
+Progress = Callable[[float, int, str], None]
+
+#: the layers of the article; explicit and fused attention compute the same
+ARTICLE = (
+    "attention",
+    "attention:fused=false",
+    "sliding-window",
+    "dilated-attention",
+    "block-attention",
+    "conv",
+    "dilated-conv",
+    "conv-attention",
+    "rnn",
+    "gru",
+    "lstm",
+)
+
+_PASS, _TIMED = ("layer", "n", "d", "phase"), ("layer", "n", "d", "phase", "threads")
+#: variable -> the dimensions it depends on
+DEPENDS: dict[str, tuple[str, ...]] = {
+    **dict.fromkeys(("flops", "flops_formula", "peak_bytes", "process_bytes"), _PASS),
+    **dict.fromkeys(("time", "time_low", "time_high"), _TIMED),
+    **dict.fromkeys(("flops_chain", "parallelism", "kept_bytes"), _PASS[:3]),
+    **dict.fromkeys(("step_time", "step_time_low", "step_time_high", "state_bytes"), _PASS[:3]),
+    **dict.fromkeys(("sequential_steps", "path_length", "pairs"), _PASS[:2]),
+    "parameter_bytes": ("layer", "d"),
+}
+
+
+def cost(
+    target: nn.Module | str | Sequence[str] = ARTICLE,
+    x: Tensor | ArrayLike | None = None,
+    *,
+    n: int | Sequence[int] = (128, 256, 512, 1024, 2048),
+    d: int | Sequence[int] = 512,
+    phases: str | Sequence[str] = PHASES,
+    threads: int | Sequence[int] | None = None,
+    seconds: float = 0.2,
+    seed: int = 0,
+    dtype: str = "float32",
+    memory: int | str = DEFAULT_MEMORY,
+    command: str | None = None,
+    progress: Progress | None = None,
+    finished: FinishedPoints | None = None,
+) -> xr.Dataset:
+    """What layers cost at several lengths and widths, forward and with the backward pass, at batch 1.
+
+    Parameters
+    ----------
+    target : spec strings of named layers (``"attention:causal=true"``), by default the article's; or your
+        ``nn.Module``, which is measured in this process, in eval mode, at the one length of its input.
+    x : (n, d_in), needed with a module.
+    n, d : lengths and widths, for spec strings.
+    phases : ``forward``, ``forward+backward``, or both.
+    threads : numbers of threads to time with; by default one, and as many as there are processors.
+    seconds : how long to time each pass at each number of threads, at least.
+    seed : fixes the weights, then the input.
+    dtype : of named layers, float32 unless told otherwise: what is trained in. A module keeps its own.
+    memory : budget in bytes, or a size such as ``"4GiB"``, for one pass of one layer.
+    command : what to record as the command; the call itself by default.
+    progress : called with (points done, points in all, what is under way).
+    finished : where to keep finished points of named layers, and take them up from.
+
+    Returns
+    -------
+    Dataset over (layer, n, d, phase, threads), every variable over those it depends on; NaN where unknown.
+
+    - ``flops`` counted in matrix products, ``flops_formula`` (forward), ``flops_chain``, ``parallelism``;
+    - ``time`` with quartiles ``time_low``, ``time_high``, in s;
+    - ``peak_bytes`` and ``kept_bytes`` of tensors, ``parameter_bytes``, ``process_bytes``;
+    - ``step_time`` with quartiles, at one thread, and ``state_bytes``, for one more token after n - 1; the
+      attribute ``no_stream`` says which layers take none, and why;
+    - ``sequential_steps``, ``path_length``, ``pairs``, by formula.
+
+    Attributes state the machine. Times differ from run to run; all else is the same.
+
+    Raises
+    ------
+    BadInput : anything in the call is not as above; the message names it.
+    OverBudget : a pass would need more memory than the budget; the message names lengths that would fit.
+    DepprobeError : the process that measured a point died; the message names the point.
+
+    Examples
+    --------
+    >>> import torch
+    >>> ds = cost(nn.Linear(4, 3), torch.ones(10, 4), threads=1, seconds=0.001)
+    >>> ds.flops.dims, ds.flops.values.ravel().tolist()
+    (('layer', 'n', 'd', 'phase'), [240.0, 720.0])
+    """
+    budget = parse_bytes(memory) if isinstance(memory, str) else memory
+    wanted = _listed(phases, str)
+    for phase in wanted:
+        if phase not in PHASES:
+            raise unknown("phase", phase, PHASES)
+    counts = sorted({1, all_threads()}) if threads is None else _sizes("threads", threads, 1)
+    if not seconds > 0:
+        raise BadInput(f"seconds must be above 0, not {seconds}")
+    options = {"phases": wanted, "threads": counts, "least": seconds}
+    attributes: dict[str, Any] = {"batch": 1, "seconds": seconds} | machine()
+    if isinstance(target, nn.Module):
+        found, coords, inputs = _of_module(target, x, **options)
+        dtype = str(inputs.dtype).removeprefix("torch.")
+        attributes["process_bytes_unknown"] = "a module is measured in a process that does other things"
+    else:
+        if x is not None:
+            raise BadInput("named layers take noise: leave out x, or give a module")
+        labels = [str(Spec.parse(text)) for text in _listed(target, str)]
+        lengths, widths = _sizes("n", n, 2), _sizes("d", d, 1)
+        if not labels:
+            raise BadInput("no layer was given; see depprobe layers")
+        _unique("layer", labels)
+        for label, width in product(labels, widths):
+            _require_room(label, lengths, width, wanted, seed, dtype, budget)
+        coords = {"layer": labels, "n": lengths, "d": widths}
+        found = _of_specs(coords, options | {"seed": seed, "dtype": dtype}, progress, finished)
+        inputs = None
+    reasons = {label: point["no_stream"] for (label, _, _), point in found.items() if point["no_stream"]}
+    ds = _labelled(found, {**coords, "phase": wanted, "threads": counts})
+    ds.attrs = {
+        "title": f"Cost of {', '.join(coords['layer'])}",
+        "layer": ", ".join(coords["layer"]),
+        "n": coords["n"],
+        "d": coords["d"],
+        "seed": seed,
+        "dtype": dtype,
+        **attributes,
+        "no_stream": "; ".join(f"{label}: {reason}" for label, reason in reasons.items()),
+        "depprobe_version": depprobe.__version__,
+        "schema_version": SCHEMA_VERSION,
+        "provenance": store.provenance(
+            command or f"depprobe.cost({', '.join(coords['layer'])})",
+            None if inputs is None else inputs.detach().cpu().numpy(),
+        ),
+    }
+    return ds
+
+
+def _listed(given: Any, kind: type) -> list[Any]:
+    return [given] if isinstance(given, kind) else list(given)
+
+
+def _unique(name: str, values: Sequence[Any]) -> None:
+    twice = [str(value) for i, value in enumerate(values) if value in values[:i]]
+    if twice:
+        raise BadInput(f"{name} {twice[0]} is given twice")
+
+
+def _sizes(name: str, given: Any, least: int) -> list[int]:
+    sizes = _listed(given, int)
+    for size in sizes:
+        if isinstance(size, bool) or not isinstance(size, int | np.integer) or size < least:
+            raise BadInput(f"{name} must be integers of at least {least}, not {size!r}")
+    if not sizes:
+        raise BadInput(f"no {name} was given")
+    _unique(name, sizes)
+    return sorted(int(size) for size in sizes)
+
+
+def _require_room(
+    label: str, lengths: Sequence[int], d: int, phases: Sequence[str], seed: int, dtype: str, budget: int
+) -> None:
+    """Refuse a layer whose largest pass would not fit the budget, naming a length that would."""
+    require_room([label], Source("noise"), lengths[-1], d, 1, 1, dtype, budget)
+    spec = Spec.parse(label)
+    build = partial(layers[spec.name].build, d, **spec.options())
+    # the later phase holds all that the earlier one does
+    phase = max(phases, key=PHASES.index)
+
+    def needed(length: int) -> float:
+        return predicted_bytes(build, length, d, DTYPES[dtype], phase) or 0.0
+
+    most = needed(lengths[-1])
+    if most <= budget:
+        return
+    fits = lengths[-1] // 2
+    while fits > 1 and needed(fits) > budget:
+        fits //= 2
+    remedy = f"n = {fits} would fit" if fits > 1 else "no n would fit: use a smaller d"
+    raise OverBudget(
+        f"{label} at n = {lengths[-1]}, d = {d} needs {readable(most)} and the memory budget is "
+        f"{readable(budget)}; {remedy}, or use a larger --memory"
+    )
+
+
+def _of_module(
+    module: nn.Module, x: Any, **options: Any
+) -> tuple[dict[tuple[str, int, int], Any], dict[str, list[Any]], Tensor]:
+    cases = cases_of_module(module, x)
+    if len(cases) > 1:
+        raise BadInput(f"costs are taken at one input (n, d), not at {len(cases)} samples")
+    (case,) = cases
+    training = [part for part in module.modules() if part.training]
+    try:
+        # dropout and running statistics would change the module and the random numbers
+        module.eval()
+        point = costs(module, case.x, **options, batched=case.batched)
+    finally:
+        for part in training:
+            part.training = True
+    n, d = case.x.shape
+    return {(case.label, n, d): point}, {"layer": [case.label], "n": [n], "d": [d]}, case.x
+
+
+def _of_specs(
+    coords: dict[str, list[Any]],
+    options: dict[str, Any],
+    progress: Progress | None,
+    finished: FinishedPoints | None,
+) -> dict[tuple[str, int, int], Any]:
+    points = list(product(coords["layer"], coords["n"], coords["d"]))
+    # times of one machine are never taken for those of another
+    origin = {"machine": machine(), "version": depprobe.__version__, "schema": SCHEMA_VERSION}
+    found = {}
+    for done, (label, n, d) in enumerate(points):
+        if progress:
+            progress(done, len(points), f"{label} n={n}" + f" d={d}" * (len(coords["d"]) > 1))
+        request = {"layer": label, "n": n, "d": d, **options}
+        answer = finished.get(request | origin) if finished else None
+        if answer is None:
+            answer = measured_alone(request)
+            if finished:
+                finished.put(request | origin, answer)
+        found[label, n, d] = answer
+    if progress:
+        progress(len(points), len(points), "")
+    return found
+
+
+def _labelled(found: dict[tuple[str, int, int], Any], coords: dict[str, list[Any]]) -> xr.Dataset:
+    variables: dict[str, Any] = {}
+    for name, dims in DEPENDS.items():
+        values = np.full([len(coords[dim]) for dim in dims], math.nan)
+        for (label, n, d), point in found.items():
+            at = {"layer": label, "n": n, "d": d}
+            values[tuple(coords[dim].index(at[dim]) for dim in dims if dim in at)] = point[name]
+        variables[name] = (dims, values)
+    ds = xr.Dataset(variables, coords=coords)
+    for variable in ds.variables:
+        ds[variable].attrs = describe(str(variable))
+    return ds
