@@ -61,7 +61,7 @@ def costs(
     found |= {"kept_bytes": kept, "parameter_bytes": parameter_bytes(module)}
     found |= _formulas(module, len(x))
     for phase in phases:
-        found["flops"].append(count_flops(module, x, backward=phase == BACKWARD))
+        found["flops"].append(count_flops(module, x, backward=phase == BACKWARD, batched=batched))
         found["flops_formula"].append(found["forward_formula"] if phase == FORWARD else math.nan)
     times = [[seconds(runs[phase], count, least) for count in threads] for phase in phases]
     for i, name in enumerate(("time", "time_low", "time_high")):
