@@ -5,16 +5,21 @@ attention and a causal dilated convolution are trained on tasks that need one in
 positions ago; the norm of J[t,k] at that lag, before training, is set against the loss after training, over
 that of chance.
 
-Answer: it tells what will fail, not what will succeed: of 9 cells whose norm is below 1e-3 none was learned,
-of 27 between 1e-3 and 1 19 were, of 6 above 1 2 were; as a ranking it is weak (AUC 0.69, 95 % interval over
-layers 0.32 to 1.00; a threshold is right for 0.71 of the cells of layers it was not chosen on, always
+Answer: it tells what will not be learned soon, not what will: of 9 cells whose norm is below 1e-3 none was
+learned, of 27 between 1e-3 and 1 19 were, of 6 above 1 2 were; as a ranking it is weak (AUC 0.69, 95 %
+interval over layers 0.32 to 1.00; a threshold is right for 0.71 of the cells of layers it was not chosen on, always
 answering alike for 0.50). Clipping to norm 1 takes gradient descent from 1 to 6 learned of 14 whose gradient
 arrives or explodes and Adam, which scales by itself, from 8 to 9; where the gradient has vanished it never
 acts (0 % of the steps), and 0 of 2 are learned with either.
 
 Numbers: ``--quick``, copy task, lags 10, 50, 200, 2 seeds, d = 32, at most 120 steps of 16 sequences; learned
 means a loss below a quarter of chance; a cell is one training run. Unlearned means within these steps.
-The full mode has the adding task, six lags, 3 seeds, 500 steps of 32 sequences: hours, and it resumes.
+With both tasks, six lags, seed 0 and 500 steps of 32 sequences the order stays and the edge blurs: 2 of 26
+learned below 1e-3 (a GRU at lag 20), 38 of 58 between, 4 of 12 above, AUC 0.68 (0.45 to 0.89), a threshold no
+better than always answering alike (0.56, 0.54); clipping: gradient descent 3 to 7 of 19, Adam 7 to 9 of 19,
+vanished 0 of 5 throughout, though in the adding task it acts there too, on what comes from the nearer mark.
+Seed 1 has an orthogonal recurrence that learns lag 200 from 1e-10: training itself can raise the curve.
+All 3 seeds of the full mode take hours; finished cells are kept, so it resumes.
 """
 
 from __future__ import annotations
