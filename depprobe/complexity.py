@@ -40,6 +40,7 @@ class Complexity:
     reach : positions that one application carries the past forward; None for all of them.
     pairs : unmasked pairs of positions, None where the layer has none.
     state : numbers kept between two tokens of a stream, None where the layer cannot be streamed.
+    constant : FLOPs of products with a factor that needs no gradient, such as the state before step 0.
     """
 
     flops: Mapping[str, int] = field(default_factory=dict)
@@ -50,11 +51,17 @@ class Complexity:
     reach: int | None = 0
     pairs: int | None = None
     state: int | None = 0
+    constant: int = 0
 
     @property
     def total(self) -> int:
         """FLOPs of all parts."""
         return sum(self.flops.values())
+
+    @property
+    def with_backward(self) -> int:
+        """FLOPs of the pass and of the gradients in x and the weights: two products for each of its own."""
+        return 3 * self.total - self.constant
 
     @property
     def parallelism(self) -> float:

@@ -159,12 +159,13 @@ def lstm(
 def _(module: nn.RNNBase, n: int) -> Complexity:
     directions = 2 if module.bidirectional else 1
     width, state = module.hidden_size, module.proj_size or module.hidden_size
-    inputs = recurrent = projections = 0
+    inputs = recurrent = projections = constant = 0
     chain, d_in = 0, module.input_size
     for level in range(module.num_layers):
         rows = module.get_parameter(f"weight_ih_l{level}").shape[0]
         inputs += 2 * checked(n) * directions * rows * d_in
         recurrent += 2 * n * directions * rows * state
+        constant += 2 * directions * rows * state
         projections += 2 * n * directions * width * module.proj_size
         chain += 2 * d_in
         d_in = directions * state
@@ -183,4 +184,5 @@ def _(module: nn.RNNBase, n: int) -> Complexity:
         n_out=n,
         reach=None,
         state=None if module.bidirectional else module.num_layers * kept,
+        constant=constant,
     )

@@ -70,6 +70,7 @@ def _(module: nn.Sequential, n: int) -> Complexity | None:
         reach=None if any(part.reach is None for part in parts) else sum(part.reach or 0 for part in parts),
         pairs=sum(pairs) if pairs else None,
         state=None if None in states else sum(state or 0 for state in states),
+        constant=sum(part.constant for part in parts),
     )
 
 

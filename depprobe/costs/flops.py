@@ -1,0 +1,85 @@
+"""FLOPs of a pass, counted in the products that torch carries out.
+
+``torch.utils.flop_counter`` sees products as they are dispatched, and nothing of what a fused kernel does
+inside: it counts 0 for the fused LSTM and the fused attention of a CPU. So fused kernels are off while it
+counts, and the pass runs on fake tensors, which have shapes only, unless it takes many small steps.
+Elementwise work is not counted; a multiply-add is 2 FLOPs.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+
+import torch
+from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
+
+from depprobe.complexity import complexity
+from depprobe.costs.passes import BACKWARD, FORWARD, one_pass
+from depprobe.errors import DepprobeError
+from depprobe.operators.memory import fake_tensors
+
+#: steps that follow one another from which a pass on real tensors is faster than one on fake ones
+_MANY_STEPS = 64
+
+
+def count_flops(module: nn.Module, x: Tensor, *, backward: bool = False, batched: bool = False) -> int:
+    """FLOPs of matrix products and convolutions in one pass.
+
+    Parameters
+    ----------
+    module : any module; called in its own layout.
+    x : (n, d_in).
+    backward : count the gradients in x and in the parameters too.
+    batched : whether an unknown module is to be given (1, n, d_in).
+
+    Returns
+    -------
+    FLOPs, a multiply-add counting 2.
+
+    Raises
+    ------
+    DepprobeError : products were carried out that the counter does not see, in an operation it does not know.
+
+    Examples
+    --------
+    >>> count_flops(nn.LSTM(3, 5), torch.zeros(7, 3)), 2 * 7 * 4 * 5 * (3 + 5)
+    (2240, 2240)
+    """
+    phase = BACKWARD if backward else FORWARD
+    formula = complexity(module, len(x))
+    found = None
+    if formula is None or formula.sequential_steps < _MANY_STEPS:
+        # what cannot run on shapes alone is counted as it runs
+        with contextlib.suppress(Exception), fake_tensors() as mode:
+            found = _counted(one_pass(module, mode.from_tensor(x.detach()), phase, batched))
+    if found is None:
+        found = _counted(one_pass(module, x, phase, batched))
+    if found == 0 and any(p.ndim > 1 for p in module.parameters()):
+        name = type(module).__name__
+        raise DepprobeError(
+            f"{name} works with weights and 0 FLOPs were counted: it calls operations that torch's counter "
+            "does not know"
+        )
+    return found
+
+
+def _counted(run: Callable[[], object]) -> int:
+    with _products_only(), FlopCounterMode(display=False) as counter:
+        run()
+    return int(counter.get_total_flops())
+
+
+@contextlib.contextmanager
+def _products_only() -> Iterator[None]:
+    """Without kernels that take several products in one."""
+    # the public context manager sets precisions too, and warns of them
+    before = torch._C._get_mkldnn_enabled()
+    torch._C._set_mkldnn_enabled(False)
+    try:
+        with sdpa_kernel(SDPBackend.MATH):
+            yield
+    finally:
+        torch._C._set_mkldnn_enabled(before)
