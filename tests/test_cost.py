@@ -40,7 +40,7 @@ def test_points_are_kept_and_taken_up(tmp_path):
         ({"n": [8, 8]}, "n 8 is given twice"),
         ({"n": [8.5]}, r"n must be integers of at least 2, not 8\.5"),
         ({"n": 1}, "n must be integers of at least 2, not 1"),
-        ({"n": 65536, "memory": "5MiB"}, r"n = 65536, d = 8 needs .* budget is 5 MiB; n = \\d+ would fit"),
+        ({"n": 65536, "memory": "5MiB"}, r"n = 65536, d = 8 needs .* budget is 5 MiB; n = \d+ would fit"),
     ],
 )
 def test_wrong_calls(options, match):
