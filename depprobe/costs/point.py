@@ -62,7 +62,7 @@ def costs(
     found |= _formulas(module, len(x))
     for phase in phases:
         found["flops"].append(count_flops(module, x, backward=phase == BACKWARD, batched=batched))
-        found["flops_formula"].append(found["forward_formula"] if phase == FORWARD else math.nan)
+        found["flops_formula"].append(found["formulas"][phase])
     times = [[seconds(runs[phase], count, least) for count in threads] for phase in phases]
     for i, name in enumerate(("time", "time_low", "time_high")):
         found[name] = [[one[i] for one in row] for row in times]
@@ -72,10 +72,10 @@ def costs(
 def _formulas(module: nn.Module, n: int) -> Numbers:
     formula = complexity(module, n)
     if formula is None:
-        names = ("forward_formula", "flops_chain", "parallelism", "sequential_steps", "path_length", "pairs")
-        return dict.fromkeys(names, math.nan)
+        names = ("flops_chain", "parallelism", "sequential_steps", "path_length", "pairs")
+        return dict.fromkeys(names, math.nan) | {"formulas": dict.fromkeys((FORWARD, BACKWARD), math.nan)}
     return {
-        "forward_formula": formula.total,
+        "formulas": {FORWARD: formula.total, BACKWARD: formula.with_backward},
         "flops_chain": formula.chain,
         "parallelism": formula.parallelism,
         "sequential_steps": formula.sequential_steps,

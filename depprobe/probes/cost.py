@@ -104,7 +104,7 @@ def cost(
     -------
     Dataset over (layer, n, d, phase, threads), every variable over those it depends on; NaN where unknown.
 
-    - ``flops`` counted in matrix products, ``flops_formula`` (forward), ``flops_chain``, ``parallelism``;
+    - ``flops`` counted in matrix products, ``flops_formula``, ``flops_chain``, ``parallelism``;
     - ``time`` with quartiles ``time_low``, ``time_high``, in s;
     - ``peak_bytes`` and ``kept_bytes`` of tensors, ``parameter_bytes``, ``process_bytes``;
     - ``step_time`` with quartiles, at one thread, and ``state_bytes``, for one more token after n - 1; the
