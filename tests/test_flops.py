@@ -45,9 +45,17 @@ def test_what_pads_sparse_patterns_is_bounded():
             assert pairs <= counted < 2.3 * pairs, name
 
 
-def test_long_recurrences_are_counted_as_they_run():
-    module = nn.LSTM(3, 4)
-    assert count_flops(module, torch.randn(200, 3)) == complexity(module, 200).total
+def test_steps_of_a_long_recurrence_are_alike(monkeypatch):
+    module, x = nn.LSTM(3, 4, num_layers=2), torch.randn(200, 3)
+    continued = count_flops(module, x, backward=True)
+    assert continued == complexity(module, 200).with_backward
+    monkeypatch.setattr("depprobe.costs.flops._MANY_STEPS", 150)
+    assert count_flops(module, x, backward=True) == continued
+
+
+def test_what_does_not_grow_by_steps_is_counted_whole():
+    module, n = nn.Sequential(nn.GRU(4, 4), layers["attention"].build(4, heads=2)), 150
+    assert count_flops(module, torch.randn(n, 4)) == complexity(module, n).total
 
 
 def test_other_modules_are_counted_too():

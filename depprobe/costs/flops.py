@@ -2,7 +2,8 @@
 
 ``torch.utils.flop_counter`` sees products as they are dispatched, and nothing of what a fused kernel does
 inside: it counts 0 for the fused LSTM and the fused attention of a CPU. So fused kernels are off while it
-counts, and the pass runs on fake tensors, which have shapes only, unless it takes many small steps.
+counts, and the pass runs on fake tensors, which have shapes only, unless it takes many small steps. Of a
+recurrence, whose steps are all alike, two short sequences are counted and the line through them is continued.
 Elementwise work is not counted; a multiply-add is 2 FLOPs.
 """
 
@@ -50,6 +51,12 @@ def count_flops(module: nn.Module, x: Tensor, *, backward: bool = False, batched
     """
     phase = BACKWARD if backward else FORWARD
     formula = complexity(module, len(x))
+    if _grows_by_steps(module, len(x)):
+        short, long = (
+            count_flops(module, x[:length], backward=backward, batched=batched)
+            for length in (_MANY_STEPS, 2 * _MANY_STEPS)
+        )
+        return long + (long - short) // _MANY_STEPS * (len(x) - 2 * _MANY_STEPS)
     found = None
     if formula is None or formula.sequential_steps < _MANY_STEPS:
         # what cannot run on shapes alone is counted as it runs
@@ -64,6 +71,17 @@ def count_flops(module: nn.Module, x: Tensor, *, backward: bool = False, batched
             "does not know"
         )
     return found
+
+
+def _grows_by_steps(module: nn.Module, n: int) -> bool:
+    """Whether every position beyond the first ones adds the same step of a recurrence."""
+    if n <= 2 * _MANY_STEPS:
+        return False
+    found = [complexity(module, length) for length in (_MANY_STEPS, 2 * _MANY_STEPS, n)]
+    if any(one is None or one.sequential_steps < _MANY_STEPS for one in found):
+        return False
+    short, long, whole = (one.total for one in found if one is not None)
+    return (whole - long) * _MANY_STEPS == (long - short) * (n - 2 * _MANY_STEPS)
 
 
 def _counted(run: Callable[[], object]) -> int:

@@ -6,10 +6,12 @@ Measured by ``torch.utils.benchmark.Timer``, which warms up, sets the threads an
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
+import torch
 
 from depprobe.errors import BadInput
 
@@ -52,8 +54,16 @@ def seconds(run: Callable[[], object], threads: int = 1, least: float = 0.2) -> 
         raise BadInput(f"the time to run for must be above 0 s, not {least}")
     timer = Timer("run()", globals={"run": run}, num_threads=threads)
     times = list(timer.blocked_autorange(min_run_time=least).times)
-    while len(times) < _RUNS:
-        times += timer.timeit(1).times
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(threads)
+        while len(times) < _RUNS:
+            # the timer would warm up before each of these, which take seconds
+            start = time.perf_counter()
+            run()
+            times.append(time.perf_counter() - start)
+    finally:
+        torch.set_num_threads(before)
     low, median, high = np.quantile(times, (0.25, 0.5, 0.75))
     return Seconds(float(median), float(low), float(high))
 
