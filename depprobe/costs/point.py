@@ -1,4 +1,4 @@
-"""All costs of one module at one input: FLOPs, bytes, seconds, the formulas, one more token."""
+"""The costs of one module at one input: bytes, seconds, formulas, one more token; and its FLOPs, counted."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def costs(
     batched: bool = False,
     alone: bool = False,
 ) -> Numbers:
-    """Everything that is measured of a module at one input.
+    """Everything that is measured of a module at one input, but for its FLOPs.
 
     Parameters
     ----------
@@ -42,11 +42,11 @@ def costs(
 
     Returns
     -------
-    Numbers, lists and strings that JSON can hold: one number a name, a list over ``phases`` for ``flops``,
+    Numbers, lists and strings that JSON can hold: one number a name, a list over ``phases`` for
     ``flops_formula``, ``peak_bytes`` and ``process_bytes``, lists over phases and threads for ``time``,
     ``time_low`` and ``time_high``; ``no_stream`` says why there is no stream, and is empty where there is.
     """
-    found: Numbers = {name: [] for name in ("process_bytes", "peak_bytes", "flops", "flops_formula")}
+    found: Numbers = {name: [] for name in ("process_bytes", "peak_bytes", "flops_formula")}
     runs = {phase: one_pass(module, x, phase, batched) for phase in phases}
     if alone:
         _load_libraries()
@@ -61,12 +61,18 @@ def costs(
     found |= {"kept_bytes": kept, "parameter_bytes": parameter_bytes(module)}
     found |= _formulas(module, len(x))
     for phase in phases:
-        found["flops"].append(count_flops(module, x, backward=phase == BACKWARD, batched=batched))
         found["flops_formula"].append(found["formulas"][phase])
     times = [[seconds(runs[phase], count, least) for count in threads] for phase in phases]
     for i, name in enumerate(("time", "time_low", "time_high")):
         found[name] = [[one[i] for one in row] for row in times]
     return found | _one_more_token(module, x, least)
+
+
+def counted(module: nn.Module, x: Tensor, phases: Sequence[str], batched: bool = False) -> Numbers:
+    """``flops`` of each phase; apart from ``costs``, since torch takes seconds to load what counts them."""
+    return {
+        "flops": [count_flops(module, x, backward=phase == BACKWARD, batched=batched) for phase in phases]
+    }
 
 
 def _formulas(module: nn.Module, n: int) -> Numbers:

@@ -22,11 +22,11 @@ from torch import Tensor, nn
 
 import depprobe
 from depprobe import store
-from depprobe.cases import DTYPES, cases_of_module, require_room
+from depprobe.cases import DTYPES, cases_of_module, cases_of_specs, require_room
 from depprobe.costs.machine import machine
 from depprobe.costs.memory import predicted_bytes
 from depprobe.costs.passes import PHASES
-from depprobe.costs.point import costs
+from depprobe.costs.point import costs, counted
 from depprobe.costs.timing import all_threads
 from depprobe.errors import BadInput, OverBudget, unknown
 from depprobe.inputs import Source
@@ -70,7 +70,7 @@ def cost(
     target: nn.Module | str | Sequence[str] = ARTICLE,
     x: Tensor | ArrayLike | None = None,
     *,
-    n: int | Sequence[int] = (128, 256, 512, 1024, 2048),
+    n: int | Sequence[int] = (256, 512, 1024, 2048),
     d: int | Sequence[int] = 512,
     phases: str | Sequence[str] = PHASES,
     threads: int | Sequence[int] | None = None,
@@ -233,6 +233,7 @@ def _of_module(
         # dropout and running statistics would change the module and the random numbers
         module.eval()
         point = costs(module, case.x, **options, batched=case.batched)
+        point |= counted(module, case.x, options["phases"], case.batched)
     finally:
         for part in training:
             part.training = True
@@ -256,7 +257,8 @@ def _of_specs(
         request = {"layer": label, "n": n, "d": d, **options}
         answer = finished.get(request | origin) if finished else None
         if answer is None:
-            answer = measured_alone(request)
+            (case,) = cases_of_specs([label], None, n, d, 1, [options["seed"]], options["dtype"], "cpu")
+            answer = measured_alone(request) | counted(case.build(), case.x, options["phases"])
             if finished:
                 finished.put(request | origin, answer)
         found[label, n, d] = answer
