@@ -50,7 +50,7 @@ def cost(layers: tuple[str, ...], **options: Any) -> None:
         from depprobe.probes.cost import ARTICLE as layers  # noqa: N811
     run = Run.of("cost", layers, "noise", {**options, "threads": None})
     given = dict(run.options)
-    sizes = {name: _whole(name, given.pop(name)) for name in ("n", "d")}
+    sizes: dict[str, Any] = {name: _whole(name, given.pop(name)) for name in ("n", "d")}
     counts, phase = given.pop("counts"), given.pop("phase")
     with run.measuring() as report:
         from depprobe.probes.cost import cost as measure
