@@ -30,6 +30,8 @@ _HOME: dict[str, str | None] = {
     "decay_curve": "depprobe.curves",
     "distances": "depprobe.curves",
     "dense": "depprobe.curves",
+    "scaling": "depprobe.curves",
+    "crossovers": "depprobe.curves",
     "save": "depprobe.store",
     "load": "depprobe.store",
     "read_input": "depprobe.inputs",
@@ -41,7 +43,7 @@ __all__ = ["__version__", *_HOME]
 
 if TYPE_CHECKING:
     from depprobe import figures
-    from depprobe.curves import decay_curve, dense, distances
+    from depprobe.curves import crossovers, decay_curve, dense, distances, scaling
     from depprobe.errors import BadInput
     from depprobe.inputs import read as read_input
     from depprobe.operators import TemporalJacobian, structured, temporal_jacobian
