@@ -20,6 +20,7 @@ COMMANDS = {
     "spectrum": "Eigenvalues, singular values and non-normality of recurrent weights or steps.",
     "gates": "Forget gates: their product beside the true dc_t/dc_k, and how long units hold.",
     "lyapunov": "How fast neighbouring states part: Lyapunov exponents of a recurrence, a figure.",
+    "claims": "The ledger of statements: measured numbers, and confirmed, qualified or refuted.",
     "cost": "What layers cost: FLOPs, memory, time, sequential steps, one more token; a figure.",
     "show": "Summarise stored datasets.",
     "plot": "Draw stored datasets, overlaid.",
