@@ -4,6 +4,7 @@ Every figure takes datasets, draws into ``ax`` or a figure of its own, and retur
 writes it. To add a figure, add a file with one function of this kind.
 """
 
+from depprobe.figures.cost import CostDrawing, SpeedupDrawing, cost, speedup
 from depprobe.figures.decay import DecayDrawing, decay
 from depprobe.figures.gates import GatesDrawing, gates
 from depprobe.figures.heatmap import HeatmapDrawing, heatmap
@@ -13,11 +14,14 @@ from depprobe.figures.spectrum import SpectrumDrawing, spectrum
 
 __all__ = [
     "FORMATS",
+    "CostDrawing",
     "DecayDrawing",
     "GatesDrawing",
     "HeatmapDrawing",
     "LyapunovDrawing",
     "SpectrumDrawing",
+    "SpeedupDrawing",
+    "cost",
     "decay",
     "format_of",
     "gates",
@@ -25,4 +29,5 @@ __all__ = [
     "lyapunov",
     "save",
     "spectrum",
+    "speedup",
 ]
