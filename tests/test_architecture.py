@@ -28,12 +28,13 @@ ORDER = (
     ("labelling", "cases"),
     ("resume", "isolated"),
     ("probes", "models"),
-    ("sweep", "claims"),
+    ("sweep", "advise"),
+    ("claims",),
     ("cli",),
     ("__main__",),
 )
 RANK = {component: rank for rank, line in enumerate(ORDER) for component in line}
-WITHOUT_TORCH = ("vocabulary", "errors", "registry", "complexity", "inputs", "store", "curves", "theory", "figures", "cli")
+WITHOUT_TORCH = tuple("vocabulary errors registry complexity inputs store curves theory figures cli".split())
 #: packages of one idea a file, which know nothing of each other
 SIBLINGS = ("layers", "probes")
 UNPICKLERS = {"pickle", "_pickle", "cloudpickle", "dill", "joblib", "marshal", "shelve"}

@@ -50,7 +50,7 @@ def weights(kind: str, gain: float, d: int, rng: np.random.Generator) -> np.ndar
 
 
 def tanh_norms(W: np.ndarray, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """ln ||dh_t/dh_k||_F at lags 0 .. n - 1 for the last t, tanh, driven by x (n, d); and the states (n, d)."""
+    """ln ||dh_t/dh_k||_F at lags 0 .. n - 1 for the last t, tanh, driven by x (n, d); states (n, d)."""
     import torch
     from torch import nn
 
@@ -228,9 +228,9 @@ CLAIM = Claim(
     ),
     rule=(
         "The product is confirmed if its norms equal the probe's within 1e-4 in ln. Sufficiency is refuted by "
-        "one kind of weights and gain with rho < 1 whose mean rate exceeds 0 by two standard errors; necessity "
-        "by one with rho > 1 whose rate is below 0 by two. The rate is ln rho if it is within 0.1 nats a step "
-        "everywhere; qualified if that holds for the linear recurrence only."
+        "one kind of weights and gain with rho < 1 whose mean rate exceeds 0 by two standard errors; "
+        "necessity by one with rho > 1 whose rate is below 0 by two. The rate is ln rho if it is within "
+        "0.1 nats a step everywhere; qualified if that holds for the linear recurrence only."
     ),
     measure=measure,
     judge=judge,

@@ -1,10 +1,10 @@
 r"""C6: how many positions a stack of dilated convolutions covers.
 
     candidates   k (2^L - 1)      1 + (k-1)(2^L - 1)      k 2^(L-1)      k^L      1 + (k-1) L
-    effective    sd of the lag under squared norms, sqrt((k^2-1)/12 (4^L-1)/3) for independent weights
+    effective    sd of lag under squared norms, sqrt((k^2-1)/12 (4^L-1)/3) for independent weights
 
 The support is read from the Jacobian of a stack: the sources whose block is not exactly zero.
-Source: Bai, Kolter and Koltun 2018 (dilations 2^l); Araujo et al. 2019 (arithmetic); Luo et al. 2016 (spread).
+Source: Bai, Kolter and Koltun 2018 (dilations 2^l); Araujo 2019 (arithmetic); Luo et al. 2016 (spread).
 """
 
 from __future__ import annotations

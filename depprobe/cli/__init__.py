@@ -22,6 +22,7 @@ COMMANDS = {
     "lyapunov": "How fast neighbouring states part: Lyapunov exponents of a recurrence, a figure.",
     "claims": "The ledger of statements: measured numbers, and confirmed, qualified or refuted.",
     "cost": "What layers cost: FLOPs, memory, time, sequential steps, one more token; a figure.",
+    "advise": "Which layer to take for a length, a width and a dependency, measured here.",
     "show": "Summarise stored datasets.",
     "plot": "Draw stored datasets, overlaid.",
     "layers": "List the named layers, their options, equations and operators.",

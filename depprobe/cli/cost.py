@@ -19,9 +19,7 @@ _PHASES = {"both": ("forward", "forward+backward")}
     multiple=True,
     help="A named layer, such as lstm or attention:fused=false; repeat to compare (default: the article's).",
 )
-@click.option(
-    "--n", default="256,512,1024,2048", show_default=True, metavar="LIST", help="Sequence lengths."
-)
+@click.option("--n", default="256,512,1024,2048", show_default=True, metavar="LIST", help="Sequence lengths.")
 @click.option("--d", default="512", show_default=True, metavar="LIST", help="Widths.")
 @click.option(
     "--phase", default="both", show_default=True, metavar="forward|forward+backward|both", help="Passes."

@@ -11,13 +11,16 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 import numpy as np
 import xarray as xr
 
 from depprobe.errors import BadInput
+
+if TYPE_CHECKING:
+    from rich.table import Table
 
 LN10 = math.log(10)
 
@@ -94,7 +97,6 @@ def merged(summaries: Sequence[Summary]) -> Summary:
 def as_text(summary: Summary) -> str:
     """The table as printed on a terminal, on its side: a column for each layer."""
     from rich import box
-    from rich.console import Console
     from rich.markup import escape
     from rich.table import Table
 
@@ -104,11 +106,17 @@ def as_text(summary: Summary) -> str:
         table.add_column(escape(column[0]), justify="right", overflow="fold")
     for index, heading in enumerate(summary.headings[1:], start=1):
         table.add_row(escape(heading), *(escape(column[index]) for column in summary.columns))
-    out = io.StringIO()
     # as wide as the layers need: a table cut to a narrow terminal says less than one that wraps there
-    Console(file=out, width=40 + 30 * len(summary.columns), force_terminal=False).print(table)
-    lines = [line.rstrip() for line in out.getvalue().splitlines()]
-    return "\n".join([summary.title, *filter(None, lines)])
+    return "\n".join([summary.title, rendered(table, 40 + 30 * len(summary.columns))])
+
+
+def rendered(table: Table, width: int) -> str:
+    """A table of rich as plain text, without blank lines, for a terminal so many characters wide."""
+    from rich.console import Console
+
+    out = io.StringIO()
+    Console(file=out, width=width, force_terminal=False).print(table)
+    return "\n".join(filter(None, (line.rstrip() for line in out.getvalue().splitlines())))
 
 
 def as_csv(summary: Summary) -> str:

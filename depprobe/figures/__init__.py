@@ -6,6 +6,7 @@ writes it. To add a figure, add a file with one function of this kind.
 
 from depprobe.figures.cost import CostDrawing, SpeedupDrawing, cost, speedup
 from depprobe.figures.decay import DecayDrawing, decay
+from depprobe.figures.decision import DecisionMap, decision
 from depprobe.figures.gates import GatesDrawing, gates
 from depprobe.figures.heatmap import HeatmapDrawing, heatmap
 from depprobe.figures.lyapunov import LyapunovDrawing, lyapunov
@@ -16,6 +17,7 @@ __all__ = [
     "FORMATS",
     "CostDrawing",
     "DecayDrawing",
+    "DecisionMap",
     "GatesDrawing",
     "HeatmapDrawing",
     "LyapunovDrawing",
@@ -23,6 +25,7 @@ __all__ = [
     "SpeedupDrawing",
     "cost",
     "decay",
+    "decision",
     "format_of",
     "gates",
     "heatmap",

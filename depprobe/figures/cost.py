@@ -223,7 +223,7 @@ def _parts(
                 raise unknown(dim, str(wanted), [str(value) for value in there])
             value = (there[0] if dim == "phase" else max(there)) if wanted is None else wanted
             ds = ds.sel({dim: value}, drop=True)
-            said.append(str(value) if dim == "phase" else f"{value} thread{'s' * (value > 1)}")
+            said.append(str(value) if dim == "phase" else f"{value} thread{'s' * (int(value) > 1)}")
         if "d" in ds.dims:
             widths = ds["d"].values.tolist()
             if len(widths) == 1:

@@ -1,0 +1,227 @@
+"""The summary of costs: a column a layer and width at the longest sequence; exponents and crossovers."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import xarray as xr
+
+from depprobe.cli.output import Summary, with_error
+
+_HEADINGS = [
+    "layer",
+    "FLOPs",
+    "time",
+    "peak memory",
+    "sequential steps",
+    "path length",
+    "parallelism",
+    "one more token",
+    "time ~ n^",
+    "peak memory ~ n^",
+    "FLOPs ~ n^",
+]
+_QUANTITIES = ("time", "peak_bytes", "flops")
+_NAMES = {"time": "time", "peak_bytes": "memory", "flops": "FLOPs"}
+#: numbers of a record as they stand in the dataset
+_NUMBERS = (
+    "flops",
+    "flops_formula",
+    "time",
+    "time_low",
+    "time_high",
+    "peak_bytes",
+    "kept_bytes",
+    "parameter_bytes",
+    "process_bytes",
+    "sequential_steps",
+    "path_length",
+    "parallelism",
+    "pairs",
+    "step_time",
+    "step_time_low",
+    "step_time_high",
+    "state_bytes",
+)
+#: a count and a formula further apart than this disagree
+_GAP = 0.01
+
+
+def summary(ds: xr.Dataset) -> Summary:
+    """Table and notes of a dataset that ``depprobe.cost`` gave."""
+    rows = [row for case in _cases(ds) for row in _records(case)]
+    several = {name: len({row[name] for row in rows}) > 1 for name in ("d", "phase")}
+    return Summary(
+        _title(ds), list(_HEADINGS), [_cells(row, several) for row in rows], rows, _notes(ds, rows)
+    )
+
+
+def _cases(ds: xr.Dataset) -> list[xr.Dataset]:
+    """One dataset over layer and n for each width and phase, timed with the most threads."""
+    if "threads" in ds.dims:
+        ds = ds.sel(threads=max(ds["threads"].values.tolist()))
+    cases = [ds]
+    for dim in ("d", "phase"):
+        if dim in ds.dims:
+            cases = [one.isel({dim: i}) for one in cases for i in range(one.sizes[dim])]
+    return cases
+
+
+def _records(case: xr.Dataset) -> list[dict[str, Any]]:
+    exponents: xr.Dataset | None = None
+    if case.sizes["n"] > 1:
+        from depprobe.curves import scaling
+
+        exponents = scaling(case.drop_vars("d", errors="ignore"))
+    longest = case.sel(n=case["n"].max())
+    records = []
+    for layer in case["layer"].values:
+        one = longest.sel(layer=layer)
+        row: dict[str, Any] = {"layer": str(layer)}
+        for name, kind in (("n", int), ("d", int), ("phase", str), ("threads", int)):
+            row[name] = kind(one[name].item()) if name in one.coords else ""
+        row |= {name: float(one[name]) if name in one else math.nan for name in _NUMBERS}
+        for quantity in _QUANTITIES:
+            for part in ("scaling_n", "scaling_n_stderr"):
+                row[f"{part}_{quantity}"] = (
+                    math.nan
+                    if exponents is None or quantity not in exponents["quantity"]
+                    else exponents[part].sel(quantity=quantity, layer=layer).item()
+                )
+        records.append(row)
+    return records
+
+
+def _cells(row: dict[str, Any], several: dict[str, bool]) -> list[str]:
+    name = row["layer"] + (f" d={row['d']}" if several["d"] else "")
+    # the two passes of a layer stand in columns of their own
+    name += f" {row['phase']}" if several["phase"] else ""
+    gap = _gap(row)
+    flops = _scaled(row["flops"], "")
+    return [
+        name,
+        f"{flops} ({gap:+.1%} of formula)" if abs(gap) > _GAP else flops,
+        _quartiles(row, "time"),
+        _scaled(row["peak_bytes"], "B"),
+        _number(row["sequential_steps"]),
+        _number(row["path_length"]),
+        _number(row["parallelism"]),
+        _quartiles(row, "step_time"),
+        *(with_error(row[f"scaling_n_{q}"], row[f"scaling_n_stderr_{q}"]) for q in _QUANTITIES),
+    ]
+
+
+def _gap(row: dict[str, Any]) -> float:
+    """Share by which the count exceeds the formula; 0 where there is none."""
+    formula = row["flops_formula"]
+    return 0.0 if math.isnan(formula) or math.isnan(row["flops"]) else row["flops"] / formula - 1
+
+
+def _quartiles(row: dict[str, Any], name: str) -> str:
+    """A time and its quartiles, all in the unit of the time."""
+    value = row[name]
+    if math.isnan(value):
+        return "-"
+    factor, unit = next(((f, u) for f, u in ((1.0, "s"), (1e3, "ms")) if value * f >= 1), (1e6, "µs"))
+    low, high = (f"{row[f'{name}_{end}'] * factor:.3g}" for end in ("low", "high"))
+    return f"{value * factor:.3g} {unit} ({low} to {high})"
+
+
+def _scaled(value: float, unit: str) -> str:
+    """A number with a decimal prefix.
+
+    Examples
+    --------
+    >>> _scaled(2.1e8, "B"), _scaled(950.0, "B")
+    ('210 MB', '950 B')
+    """
+    if math.isnan(value):
+        return "-"
+    for power, prefix in ((15, "P"), (12, "T"), (9, "G"), (6, "M"), (3, "k")):
+        if value >= 0.9995 * 10**power:
+            return f"{_three(value / 10**power)} {prefix}{unit}".rstrip()
+    return f"{_three(value)} {unit}".rstrip()
+
+
+def _three(value: float) -> str:
+    return f"{value:.0f}" if value >= 99.95 else f"{value:.3g}"
+
+
+def _number(value: float) -> str:
+    return "-" if math.isnan(value) else f"{value:.0f}" if value == round(value) else f"{value:.4g}"
+
+
+def _title(ds: xr.Dataset) -> str:
+    said = [f"n = {int(ds['n'].max())}"]
+    if "d" in ds.coords:
+        said.append(f"d = {', '.join(str(d) for d in np.atleast_1d(ds['d'].values))}")
+    if "phase" in ds.dims and ds.sizes["phase"] == 1:
+        said.append(str(ds["phase"].item()))
+    if "threads" in ds.coords:
+        most = int(ds["threads"].max())
+        said.append(f"{most} thread{'s' * (most > 1)}")
+    said.append(str(ds.attrs.get("dtype", "")))
+    return f"Cost of {ds.attrs.get('layer', 'layers')}: {', '.join(filter(None, said))}, batch 1"
+
+
+def _notes(ds: xr.Dataset, rows: list[dict[str, Any]]) -> list[str]:
+    lines = [
+        "times with quartiles; memory is the most bytes of tensors alive at once, parameters and input apart"
+    ]
+    if ds.sizes["n"] > 1:
+        lengths = ds["n"].values
+        lines[0] += f"; exponents over n = {lengths.min()} to {lengths.max()}"
+        lines += _crossings(ds)
+    else:
+        lines[0] += "; one n only: no exponents, no crossovers"
+    if any(abs(_gap(row)) > _GAP for row in rows):
+        lines.append("FLOPs counted differ from a layer's formula by more than 1 %, as said beside them")
+    if ds.attrs.get("no_stream"):
+        lines.append(f"no stream: {ds.attrs['no_stream']}")
+    return lines
+
+
+def _crossings(ds: xr.Dataset) -> list[str]:
+    """Where attention becomes dearer than each other layer, a line for each quantity."""
+    from depprobe.curves import crossovers
+
+    names = [str(name) for name in ds["layer"].values]
+    attention = next((name for name in names if name.split(":")[0] == "attention"), None)
+    if attention is None or len(names) < 2:
+        return []
+    case = _cases(ds)[0]
+    found = crossovers(case.drop_vars("d", errors="ignore")).sel(layer=attention)
+    where = [f"{case['phase'].item()}"] if "phase" in case.coords else []
+    where += [f"d = {case['d'].item()}"] if "d" in case.coords else []
+    lines = []
+    for quantity in [q for q in _QUANTITIES if q in found["quantity"]]:
+        said = []
+        for other in (name for name in names if name != attention):
+            one = found.sel(quantity=quantity, other=other)
+            said.append(
+                f"{other} {_crossing(*(float(one[f'crossover{end}']) for end in ('', '_low', '_high')))}"
+            )
+        conditions = f" ({', '.join(where)})" if where else ""
+        lines.append(f"{attention} costs more {_NAMES[quantity]} than{conditions}: {'; '.join(said)}")
+    return lines
+
+
+def _crossing(at: float, low: float, high: float) -> str:
+    if math.isnan(at):
+        return "unknown"
+    words = "always" if at == 0 else "not up to the longest n" if math.isinf(at) else f"from n = {at:.0f}"
+    certain = math.isnan(low) or (at in (0, math.inf) and low == high)
+    if certain:
+        return words
+    ends = [_end(low, "below the shortest"), _end(high, "beyond the longest")]
+    return f"{words} (95 %: {ends[0]} to {ends[1]})"
+
+
+def _end(value: float, outside: str) -> str:
+    return (
+        f"{value:.0f}"
+        if 0 < value < math.inf
+        else ("below the shortest" if value == 0 else "beyond the longest")
+    )
