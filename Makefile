@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test lint bench docs clean
+.PHONY: demo test lint bench studies docs clean
 
 demo: $(VENV)/.installed
 	$(BIN)/depprobe jacobian --layer lstm --n 1000
@@ -18,6 +18,11 @@ lint: $(VENV)/.installed-test
 
 bench: $(VENV)/.installed-bench
 	$(BIN)/python benchmarks/jacobian.py
+
+# every study in turn, also after one that fails; what is made already by the code as it is stays
+studies: $(VENV)/.installed-studies
+	@failed=; for script in studies/[0-9]*.py; do $(BIN)/python $$script $(if $(QUICK),--quick) || failed="$$failed $$script"; done; \
+	if [ -n "$$failed" ]; then echo "not done:$$failed" >&2; exit 1; fi
 
 docs: $(VENV)/.installed-docs
 	OMP_NUM_THREADS=1 $(BIN)/sphinx-build -W --keep-going -q docs docs/_build/html $(SPHINXOPTS)
@@ -36,6 +41,10 @@ $(VENV)/.installed-test: $(VENV)/.installed
 
 $(VENV)/.installed-bench: $(VENV)/.installed
 	$(BIN)/python -m pip install -q -c constraints.txt -e '.[bench]'
+	touch $@
+
+$(VENV)/.installed-studies: $(VENV)/.installed
+	$(BIN)/python -m pip install -q -c constraints.txt -e '.[studies]'
 	touch $@
 
 $(VENV)/.installed-docs: $(VENV)/.installed

@@ -16,117 +16,23 @@ Numbers: d = 128, n = 300, means of 4 seeds, standard errors 0.02 (random) and 0
 
 from __future__ import annotations
 
-import math
-
 import numpy as np
-import torch
 import xarray as xr
-from _study import main
+from _study import main, quoted, report
 from matplotlib.figure import Figure
-from torch import nn
 
-import depprobe
-from depprobe import store
+from depprobe.claims.eigenvalues import CLAIM
 from depprobe.figures.style import COLOURS, GREY, PAGE, styled
-from depprobe.theory.eigenvalue import eigenvalue_rate
-from depprobe.theory.meanfield import mean_field
-from depprobe.theory.singular_bound import bound_rate
-from depprobe.vocabulary import SCHEMA_VERSION, describe
-
-NOISE = 0.3
-GAINS = (0.2, 0.35, 0.5, 0.65, 0.8, 0.9, 1.0, 1.1, 1.25, 1.5, 2.0, 2.5, 3.0)
-WEIGHTS = ("random", "orthogonal", "non-normal")
-#: standard deviation, times sqrt(d), of what the non-normal weights have above the diagonal, at gain 1
-STRENGTH = 3.0
-
-
-def weights(kind: str, gain: float, d: int, rng: np.random.Generator) -> np.ndarray:
-    """Recurrent weights (d, d) whose spectral radius is about ``gain``."""
-    random = rng.standard_normal((d, d)) / math.sqrt(d)
-    if kind == "random":
-        return gain * random
-    Q, R = np.linalg.qr(random)
-    Q = Q * np.sign(np.diag(R))
-    if kind == "orthogonal":
-        return gain * Q
-    eigenvalues = rng.uniform(-1, 1, d)
-    eigenvalues /= np.abs(eigenvalues).max()
-    above = np.triu(rng.standard_normal((d, d)), 1) * STRENGTH / math.sqrt(d)
-    return gain * Q @ (np.diag(eigenvalues) + above) @ Q.T
-
-
-def tanh_norms(W: np.ndarray, n: int, rng: np.random.Generator) -> np.ndarray:
-    """ln ||dh_t/dh_k||_F at lags 0 .. n - 1 for the last t, tanh."""
-    d = len(W)
-    module = nn.RNN(d, d, batch_first=True, bias=False, dtype=torch.float64)
-    with torch.no_grad():
-        module.weight_hh_l0.copy_(torch.from_numpy(W))
-        module.weight_ih_l0.copy_(torch.eye(d))
-    ds = depprobe.jacobian(module, NOISE * rng.standard_normal((n, d)), wrt="h")
-    return ds.log_norm.values[0, ::-1]
-
-
-def linear_norms(W: np.ndarray, n: int) -> np.ndarray:
-    """ln ||W^lag||_F at lags 0 .. n - 1, the scale carried apart."""
-    power, log, found = np.eye(len(W)), 0.0, []
-    for _ in range(n):
-        size = float(np.linalg.norm(power))
-        log += math.log(size)
-        found.append(log)
-        power = W @ (power / size)
-    return np.array(found)
-
-
-def rate(log_norms: np.ndarray) -> float:
-    """Slope of ln norm over the second third of the lags: past the transient, away from the start."""
-    lags = np.arange(len(log_norms))
-    part = slice(len(lags) // 3, 2 * len(lags) // 3)
-    return float(np.polyfit(lags[part], log_norms[part], 1)[0])
 
 
 def compute(quick: bool) -> xr.Dataset:
     """Decay rates (layer, gain, seed), nats a step; ``layer`` is the kind of recurrent weights."""
-    d, n, seeds = (48, 120, 2) if quick else (128, 300, 4)
-    shape = (len(WEIGHTS), len(GAINS), seeds)
-    tanh, linear, rho, sigma = (np.empty(shape) for _ in range(4))
-    for i, j, seed in np.ndindex(shape):
-        rng = np.random.default_rng([seed, i, j])
-        W = weights(WEIGHTS[i], GAINS[j], d, rng)
-        tanh[i, j, seed], linear[i, j, seed] = rate(tanh_norms(W, n, rng)), rate(linear_norms(W, n))
-        rho[i, j, seed], sigma[i, j, seed] = eigenvalue_rate(W), bound_rate(W)
-    field = [mean_field(gain, NOISE).exponent for gain in GAINS]
+    return CLAIM.measure(quick, report)
 
-    def of(values: np.ndarray, words: str) -> tuple[tuple[str, ...], np.ndarray, dict[str, str]]:
-        return ("layer", "gain", "seed"), values, {"long_name": words, "units": "nats per step"}
 
-    return xr.Dataset(
-        {
-            "rate_tanh": of(tanh, "decay rate of dh_t/dh_k, tanh"),
-            "rate_linear": of(linear, "decay rate of dh_t/dh_k, linear"),
-            "log_rho": of(rho, "natural log of the spectral radius"),
-            "log_sigma": of(sigma, "natural log of the largest singular value"),
-            "rate_mean_field": (
-                "gain",
-                np.array(field),
-                {"long_name": "mean-field exponent ln(chi) / 2, random weights", "units": "nats per step"},
-            ),
-        },
-        coords={
-            "layer": ("layer", list(WEIGHTS), {"long_name": "kind of recurrent weights", "units": "1"}),
-            "gain": ("gain", list(GAINS), describe("gain")),
-            "seed": ("seed", np.arange(seeds), describe("seed")),
-        },
-        attrs={
-            "title": "Decay of gradients against the largest eigenvalue",
-            "n": n,
-            "d": d,
-            "noise": NOISE,
-            "dtype": "float64",
-            "depprobe_version": depprobe.__version__,
-            "schema_version": SCHEMA_VERSION,
-            "provenance": store.provenance("studies/02_eigenvalues.py" + (" --quick" if quick else "")),
-        },
-    )
+def summary(ds: xr.Dataset) -> dict[str, float]:
+    """The numbers of the verdict."""
+    return quoted(CLAIM.judge(ds))
 
 
 def plot(ds: xr.Dataset) -> Figure:
@@ -162,4 +68,4 @@ def plot(ds: xr.Dataset) -> Figure:
 
 
 if __name__ == "__main__":
-    main(compute, plot, "02_eigenvalues")
+    main(compute, plot, summary, __file__, checks=CLAIM.checks, tolerance=1e-3)

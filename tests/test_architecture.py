@@ -34,7 +34,10 @@ ORDER = (
     ("__main__",),
 )
 RANK = {component: rank for rank, line in enumerate(ORDER) for component in line}
-WITHOUT_TORCH = tuple("vocabulary errors registry complexity inputs store curves theory figures cli".split())
+WITHOUT_TORCH = {
+    *("errors", "vocabulary", "registry", "complexity", "inputs"),
+    *("store", "curves", "theory", "figures", "cli"),
+}
 #: packages of one idea a file, which know nothing of each other
 SIBLINGS = ("layers", "probes")
 UNPICKLERS = {"pickle", "_pickle", "cloudpickle", "dill", "joblib", "marshal", "shelve"}

@@ -227,8 +227,8 @@ CLAIM = Claim(
         "of W is below 1 it decays exponentially."
     ),
     rule=(
-        "The product is confirmed if its norms equal the probe's within 1e-4 in ln. Sufficiency is refuted by "
-        "one kind of weights and gain with rho < 1 whose mean rate exceeds 0 by two standard errors; "
+        "The product is confirmed if its norms equal the probe's within 1e-4 in ln. Sufficiency is refuted "
+        "by one kind of weights and gain with rho < 1 whose mean rate exceeds 0 by two standard errors; "
         "necessity by one with rho > 1 whose rate is below 0 by two. The rate is ln rho if it is within "
         "0.1 nats a step everywhere; qualified if that holds for the linear recurrence only."
     ),

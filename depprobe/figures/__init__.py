@@ -12,9 +12,11 @@ from depprobe.figures.heatmap import HeatmapDrawing, heatmap
 from depprobe.figures.lyapunov import LyapunovDrawing, lyapunov
 from depprobe.figures.saving import FORMATS, format_of, save
 from depprobe.figures.spectrum import SpectrumDrawing, spectrum
+from depprobe.figures.venue import VENUES, venue
 
 __all__ = [
     "FORMATS",
+    "VENUES",
     "CostDrawing",
     "DecayDrawing",
     "DecisionMap",
@@ -33,4 +35,5 @@ __all__ = [
     "save",
     "spectrum",
     "speedup",
+    "venue",
 ]

@@ -5,7 +5,9 @@ Colours: Okabe and Ito 2008, https://jfly.uni-koeln.de/color/.
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
+from contextvars import ContextVar
 from typing import Any
 
 import matplotlib
@@ -59,9 +61,23 @@ RC: Any = {
 }
 
 
+#: what a venue asks for beyond RC
+_ASKED: ContextVar[dict[str, Any] | None] = ContextVar("asked", default=None)
+
+
 def styled() -> AbstractContextManager[None]:
     """Context in which figures are drawn and saved; the caller's own settings come back after it."""
-    return matplotlib.rc_context(RC)
+    return matplotlib.rc_context(RC | (_ASKED.get() or {}))
+
+
+@contextmanager
+def asked(settings: dict[str, Any]) -> Iterator[None]:
+    """Context in which ``styled`` puts these settings of matplotlib over its own."""
+    token = _ASKED.set(settings)
+    try:
+        yield
+    finally:
+        _ASKED.reset(token)
 
 
 def figure_of(ax: Axes) -> Figure:

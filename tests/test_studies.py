@@ -1,0 +1,201 @@
+"""Studies: each runs in its quick version, gives its frozen numbers again and breaks no truth."""
+
+from __future__ import annotations
+
+import ast
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import xarray as xr
+from matplotlib.figure import Figure
+
+from depprobe import store
+from depprobe.errors import BadInput
+
+STUDIES = Path(__file__).parent.parent / "studies"
+SCRIPTS = sorted(STUDIES.glob("[0-9][0-9]_*.py"))
+
+
+def run(script: Path, *words: str) -> subprocess.CompletedProcess[str]:
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(STUDIES.parent), *sys.path])}
+    command = [sys.executable, str(script), *words]
+    return subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+
+
+def module_of(path: Path):
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture
+def study(monkeypatch):
+    monkeypatch.syspath_prepend(STUDIES)
+    return module_of(STUDIES / "_study.py")
+
+
+@pytest.fixture
+def sources(monkeypatch):
+    monkeypatch.syspath_prepend(STUDIES)
+    return module_of(STUDIES / "_sources.py")
+
+
+@pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.stem)
+def test_quick_version_gives_the_frozen_numbers(script, tmp_path):
+    assert (STUDIES / "frozen" / f"{script.stem}.json").exists()
+    done = run(script, "--quick", "--out", str(tmp_path))
+    assert done.returncode == 0, done.stderr
+    written = [tmp_path / f"{script.stem}{suffix}" for suffix in (".nc", ".pdf", ".png")]
+    assert done.stdout.split() == [str(path) for path in written]
+    assert all(path.stat().st_size > 5000 for path in written)
+    facts = json.loads(written[0].with_suffix(".json").read_text())
+    assert facts["mode"] == "quick"
+    assert f"studies/{script.name}" in facts["sources"]
+    assert any(name.startswith("depprobe/operators/") for name in facts["sources"])
+
+
+@pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.stem)
+def test_docstring_asks_and_answers(script):
+    text = ast.get_docstring(ast.parse(script.read_text(encoding="utf-8")))
+    title, _, rest = text.partition("\n")
+    assert title.endswith("?")
+    assert "Answer: " in rest
+
+
+#: a study that says on stderr when it computes
+TOY = '''"""Is one one?
+
+Answer: yes.
+"""
+import sys
+import xarray as xr
+from _study import main
+from matplotlib.figure import Figure
+from depprobe import store
+
+def compute(quick):
+    print("computing", file=sys.stderr)
+    return xr.Dataset({"one": 1.0}, attrs={"provenance": store.provenance("toy")})
+
+def plot(ds):
+    figure = Figure(figsize=(6.9, 3.0))
+    figure.text(0.5, 0.5, "one")
+    return figure
+
+def summary(ds):
+    return {"one": float(ds["one"])}
+
+def checks(ds):
+    return [] if float(ds["one"]) == 1 else ["one is not one"]
+
+if __name__ == "__main__":
+    main(compute, plot, summary, __file__, checks=checks)
+'''
+
+
+@pytest.fixture
+def toy(tmp_path):
+    for name in ("_study.py", "_sources.py"):
+        (tmp_path / name).write_text((STUDIES / name).read_text())
+    script = tmp_path / "01_toy.py"
+    script.write_text(TOY)
+    return script
+
+
+def test_only_what_changed_is_computed_again(toy):
+    assert "computing" in run(toy, "--quick").stderr
+    data = toy.parent / "out" / "quick" / "01_toy.nc"
+    before = data.read_bytes()
+    assert "computing" not in run(toy, "--quick").stderr
+    assert not (toy.parent / "out" / "01_toy.nc").exists()
+
+    toy.write_text(
+        TOY.replace("Is one one?", "Is it?").replace('"one")\n    return f', '"uno")\n    return f')
+    )
+    assert "computing" not in run(toy, "--quick").stderr
+    toy.write_text(TOY.replace("1.0}", "2 - 1.0}"))
+    assert "computing" in run(toy, "--quick").stderr
+    assert data.read_bytes()[:4] == before[:4]
+
+    data.write_bytes(data.read_bytes()[:-9])
+    assert "computing" in run(toy, "--quick").stderr
+    assert "computing" in run(toy, "--quick", "--fresh").stderr
+
+
+def test_frozen_numbers_and_checks(toy):
+    assert run(toy, "--quick", "--freeze").returncode == 0
+    frozen = toy.parent / "frozen" / "01_toy.json"
+    assert json.loads(frozen.read_text())["numbers"] == {"one": 1.0}
+    assert run(toy, "--quick").returncode == 0
+    toy.write_text(TOY.replace("1.0}", "1.1}"))
+    done = run(toy, "--quick")
+    assert done.returncode == 3
+    assert "check failed: one is not one" in done.stderr
+    assert "check failed: one is 1.1, not 1 within 1e-06" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--plot"], "01_toy: cannot read"),
+        (["--freeze"], "--freeze goes with --quick"),
+        (["--quick", "--venue", "nature"], "invalid choice: 'nature'"),
+    ],
+)
+def test_wrong_calls_are_one_clear_line(toy, words, said):
+    done = run(toy, *words)
+    assert done.returncode == 2
+    assert said in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_marks_follow_what_a_source_does(sources):
+    one = "def compute(quick):\n    return 1\n"
+    assert sources.mark(one) == sources.mark('"""About."""\n# why\n' + one + "def plot(ds):\n    pass\n")
+    assert sources.mark(one) != sources.mark(one.replace("1", "2"))
+
+
+def test_differences_name_each_number(study):
+    frozen = {"relative_tolerance": 0.01, "numbers": {"rate": 2.0, "none": float("nan"), "zero": 0.0}}
+    assert study.differences(frozen, {"rate": 2.01, "none": float("nan"), "zero": 0.0}) == []
+    said = study.differences(frozen, {"rate": 2.1, "none": 1.0, "zero": 0.0, "new": 1.0})
+    assert [line.split()[0] for line in said] == ["new", "rate", "none"]
+
+
+@pytest.mark.parametrize(("name", "page", "column"), [("icml", 6.75, 3.25), ("neurips", 5.5, 5.5)])
+def test_figures_have_the_width_of_the_venue(name, page, column):
+    from depprobe.figures.style import COLUMN, PAGE, styled
+    from depprobe.figures.venue import venue
+
+    with venue(name) as fitted:
+        for drawn, printed in ((PAGE, page), (COLUMN, column)):
+            figure = fitted(Figure(figsize=(drawn, 3.0)))
+            assert figure.get_size_inches() == pytest.approx([printed, 3.0 * printed / drawn])
+        with styled():
+            import matplotlib
+
+            assert matplotlib.rcParams["font.family"] == ["STIXGeneral"]
+    with styled():
+        import matplotlib
+
+        assert matplotlib.rcParams["font.family"] == ["DejaVu Sans"]
+
+
+def test_an_unknown_venue_names_the_known():
+    from depprobe.figures.venue import venue
+
+    with pytest.raises(BadInput, match="unknown venue 'icmi'; did you mean 'icml'"), venue("icmi"):
+        pass
+
+
+def test_a_stored_dataset_is_read_back(toy):
+    run(toy, "--quick")
+    ds = store.load(toy.parent / "out" / "quick" / "01_toy.nc")
+    assert isinstance(ds, xr.Dataset)
+    assert float(ds["one"]) == 1.0
