@@ -1,14 +1,13 @@
 """The studies as gallery pages: the docstring as text, the figure as its script draws it.
 
 A study writes through its own ``main``, so each one runs here as the command a reader would type. Where
-``studies/out`` holds its dataset the figure is drawn from that (``--plot``), else from ``--quick``; what was
-drawn is kept until the script or its dataset changes.
+``studies/out`` holds its dataset the figure is drawn from that (``--plot``), else from ``--quick``, which
+computes again only what has changed.
 """
 
 from __future__ import annotations
 
 import ast
-import hashlib
 import os
 import re
 import shutil
@@ -51,29 +50,24 @@ def as_rst(text: str) -> str:
 
 
 def run(script: Path) -> str:
-    """Draw the picture of a study unless it is drawn already; the words that say from what."""
-    data, kept = STUDIES / "out" / f"{script.stem}.nc", KEPT / f"{script.stem}.nc"
+    """Draw the picture of a study; the words that say from what."""
+    data = STUDIES / "out" / f"{script.stem}.nc"
     stored = data.exists()
-    facts = [script.read_bytes(), (STUDIES / "_study.py").read_bytes()]
-    key = hashlib.sha256(b"".join([*facts, data.read_bytes() if stored else b"quick"])).hexdigest()
-    remembered = KEPT / f"{script.stem}.key"
-    if not (remembered.exists() and remembered.read_text() == key and kept.with_suffix(".png").exists()):
-        KEPT.mkdir(parents=True, exist_ok=True)
-        if stored:
-            shutil.copyfile(data, kept)
-        how = "--plot" if stored else "--quick"
-        log.info("drawing %s %s", script.name, how)
-        command = [sys.executable, str(script), how, "--out", str(KEPT)]
-        paths = [str(DOCS.parent), *filter(None, [os.environ.get("PYTHONPATH")])]
-        environment = os.environ | {"PYTHONPATH": os.pathsep.join(paths)}
-        done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
-        if done.returncode:
-            raise ExtensionError(f"{script.name} {how} failed:\n{done.stderr}")
-        remembered.write_text(key)
+    folder, how = (KEPT / "stored", "--plot") if stored else (KEPT / "quick", "--quick")
+    folder.mkdir(parents=True, exist_ok=True)
+    if stored:
+        shutil.copyfile(data, folder / data.name)
+    log.info("drawing %s %s", script.name, how)
+    command = [sys.executable, str(script), how, "--out", str(folder)]
+    paths = [str(DOCS.parent), *filter(None, [os.environ.get("PYTHONPATH")])]
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(paths)}
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+    if done.returncode:
+        raise ExtensionError(f"{script.name} {how} failed:\n{done.stderr}")
     PICTURES.mkdir(parents=True, exist_ok=True)
-    picture = PICTURES / f"{script.stem}.png"
-    if not picture.exists() or picture.read_bytes() != kept.with_suffix(".png").read_bytes():
-        shutil.copyfile(kept.with_suffix(".png"), picture)
+    drawn, picture = folder / f"{script.stem}.png", PICTURES / f"{script.stem}.png"
+    if not picture.exists() or picture.read_bytes() != drawn.read_bytes():
+        shutil.copyfile(drawn, picture)
     return "the dataset in studies/out" if stored else "the quick version"
 
 
