@@ -29,7 +29,7 @@ def machine() -> dict[str, str | int]:
         "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1,
         "ram_bytes": _ram(),
         "system": f"{platform.system()} {platform.machine()}",
-        "torch": torch.__version__,
+        "torch": str(torch.__version__),
         "blas": found[1] if found else "unknown",
         "capability": torch.backends.cpu.get_cpu_capability(),
     }
