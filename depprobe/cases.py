@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -35,6 +35,60 @@ class Case:
     x: Tensor
     batched: bool = False
     projected: bool = False
+
+
+class Cases(NamedTuple):
+    """What one call measures: a label for each layer, a seed for each draw, and their cases in that order."""
+
+    labels: list[str]
+    seeds: list[int]
+    cases: list[Case]
+
+    @property
+    def named(self) -> str:
+        """The layers in one line."""
+        return ", ".join(self.labels)
+
+
+def cases_of(
+    target: nn.Module | str | Sequence[str],
+    x: Any,
+    *,
+    n: int,
+    d: int,
+    samples: int,
+    seeds: int,
+    seed: int,
+    dtype: str,
+    device: str,
+    memory: int,
+) -> Cases:
+    """Cases of a user's module at x, or of named layers at noise, at a ``Source`` or at data.
+
+    Raises
+    ------
+    BadInput : fewer than one sample or seed, no layer, one twice, or what the module or a layer refuses.
+    OverBudget : input or weights that would not fit.
+    """
+    if samples < 1 or seeds < 1:
+        raise BadInput(f"samples and seeds must be at least 1, not {samples} and {seeds}")
+    if isinstance(target, nn.Module):
+        return Cases([type(target).__name__], [seed], cases_of_module(target, x))
+    labels = labels_of(target)
+    drawn = list(range(seed, seed + seeds))
+    if x is None or isinstance(x, Source):
+        require_room(labels, x or Source("noise"), n, d, samples, seeds, dtype, memory)
+    return Cases(labels, drawn, cases_of_specs(labels, x, n, d, samples, drawn, dtype, device))
+
+
+def labels_of(specs: str | Sequence[str]) -> list[str]:
+    """Spec strings as they are written in labels, each once; raises ``BadInput`` for none or one twice."""
+    labels = [str(Spec.parse(text)) for text in ([specs] if isinstance(specs, str) else specs)]
+    if not labels:
+        raise BadInput("no layer was given; see depprobe layers")
+    if len(set(labels)) < len(labels):
+        raise BadInput(f"a layer is given twice: {', '.join(labels)}")
+    return labels
 
 
 def cases_of_module(module: nn.Module, x: Any) -> list[Case]:

@@ -19,8 +19,10 @@ Complex = NDArray[np.complex128]
 _BLOCK = 32
 #: bytes that the vectors of one batch of z may take
 _BATCH_BYTES = 32 << 20
-#: steps after which the iteration stops, and the relative change at which it may stop earlier
-_STEPS, _TOLERANCE = 30, 1e-4
+#: steps after which the iteration stops, and the residual at which it may stop earlier: an eigenvalue of
+#: (A^H A)^-1 lies so near, relative to it. A small change from step to step would not tell: where the
+#: eigenvalues are close the iteration rests and goes on
+_STEPS, _TOLERANCE = 60, 1e-3
 
 
 def smallest_singular_values(T: Complex, z: Complex) -> Real:
@@ -56,27 +58,27 @@ def _smallest(T: Complex, z: Complex, floor: float) -> Real:
     before, beta = np.zeros_like(v), np.zeros(len(z))
     alphas: list[Real] = []
     betas: list[Real] = []
-    last = np.zeros(len(z))
     with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
-        for step in range(min(_STEPS, d + 2)):
+        for _ in range(min(_STEPS, d + 2)):
             w = _solve(T, pivots, _solve_adjoint(T, pivots, v)) - beta * before
             alpha = np.real(np.sum(v.conj() * w, axis=0))
             w -= alpha * v
             alphas.append(alpha)
-            top = _top(alphas, betas)
-            change = np.abs(top - last) > _TOLERANCE * top
+            top, end = _top(alphas, betas)
             beta = np.linalg.norm(w, axis=0)
-            if step > 1 and not change[np.isfinite(top)].any():
+            if not (beta * end > _TOLERANCE * top)[np.isfinite(top)].any():
                 break
-            last = top
             betas.append(beta)
             before, v = v, w / np.where(beta > 0, beta, 1.0)
         # beyond the floats: 1 / sigma^2 overflows where sigma is far below round-off
         return np.where(np.isfinite(top) & (top > 0), 1 / np.sqrt(np.abs(top)), 0.0)
 
 
-def _top(alphas: list[Real], betas: list[Real]) -> Real:
-    """Largest eigenvalue of the tridiagonal matrix at each z; inf where an entry is not finite."""
+def _top(alphas: list[Real], betas: list[Real]) -> tuple[Real, Real]:
+    """Largest eigenvalue of the tridiagonal matrix at each z, and |last entry| of its eigenvector.
+
+    The eigenvalue is inf where an entry is not finite.
+    """
     size, count = len(alphas), len(alphas[0])
     matrix = np.zeros((count, size, size))
     index = np.arange(size)
@@ -84,10 +86,11 @@ def _top(alphas: list[Real], betas: list[Real]) -> Real:
     if betas:
         matrix[:, index[1:], index[:-1]] = np.stack(betas, 1)
     finite = np.isfinite(matrix).all((1, 2))
-    top = np.full(count, np.inf)
+    top, end = np.full(count, np.inf), np.ones(count)
     if finite.any():
-        top[finite] = np.linalg.eigvalsh(matrix[finite])[:, -1]
-    return top
+        values, vectors = np.linalg.eigh(matrix[finite])
+        top[finite], end[finite] = values[:, -1], np.abs(vectors[:, -1, -1])
+    return top, end
 
 
 def _solve(T: Complex, pivots: Complex, b: Complex) -> Complex:

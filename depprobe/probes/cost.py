@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 import depprobe
 from depprobe import store
-from depprobe.cases import DTYPES, cases_of_module, cases_of_specs, require_room
+from depprobe.cases import DTYPES, cases_of_module, cases_of_specs, labels_of, require_room
 from depprobe.costs.machine import machine
 from depprobe.costs.memory import predicted_bytes
 from depprobe.costs.passes import PHASES
@@ -143,11 +143,7 @@ def cost(
     else:
         if x is not None:
             raise BadInput("named layers take noise: leave out x, or give a module")
-        labels = [str(Spec.parse(text)) for text in _listed(target, str)]
-        lengths, widths = _sizes("n", n, 2), _sizes("d", d, 1)
-        if not labels:
-            raise BadInput("no layer was given; see depprobe layers")
-        _unique("layer", labels)
+        labels, lengths, widths = labels_of(target), _sizes("n", n, 2), _sizes("d", d, 1)
         for label, width in product(labels, widths):
             _require_room(label, lengths, width, wanted, seed, dtype, budget)
         coords = {"layer": labels, "n": lengths, "d": widths}

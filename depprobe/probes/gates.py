@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 import depprobe
 from depprobe import store
-from depprobe.cases import Case, cases_of_module, cases_of_specs, require_room
+from depprobe.cases import Case, cases_of
 from depprobe.errors import BadInput
 from depprobe.inputs import Source
 from depprobe.operators.budget import DEFAULT_MEMORY, parse_bytes, require
@@ -29,7 +29,6 @@ from depprobe.operators.chain_norms import chain_norms
 from depprobe.operators.chains import step_chains
 from depprobe.operators.table import is_plain
 from depprobe.operators.targets import wanted_positions
-from depprobe.registry import Spec
 from depprobe.vocabulary import SCHEMA_VERSION, describe
 
 #: called with (cases done, cases in all, what is under way)
@@ -112,23 +111,20 @@ def gates(
     (('source',), 4, True)
     """
     budget = parse_bytes(memory) if isinstance(memory, str) else memory
-    if samples < 1 or seeds < 1:
-        raise BadInput(f"samples and seeds must be at least 1, not {samples} and {seeds}")
     if not 0 <= tolerance < 1:
         raise BadInput(f"tolerance must lie in [0, 1), not {tolerance}")
-    if isinstance(module, nn.Module):
-        labels, seed_values = [type(module).__name__], [seed]
-        cases = cases_of_module(module, x)
-    else:
-        labels = [str(Spec.parse(text)) for text in ([module] if isinstance(module, str) else module)]
-        seed_values = list(range(seed, seed + seeds))
-        if x is None or isinstance(x, Source):
-            require_room(labels, x or Source("noise"), n, d, samples, seeds, dtype, budget)
-        cases = cases_of_specs(labels, x, n, d, samples, seed_values, dtype, device)
-    if not labels:
-        raise BadInput("no layer was given; see depprobe layers")
-    if len(set(labels)) < len(labels):
-        raise BadInput(f"a layer is given twice: {', '.join(labels)}")
+    labels, seed_values, cases = cases_of(
+        module,
+        x,
+        n=n,
+        d=d,
+        samples=samples,
+        seeds=seeds,
+        seed=seed,
+        dtype=dtype,
+        device=device,
+        memory=budget,
+    )
     length = cases[0].x.shape[0]
     at = wanted_positions(target, length)
     if len(at) != 1:

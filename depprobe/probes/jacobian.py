@@ -19,14 +19,13 @@ from torch import Tensor, nn
 
 import depprobe
 from depprobe import store
-from depprobe.cases import Case, cases_of_module, cases_of_specs, require_room
-from depprobe.errors import BadInput, unknown
+from depprobe.cases import Case, cases_of
+from depprobe.errors import unknown
 from depprobe.inputs import Source
 from depprobe.labelling import Result, labelled, stacked
 from depprobe.operators import temporal_jacobian
 from depprobe.operators.budget import DEFAULT_MEMORY, parse_bytes, require
 from depprobe.operators.targets import nearest_outputs, wanted_positions
-from depprobe.registry import Spec
 from depprobe.resume import Finished
 from depprobe.vocabulary import NORMS, SCHEMA_VERSION
 
@@ -103,21 +102,19 @@ def jacobian(
     if norm not in NORMS:
         raise unknown("norm", norm, NORMS)
     budget = parse_bytes(memory) if isinstance(memory, str) else memory
-    if samples < 1 or seeds < 1:
-        raise BadInput(f"samples and seeds must be at least 1, not {samples} and {seeds}")
-    if isinstance(module, nn.Module):
-        labels, seed_values = [type(module).__name__], [seed]
-        cases = cases_of_module(module, x)
-    else:
-        labels = [str(Spec.parse(text)) for text in ([module] if isinstance(module, str) else module)]
-        seed_values = list(range(seed, seed + seeds))
-        if x is None or isinstance(x, Source):
-            require_room(labels, x or Source("noise"), n, d, samples, seeds, dtype, budget)
-        cases = cases_of_specs(labels, x, n, d, samples, seed_values, dtype, device)
-    if not labels:
-        raise BadInput("no layer was given; see depprobe layers")
-    if len(set(labels)) < len(labels):
-        raise BadInput(f"a layer is given twice: {', '.join(labels)}")
+    measured = cases_of(
+        module,
+        x,
+        n=n,
+        d=d,
+        samples=samples,
+        seeds=seeds,
+        seed=seed,
+        dtype=dtype,
+        device=device,
+        memory=budget,
+    )
+    labels, seed_values, cases = measured
 
     options = {"wrt": wrt, "method": method, "tolerance": tolerance, "probes": probes, "memory": budget}
     length = cases[0].x.shape[0]

@@ -10,6 +10,7 @@ Source: Benettin et al. 1980, Shimada and Nagashima 1979; for recurrent networks
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -20,7 +21,7 @@ from torch import Tensor, nn
 
 import depprobe
 from depprobe import store
-from depprobe.cases import Case, cases_of_module, cases_of_specs, require_room
+from depprobe.cases import Case, cases_of
 from depprobe.curves.exponents import stops_of
 from depprobe.curves.growth import exponents_of
 from depprobe.errors import BadInput, unknown
@@ -31,7 +32,6 @@ from depprobe.operators.growth import Growth
 from depprobe.operators.maps import map_stretches
 from depprobe.operators.table import check, is_plain
 from depprobe.operators.trajectory import Recurrence
-from depprobe.registry import Spec
 from depprobe.vocabulary import DRIVES, SCHEMA_VERSION
 
 Progress = Callable[[float, int, str], None]
@@ -100,29 +100,25 @@ def lyapunov(
     if drive not in DRIVES:
         raise unknown("drive", drive, DRIVES)
     budget = parse_bytes(memory) if isinstance(memory, str) else memory
-    if samples < 1 or seeds < 1:
-        raise BadInput(f"samples and seeds must be at least 1, not {samples} and {seeds}")
-    if drive == "none" and x is not None and not isinstance(x, Source):
-        raise BadInput("drive='none' takes no input: leave out x, or use drive='input'")
-    if isinstance(module, nn.Module):
-        labels, seed_values = [type(module).__name__], [seed]
-        if drive == "none":
-            _recurrent(module, labels[0])
-            x = np.zeros((samples, n, module.input_size))
-        cases = cases_of_module(module, x)
-    else:
-        labels = [str(Spec.parse(text)) for text in ([module] if isinstance(module, str) else module)]
-        seed_values = list(range(seed, seed + seeds))
-        if drive == "none":
-            require_room(labels, Source("noise"), n, d, samples, seeds, dtype, budget)
-            x = np.zeros((samples, n, d))
-        elif x is None or isinstance(x, Source):
-            require_room(labels, x or Source("noise"), n, d, samples, seeds, dtype, budget)
-        cases = cases_of_specs(labels, x, n, d, samples, seed_values, dtype, device)
-    if not labels:
-        raise BadInput("no layer was given; see depprobe layers")
-    if len(set(labels)) < len(labels):
-        raise BadInput(f"a layer is given twice: {', '.join(labels)}")
+    if drive == "none":
+        if x is not None and not isinstance(x, Source):
+            raise BadInput("drive='none' takes no input: leave out x, or use drive='input'")
+        if isinstance(module, nn.Module):
+            x = np.zeros((max(samples, 0), n, _recurrent(module, type(module).__name__).input_size))
+    labels, seed_values, cases = cases_of(
+        module,
+        x,
+        n=n,
+        d=d,
+        samples=samples,
+        seeds=seeds,
+        seed=seed,
+        dtype=dtype,
+        device=device,
+        memory=budget,
+    )
+    if drive == "none":
+        cases = [replace(case, x=torch.zeros_like(case.x)) for case in cases]
     length = len(cases[0].x)
     before = warmup_of(warmup, length)
     stops = stops_of(length - before)

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 import depprobe
 from depprobe import store
-from depprobe.cases import Case, cases_of_module, cases_of_specs, require_room
+from depprobe.cases import Case, cases_of
 from depprobe.errors import BadInput
 from depprobe.inputs import Source
 from depprobe.operators.budget import DEFAULT_MEMORY, parse_bytes, require
@@ -30,7 +30,6 @@ from depprobe.operators.pseudospectrum import smallest_singular_values
 from depprobe.operators.recurrent_weights import named_weights, recurrent_weights
 from depprobe.operators.spectra import DENSE, Spectrum, leading_spectrum, spectrum_of
 from depprobe.operators.square_matrices import SquareMatrix, step_matrices, weight_matrices
-from depprobe.registry import Spec
 from depprobe.vocabulary import SCHEMA_VERSION, describe
 
 #: called with (cases done, cases in all, what is under way)
@@ -116,27 +115,26 @@ def spectrum(
     """
     budget = parse_bytes(memory) if isinstance(memory, str) else memory
     _check(weight, steps, powers, grid, dense, seeds)
-    if isinstance(module, nn.Module):
+    along = steps is not None
+    if isinstance(module, nn.Module) and not along:
         labels = [type(module).__name__]
-        cases = (
-            cases_of_module(module, x)
-            if steps is not None
-            else [Case(labels[0], seed, lambda: module, Tensor())]
-        )
-        if len(cases) > 1:
-            raise BadInput(f"steps are taken along one input (n, d), not along {len(cases)} samples")
+        cases = [Case(labels[0], seed, lambda: module, Tensor())]
     else:
-        labels = [str(Spec.parse(text)) for text in ([module] if isinstance(module, str) else module)]
         # weights need no input: the shortest noise stands in for it
-        given = x if steps is not None else Source("noise")
-        length = n if steps is not None else 2
-        if given is None or isinstance(given, Source):
-            require_room(labels, given or Source("noise"), length, d, 1, seeds, dtype, budget)
-        cases = cases_of_specs(labels, given, length, d, 1, list(range(seed, seed + seeds)), dtype, device)
-    if not labels:
-        raise BadInput("no layer was given; see depprobe layers")
-    if len(set(labels)) < len(labels):
-        raise BadInput(f"a layer is given twice: {', '.join(labels)}")
+        labels, _, cases = cases_of(
+            module,
+            x if along else None,
+            n=n if along else 2,
+            d=d,
+            samples=1,
+            seeds=seeds,
+            seed=seed,
+            dtype=dtype,
+            device=device,
+            memory=budget,
+        )
+        if isinstance(module, nn.Module) and len(cases) > 1:
+            raise BadInput(f"steps are taken along one input (n, d), not along {len(cases)} samples")
 
     names = [weight] if isinstance(weight, str) else weight
     matrices, matrix_seeds = [], []
