@@ -1,0 +1,66 @@
+"""Files that are whole or as they were: written under a temporary name in the same folder, then renamed."""
+
+from __future__ import annotations
+
+import os
+import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from depprobe.errors import BadInput, DepprobeError
+
+
+@contextmanager
+def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
+    """Give a temporary name in the folder of ``path``; rename it to ``path`` if the block succeeds.
+
+    If the block raises anything, an interrupt included, the temporary file goes and ``path`` stays as it was.
+
+    Parameters
+    ----------
+    path : the file to make or replace; parent folders are made, symbolic links followed.
+
+    Raises
+    ------
+    BadInput : the folder cannot be made or written, or the path is something other than a file.
+    DepprobeError : the block failed to write.
+
+    Examples
+    --------
+    >>> import pathlib, tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     with replacing(folder + "/table.csv") as temporary:
+    ...         _ = temporary.write_text("lag,norm")
+    ...     [file.name for file in pathlib.Path(folder).iterdir()]
+    ['table.csv']
+    """
+    final = Path(os.path.realpath(path))
+    # short whatever the final name, which may use the full length a file system allows
+    temporary = final.with_name(f".{secrets.token_hex(8)}.tmp")
+    try:
+        if final.exists() and not final.is_file():
+            raise BadInput(f"cannot write {str(path)!r}: it is {'a folder' if final.is_dir() else 'no file'}")
+        final.parent.mkdir(parents=True, exist_ok=True)
+        temporary.touch(exist_ok=False)
+    except OSError as error:
+        raise BadInput(f"cannot write {str(path)!r}: {reason_of(error)}") from error
+    try:
+        try:
+            yield temporary
+            temporary.replace(final)
+        except OSError as error:
+            raise DepprobeError(f"could not write {str(path)!r}: {reason_of(error)}") from error
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def reason_of(error: OSError) -> str:
+    """What the system says of it, as one phrase."""
+    return error.strerror.lower() if error.strerror else one_line(error)
+
+
+def one_line(error: Exception) -> str:
+    """The message on one line, cut where it is long."""
+    text = " ".join(str(error).split()) or type(error).__name__
+    return text if len(text) <= 200 else text[:197] + "..."

@@ -1,0 +1,126 @@
+"""Save and load: netCDF-4 through ``h5netcdf``, whole or not at all.
+
+The same dataset gives the same bytes: nothing in a file depends on the time, the machine or the path.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import xarray as xr
+
+from depprobe.errors import BadInput
+from depprobe.store.atomic import one_line, reason_of, replacing
+from depprobe.store.storable import first_unstorable
+
+#: smaller variables gain nothing from compression, and HDF5 cannot compress scalars
+_COMPRESS_FROM = 1024
+#: compressed data carry a checksum too, so damage is an error instead of wrong numbers
+_COMPRESSION = {"zlib": True, "complevel": 4, "shuffle": True}
+
+
+def save(ds: xr.Dataset, path: str | os.PathLike[str]) -> Path:
+    """Write a dataset to one netCDF-4 file, whole or not at all.
+
+    Parameters
+    ----------
+    ds : the dataset; variables are real numbers or strings, attributes are real numbers, strings or
+        flat lists of either. A list of one element is read back as that element.
+    path : where to write; parent folders are made, an existing file is replaced.
+
+    Returns
+    -------
+    The path, as given.
+
+    Raises
+    ------
+    BadInput : netCDF cannot hold a variable or attribute, or the folder cannot be written.
+    DepprobeError : writing failed midway, for instance on a full disk; the path is as it was before.
+
+    Examples
+    --------
+    >>> import tempfile, xarray as xr
+    >>> ds = xr.Dataset({"log_norm": ("target", [-1.5])}, attrs={"n": 10})
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     load(save(ds, folder + "/runs/a.nc")).identical(ds)
+    True
+    """
+    refusal = first_unstorable(ds)
+    if refusal:
+        raise BadInput(f"cannot store the dataset: {refusal}")
+    # a dataset that was loaded remembers how its file was packed, which must not leak into the next file
+    plain = ds.drop_encoding()
+    encoding: dict[Any, dict[str, Any]] = {
+        name: {"_FillValue": None} | (_COMPRESSION if variable.size >= _COMPRESS_FROM else {})
+        for name, variable in plain.variables.items()
+        if variable.dtype.kind in "iuf"
+    }
+    with replacing(path) as temporary:
+        try:
+            plain.to_netcdf(temporary, mode="w", format="NETCDF4", engine="h5netcdf", encoding=encoding)
+        except (AttributeError, NotImplementedError, TypeError, ValueError) as error:
+            raise BadInput(f"cannot store the dataset: {one_line(error)}") from error
+    return Path(path)
+
+
+def load(path: str | os.PathLike[str]) -> xr.Dataset:
+    """Read a netCDF-4 file fully into memory and close it.
+
+    Parameters
+    ----------
+    path : a file that ``save`` or another netCDF-4 program wrote.
+
+    Returns
+    -------
+    The dataset, its attributes as Python numbers, strings and lists.
+
+    Raises
+    ------
+    BadInput : the file is missing, truncated, damaged or not netCDF-4; the message names path and fault.
+
+    Examples
+    --------
+    >>> load("no/such/file.nc")
+    Traceback (most recent call last):
+    depprobe.errors.BadInput: cannot read 'no/such/file.nc': no such file
+    """
+    file = Path(path)
+    try:
+        if not file.is_file():
+            raise BadInput("it is a folder" if file.is_dir() else "no such file")
+        with file.open("rb") as stream:
+            signature = stream.read(8)
+        if not signature:
+            raise BadInput("it is empty")
+        if signature != b"\x89HDF\r\n\x1a\n":
+            raise BadInput("it is not a netCDF-4 file")
+        # units such as "seconds" describe a measured time here, not a date to decode
+        with xr.open_dataset(
+            file.absolute(),
+            engine="h5netcdf",
+            phony_dims="access",
+            decode_times=False,
+            decode_timedelta=False,
+        ) as stored:
+            if any(str(dim).startswith("phony_dim") for dim in stored.dims):
+                raise BadInput("it is HDF5 but not netCDF-4: its dimensions have no names")
+            ds = stored.load().drop_encoding()
+    except BadInput as error:
+        raise BadInput(f"cannot read {str(path)!r}: {error}") from None
+    except Exception as error:
+        if isinstance(error, OSError) and error.strerror:
+            raise BadInput(f"cannot read {str(path)!r}: {reason_of(error)}") from error
+        # damage surfaces as whatever the decoder meets first: OSError, KeyError, RuntimeError, ...
+        fault = f"truncated, damaged or not netCDF-4 ({one_line(error)})"
+        raise BadInput(f"cannot read {str(path)!r}: {fault}") from error
+    holders: list[Any] = [ds, *ds.variables.values()]
+    for holder in holders:
+        holder.attrs = {name: _as_python(value) for name, value in holder.attrs.items()}
+    return ds
+
+
+def _as_python(value: Any) -> Any:
+    return value.tolist() if isinstance(value, np.generic | np.ndarray) else value
