@@ -78,3 +78,15 @@ def test_few_dead_units_are_not_worth_it():
     assert not rectified.is_rectified(
         levels(leaky, torch.randn(9, 4, dtype=torch.float64), DEFAULT_MEMORY).levels
     )
+
+
+def test_a_block_that_cancels_is_a_zero_and_not_a_rounding_error():
+    lower, upper = Convolution(31, 9), Convolution(9, 6)
+    with torch.no_grad():
+        lower.conv.weight[:, :, 0] = lower.conv.weight[:, :, 2]
+        lower.conv.weight[:, :, 1] = 0
+        upper.conv.weight[:, :, 0] = -upper.conv.weight[:, :, 2]
+    module, x = nn.Sequential(lower, upper, nn.ReLU()).double(), torch.randn(13, 31, dtype=torch.float64)
+    found = temporal_jacobian(module, x).log_norms([6]).values[0]
+    assert np.isneginf(found[6])
+    np.testing.assert_allclose(found, _by_autograd(module, x, 6), rtol=0, atol=1e-12)

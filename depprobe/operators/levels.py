@@ -166,6 +166,7 @@ class Conv(Level):
         self.work = float(weight.numel())
         # (K, groups, d_out / groups, d_in / groups)
         self._weight = weight.permute(2, 0, 1).unflatten(1, (conv.groups, -1)).contiguous()
+        self._grams: dict[tuple[int, int], Tensor] = {}
 
     def support(self, where: Positions) -> Positions:
         """What the taps read."""
@@ -179,6 +180,12 @@ class Conv(Level):
     def matrix(self, tap: int) -> Tensor:
         """W_i: (d_out, d_in)."""
         return self._weight[tap, 0] if self.groups == 1 else torch.block_diag(*self._weight[tap])
+
+    def gram(self, tap: int, other: int) -> Tensor:
+        """W_i W_j^T: (d_out, d_out), kept once made."""
+        if (tap, other) not in self._grams:
+            self._grams[tap, other] = self.matrix(tap) @ self.matrix(other).T
+        return self._grams[tap, other]
 
     def keeps_band(self) -> bool:
         """Unless padding shows positions from elsewhere."""

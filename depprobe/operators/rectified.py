@@ -4,7 +4,7 @@ r"""Convolutions between rectifiers: norms of a whole row, from the units that a
 
 A unit that its rectifier cuts off carries nothing: its row of J is zero, and so is its column wherever rows
 pass through it. Rows are held on the units that are alive, so that with half of them alive at every level a
-row costs a fifth of what it costs on all of them.
+row costs a fifth of what it costs on all of them; Gram matrices give the norms below the lowest convolution.
 
 Shapes: P positions, r rows, a units alive at most, W_l (K, d_out, d_in). Source: the chain rule.
 """
@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from depprobe.operators.levels import Conv, Elementwise, Level, Positions
+from depprobe.operators.meeting import squares_below
 
 #: bytes of gathered weights, or of sums, that are worked on at once
 _NEAR_BYTES = 16 << 20
@@ -83,13 +84,20 @@ def row_log_norms(
             rows = _Alive(*(torch.cat(part) for part in zip(*parts, strict=True)))
             if not _in_range(rows.values):
                 return None
-        first = 0
-        for part in _pulled(rows, last, cut):
+        left = np.arange(len(where))
+        if cut is None:
+            source = last.taps.sources(rows.where.cpu().numpy())
+            found = squares_below(rows.values, rows.units, last, source, where, memory)
+            if found is not None:
+                known = found[1]
+                squares[known] += found[0][known]
+                left = np.flatnonzero(~known)
+        for part in _pulled(rows, last, cut, where[left]):
             if not _in_range(part.values):
                 return None
             norms = torch.linalg.vector_norm(part.values, dim=(1, 2), dtype=torch.float64)
-            squares[first : first + len(norms)] += norms.square().cpu().numpy()
-            first += len(norms)
+            here, left = left[: len(norms)], left[len(norms) :]
+            squares[here] += norms.square().cpu().numpy()
     with np.errstate(divide="ignore"):
         return where, 0.5 * np.log(squares)
 
@@ -109,11 +117,13 @@ def _start(top: Level, conv: Conv, t: int) -> _Alive:
     return _Alive(slope[units].diag()[None], units[None], torch.tensor([t], device=units.device))
 
 
-def _pulled(rows: _Alive, conv: Conv, cut: Elementwise | None) -> Iterator[_Alive]:
-    """Rows through a convolution and the slopes below it, some positions at a time."""
+def _pulled(
+    rows: _Alive, conv: Conv, cut: Elementwise | None, where: Positions | None = None
+) -> Iterator[_Alive]:
+    """Rows through a convolution and the slopes below it, some positions at a time; all, or those given."""
     device = rows.values.device
     source = conv.taps.sources(rows.where.cpu().numpy())
-    where = np.unique(source[source >= 0])
+    where = np.unique(source[source >= 0]) if where is None else where
     at = torch.from_numpy(where).to(device)
     if cut is None:
         slopes = None
@@ -150,7 +160,8 @@ def _pulled(rows: _Alive, conv: Conv, cut: Elementwise | None) -> Iterator[_Aliv
 def _in_range(values: Tensor) -> bool:
     """Whether the largest entry of every row that is not zero can be squared."""
     limits = torch.finfo(values.dtype)
-    peak = torch.linalg.vector_norm(values, math.inf, dim=-1)
+    low, high = values.aminmax(dim=-1)
+    peak = torch.maximum(-low, high)
     alive = peak[peak > 0]
     if alive.numel() == 0:
         return True
