@@ -88,6 +88,20 @@ def test_predicted_bytes_are_near_those_of_a_real_run(text, phase):
     assert torch.get_default_dtype() == torch.float32
 
 
+@pytest.mark.parametrize("text", ["lstm", "gru", "lstm:depth=3"])
+def test_recurrences_much_longer_than_those_that_are_run(text):
+    # gradients of the weights are the peak at first, activations later: two lines, not one
+    spec = Spec.parse(text)
+
+    def build():
+        return layers[spec.name].build(48, **spec.options())
+
+    module, x = build().eval(), torch.zeros(1500, 48)
+    real = tensor_bytes(module, x, "forward+backward").peak + parameter_bytes(module) + x.nbytes
+    found = predicted_bytes(build, 1500, 48, torch.float32, "forward+backward")
+    assert found == pytest.approx(real, rel=0.2)
+
+
 def test_no_prediction_where_shapes_depend_on_values():
     class Positive(nn.Module):
         def forward(self, x):

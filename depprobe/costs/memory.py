@@ -17,7 +17,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -25,8 +24,8 @@ from depprobe.costs.passes import BACKWARD, one_pass
 from depprobe.operators.adapters import call
 from depprobe.operators.memory import StorageTracker, fake_tensors
 
-#: lengths at which the peak of a recurrence is taken; it is extrapolated from there
-_SHORT = (16, 32, 64)
+#: least and most positions from which the peak of a recurrence is extrapolated
+_SHORTEST, _LONGEST = 256, 512
 
 
 class Bytes(NamedTuple):
@@ -96,8 +95,9 @@ def predicted_bytes(
 ) -> float | None:
     """Bytes one pass would take with parameters and input, found without allocating what it takes.
 
-    Shapes flow through fake tensors. A recurrence would take its n steps even so: its peak is taken at short
-    lengths and extrapolated by the parabola through them.
+    Shapes flow through fake tensors. A recurrence would take its n steps even so: its peak is taken at two
+    lengths, the longer up to four times its width, and continued in a straight line, which falls short where
+    gradients of the weights outweigh activations at these lengths still.
 
     Parameters
     ----------
@@ -118,15 +118,23 @@ def predicted_bytes(
         with fake_tensors(), _default_dtype(dtype):
             module = build().eval()
             weights = sum(p.numel() * p.element_size() for p in (*module.parameters(), *module.buffers()))
-            stepwise = n > _SHORT[-1] and any(isinstance(part, nn.RNNBase) for part in module.modules())
+            stepwise = any(isinstance(part, nn.RNNBase) for part in module.modules())
             if not stepwise:
                 peak = float(tensor_bytes(module, torch.empty(n, d_in), phase).peak)
     except Exception:  # whatever goes wrong on fake tensors says nothing about real ones
         return None
     if stepwise:
         module = build().to(dtype).eval()
-        peaks = [tensor_bytes(module, torch.zeros(m, d_in, dtype=dtype), phase).peak for m in _SHORT]
-        peak = float(np.polyval(np.polyfit(_SHORT, peaks, 2), n))
+
+        def real(length: int) -> int:
+            return tensor_bytes(module, torch.zeros(length, d_in, dtype=dtype), phase).peak
+
+        longest = min(max(4 * d_in, _SHORTEST), _LONGEST)
+        if n <= longest:
+            peak = float(real(n))
+        else:
+            short, last = real(longest // 4 * 3), real(longest)
+            peak = last + (last - short) / (longest - longest // 4 * 3) * (n - longest)
     return peak + weights + float(n * d_in * dtype.itemsize)
 
 
