@@ -45,6 +45,7 @@ DIMENSIONS: dict[str, tuple[str, str]] = {
     "clip": ("norm the gradient is clipped to; inf is no clipping", "1"),
     "optimizer": ("optimizer", "1"),
     "snapshot": ("moment of training", "1"),
+    "input": ("what the layer reads", "1"),
 }
 
 #: data variable -> (long name, units)

@@ -25,128 +25,58 @@ All 3 seeds of the full mode take hours; finished cells are kept, so it resumes.
 from __future__ import annotations
 
 import math
-import sys
+from dataclasses import replace
 from itertools import product
 from pathlib import Path
 
 import matplotlib
 import numpy as np
 import xarray as xr
-from _prediction import auc, left_out_accuracy, rank_correlation, with_interval
-from _study import OUT, main
-from _training import SNAPSHOTS, Cell, trained
+from _study import OUT, main, report
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import NullLocator
 
-import depprobe
-from depprobe import store
 from depprobe.figures.logaxis import LN10, log10_of, use_decades
 from depprobe.figures.style import COLOURS, GREY, MARKERS, PAGE, SMALL, styled
-from depprobe.vocabulary import SCHEMA_VERSION, describe
+from depprobe.training.cell import SNAPSHOTS
+from depprobe.training.grid import DIMS, Plan, grid
+from depprobe.training.outcomes import VANISHED, clipping, kinds
+from depprobe.training.prediction import auc, left_out_accuracy, rank_correlation, with_interval
 
 ATTENTION, CONVOLUTION = "attention:heads=4,causal=true", "dilated-conv:depth=7,residual=true"
 VANISHING, ISOMETRIC, CHAOTIC = "rnn", "rnn:gain=1,orthogonal=true", "rnn:gain=2"
 CLIPPED = (VANISHING, ISOMETRIC, CHAOTIC, "lstm:forget_bias=3")
-#: the loss, over that of chance, below which a lag counts as learned; who reads the near mark alone gets 0.5
-THRESHOLD = 0.25
-QUICK = {
-    "layers": (*CLIPPED, "lstm:forget_bias=0", ATTENTION, CONVOLUTION),
-    "tasks": ("copy",),
-    "lags": (10, 50, 200),
-    "clipped_lags": (10, 50),
-    "seeds": 2,
-    "batch": 16,
-    "steps": 120,
-}
-FULL = {
-    "layers": (*CLIPPED, "lstm:forget_bias=0", "gru", ATTENTION, CONVOLUTION),
-    "tasks": ("copy", "adding"),
-    "lags": (5, 10, 20, 50, 100, 200),
-    "clipped_lags": (10, 50, 200),
-    "seeds": 3,
-    "batch": 32,
-    "steps": 500,
-}
-#: norm of J at the task's lag below which it counts as vanished
-VANISHED = 1e-3
+QUICK = Plan(
+    layers=(*CLIPPED, "lstm:forget_bias=0", ATTENTION, CONVOLUTION),
+    clipped=CLIPPED,
+    lags=(10, 50, 200),
+    clipped_lags=(10, 50),
+)
+FULL = replace(
+    QUICK,
+    layers=(*CLIPPED, "lstm:forget_bias=0", "gru", ATTENTION, CONVOLUTION),
+    tasks=("copy", "adding"),
+    lags=(5, 10, 20, 50, 100, 200),
+    clipped_lags=(10, 50, 200),
+    seeds=3,
+    batch=32,
+    steps=500,
+)
 #: finished cells of both modes, taken up by the next run
 KEPT = OUT / "12_training.cells"
-DIMS = ("layer", "task", "task_lag", "seed", "clip", "optimizer")
 #: largest loss over chance that is drawn
 TOP = 1.25
 MOMENTS = dict(zip(SNAPSHOTS, ("-", "--", (0, (1, 1))), strict=True))
 SHOWN, SHOWN_LAG = (VANISHING, ISOMETRIC, CHAOTIC, ATTENTION), 50
 
 
-def cells(plan: dict) -> list[Cell]:
-    """All layers with Adam and no clipping; recurrent ones also clipped, and by gradient descent."""
-    found = []
-    for seed in range(plan["seeds"]):
-        for task in plan["tasks"]:
-            for lag in plan["lags"]:
-                settings = {"batch": plan["batch"], "steps": plan["steps"]}
-                for layer in plan["layers"]:
-                    found.append(Cell(layer, task, lag, seed, math.inf, "adam", **settings))
-                for layer in CLIPPED if lag in plan["clipped_lags"] else ():
-                    for clip, optimizer in ((1.0, "adam"), (math.inf, "sgd"), (1.0, "sgd")):
-                        found.append(Cell(layer, task, lag, seed, clip, optimizer, **settings))
-    return found
-
-
 def compute(quick: bool, folder: Path | None = None) -> xr.Dataset:
     """Losses, gradient norms and decay curves of every cell; NaN where a combination is not trained."""
-    plan, folder = QUICK if quick else FULL, folder or KEPT
-    wanted = cells(plan)
-    coords = {
-        "layer": list(plan["layers"]),
-        "task": list(plan["tasks"]),
-        "task_lag": list(plan["lags"]),
-        "seed": list(range(plan["seeds"])),
-        "clip": [math.inf, 1.0],
-        "optimizer": ["adam", "sgd"],
-        "snapshot": list(SNAPSHOTS),
-        "lag": list(range(max(plan["lags"]) + 1)),
-    }
-    columns: dict[str, np.ndarray] = {}
-    for done, cell in enumerate(wanted):
-        if sys.stderr.isatty():
-            name = f"{done + 1} of {len(wanted)}: {cell.layer}, {cell.task}, lag {cell.task_lag}"
-            print(f"\r{name}\033[K", end="\n" * (done + 1 == len(wanted)), file=sys.stderr, flush=True)
-        at = tuple(coords[dim].index(getattr(cell, dim)) for dim in DIMS)
-        for name, variable in trained(cell, folder).data_vars.items():
-            over = (*DIMS, *variable.dims)
-            shape = [len(coords[str(dim)]) for dim in over]
-            whole = columns.setdefault(str(name), np.full(shape, np.nan))
-            whole[(*at, *(slice(size) for size in variable.shape))] = variable.values
-    first = {dim: (dim, values, describe(dim)) for dim, values in coords.items()}
-    ds = xr.Dataset(coords=first)
-    for name, values in columns.items():
-        ds[name] = ((*DIMS, "snapshot", "lag")[: values.ndim], values, describe(name))
-    loss = ds["relative_loss"]
-    ds["learned"] = loss.copy(data=np.where(np.isnan(loss), np.nan, loss < THRESHOLD))
-    before = columns["log_rms"][..., 0, :]
-    needed = [before[:, :, i, ..., lag] for i, lag in enumerate(plan["lags"])]
-    ds["log_norm_needed"] = (DIMS, np.stack(needed, DIMS.index("task_lag")))
-    for name in ("learned", "log_norm_needed"):
-        ds[name].attrs = describe(name)
-    ds.attrs = {
-        "title": "Training on lags, and the gradient curve at initialisation",
-        "layer": ", ".join(plan["layers"]),
-        "n": max(plan["lags"]) + 1,
-        "d": wanted[0].d,
-        "seed": 0,
-        "dtype": "float32",
-        "threshold": THRESHOLD,
-        "batch": plan["batch"],
-        "steps_allowed": plan["steps"],
-        "depprobe_version": depprobe.__version__,
-        "schema_version": SCHEMA_VERSION,
-        "provenance": store.provenance("studies/12_training.py" + " --quick" * quick),
-    }
-    return ds
+    command = "studies/12_training.py" + " --quick" * quick
+    return grid(QUICK if quick else FULL, command, folder or KEPT, report)
 
 
 def columns_of(ds: xr.Dataset) -> dict[str, np.ndarray]:
@@ -174,31 +104,6 @@ def summary(ds: xr.Dataset) -> dict[str, float]:
     found["base_rate"] = float(max(yes.mean(), 1 - yes.mean()))
     found["lowest_log10_learned"] = float(norm[yes > 0].min() / LN10) if yes.any() else math.nan
     return found | clipping(ds)
-
-
-def kinds(norm: np.ndarray) -> dict[str, np.ndarray]:
-    """Which norms have vanished (below VANISHED), arrive (up to 1) and explode (above 1)."""
-    vanished, exploding = norm < math.log(VANISHED), norm > 0
-    return {"vanished": vanished, "arriving": ~vanished & ~exploding, "exploding": exploding}
-
-
-def clipping(ds: xr.Dataset) -> dict[str, float]:
-    """Cells trained free and clipped: how many, and how many of them learned, by optimizer and kind."""
-    found = {}
-    for optimizer in ds["optimizer"].values:
-        learned = ds["learned"].sel(optimizer=optimizer).transpose(*DIMS[:4], "clip")
-        norm = ds["log_norm_needed"].sel(optimizer=optimizer).transpose(*DIMS[:4], "clip").values[..., 0]
-        both = learned.notnull().all("clip").values
-        for name, inside in kinds(norm).items():
-            here = learned.values[both & inside]
-            acted = ds["clipped_share"].sel(optimizer=optimizer, clip=1.0).transpose(*DIMS[:4])
-            found[f"{optimizer}_{name}_clipped_share"] = (
-                float(acted.values[both & inside].mean()) if len(here) else math.nan
-            )
-            found[f"{optimizer}_{name}_cells"] = float(len(here))
-            for i, word in enumerate(("free", "clipped")):
-                found[f"{optimizer}_{name}_{word}_learned"] = float(here[:, i].sum())
-    return found
 
 
 def plot(ds: xr.Dataset) -> Figure:
@@ -296,4 +201,4 @@ def _draw_counts(ax: Axes, found: dict[str, float]) -> None:
 
 
 if __name__ == "__main__":
-    main(compute, plot, "12_training")
+    main(compute, plot, summary, __file__, tolerance=1e-3)

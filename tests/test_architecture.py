@@ -28,7 +28,7 @@ ORDER = (
     ("labelling", "cases"),
     ("resume", "isolated"),
     ("probes", "models"),
-    ("sweep", "advise"),
+    ("sweep", "advise", "training"),
     ("claims",),
     ("cli",),
     ("__main__",),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import importlib.util
 import math
 import sys
@@ -16,41 +15,35 @@ from conftest import tolerance
 from scipy.stats import spearmanr
 
 import depprobe
-from depprobe import BadInput, store
+from depprobe import BadInput
+from depprobe.training import cell as training
+from depprobe.training import grid, prediction, tasks
 
 STUDIES = Path(depprobe.__file__).parents[1] / "studies"
-TINY = {
-    "layers": ("rnn", "rnn:gain=1,orthogonal=true"),
-    "tasks": ("copy",),
-    "lags": (2, 3),
-    "clipped_lags": (2,),
-    "seeds": 1,
-    "batch": 4,
-    "steps": 11,
-}
+TINY = grid.Plan(
+    layers=("rnn", "rnn:gain=1,orthogonal=true"),
+    clipped=("rnn", "rnn:gain=1,orthogonal=true"),
+    lags=(2, 3),
+    clipped_lags=(2,),
+    seeds=1,
+    batch=4,
+    steps=11,
+)
 
 
 @pytest.fixture
 def study(monkeypatch, tmp_path):
     monkeypatch.syspath_prepend(STUDIES)
-    spec = importlib.util.spec_from_file_location("training", STUDIES / "12_training.py")
+    spec = importlib.util.spec_from_file_location("training_study", STUDIES / "12_training.py")
     module = importlib.util.module_from_spec(spec)
-    monkeypatch.setitem(sys.modules, "training", module)
+    monkeypatch.setitem(sys.modules, "training_study", module)
     spec.loader.exec_module(module)
     monkeypatch.setattr(module, "QUICK", TINY)
-    monkeypatch.setattr(module, "CLIPPED", TINY["layers"])
     monkeypatch.setattr(module, "KEPT", tmp_path / "cells")
     return module
 
 
-@pytest.fixture
-def parts(monkeypatch):
-    monkeypatch.syspath_prepend(STUDIES)
-    return {name: importlib.import_module(f"_{name}") for name in ("tasks", "training", "prediction")}
-
-
-def test_chance_is_the_best_answer_that_ignores_the_input(parts):
-    tasks = parts["tasks"]
+def test_chance_is_the_best_answer_that_ignores_the_input():
     copy, adding = tasks.TASKS["copy"], tasks.TASKS["adding"]
     # every symbol once: no constant distribution does better than the uniform one
     y = torch.arange(tasks.SYMBOLS)
@@ -74,8 +67,8 @@ def test_chance_is_the_best_answer_that_ignores_the_input(parts):
         assert abs(float(error.mean()) - expected) < 4 * float(error.std()) / math.sqrt(len(y))
 
 
-def test_tasks_need_the_input_at_their_lag(parts):
-    for name, task in parts["tasks"].TASKS.items():
+def test_tasks_need_the_input_at_their_lag():
+    for name, task in tasks.TASKS.items():
         x, y = task.draw(6, 50, torch.Generator().manual_seed(2))
         assert x.shape == (50, 7, task.d_in)
         if name == "copy":
@@ -87,7 +80,7 @@ def test_tasks_need_the_input_at_their_lag(parts):
             assert torch.equal((x[..., 0] * x[..., 1]).sum(1), y)
 
 
-def test_clipping_scales_every_lag_alike(parts):
+def test_clipping_scales_every_lag_alike():
     torch.manual_seed(3)
     rnn = torch.nn.RNN(2, 4, bias=False, batch_first=True, dtype=torch.float64)
     x = torch.randn(1, 9, 2, dtype=torch.float64)
@@ -102,7 +95,7 @@ def test_clipping_scales_every_lag_alike(parts):
     before = [p.grad.clone() for p in parameters]
     assert torch.allclose(by_lag.sum(0), rnn.weight_hh_l0.grad, rtol=0, atol=1e-13)
 
-    norm = parts["training"].clip(parameters, 0.5)
+    norm = training.clip(parameters, 0.5)
     assert norm == pytest.approx(math.sqrt(sum(float((g**2).sum()) for g in before)), rel=tolerance())
     assert norm > 0.5
     factor = 0.5 / (norm + 1e-6)
@@ -119,12 +112,11 @@ def test_clipping_scales_every_lag_alike(parts):
     # what is short already stays, and so does everything without a limit
     kept = [p.grad.clone() for p in parameters]
     for most in (1.0, math.inf):
-        parts["training"].clip(parameters, most)
+        training.clip(parameters, most)
         assert all(torch.equal(p.grad, g) for p, g in zip(parameters, kept, strict=True))
 
 
-def test_training_learns_and_is_the_same_bit_for_bit(parts):
-    training = parts["training"]
+def test_training_learns_and_is_the_same_bit_for_bit():
     cell = training.Cell("rnn:gain=1,orthogonal=true", "copy", 5, 0, 1.0, "adam", d=8, batch=16, steps=120)
     state, threads = torch.get_rng_state(), torch.get_num_threads()
     torch.set_num_threads(2)
@@ -145,21 +137,19 @@ def test_training_learns_and_is_the_same_bit_for_bit(parts):
     assert not first.identical(training.train(replace(cell, seed=1)))
 
 
-def test_curves_are_those_of_the_layer_in_place(parts):
-    training = parts["training"]
+def test_curves_are_those_of_the_layer_in_place():
     cell = training.Cell("attention:heads=2,causal=true", "adding", 6, 0, math.inf, "sgd", d=8, steps=3)
     found = training.train(cell)["log_rms"]
     layer = training.build(cell).layer.double()
     fresh = torch.Generator().manual_seed(cell.task_lag + 500_000)
-    x = parts["tasks"].TASKS["adding"].draw(6, training.PROBED, fresh)[0].double()
+    x = tasks.TASKS["adding"].draw(6, training.PROBED, fresh)[0].double()
     J = torch.stack([torch.autograd.functional.jacobian(lambda z: layer(z)[-1], one) for one in x])
     rms = J.square().sum((1, 3)).mean(0).sqrt().log().flip(0)
     np.testing.assert_allclose(found.sel(snapshot="before"), rms, rtol=tolerance(), atol=1e-9)
     assert float(abs(found.sel(snapshot="after") - found.sel(snapshot="during")).max()) > 0
 
 
-def test_an_overflow_counts_as_not_learned(parts):
-    training = parts["training"]
+def test_an_overflow_counts_as_not_learned():
     cell = training.Cell("rnn:nonlinearity=relu,gain=9", "copy", 80, 0, math.inf, "sgd", d=8, steps=9)
     ds = training.train(cell)
     assert float(ds["diverged"]) == 1
@@ -167,14 +157,12 @@ def test_an_overflow_counts_as_not_learned(parts):
     assert float(ds["steps"]) < 9
 
 
-def test_an_unknown_optimizer_is_refused(parts):
-    training = parts["training"]
+def test_an_unknown_optimizer_is_refused():
     with pytest.raises(BadInput, match="unknown optimizer 'lion'; choose adam or sgd"):
         training.train(training.Cell("rnn", "copy", 2, 0, 1.0, "lion", d=4))
 
 
 def test_an_interrupted_run_goes_on(study, monkeypatch, tmp_path):
-    training = sys.modules["_training"]
     whole = study.compute(True, tmp_path / "other")
     train, count = training.train, []
 
@@ -190,7 +178,7 @@ def test_an_interrupted_run_goes_on(study, monkeypatch, tmp_path):
     damaged = sorted(study.KEPT.iterdir())[0]
     damaged.write_bytes(damaged.read_bytes()[:100])
     resumed = study.compute(True)
-    wanted = study.cells(TINY)
+    wanted = TINY.cells()
     # one was interrupted and one was damaged
     assert len(count) == len(wanted) + 2
     assert resumed.drop_attrs().identical(whole.drop_attrs())
@@ -198,35 +186,30 @@ def test_an_interrupted_run_goes_on(study, monkeypatch, tmp_path):
     assert len(count) == len(wanted) + 2
 
 
-def test_a_change_of_the_cell_is_trained_anew(parts, tmp_path):
-    training = parts["training"]
+def test_a_change_of_the_cell_is_trained_anew(tmp_path):
     cell = training.Cell("rnn", "copy", 2, 0, math.inf, "adam", d=4, steps=2)
     for each in (cell, replace(cell, rate=1e-2), replace(cell, clip=1.0)):
         assert training.trained(each, tmp_path).identical(training.trained(each, tmp_path))
     assert len(list(tmp_path.iterdir())) == 3
 
 
-def test_it_writes_its_dataset_and_figures(study, tmp_path, monkeypatch):
-    monkeypatch.setattr(sys, "argv", ["study", "--quick", "--out", str(tmp_path)])
-    study.main(study.compute, study.plot, "training")
-    ds = store.load(tmp_path / "training.nc")
-    assert all((tmp_path / f"training.{suffix}").stat().st_size > 1000 for suffix in ("pdf", "png"))
-    assert ds["log_rms"].dims == (*study.DIMS, "snapshot", "lag")
+def test_its_numbers_are_those_of_its_cells(study):
+    ds = study.compute(True)
+    assert ds["log_rms"].dims == (*grid.DIMS, "snapshot", "lag")
     for lag in (2, 3):
         at = ds["log_rms"].sel(snapshot="before", task_lag=lag, lag=lag)
         np.testing.assert_array_equal(at, ds["log_norm_needed"].sel(task_lag=lag))
         assert ds["log_rms"].sel(task_lag=lag, lag=slice(lag + 1, None)).isnull().all()
     trained = ds["relative_loss"].notnull()
-    assert int(trained.sum()) == len(study.cells(TINY)) == 10
-    np.testing.assert_array_equal(ds["learned"].where(trained, 0), ds["relative_loss"] < study.THRESHOLD)
+    assert int(trained.sum()) == len(TINY.cells()) == 10
+    np.testing.assert_array_equal(ds["learned"].where(trained, 0), ds["relative_loss"] < grid.THRESHOLD)
     found = study.summary(ds)
     assert found["cells"] == 4
     assert sum(found[f"{kind}_cells"] for kind in ("vanished", "arriving", "exploding")) == 4
     assert sum(found[f"sgd_{kind}_cells"] for kind in ("vanished", "arriving", "exploding")) == 2
 
 
-def test_predictions_agree_with_brute_force(parts):
-    prediction = parts["prediction"]
+def test_predictions_agree_with_brute_force():
     rng = np.random.default_rng(0)
     score = rng.integers(0, 6, 40).astype(float)
     score[:3] = -np.inf
@@ -244,8 +227,7 @@ def test_predictions_agree_with_brute_force(parts):
     assert right(best) == max(map(right, [-np.inf, *sorted(set(score))])) > right(-np.inf)
 
 
-def test_a_threshold_is_tried_on_the_group_it_was_not_chosen_on(parts):
-    prediction = parts["prediction"]
+def test_a_threshold_is_tried_on_the_group_it_was_not_chosen_on():
     group = np.repeat(["a", "b", "c"], 2)
     yes = np.array([0, 1, 0, 1, 0, 1.0])
     assert prediction.left_out_accuracy(np.array([0, 5, 1, 6, 2, 7.0]), yes, group) == 1

@@ -22,13 +22,13 @@ from pathlib import Path
 import numpy as np
 import torch
 import xarray as xr
-from _tasks import TASKS, Task
 from torch import Tensor, nn
 
 import depprobe
 from depprobe import BadInput, store
 from depprobe.operators.stacks import Stack, levels
 from depprobe.registry import Spec, layers
+from depprobe.training.tasks import TASKS, Task
 from depprobe.vocabulary import describe
 
 SNAPSHOTS = ("before", "during", "after")
@@ -209,7 +209,7 @@ def curves(snapshots: dict[str, nn.Module], task: Task, cell: Cell) -> xr.Datase
 
 def _source() -> str:
     """Hash of the code that trains, so that no result outlives a change of it."""
-    files = (Path(__file__), Path(__file__).with_name("_tasks.py"))
+    files = (Path(__file__), Path(__file__).with_name("tasks.py"))
     return hashlib.sha256(b"".join(path.read_bytes() for path in files)).hexdigest()
 
 

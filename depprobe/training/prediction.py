@@ -80,7 +80,7 @@ def with_interval(
 
     Resamples in which the statistic does not exist (all answers alike) are left out.
     """
-    rng = np.random.default_rng(0)
+    rng = np.random.default_rng(seed)
     members = [np.flatnonzero(group == name) for name in np.unique(group)]
     drawn = []
     for choice in rng.integers(len(members), size=(RESAMPLES, len(members))):

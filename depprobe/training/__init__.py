@@ -1,0 +1,1 @@
+"""Layers trained on tasks that need one input from a given lag, and what their gradient curves foretell."""
