@@ -154,8 +154,8 @@ def judge(ds: xr.Dataset) -> list[Finding]:
             "O(log n) layers cover n positions",
             order,
             {
-                f"{L[most]} doubling layers, k = {k[most]}": Measured(width[most], unit="positions"),
-                f"{L[most]} layers without dilation, k = {k[most]}": Measured(plain, unit="positions"),
+                f"{L[most]} doubling layers, k = {k[most]}": Measured(int(width[most]), unit="positions"),
+                f"{L[most]} layers without dilation, k = {k[most]}": Measured(int(plain), unit="positions"),
                 "share of the stacks that cover at least 2^L": Measured(enough / len(width)),
             },
             "" if order == CONFIRMED else "the support grows more slowly than 2^L in some stacks",
@@ -174,7 +174,7 @@ def checks(ds: xr.Dataset) -> list[str]:
         faults.append("a causal stack's support has gaps")
     # stacks scatter alike in proportion, and few seeds tell the scatter of one stack badly
     relative = float(np.sqrt(np.mean((ds["measured_width_stderr"] / ds["predicted_width"]) ** 2)))
-    off = np.abs(ds["measured_width"] / ds["predicted_width"] - 1)
+    off = np.abs(ds["measured_width"].values / ds["predicted_width"].values - 1)
     if not float(off.max()) < ERRORS * relative:
         worst = str(ds["layer"].values[int(off.argmax())])
         faults.append(
