@@ -25,6 +25,7 @@ from torch import Tensor, nn
 
 from depprobe.errors import unknown
 from depprobe.layers.convolution import ConvolutionBlock
+from depprobe.layers.residual import Added
 from depprobe.operators import rectified
 from depprobe.operators.adapters import call
 from depprobe.operators.attended_conv import joined
@@ -257,6 +258,7 @@ def _log_norms(rows: Rows, norm: str) -> NDArray[np.float64]:
 
 @structured.register(nn.Sequential)
 @structured.register(ConvolutionBlock)
+@structured.register(Added)
 def _(
     module: nn.Module,
     x: Tensor,

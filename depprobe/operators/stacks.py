@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from depprobe.layers.convolution import Convolution, ConvolutionBlock
+from depprobe.layers.residual import Added
 from depprobe.operators.adapters import call
 from depprobe.operators.levels import (
     Conv,
@@ -111,6 +112,14 @@ def _(module: ConvolutionBlock, x: Tensor, memory: int) -> Stack | None:
     if direct is None or direct.output.shape != above.output.shape:
         return None
     return Stack([Residual(branch, direct.levels, x.shape[1])], above.output + direct.output)
+
+
+@levels.register
+def _(module: Added, x: Tensor, memory: int) -> Stack | None:
+    inner = levels(module.inner, x, memory) if is_plain(module, Added) else None
+    if inner is None or inner.output.shape != x.shape:
+        return None
+    return Stack([Residual(inner.levels, [], x.shape[1])], x + inner.output)
 
 
 @levels.register(nn.Conv1d)
