@@ -248,9 +248,9 @@ CLAIM = Claim(
     rule=(
         f"Global: at every n the norms at the far end of the past are within a factor {ALIKE:g} of those "
         "nearby. Loss-free, by the slope of ln norm against ln n, untrained over all distances and trained "
-        f"at the lag the task needs: confirmed above {FREE:g}, refuted below {LOST:g}, else qualified. Depth: "
-        f"a stack loses if its far norm falls below 1/{ALIKE:g} of that of one layer; confirmed if it does "
-        "not, with a residual stream and without, refuted if it does in both, else qualified."
+        f"at the lag the task needs: confirmed above {FREE:g}, refuted below {LOST:g}, else qualified. "
+        f"Depth: a stack loses if its far norm falls below 1/{ALIKE:g} of that of one layer; confirmed if it "
+        "does not, with a residual stream and without, refuted if it does in both, else qualified."
     ),
     measure=measure,
     judge=judge,

@@ -20,9 +20,9 @@ import depprobe
 from depprobe.claims.claim import CONFIRMED, QUALIFIED, REFUTED, Claim, Finding, Measured, Progress, verdict
 from depprobe.claims.evidence import evidence, mean
 
-#: (forget biases, gains, n, d, draws of the weights)
-QUICK = ((-2, 0, 1, 2, 4, 6), (0.0, 0.1, 0.5, 1.0, 4.0), 200, 32, 3)
-FULL = ((-2, -1, 0, 1, 2, 3, 4, 5, 6), (0.0, 0.1, 0.3, 0.5, 1.0, 2.0, 4.0), 1000, 256, 2)
+BIASES, GAINS = (-2, 0, 1, 2, 4, 6), (0.0, 0.1, 0.5, 1.0, 4.0)
+#: (n, d, draws of the weights)
+QUICK, FULL = (200, 32, 3), (1000, 256, 2)
 KEPT = ("log_norm_cc", "log_norm_hc", "log_norm_product", "log_gap")
 #: decades within which two norms count as alike, and a norm as kept
 NEAR = 1.0
@@ -31,12 +31,12 @@ LN10 = math.log(10)
 
 def measure(quick: bool, progress: Progress | None = None, seed: int = 0) -> xr.Dataset:
     """Norms of dc_t/dc_k and dh_t/dc_k and of the product over (forget_bias, gain, seed, source)."""
-    biases, gains, n, d, seeds = QUICK if quick else FULL
-    shape = (len(biases), len(gains), seeds, n)
+    n, d, seeds = QUICK if quick else FULL
+    shape = (len(BIASES), len(GAINS), seeds, n)
     columns = {name: np.empty(shape) for name in KEPT}
-    cells = [(i, j) for i in range(len(biases)) for j in range(len(gains))]
+    cells = [(i, j) for i in range(len(BIASES)) for j in range(len(GAINS))]
     for done, (i, j) in enumerate(cells):
-        spec = f"lstm:forget_bias={biases[i]},gain={gains[j]:g}"
+        spec = f"lstm:forget_bias={BIASES[i]},gain={GAINS[j]:g}"
         if progress:
             progress(done, len(cells), spec)
         ds = depprobe.gates(spec, n=n, d=d, seeds=seeds, seed=seed)
@@ -46,8 +46,8 @@ def measure(quick: bool, progress: Progress | None = None, seed: int = 0) -> xr.
         "C8",
         {name: (("forget_bias", "gain", "seed", "source"), values) for name, values in columns.items()},
         {
-            "forget_bias": list(biases),
-            "gain": list(gains),
+            "forget_bias": list(BIASES),
+            "gain": list(GAINS),
             "seed": seed + np.arange(seeds),
             "source": np.arange(n),
         },
