@@ -187,9 +187,10 @@ class SparseAttention(nn.Module):
         tiles = self.pattern.tiles(n, x.device)
         packed = F.linear(x, inner.in_proj_weight, inner.in_proj_bias)
         q, k, v = packed.unflatten(-1, (3, inner.num_heads, inner.head_dim)).unbind(-3)
-        # a few chunks: gathered keys and scores stay within a few times x, and so do the gradients of each
+        # gathered keys and scores of a chunk stay within twice x; in many smaller chunks the gradients, each
+        # as long as x, would come to take more than the pairs
         width = max(inner.embed_dim, inner.num_heads * tiles.targets.shape[1])
-        chunk = max(1, 8 * n * inner.embed_dim // (tiles.keys.shape[1] * width))
+        chunk = max(1, 2 * n * inner.embed_dim // (tiles.keys.shape[1] * width))
         chunks = zip(*(part.split(chunk) for part in tiles), strict=True)
         parts = [_attend(q, k, v, Tiles(*part)) for part in chunks]
         return inner.out_proj(torch.cat(parts, -3)[..., :n, :, :].flatten(-2))
@@ -197,10 +198,17 @@ class SparseAttention(nn.Module):
 
 def _attend(q: Tensor, k: Tensor, v: Tensor, tiles: Tiles) -> Tensor:
     """Mixed values of some tiles: q, k, v (..., n, H, e) to (..., T c, H, e)."""
-    queries, keys, values = q[..., tiles.targets, :, :], k[..., tiles.keys, :, :], v[..., tiles.keys, :, :]
+    queries, keys, values = _rows(q, tiles.targets), _rows(k, tiles.keys), _rows(v, tiles.keys)
     scores = queries.transpose(-3, -2) @ keys.movedim(-3, -1) / math.sqrt(q.shape[-1])
     weights = scores.masked_fill(~tiles.open[:, None], -math.inf).softmax(-1)
     return (weights @ values.transpose(-3, -2)).transpose(-3, -2).flatten(-4, -3)
+
+
+def _rows(z: Tensor, index: Tensor) -> Tensor:
+    """z[..., index, :, :], row by row as an embedding reads; indexing would go number by number."""
+    *batch, n, heads, e = z.shape
+    first = n * torch.arange(math.prod(batch), device=z.device).view(*batch, 1, 1)
+    return F.embedding(index + first, z.reshape(-1, heads * e)).unflatten(-1, (heads, e))
 
 
 def _causal(causal: bool = False, **options: object) -> bool:
