@@ -19,7 +19,9 @@ sigma(z) (1 - sigma(z)) would give 0.
 from __future__ import annotations
 
 import abc
+import copy
 from dataclasses import dataclass
+from typing import Literal, Self
 
 import torch
 from torch import Tensor
@@ -65,6 +67,9 @@ class CellChain(abc.ABC):
     d_c: int = 0
     #: names of the gates in torch's order, empty for a cell without
     gates: tuple[str, ...] = ()
+    #: [W_hh | W_ih], columns last, and how many of the columns are W_hh's
+    _weight: Tensor
+    _recurrent: int
 
     @property
     def width(self) -> int:
@@ -74,6 +79,17 @@ class CellChain(abc.ABC):
     @abc.abstractmethod
     def matrices(self, start: int, stop: int) -> Tensor:
         """M_k for start <= k < stop: (stop - start, S, d_h + d_in)."""
+
+    def columns(self, of: Literal["h", "x"], dtype: torch.dtype) -> Self:
+        """The same chain, of whose M_k only the columns on h or on x are left, in the precision given."""
+        other = copy.copy(self)
+        for name, value in vars(self).items():
+            if isinstance(value, Tensor) and value.is_floating_point():
+                setattr(other, name, value.to(dtype))
+        h, x = self._weight.to(dtype).tensor_split([self._recurrent], dim=-1)
+        other._weight = (h if of == "h" else x).contiguous()
+        other._recurrent, other.d_in = (self._recurrent, 0) if of == "h" else (0, self.d_in)
+        return other
 
     def add_direct(self, k: int, rows: Tensor, out: Tensor) -> None:  # noqa: B027 - nothing to add is a case
         """Add R D_k into ``out`` (rows, S), where ``rows`` is R; columns (c) are overwritten."""
@@ -129,7 +145,7 @@ class RNNChain(CellChain):
 
     def __init__(self, weights: CellWeights, x: Tensor, h: Tensor, h_before: Tensor, relu: bool) -> None:
         self.n, self.d_in, self.d_h = x.shape[0], x.shape[1], h.shape[1]
-        self._weight = weights.stacked(1)[0]
+        self._weight, self._recurrent = weights.stacked(1)[0], self.d_h
         z = sum(weights.preactivations(x, h_before))
         assert isinstance(z, Tensor)
         self._slope = (z > 0).to(z.dtype) if relu else _dtanh(z)
@@ -167,7 +183,7 @@ class GRUChain(GatedChain):
             ],
             1,
         )
-        self._weight = weights.stacked(3)
+        self._weight, self._recurrent = weights.stacked(3), self.d_h
         self._links = (self._weight != 0).any(0)
 
     def matrices(self, start: int, stop: int) -> Tensor:
@@ -175,8 +191,9 @@ class GRUChain(GatedChain):
         W = self._weight
         M = reset * W[0]
         M.addcmul_(update, W[1])
-        M[:, :, : self.d_h].addcmul_(new_h, W[2, :, : self.d_h])
-        M[:, :, self.d_h :].addcmul_(new_x, W[2, :, self.d_h :])
+        left = self._recurrent
+        M[:, :, :left].addcmul_(new_h, W[2, :, :left])
+        M[:, :, left:].addcmul_(new_x, W[2, :, left:])
         return M
 
     def add_direct(self, k: int, rows: Tensor, out: Tensor) -> None:
@@ -213,7 +230,7 @@ class LSTMChain(GatedChain):
             [g * _dsigmoid(zi), before * _dsigmoid(zf), i * _dtanh(zg), torch.tanh(c) * _dsigmoid(zo)], 1
         )
         self._keep, self._keep_to_m = f, f * self._to_m
-        self._weight, self._project = weights.stacked(4), weights.hr
+        self._weight, self._project, self._recurrent = weights.stacked(4), weights.hr, self.d_h
         self._links = (self._weight != 0).any(0)
 
     def matrices(self, start: int, stop: int) -> Tensor:

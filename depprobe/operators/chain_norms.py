@@ -18,11 +18,15 @@ from torch import Tensor
 
 from depprobe.operators.cells import CellChain
 from depprobe.operators.compression import compression_error
+from depprobe.operators.reading import SAFE
 from depprobe.operators.sweep import Step, sweep
 
 #: share of the norm one compression may discard, times the square root of the tolerance: the error is half
 #: the square of the share, which grows while it rides along, and its upper bound is nine times its estimate
 _SHARES = (0.03, 0.0003, 0.0)
+#: least tolerance for which what is read at each step is taken in float32, in the first sweep only, and how
+#: many times the largest difference seen between the two precisions is added to the error
+_SINGLE_TOLERANCE, _MARGIN = 1e-7, 8
 #: rows swept together, and the numbers in their blocks that may be held
 _MOST_AT_ONCE, _ROW_NUMBERS = 64, 16 << 20
 
@@ -52,12 +56,15 @@ def chain_norms(
     """
     values, error = np.full((len(targets), stack[-1].n), -np.inf), np.zeros((len(targets), stack[-1].n))
     left = [index for index, t in enumerate(targets) if t >= lowest]
+    # a spectral norm hangs on one direction, in which rounding errors do not average out
+    single = norm == "fro" and tolerance >= _SINGLE_TOLERANCE
     for share in _SHARES if tolerance else (0.0,):
         size = targets_at_once(stack) if share else 1
         for group in (left[first : first + size] for first in range(0, len(left), size)):
             wanted = [targets[index] for index in group]
             threshold = share * math.sqrt(tolerance)
-            values[group], error[group] = _swept(stack, wanted, lowest, wrt, norm, threshold, of)
+            values[group], error[group] = _swept(stack, wanted, lowest, wrt, norm, threshold, of, single)
+        single = False
         left = [i for i in left if (np.nan_to_num(error[i], nan=np.inf) > tolerance).any()]
     for row, t in zip(values, targets, strict=True):
         zero = np.isneginf(row[lowest : t + 1])
@@ -81,19 +88,28 @@ def _swept(
     norm: str,
     threshold: float,
     of: str,
+    single: bool,
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Norms and error bounds of one sweep, (T, n) each."""
+    """Norms and error bounds of one sweep, (T, n) each; infinite bounds where float32 did not hold them."""
     values, sketch = (np.full((len(targets), stack[-1].n), -np.inf) for _ in range(2))
+    lost: set[int] = set()
 
     def visit(index: int, step: Step) -> None:
         where = step.start - np.arange(step.taps.shape[0])
         values[index, where] = log_norm_of(step.taps[:, : step.kept], step.scale[: step.kept], norm)
         sketch[index, where] = log_norm_of(step.taps[:, step.kept :], step.scale[step.kept :], "fro")
+        if single and step.taps.dtype == torch.float32:
+            size = np.abs(values[index, where] - float(step.scale[: step.kept].max()))
+            if not (size < SAFE).all():
+                lost.add(index)
 
-    sweep(stack, targets, lowest, wrt, threshold, visit, of)
+    difference = sweep(stack, targets, lowest, wrt, threshold, visit, of, single)
     with np.errstate(invalid="ignore"):
         error = compression_error(torch.from_numpy(values), torch.from_numpy(sketch)).numpy()
     error[np.isneginf(sketch)] = 0.0
+    if difference:
+        error[np.isfinite(values)] += _MARGIN * difference
+        error[sorted(lost)] = np.inf
     return values, error
 
 

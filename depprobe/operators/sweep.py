@@ -19,13 +19,17 @@ from torch import Tensor
 
 from depprobe.operators.cells import CellChain
 from depprobe.operators.compression import RowBlock, peaks
+from depprobe.operators.reading import SingleReading
 
-#: steps between two rescalings, as far as buffers allow, and before the first compression
-RUN, FIRST_COMPRESSION = 32, 16
+#: steps between two rescalings, as far as buffers allow; the first run; steps before the first compression,
+#: which costs as much as many steps while the rank is full, and between two at least
+RUN, FIRST_RUN, FIRST_COMPRESSION, NEXT_COMPRESSION = 32, 16, 24, 12
 _BUFFER_BYTES = 48 << 20
 _MATRIX_BYTES = 4 << 20
 #: widest state whose steps are taken by one product with the whole step Jacobian
 _NARROW = 256
+#: how far rows may fall or rise between two rescalings where float32 is to hold what is read from them
+_SINGLE_RANGE = 1e-20, 1e20
 
 
 class Step:
@@ -47,7 +51,8 @@ def sweep(
     threshold: float,
     visit: Callable[[int, Step], None],
     of: str = "h",
-) -> None:
+    single: bool = False,
+) -> float:
     """Sweep the rows of dh_t or dc_t (top layer) from each target t down to source ``stop``, all together.
 
     Step Jacobians are made once for all targets, which is most of the work of a row whose rank has fallen.
@@ -60,22 +65,39 @@ def sweep(
     threshold : share of the norm that one compression may discard; 0 for none.
     visit : called with the index of a target and each run of its row.
     of : ``h`` or ``c``, the state of the top layer at t whose rows are swept.
+    single : where states and inputs are wide, take what the lowest layer reads in float32 (``reading.py``).
+
+    Returns
+    -------
+    The largest relative difference of a norm that float32 was seen to make; 0 without it.
     """
+    dtype = stack[0].matrices(0, 1).dtype
+    # with few inputs there is little to gain, and few rounding errors to average
+    wide = stack[0].width > _NARROW and stack[0].d_in >= _NARROW // 2
+    single = single and wide and wrt == "x" and dtype == torch.float64
+    reading = SingleReading(stack[0]) if single else None
+    if reading is not None:
+        stack = [stack[0].columns("h", torch.float64), *stack[1:]]
+    limits = _SINGLE_RANGE if reading else _middle(dtype)
     waiting = sorted(range(len(targets)), key=lambda index: targets[index])
     active: list[_Row] = []
-    k, run = max(targets), FIRST_COMPRESSION
+    k, run = max(targets), FIRST_RUN
     while k >= stop:
         while waiting and targets[waiting[-1]] == k:
             active.append(_Row(waiting.pop(), k, RowBlock(_first_rows(stack, k, of))))
-            run = FIRST_COMPRESSION
+            run = FIRST_RUN
         # a run ends where the next target joins
         until = max(stop, targets[waiting[-1]] + 1) if waiting else stop
-        rows = torch.cat([row.block.rows for row in active]) if len(active) > 1 else active[0].block.rows
+        blocks = [row.block for row in active]
+        rows = torch.cat([block.rows for block in blocks]) if len(active) > 1 else blocks[0].rows
         steps = min(_run_length(stack, rows), run, k - until + 1)
-        taps, rows = _advance(stack, rows, k, steps, wrt)
-        parts = [len(row.block.rows) for row in active]
+        taps, rows, states = _advance(stack, rows, k, steps, wrt)
+        if reading is not None:
+            taps = reading.taps(k, states)
+            reading.compare(k, states[0], taps[0], blocks)
+        parts = [len(block.rows) for block in blocks]
         swept = list(zip(active, taps.split(parts, 1), rows.split(parts), strict=True))
-        if steps > 1 and any(_out_of_range(tap, after, row.block) for row, tap, after in swept):
+        if steps > 1 and any(_out_of_range(tap, after, row.block, limits) for row, tap, after in swept):
             run = max(1, steps // 4)
             continue
         run = min(RUN, 2 * run)
@@ -86,7 +108,8 @@ def sweep(
             row.block.rescale()
             if threshold and row.t - k >= row.next_compression:
                 row.block.compress(threshold)
-                row.next_compression = row.t - k + max(FIRST_COMPRESSION // 2, (row.t - k) // 6)
+                row.next_compression = row.t - k + max(NEXT_COMPRESSION, (row.t - k) // 6)
+    return reading.difference if reading else 0.0
 
 
 @dataclass
@@ -115,8 +138,12 @@ def _run_length(stack: Sequence[CellChain], rows: Tensor) -> int:
     return max(1, min(RUN, _BUFFER_BYTES // each))
 
 
-def _advance(stack: Sequence[CellChain], rows: Tensor, k: int, steps: int, wrt: str) -> tuple[Tensor, Tensor]:
-    """Take steps down from source k: the taps (steps, rows, width) and the rows on s_{k - steps}."""
+def _advance(
+    stack: Sequence[CellChain], rows: Tensor, k: int, steps: int, wrt: str
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Take steps down from source k: the taps (steps, rows, width), the rows on s_{k - steps}, and those on
+    the state of the lowest layer at k, k - 1, ... (steps, rows, S), of which the taps are read.
+    """
     # one buffer a layer; columns (c, h, x) so that each product writes the next state in place
     buffers = [rows.new_empty(steps + 1, rows.shape[0], cell.width + cell.d_in) for cell in stack]
     left = 0
@@ -161,15 +188,19 @@ def _advance(stack: Sequence[CellChain], rows: Tensor, k: int, steps: int, wrt: 
                     cell.add_direct(k - j, state[j], state[j + 1])
                 above = inputs[j + 1]
     states = torch.cat([buffer[-1, :, : cell.width] for cell, buffer in zip(stack, buffers, strict=True)], 1)
-    if wrt == "x":
-        return buffers[0][1:, :, stack[0].width :], states
-    return torch.stack(taps), states
+    read = buffers[0][:-1, :, : stack[0].width]
+    return buffers[0][1:, :, stack[0].width :] if wrt == "x" else torch.stack(taps), states, read
 
 
-def _out_of_range(taps: Tensor, rows: Tensor, block: RowBlock) -> bool:
-    """Whether the rows left the middle of the float range since they were last scaled to 1."""
-    limits = torch.finfo(rows.dtype)
-    low, high = math.sqrt(limits.tiny) * 1e3, math.sqrt(limits.max) * 1e-3
+def _middle(dtype: torch.dtype) -> tuple[float, float]:
+    """Entries that can be squared, and some way to go still."""
+    limits = torch.finfo(dtype)
+    return math.sqrt(limits.tiny) * 1e3, math.sqrt(limits.max) * 1e-3
+
+
+def _out_of_range(taps: Tensor, rows: Tensor, block: RowBlock, limits: tuple[float, float]) -> bool:
+    """Whether the rows left these limits since they were last scaled to 1."""
+    low, high = limits
     for part in (rows, taps[-1]):
         peak = peaks(part)[block.alive] if part.shape[1] else part
         if peak.numel() and not (float(peak.min()) >= low and float(peak.max()) <= high):

@@ -1,0 +1,67 @@
+r"""What a chain reads at each step, taken from rows on its state in single precision.
+
+    J[t,k] = R_k ds_k/dx_k        R_k (rows, S) in float64, its product with ds_k/dx_k (S, d_in) in float32
+
+This product is half of the work of a sweep and nothing follows from it, so its rounding errors do not pile
+up: entries err by some 1e-7 of their size, whole norms by a hundredth of that. Every so many steps the
+product is taken in both precisions, and the largest relative difference of the norm is kept.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from depprobe.operators.cells import CellChain
+from depprobe.operators.compression import RowBlock
+
+#: steps from one comparison of the two precisions to the next
+_CHECK_EVERY = 16
+#: norms of products of rows with entries up to 1 that float32 holds without loss, as ln
+SAFE = math.log(1e25)
+
+
+class SingleReading:
+    """Rows on the state of the lowest layer to rows on what it reads.
+
+    Attributes
+    ----------
+    difference : largest relative difference of a norm between the two precisions that was seen.
+    """
+
+    def __init__(self, cell: CellChain) -> None:
+        self._single = cell.columns("x", torch.float32)
+        self._double = cell.columns("x", torch.float64)
+        self.difference = 0.0
+        self._next: float = math.inf
+
+    def taps(self, k: int, states: Tensor) -> Tensor:
+        """Rows (steps, rows, S) on the states at k, k - 1, ... as rows (steps, rows, d_in) float32."""
+        steps = len(states)
+        out = states.new_empty(*states.shape[:2], self._single.d_in, dtype=torch.float32)
+        matrices = self._single.matrices(k - steps + 1, k + 1).flip(0)
+        for rows, M, tap in zip(states.float(), matrices, out, strict=True):
+            torch.mm(rows, M, out=tap)
+        return out
+
+    def compare(self, k: int, states: Tensor, taps: Tensor, blocks: Sequence[RowBlock]) -> None:
+        """See whether the norms at k agree, where it is time to: states (rows, S), taps (rows, d_in)."""
+        if k > self._next:
+            return
+        self._next = k - _CHECK_EVERY
+        exact = states @ self._double.matrices(k, k + 1)[0]
+        parts = [len(block.rows) for block in blocks]
+        for block, close, sure in zip(blocks, taps.split(parts), exact.split(parts), strict=True):
+            weight = (block.scale[: block.kept] - block.scale[: block.kept].max()).exp()
+            one, other = (
+                torch.linalg.vector_norm(weight * _lengths(rows[: block.kept])) for rows in (close, sure)
+            )
+            if float(other) > 0:
+                self.difference = max(self.difference, abs(float(one / other) - 1))
+
+
+def _lengths(rows: Tensor) -> Tensor:
+    return torch.linalg.vector_norm(rows, dim=1, dtype=torch.float64)

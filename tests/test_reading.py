@@ -1,0 +1,103 @@
+"""What chains read at each step in single precision, against double precision."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from depprobe.operators import chain_norms as chain_norms_module
+from depprobe.operators import reading as reading_module
+from depprobe.operators import sweep as sweep_module
+from depprobe.operators import temporal_jacobian
+from depprobe.operators.chains import step_chains
+
+F64 = torch.float64
+
+MODULES = {
+    "rnn": lambda: nn.RNN(64, 24),
+    "gru": lambda: nn.GRU(64, 24),
+    "lstm": lambda: nn.LSTM(64, 24),
+    "lstm projected": lambda: nn.LSTM(64, 24, proj_size=9),
+    "lstm stacked": lambda: nn.LSTM(64, 24, 2),
+    "gru both ways": lambda: nn.GRU(64, 24, bidirectional=True),
+}
+
+
+@pytest.fixture(autouse=True)
+def _wide(monkeypatch):
+    monkeypatch.setattr(sweep_module, "_NARROW", 0)
+
+
+def norms(module, x, tolerance=1e-6, norm="fro"):
+    return temporal_jacobian(module, x, tolerance=tolerance).log_norms([len(x) - 1, len(x) // 2], None, norm)
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_columns_are_those_of_the_whole_step(name):
+    chains = step_chains(MODULES[name]().to(F64), torch.randn(9, 64, dtype=F64))
+    for chain in (chain for layer in chains for chain in layer):
+        parts = [chain.columns(of, F64).matrices(2, 6) for of in ("h", "x")]
+        torch.testing.assert_close(torch.cat(parts, 2), chain.matrices(2, 6), rtol=1e-13, atol=1e-15)
+        assert chain.columns("x", torch.float32).matrices(2, 6).dtype == torch.float32
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_the_error_stated_holds_and_tells_of_single_precision(name, monkeypatch):
+    module, x = MODULES[name]().to(F64), torch.randn(151, 64, dtype=F64)
+    exact, found = norms(module, x, 0), norms(module, x)
+    assert 1e-10 < found.error.max() <= 1e-6
+    inside = np.isfinite(exact.values)
+    gap = np.abs(found.values[inside] - exact.values[inside])
+    assert (gap <= found.error[inside]).all()
+    monkeypatch.setattr(chain_norms_module, "_SINGLE_TOLERANCE", 1.0)
+    double = norms(module, x)
+    assert (double.error[inside] < found.error[inside]).all()
+    assert not np.array_equal(double.values, found.values)
+
+
+@pytest.mark.parametrize("given", [{"tolerance": 1e-8}, {"norm": "spectral"}])
+def test_double_precision_where_single_would_not_do(given, monkeypatch):
+    module, x = nn.LSTM(64, 24).to(F64), torch.randn(51, 64, dtype=F64)
+    found = norms(module, x, **given)
+    monkeypatch.setattr(chain_norms_module, "_SINGLE_TOLERANCE", 1.0)
+    assert np.array_equal(found.values, norms(module, x, **given).values)
+
+
+@pytest.mark.parametrize("scale", [1e-60, 1e60])
+def test_what_float32_cannot_hold_is_taken_again(scale):
+    module, x = nn.GRU(64, 24).to(F64), torch.randn(51, 64, dtype=F64)
+    with torch.no_grad():
+        module.weight_ih_l0 *= scale
+    x /= scale
+    exact, found = norms(module, x, 0), norms(module, x)
+    np.testing.assert_allclose(found.values, exact.values, atol=1e-6)
+    assert np.isfinite(found.values[0]).all()
+
+
+def test_a_single_step_that_reads_next_to_nothing_is_not_a_zero():
+    """Between two comparisons: gates that shut at one position, with slopes below the range of float32."""
+    module, x = nn.LSTM(64, 24).to(F64), torch.randn(51, 64, dtype=F64)
+    with torch.no_grad():
+        module.weight_ih_l0[:, 0] = 0
+        module.weight_ih_l0[:24, 0], module.weight_ih_l0[72:, 0] = -1.0, -1.0
+        module.weight_ih_l0[24:48, 0] = 1.0
+        module.weight_ih_l0[48:72, 0] = -1.0
+    x[:, 0] = 0
+    x[41, 0] = 140
+    exact, found = norms(module, x, 0), norms(module, x)
+    assert exact.values[0, 41] < exact.values[0, 40] - 100
+    np.testing.assert_allclose(found.values, exact.values, atol=1e-6)
+
+
+def test_rounding_beyond_the_tolerance_is_seen_and_taken_again(monkeypatch):
+    module, x = nn.LSTM(64, 24).to(F64), torch.randn(51, 64, dtype=F64)
+    exact = norms(module, x, 0)
+    taps = reading_module.SingleReading.taps
+    monkeypatch.setattr(
+        reading_module.SingleReading, "taps", lambda self, k, states: taps(self, k, states) * (1 + 1e-5)
+    )
+    found = norms(module, x)
+    assert found.error.max() <= 1e-6
+    np.testing.assert_allclose(found.values, exact.values, atol=1e-6)
