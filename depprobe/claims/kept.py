@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,7 +20,7 @@ from depprobe.vocabulary import SCHEMA_VERSION
 
 @dataclass(frozen=True)
 class Kept:
-    """Measurements in ``folder``; ``fresh`` measures again whatever is there.
+    """Measurements in ``folder``; ``fresh`` measures again whatever is there, with so many ``threads``.
 
     Examples
     --------
@@ -30,6 +32,7 @@ class Kept:
     quick: bool = False
     seed: int = 0
     fresh: bool = False
+    threads: int = 1
 
     def path(self, name: str) -> Path:
         """Where the measurement of a statement is kept."""
@@ -51,7 +54,8 @@ class Kept:
             else:
                 if self._same(ds, claim.id):
                     return ds
-        ds = claim.measure(self.quick, progress, self.seed)
+        with _computing(self.threads):
+            ds = claim.measure(self.quick, progress, self.seed)
         store.save(ds, path)
         return ds
 
@@ -65,3 +69,16 @@ class Kept:
             depprobe.__version__,
             SCHEMA_VERSION,
         )
+
+
+@contextmanager
+def _computing(threads: int) -> Iterator[None]:
+    """Compute with so many threads; what is kept already is judged without loading torch."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

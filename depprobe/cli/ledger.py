@@ -55,6 +55,18 @@ def entry_text(claim: Claim, findings: Sequence[Finding], ds: xr.Dataset | None 
     return "\n".join([*lines, ""])
 
 
+def tally(verdicts: Sequence[str]) -> str:
+    """How many parts of the statements got each verdict.
+
+    Examples
+    --------
+    >>> tally(["refuted", "confirmed", "refuted"])
+    '3 parts: 1 confirmed, 2 refuted'
+    """
+    counts = [f"{verdicts.count(word)} {word}" for word in VERDICTS if word in verdicts]
+    return f"{len(verdicts)} part{'s' * (len(verdicts) != 1)}: {', '.join(counts)}"
+
+
 def _said(number: Measured) -> str:
     return f"{with_error(*number[:2])} {number.unit}".rstrip()
 
