@@ -1,0 +1,128 @@
+"""C9: rows, weights and stacks against autograd and loops; verdicts that flip with the data."""
+
+from __future__ import annotations
+
+import math
+from fractions import Fraction
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+import depprobe
+from depprobe.claims import attention_loss, attention_measured
+from depprobe.claims.attention_loss import CLAIM
+from depprobe.layers.attention import Attention
+from depprobe.layers.residual import Added
+
+PAST = attention_measured.PARTS
+
+
+@pytest.fixture(scope="module")
+def ds():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(attention_loss, "QUICK", ((20, 40), 16, 2))
+        patch.setattr(attention_loss, "QUICK_STACK", (12, 4, 2))
+        patch.setattr(attention_loss, "QUICK_TRAINED", ((4, 8), 1))
+        for module in (attention_loss, attention_measured):
+            patch.setattr(module, "DEPTHS", (1, 2, 3))
+        return CLAIM.measure(True)
+
+
+def verdicts(ds):
+    return [finding.verdict for finding in CLAIM.judge(ds)]
+
+
+def filled(ds, name, values):
+    """The dataset with ``values``, broadcast by the names of their dimensions, in place of a variable."""
+    return ds.assign({name: (values + 0 * ds[name].fillna(0)).transpose(*ds[name].dims)})
+
+
+def dense(module, x):
+    """ln norms of the last row by autograd, (n,)."""
+    J = torch.autograd.functional.jacobian(lambda z: module(z)[-1], x)
+    return J.square().sum((0, 2)).sqrt().log().numpy()
+
+
+def test_stacks_and_rows_are_those_of_autograd(ds):
+    layers, x = attention_measured.attentions(4, 2, 1, 3, 12)
+    for stream, depth in (("none", 3), ("residual", 2)):
+
+        def stack(z, stream=stream, depth=depth):
+            for layer in layers[:depth]:
+                z = z + layer(z) if stream == "residual" else layer(z)
+            return z
+
+        at = {"stream": stream, "depth": depth, "seed": 1}
+        found = float(ds["log_norm_far"].sel(at))
+        assert found == pytest.approx(float(np.median(dense(stack, x)[:6])), abs=1e-9)
+        y = stack(x).detach().numpy()
+        spread = math.sqrt(((y - y.mean(0)) ** 2).sum() / (y**2).sum())
+        assert float(ds["spread"].sel(at)) == pytest.approx(spread, abs=1e-12)
+    (layer,), x = attention_measured.attentions(16, 8, 0, 1, 40)
+    norms = dense(layer, x)
+    at = {"n": 40, "seed": 0}
+    assert float(ds["log_norm_own"].sel(at)) == pytest.approx(norms[-1], abs=1e-9)
+    lags = np.array_split(np.arange(1, 40), PAST)
+    expected = [np.median([norms[39 - lag] for lag in part]) for part in lags]
+    np.testing.assert_allclose(ds["log_norm_past"].sel(at), expected, rtol=0, atol=1e-9)
+
+
+def test_weights_are_those_that_attention_mixes_with():
+    torch.manual_seed(0)
+    layer, x = Attention(6, 2).double(), torch.randn(9, 6, dtype=torch.float64)
+    _, expected = layer.weights(x, x, x, average_attn_weights=False)
+    found = attention_measured.weights_of_last(layer, x)
+    np.testing.assert_allclose(found, expected[:, -1].detach(), rtol=0, atol=1e-14)
+
+
+def test_a_residual_stream_has_a_fast_operator():
+    torch.manual_seed(0)
+    x = torch.randn(9, 5, dtype=torch.float64)
+    inner = nn.Sequential(nn.Linear(5, 5), Attention(5, 1, causal=True), nn.Tanh()).double()
+    module = nn.Sequential(Added(inner), Added(nn.LayerNorm(5))).double()
+    ds = depprobe.jacobian(module, x, targets="all")
+    assert ds.attrs["method"] == "composed"
+    np.testing.assert_allclose(ds.log_norm.values[-1], dense(module, x), rtol=0, atol=1e-9)
+    with pytest.raises(depprobe.BadInput, match="must match the size"):
+        depprobe.jacobian(Added(nn.Linear(5, 4).double()), x)
+
+
+def test_uniform_attention_is_checked(ds):
+    assert CLAIM.checks(ds) == []
+    exact = sum((Fraction(1, j) for j in range(7, 41)), Fraction()) / 40
+    assert pytest.approx(float(exact), rel=1e-14) == attention_loss.UNIFORM_SHARE
+    assert float(ds["uniform_share"]) == pytest.approx(float(exact), rel=1e-12)
+    wrong = ds.assign(uniform_share=ds["uniform_share"] * 1.01, uniform_error=ds["uniform_error"] + 0.1)
+    assert len(CLAIM.checks(wrong)) == 2
+
+
+def test_slopes_are_those_of_least_squares():
+    rng = np.random.default_rng(1)
+    lengths, norms = np.array([3.0, 10.0, 11.0, 60.0]), rng.normal(size=(4, 3))
+    norms[:, 2] = np.nan
+    found = attention_loss.slopes(norms, lengths)
+    for seed in range(2):
+        assert found[seed] == pytest.approx(np.polyfit(np.log(lengths), norms[:, seed], 1)[0], rel=1e-10)
+    assert np.isnan(found[2])
+
+
+@pytest.mark.parametrize(("power", "expected"), [(0.0, "confirmed"), (-0.5, "qualified"), (-1.0, "refuted")])
+def test_loss_is_judged_by_its_slope(ds, power, expected):
+    ds = filled(ds, "relative_loss", 0.01)
+    ds = filled(ds, "log_norm_past", power * np.log(ds["n"]))
+    ds = filled(ds, "log_norm_trained", power * np.log(ds["task_lag"] + 1.0))
+    assert verdicts(ds)[:3] == ["confirmed", expected, expected]
+    assert verdicts(filled(ds, "relative_loss", 0.9))[2] == "not measured here"
+
+
+def test_distance_and_depth_are_judged(ds):
+    assert verdicts(filled(ds, "log_norm_past", -3 * ds["past"]))[0] == "refuted"
+    residual = ds["stream"] == "residual"
+    for loss, expected in (
+        (0 * residual, "confirmed"),
+        (~residual, "qualified"),
+        (1 + 0 * residual, "refuted"),
+    ):
+        assert verdicts(filled(ds, "log_norm_far", -1.0 * loss * ds["depth"]))[3] == expected

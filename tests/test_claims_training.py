@@ -1,0 +1,131 @@
+"""C14: a run by hand, pairs by brute force, and verdicts that flip with the data."""
+
+from __future__ import annotations
+
+import math
+from itertools import product
+
+import numpy as np
+import pytest
+import torch
+import xarray as xr
+from conftest import tolerance
+
+from depprobe.claims import clipped_training
+from depprobe.claims.clipped_training import CLAIM, sign_test
+from depprobe.training import cell as training
+from depprobe.training.grid import Plan
+from depprobe.training.outcomes import clipping, kinds, pairs
+from depprobe.training.tasks import TASKS
+
+LAYERS = ("rnn", "rnn:gain=2")
+STEPS = 4
+
+
+@pytest.fixture(scope="module")
+def ds():
+    small = Plan(LAYERS, LAYERS, lags=(2, 6), clipped_lags=(2, 6), seeds=1, batch=4, steps=STEPS)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(clipped_training, "plan", lambda quick, seed: small)
+        return CLAIM.measure(True)
+
+
+def verdicts(ds):
+    return [finding.verdict for finding in CLAIM.judge(ds)]
+
+
+def outcome(ds, free, clipped, norm=0.1, share=0.5):
+    """Runs that learned (1) or not (0), free and clipped, from weights whose norm at the lag is ``norm``."""
+    is_clipped = ds["clip"] == 1.0
+    learned = is_clipped * clipped + ~is_clipped * free + 0 * ds["learned"]
+    return ds.assign(
+        learned=learned.transpose(*ds["learned"].dims),
+        log_norm_needed=0 * ds["log_norm_needed"] + math.log(norm),
+        clipped_share=(is_clipped * share + 0 * ds["clipped_share"]).transpose(*ds["clipped_share"].dims),
+    )
+
+
+def test_a_clipped_run_by_hand(ds):
+    """Gradient descent with momentum 0.9 at 30 times the rate, every step scaled to norm 1 where longer."""
+    cell = training.Cell("rnn:gain=2", "copy", 6, 0, 1.0, "sgd", batch=4, steps=STEPS)
+    task, net = TASKS["copy"], training.build(cell)
+    parameters = list(net.parameters())
+    speed = [torch.zeros_like(p) for p in parameters]
+    draws, fresh = (torch.Generator().manual_seed(6 + start) for start in (0, 500_000))
+    clipped = 0
+    for _ in range(STEPS):
+        x, y = task.draw(6, 4, draws)
+        gradients = torch.autograd.grad(task.loss(net(x), y), parameters)
+        norm = math.sqrt(sum(float(g.double().square().sum()) for g in gradients))
+        clipped += norm > 1
+        with torch.no_grad():
+            for p, v, g in zip(parameters, speed, gradients, strict=True):
+                v.mul_(0.9).add_(g * min(1.0, 1 / norm))
+                p.sub_(30 * cell.rate * v)
+    x, y = task.draw(6, training.TESTED, fresh)
+    expected = float(task.loss(net(x), y).detach()) / math.log(4)
+    at = {"layer": "rnn:gain=2", "task": "copy", "task_lag": 6, "seed": 0, "clip": 1.0, "optimizer": "sgd"}
+    assert float(ds["relative_loss"].sel(at)) == pytest.approx(expected, rel=1e-4)
+    assert float(ds["clipped_share"].sel(at)) == clipped / STEPS > 0
+    free = ds["relative_loss"].sel(at | {"clip": math.inf})
+    assert abs(float(free) - expected) > 1e-3
+
+
+def test_pairs_and_counts_by_brute_force(ds):
+    rng = np.random.default_rng(0)
+    random = ds.assign(
+        learned=(ds["learned"].dims, rng.integers(0, 2, ds["learned"].shape).astype(float)),
+        log_norm_needed=ds["log_norm_needed"] * 0
+        + xr.DataArray(np.log([[1e-9, 0.1], [5.0, 1e-5]]), dims=("layer", "task_lag")),
+    )
+    found = clipping(random)
+    for optimizer, (name, low, high) in product(
+        ("adam", "sgd"), (("vanished", 0, 1e-3), ("arriving", 1e-3, 1), ("exploding", 1, math.inf))
+    ):
+        counts = np.zeros(3)
+        for layer, lag in product(LAYERS, (2, 6)):
+            at = random.isel(task=0, seed=0).sel(layer=layer, task_lag=lag, optimizer=optimizer)
+            if low <= math.exp(float(at["log_norm_needed"].sel(clip=1.0))) < high:
+                counts += 1, float(at["learned"].sel(clip=math.inf)), float(at["learned"].sel(clip=1.0))
+        names = ("cells", "free_learned", "clipped_learned")
+        assert [found[f"{optimizer}_{name}_{each}"] for each in names] == counts.tolist()
+    row = pairs(random)
+    assert len(row["layer"]) == 8
+    assert sum(inside.sum() for inside in kinds(row["log_norm_needed"]).values()) == 8
+
+
+def test_the_sign_test_counts_every_way_of_falling():
+    for wins, losses in ((3, 1), (0, 4), (6, 0)):
+        of = wins + losses
+        ways = [sum(heads) >= wins for heads in product((0, 1), repeat=of)]
+        assert sign_test(wins, losses) == pytest.approx(np.mean(ways), rel=tolerance())
+
+
+def test_clipping_that_never_acts_is_checked(ds):
+    assert CLAIM.checks(ds) == []
+    clipped = ds["clip"] == 1.0
+    idle = ds.assign(
+        clipped_share=0 * ds["clipped_share"],
+        relative_loss=(ds["relative_loss"] * 0 + 1 + clipped).transpose(*ds["relative_loss"].dims),
+    )
+    assert CLAIM.checks(idle) == ["clipping that never acted changed what was learned"]
+    assert CLAIM.checks(ds.assign(clipped_share=ds["clipped_share"] * 0 + 1)) == [
+        "a gradient was clipped in a run without clipping"
+    ]
+
+
+def test_verdicts_follow_the_data(ds):
+    # four runs of gradient descent are too few for the sign test: each stands for two lags more
+    more = ds.isel(task_lag=[0, 0, 1, 1]).assign_coords(task_lag=[2, 3, 6, 7])
+    assert verdicts(outcome(more, free=0, clipped=1)) == ["confirmed", "not measured here", "confirmed"]
+    assert verdicts(outcome(more, free=1, clipped=0)) == ["refuted", "not measured here", "refuted"]
+    assert verdicts(outcome(more, free=0, clipped=0))[0] == "qualified"
+    vanished = outcome(more, free=0, clipped=0, norm=1e-9, share=0.0)
+    assert verdicts(vanished) == ["not measured here", "refuted", "refuted"]
+    assert "never acts" in CLAIM.judge(vanished)[1].note
+    acting = outcome(more, free=0, clipped=0, norm=1e-9, share=0.5)
+    assert "it acts" in CLAIM.judge(acting)[1].note
+    assert verdicts(outcome(more, free=0, clipped=1, norm=1e-9))[1] == "confirmed"
+    some = outcome(more, free=0, clipped=more["layer"] == "rnn", norm=1e-9)
+    assert verdicts(some)[1:] == ["qualified", "qualified"]
+    assert "only rnn" in CLAIM.judge(some)[2].note
