@@ -22,6 +22,8 @@ _HOME: dict[str, str | None] = {
     "gates": "depprobe.probes.gates",
     "lyapunov": "depprobe.probes.lyapunov",
     "cost": "depprobe.probes.cost",
+    "advise": "depprobe.advice.ranking",
+    "decision_map": "depprobe.advice.decision_map",
     "lyapunov_of_map": "depprobe.probes.lyapunov",
     "temporal_jacobian": "depprobe.operators",
     "TemporalJacobian": "depprobe.operators",
@@ -32,6 +34,7 @@ _HOME: dict[str, str | None] = {
     "dense": "depprobe.curves",
     "scaling": "depprobe.curves",
     "crossovers": "depprobe.curves",
+    "efficiency": "depprobe.curves",
     "save": "depprobe.store",
     "load": "depprobe.store",
     "read_input": "depprobe.inputs",
@@ -43,7 +46,9 @@ __all__ = ["__version__", *_HOME]
 
 if TYPE_CHECKING:
     from depprobe import figures
-    from depprobe.curves import crossovers, decay_curve, dense, distances, scaling
+    from depprobe.advice.decision_map import decision_map
+    from depprobe.advice.ranking import advise
+    from depprobe.curves import crossovers, decay_curve, dense, distances, efficiency, scaling
     from depprobe.errors import BadInput
     from depprobe.inputs import read as read_input
     from depprobe.operators import TemporalJacobian, structured, temporal_jacobian

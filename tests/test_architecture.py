@@ -18,7 +18,7 @@ ROOT = Path(depprobe.__file__).parent
 
 #: from bottom to top; a component imports those on lines above its own, and none on its own line
 ORDER = (
-    ("errors", "vocabulary"),
+    ("errors", "vocabulary", "units"),
     ("registry",),
     ("complexity",),
     ("layers",),
@@ -28,14 +28,14 @@ ORDER = (
     ("labelling", "cases"),
     ("resume", "isolated"),
     ("probes", "models"),
-    ("sweep", "advise", "training"),
+    ("sweep", "advice", "training"),
     ("claims",),
     ("cli",),
     ("__main__",),
 )
 RANK = {component: rank for rank, line in enumerate(ORDER) for component in line}
 WITHOUT_TORCH = {
-    *("errors", "vocabulary", "registry", "complexity", "inputs"),
+    *("errors", "vocabulary", "units", "registry", "complexity", "inputs"),
     *("store", "curves", "theory", "figures", "cli"),
 }
 #: packages of one idea a file, which know nothing of each other

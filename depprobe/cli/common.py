@@ -26,6 +26,7 @@ from depprobe.cli.progress import progress
 if TYPE_CHECKING:
     import xarray as xr
 
+    from depprobe.cli.output import Summary
     from depprobe.inputs import Source
 
 #: options that mean the same in every command that has them
@@ -169,20 +170,26 @@ class Run:
             torch.set_num_threads(before)
         self._seconds = time.perf_counter() - start
 
-    def keep(self, ds: xr.Dataset, theory: xr.Dataset | None = None) -> list[Path]:
+    def keep(self, ds: xr.Dataset, theory: xr.Dataset | None = None, kind: str = "auto") -> list[Path]:
         """Save the dataset and draw its figures, with theory over them; returns the paths of the figures."""
         from depprobe import store
         from depprobe.cli.drawing import draw
 
         store.save(ds, self.data)
-        return draw([ds], [], self.figure, theory=theory)
+        return draw([ds], [], self.figure, kind, theory)
 
     def note(self, lines: Sequence[str]) -> None:
         """Print further lines, where the result is printed as text."""
-        if lines and not self._saying["as_json"] and not self._saying["table"]:
+        if lines and not self._saying["as_json"] and self._saying["table"] in (None, "text"):
             output.echo("\n".join(lines))
 
-    def say(self, ds: xr.Dataset, figures: Sequence[Path], extra: Mapping[str, Any] | None = None) -> None:
+    def say(
+        self,
+        ds: xr.Dataset,
+        figures: Sequence[Path],
+        extra: Mapping[str, Any] | None = None,
+        summary: Summary | None = None,
+    ) -> None:
         """Print the result in the form asked for.
 
         Parameters
@@ -190,15 +197,16 @@ class Run:
         ds : the dataset, as kept.
         figures : what ``keep`` returned.
         extra : further entries of the JSON document.
+        summary : what is said of it; by default what ``depprobe show`` says.
         """
         from depprobe.cli.summaries import summary_of
 
-        summary = summary_of(ds)
+        summary = summary or summary_of(ds)
         if self._saying["as_json"]:
             document = {"attributes": ds.attrs, "layers": summary.records, **(extra or {})}
             document |= {"dataset": str(self.data), "figures": [str(path) for path in figures]}
             output.echo(output.as_json(document))
-        elif self._saying["table"]:
+        elif self._saying["table"] not in (None, "text"):
             output.echo(output.TABLES[self._saying["table"]](summary))
         else:
             output.echo(output.as_text(summary))

@@ -1,7 +1,8 @@
 """Which figures a dataset gets.
 
-A Jacobian gets its decay curves, and from 8 targets on the (t, k) heat map beside them; every other kind of
-dataset the figure of its name.
+A Jacobian gets its decay curves, and from 8 targets on the (t, k) heat map beside them; costs their growth,
+and the speed-up beside it where they were timed with several numbers of threads; every other kind of dataset
+the figure of its name.
 """
 
 from __future__ import annotations
@@ -13,6 +14,9 @@ import xarray as xr
 
 #: fewest targets for which rows make a picture
 HEATMAP_FROM = 8
+#: kind of dataset -> figures it can be drawn as, where there are several
+FIGURES = {"jacobian": ("decay", "heatmap"), "cost": ("cost", "speedup", "efficiency")}
+KINDS = ("auto", *dict.fromkeys(name for names in FIGURES.values() for name in names))
 
 
 def figure_paths(path: Path, targets: int, kind: str = "auto") -> dict[str, Path]:
@@ -40,8 +44,14 @@ def draw(
     if len(kinds) > 1:
         raise BadInput(f"one figure shows one kind of dataset, not {', '.join(sorted(kinds))}")
     (found,) = kinds
+    known = FIGURES.get(found, (found,))
+    if kind not in ("auto", *known):
+        raise BadInput(f"a dataset of {found} can be drawn as {', '.join(known)}, not as {kind}")
     if found != "jacobian":
-        return [save(getattr(figures, found)(list(datasets)), path)]
+        chosen = {found if kind == "auto" else kind: path}
+        if kind == "auto" and found == "cost" and all(ds.sizes.get("threads", 1) > 1 for ds in datasets):
+            chosen["speedup"] = path.with_name(f"{path.stem}_speedup{path.suffix}")
+        return [save(getattr(figures, one)(list(datasets)), where) for one, where in chosen.items()]
     targets = max(ds.sizes.get("target", 1) for ds in datasets)
     written = []
     for one, where in figure_paths(path, targets, kind).items():

@@ -26,6 +26,13 @@ LN10 = math.log(10)
 
 #: a number as ``power_of_ten`` writes it
 _POWER = re.compile(r"(\d\.\d)e([+-]\d+)")
+#: characters that LaTeX takes for something else, or lacks
+_LATEX = {character: f"\\{character}" for character in "&%_#"} | {
+    "^": r"\^{}",
+    "~": r"$\sim$",
+    "±": r"$\pm$",
+    "µ": r"$\mu$",
+}
 
 
 @dataclass(frozen=True)
@@ -39,6 +46,7 @@ class Summary:
     columns : one list of cells for each layer, in the order of ``headings``.
     records : the same with full precision, for JSON and CSV.
     notes : what a reader must know to take the numbers as they are meant.
+    upright : whether each layer is printed as a row instead, where there are many.
     """
 
     title: str
@@ -46,6 +54,7 @@ class Summary:
     columns: list[list[str]]
     records: list[dict[str, Any]]
     notes: list[str] = field(default_factory=list)
+    upright: bool = False
 
 
 def power_of_ten(log: float) -> str:
@@ -81,7 +90,8 @@ def with_error(value: float, error: float) -> str:
         return "-"
     if math.isinf(value):
         return "inf"
-    if not math.isfinite(error) or error == 0:
+    # fits of exact numbers leave errors of round-off
+    if not math.isfinite(error) or error <= 1e-9 * abs(value):
         return f"{value:.4g}"
     places = max(0, min(6, 1 - math.floor(math.log10(error))))
     return f"{value:.{places}f} ± {error:.{places}f}"
@@ -91,23 +101,32 @@ def merged(summaries: Sequence[Summary]) -> Summary:
     """Summaries of one kind side by side."""
     first, *_ = summaries
     columns = [column for one in summaries for column in one.columns]
-    return Summary(first.title, first.headings, columns, [r for one in summaries for r in one.records])
+    records = [record for one in summaries for record in one.records]
+    return Summary(first.title, first.headings, columns, records, upright=first.upright)
 
 
 def as_text(summary: Summary) -> str:
-    """The table as printed on a terminal, on its side: a column for each layer."""
+    """The table as printed on a terminal: a column for each layer, or a row if it is upright."""
     from rich import box
     from rich.markup import escape
     from rich.table import Table
 
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    table.add_column("")
-    for column in summary.columns:
-        table.add_column(escape(column[0]), justify="right", overflow="fold")
-    for index, heading in enumerate(summary.headings[1:], start=1):
-        table.add_row(escape(heading), *(escape(column[index]) for column in summary.columns))
+    heads, *rows = _laid_out(summary)
+    for index, head in enumerate(heads):
+        table.add_column(escape(head), justify="right" if index else "left", overflow="fold")
+    for row in rows:
+        table.add_row(*map(escape, row))
     # as wide as the layers need: a table cut to a narrow terminal says less than one that wraps there
-    return "\n".join([summary.title, rendered(table, 40 + 30 * len(summary.columns))])
+    return "\n".join([summary.title, rendered(table, 40 + 30 * len(heads))])
+
+
+def _laid_out(summary: Summary) -> list[list[str]]:
+    """Rows of cells as they are printed, headings first."""
+    rows = [summary.headings, *summary.columns]
+    if summary.upright:
+        return rows
+    return [list(row) for row in zip(["", *summary.headings[1:]], *summary.columns, strict=True)]
 
 
 def rendered(table: Table, width: int) -> str:
@@ -132,20 +151,22 @@ def as_latex(summary: Summary) -> str:
     """The table as a LaTeX tabular (booktabs)."""
 
     def escaped(text: str) -> str:
-        for character in "&%_#":
-            text = text.replace(character, "\\" + character)
         text = _POWER.sub(lambda found: rf"${found[1]}\cdot 10^{{{int(found[2])}}}$", text)
-        return text.replace("±", r"$\pm$").replace("inf", r"$\infty$")
+        pieces = re.split(r"(\$.*?\$)", text)
+        text = "".join(
+            piece if index % 2 else "".join(_LATEX.get(character, character) for character in piece)
+            for index, piece in enumerate(pieces)
+        )
+        return re.sub(r"\binf\b", r"$\\infty$", text)
 
+    heads, *rows = [[escaped(cell) for cell in row] for row in _laid_out(summary)]
     lines = [
-        r"\begin{tabular}{l" + "r" * len(summary.columns) + "}",
+        rf"\begin{{tabular}}{{l{'r' * (len(heads) - 1)}}}",
         r"\toprule",
-        " & ".join(["", *(escaped(column[0]) for column in summary.columns)]) + r" \\",
+        " & ".join(heads) + r" \\",
         r"\midrule",
+        *(" & ".join(row) + r" \\" for row in rows),
     ]
-    for index, heading in enumerate(summary.headings[1:], start=1):
-        cells = [escaped(column[index]) for column in summary.columns]
-        lines.append(" & ".join([escaped(heading), *cells]) + r" \\")
     return "\n".join([*lines, r"\bottomrule", r"\end{tabular}"])
 
 
@@ -167,7 +188,7 @@ def as_json(document: dict[str, Any]) -> str:
 
 
 #: what ``--table`` takes
-TABLES: dict[str, Callable[[Summary], str]] = {"latex": as_latex, "csv": as_csv}
+TABLES: dict[str, Callable[[Summary], str]] = {"text": as_text, "latex": as_latex, "csv": as_csv}
 
 
 def check_writable(path: Path) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from depprobe.cli import output
+from depprobe.cli.drawing import KINDS
 
 
 @click.command(short_help="draw stored datasets, overlaid")
@@ -19,13 +20,13 @@ from depprobe.cli import output
 )
 @click.option(
     "--kind",
-    type=click.Choice(["auto", "decay", "heatmap"]),
+    type=click.Choice(KINDS),
     default="auto",
     show_default=True,
-    help="Decay curves, or (t, k) heat maps; auto adds the heat map from 8 targets on.",
+    help="Of a Jacobian decay curves, heat maps; of costs their growth, speed-up, the efficiency table.",
 )
 def plot(files: tuple[Path, ...], figure: Path | None, kind: str) -> None:
-    """Draw the decay curves of one or more datasets in one figure."""
+    """Draw one or more datasets in one figure."""
     from depprobe import store
     from depprobe.cli.drawing import draw
     from depprobe.figures.saving import format_of

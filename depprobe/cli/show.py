@@ -30,7 +30,7 @@ def show(files: tuple[Path, ...], as_json: bool, table: str | None) -> None:
     if as_json:
         said = {str(file): {"attributes": ds.attrs, "layers": made.records} for file, ds, made in documents}
         output.echo(output.as_json(said))
-    elif table:
+    elif table not in (None, "text"):
         kinds = {kind_of(ds) for _, ds, _ in documents}
         if len(kinds) > 1:
             raise BadInput(f"one table holds one kind of dataset, not {', '.join(sorted(kinds))}")

@@ -7,6 +7,7 @@ writes it. To add a figure, add a file with one function of this kind.
 from depprobe.figures.cost import CostDrawing, SpeedupDrawing, cost, speedup
 from depprobe.figures.decay import DecayDrawing, decay
 from depprobe.figures.decision import DecisionMap, decision
+from depprobe.figures.efficiency import EfficiencyTable, efficiency
 from depprobe.figures.gates import GatesDrawing, gates
 from depprobe.figures.heatmap import HeatmapDrawing, heatmap
 from depprobe.figures.lyapunov import LyapunovDrawing, lyapunov
@@ -20,6 +21,7 @@ __all__ = [
     "CostDrawing",
     "DecayDrawing",
     "DecisionMap",
+    "EfficiencyTable",
     "GatesDrawing",
     "HeatmapDrawing",
     "LyapunovDrawing",
@@ -28,6 +30,7 @@ __all__ = [
     "cost",
     "decay",
     "decision",
+    "efficiency",
     "format_of",
     "gates",
     "heatmap",

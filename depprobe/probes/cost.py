@@ -70,7 +70,7 @@ def cost(
     target: nn.Module | str | Sequence[str] = ARTICLE,
     x: Tensor | ArrayLike | None = None,
     *,
-    n: int | Sequence[int] = (256, 512, 1024, 2048),
+    n: int | Sequence[int] = (128, 256, 512, 1024),
     d: int | Sequence[int] = 512,
     phases: str | Sequence[str] = PHASES,
     threads: int | Sequence[int] | None = None,
@@ -132,6 +132,8 @@ def cost(
         if phase not in PHASES:
             raise unknown("phase", phase, PHASES)
     counts = sorted({1, all_threads()}) if threads is None else _sizes("threads", threads, 1)
+    if counts[-1] > all_threads():
+        raise BadInput(f"threads must be at most {all_threads()}, the processors here, not {counts[-1]}")
     if not seconds > 0:
         raise BadInput(f"seconds must be above 0, not {seconds}")
     options = {"phases": wanted, "threads": counts, "least": seconds}

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+from itertools import product
 from typing import Any
 
 import numpy as np
 import xarray as xr
 
 from depprobe.cli.output import Summary, with_error
+from depprobe.units import scaled, seconds
 
 _HEADINGS = [
     "layer",
@@ -19,12 +21,11 @@ _HEADINGS = [
     "path length",
     "parallelism",
     "one more token",
-    "time ~ n^",
-    "peak memory ~ n^",
-    "FLOPs ~ n^",
 ]
 _QUANTITIES = ("time", "peak_bytes", "flops")
 _NAMES = {"time": "time", "peak_bytes": "memory", "flops": "FLOPs"}
+#: what costs grow with
+_SIZES = ("n", "d")
 #: numbers of a record as they stand in the dataset
 _NUMBERS = (
     "flops",
@@ -46,15 +47,19 @@ _NUMBERS = (
     "state_bytes",
 )
 #: a count and a formula further apart than this disagree
-_GAP = 0.01
+_GAP = 0.0005
+#: more columns than this are printed as rows
+_ABREAST = 4
 
 
 def summary(ds: xr.Dataset) -> Summary:
     """Table and notes of a dataset that ``depprobe.cost`` gave."""
-    rows = [row for case in _cases(ds) for row in _records(case)]
-    several = {name: len({row[name] for row in rows}) > 1 for name in ("d", "phase")}
+    rows = [row for case in _cases(ds) for row in _records(case, ds)]
+    several = {name: ds.sizes.get(name, 1) > 1 for name in ("n", "d", "phase")}
+    columns = [_cells(row, several) for row in rows]
+    grown = [f"{_NAMES[q]} ~ {size}^" for size in _SIZES if several[size] for q in _QUANTITIES]
     return Summary(
-        _title(ds), list(_HEADINGS), [_cells(row, several) for row in rows], rows, _notes(ds, rows)
+        _title(ds), [*_HEADINGS, *grown], columns, rows, _notes(ds, rows), upright=len(rows) > _ABREAST
     )
 
 
@@ -69,12 +74,18 @@ def _cases(ds: xr.Dataset) -> list[xr.Dataset]:
     return cases
 
 
-def _records(case: xr.Dataset) -> list[dict[str, Any]]:
+def _records(case: xr.Dataset, ds: xr.Dataset) -> list[dict[str, Any]]:
     exponents: xr.Dataset | None = None
     if case.sizes["n"] > 1:
         from depprobe.curves import scaling
 
+        # slopes in d need all widths; those in n are of the width of the case
         exponents = scaling(case.drop_vars("d", errors="ignore"))
+        if ds.sizes.get("d", 1) > 1:
+            whole = ds.sel(phase=case["phase"].item()) if "phase" in ds.dims else ds
+            most = {"threads": whole["threads"].max()} if "threads" in whole.dims else {}
+            of_d = scaling(whole.sel(most))[["scaling_d", "scaling_d_stderr"]]
+            exponents = exponents.assign(of_d.drop_vars("phase", errors="ignore"))
     longest = case.sel(n=case["n"].max())
     records = []
     for layer in case["layer"].values:
@@ -83,13 +94,13 @@ def _records(case: xr.Dataset) -> list[dict[str, Any]]:
         for name, kind in (("n", int), ("d", int), ("phase", str), ("threads", int)):
             row[name] = kind(one[name].item()) if name in one.coords else ""
         row |= {name: float(one[name]) if name in one else math.nan for name in _NUMBERS}
-        for quantity in _QUANTITIES:
-            for part in ("scaling_n", "scaling_n_stderr"):
-                row[f"{part}_{quantity}"] = (
-                    math.nan
-                    if exponents is None or quantity not in exponents["quantity"]
-                    else exponents[part].sel(quantity=quantity, layer=layer).item()
-                )
+        for size, quantity, end in product(_SIZES, _QUANTITIES, ("", "_stderr")):
+            name = f"scaling_{size}{end}"
+            row[f"{name}_{quantity}"] = (
+                math.nan
+                if exponents is None or quantity not in exponents["quantity"]
+                else exponents[name].sel(quantity=quantity, layer=layer).item()
+            )
         records.append(row)
     return records
 
@@ -99,17 +110,22 @@ def _cells(row: dict[str, Any], several: dict[str, bool]) -> list[str]:
     # the two passes of a layer stand in columns of their own
     name += f" {row['phase']}" if several["phase"] else ""
     gap = _gap(row)
-    flops = _scaled(row["flops"], "")
+    flops = scaled(row["flops"])
     return [
         name,
         f"{flops} ({gap:+.1%} of formula)" if abs(gap) > _GAP else flops,
-        _quartiles(row, "time"),
-        _scaled(row["peak_bytes"], "B"),
+        _time(row, "time"),
+        scaled(row["peak_bytes"], "B"),
         _number(row["sequential_steps"]),
         _number(row["path_length"]),
         _number(row["parallelism"]),
-        _quartiles(row, "step_time"),
-        *(with_error(row[f"scaling_n_{q}"], row[f"scaling_n_stderr_{q}"]) for q in _QUANTITIES),
+        _time(row, "step_time"),
+        *(
+            with_error(row[f"scaling_{size}_{q}"], row[f"scaling_{size}_stderr_{q}"])
+            for size in _SIZES
+            if several[size]
+            for q in _QUANTITIES
+        ),
     ]
 
 
@@ -119,34 +135,8 @@ def _gap(row: dict[str, Any]) -> float:
     return 0.0 if math.isnan(formula) or math.isnan(row["flops"]) else row["flops"] / formula - 1
 
 
-def _quartiles(row: dict[str, Any], name: str) -> str:
-    """A time and its quartiles, all in the unit of the time."""
-    value = row[name]
-    if math.isnan(value):
-        return "-"
-    factor, unit = next(((f, u) for f, u in ((1.0, "s"), (1e3, "ms")) if value * f >= 1), (1e6, "µs"))
-    low, high = (f"{row[f'{name}_{end}'] * factor:.3g}" for end in ("low", "high"))
-    return f"{value * factor:.3g} {unit} ({low} to {high})"
-
-
-def _scaled(value: float, unit: str) -> str:
-    """A number with a decimal prefix.
-
-    Examples
-    --------
-    >>> _scaled(2.1e8, "B"), _scaled(950.0, "B")
-    ('210 MB', '950 B')
-    """
-    if math.isnan(value):
-        return "-"
-    for power, prefix in ((15, "P"), (12, "T"), (9, "G"), (6, "M"), (3, "k")):
-        if value >= 0.9995 * 10**power:
-            return f"{_three(value / 10**power)} {prefix}{unit}".rstrip()
-    return f"{_three(value)} {unit}".rstrip()
-
-
-def _three(value: float) -> str:
-    return f"{value:.0f}" if value >= 99.95 else f"{value:.3g}"
+def _time(row: dict[str, Any], name: str) -> str:
+    return seconds(*(row[f"{name}{end}"] for end in ("", "_low", "_high")))
 
 
 def _number(value: float) -> str:
@@ -177,7 +167,7 @@ def _notes(ds: xr.Dataset, rows: list[dict[str, Any]]) -> list[str]:
     else:
         lines[0] += "; one n only: no exponents, no crossovers"
     if any(abs(_gap(row)) > _GAP for row in rows):
-        lines.append("FLOPs counted differ from a layer's formula by more than 1 %, as said beside them")
+        lines.append("FLOPs counted exceed the formula where masks and tiles make products that are not used")
     if ds.attrs.get("no_stream"):
         lines.append(f"no stream: {ds.attrs['no_stream']}")
     return lines
@@ -204,7 +194,7 @@ def _crossings(ds: xr.Dataset) -> list[str]:
                 f"{other} {_crossing(*(float(one[f'crossover{end}']) for end in ('', '_low', '_high')))}"
             )
         conditions = f" ({', '.join(where)})" if where else ""
-        lines.append(f"{attention} costs more {_NAMES[quantity]} than{conditions}: {'; '.join(said)}")
+        lines.append(f"{attention} costs more {_NAMES[quantity]}{conditions} than {'; '.join(said)}")
     return lines
 
 

@@ -1,0 +1,170 @@
+"""``depprobe cost``: the table, the efficiency table, what is saved, resuming, and how wrong calls end."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import depprobe.probes.cost as probe
+from depprobe import store
+from depprobe.cases import cases_of_specs
+from depprobe.cli import main
+from depprobe.cli.output import command_of
+from depprobe.costs.point import costs
+
+SMALL = ("--d", "8", "--threads", "1", "--seconds", "0.001")
+
+
+@pytest.fixture(autouse=True)
+def _own_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.fixture(autouse=True)
+def measured(monkeypatch):
+    """Points are measured in this process as the child does it, and listed; starting one is tested apart."""
+    points = []
+
+    def here(request):
+        points.append((request["layer"], request["n"]))
+        spec, seed = [request["layer"]], [request["seed"]]
+        (case,) = cases_of_specs(spec, None, request["n"], request["d"], 1, seed, request["dtype"], "cpu")
+        return costs(case.build(), case.x, request["phases"], request["threads"], request["least"])
+
+    monkeypatch.setattr(probe, "measured_alone", here)
+    return points
+
+
+@pytest.fixture
+def run(capsys):
+    """Run the command in this process: (exit code, stdout, stderr)."""
+
+    def go(*arguments: str) -> tuple[int, str, str]:
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as stop:
+            main(["cost", *arguments])
+        printed = capsys.readouterr()
+        return stop.value.code, printed.out, printed.err
+
+    return go
+
+
+def good(run, *arguments):
+    code, out, err = run(*arguments)
+    assert code == 0, err
+    return out
+
+
+def rows_of(text):
+    return list(csv.DictReader(io.StringIO(text)))
+
+
+def test_a_table_a_dataset_and_figures(run):
+    sizes = ("--layer", "attention", "--layer", "lstm", "--n", "8,16,32")
+    saved = ("-o", "a.nc", "--figure", "a.png")
+    out = good(run, *sizes, "--d", "8", "--threads", "1,2", "--seconds", "0.001", *saved)
+    ds = store.load("a.nc")
+    store.validate(ds)
+    assert ds.flops.dims == ("layer", "n", "d", "phase")
+    assert ds.time.dims == ("layer", "n", "d", "phase", "threads")
+    assert {"cpu", "cores", "ram_bytes", "torch", "blas"} <= set(ds.attrs)
+    assert command_of(ds).startswith("depprobe cost --layer attention --layer lstm --n 8,16,32 --d 8")
+    # n = 2 d = 16: four projections of n d^2 and two products of n^2 d cost what four gates of 2 n d^2 do
+    assert "attention costs more FLOPs (forward, d = 8) than lstm from n = 16" in out
+    assert "no stream: attention: a position sees later ones" in out
+    for name in ("a.png", "a_speedup.png"):
+        assert Path(name).read_bytes().startswith(b"\x89PNG")
+
+
+def test_exponents_are_those_of_the_formulas(run):
+    document = json.loads(
+        good(run, "--layer", "conv", "--layer", "gru", "--n", "8,16,32", "--d", "4,8", *SMALL[2:], "--json")
+    )
+    assert len(document["layers"]) == 2 * 2 * 2
+    for row in document["layers"]:
+        np.testing.assert_allclose(row["scaling_n_flops"], 1, rtol=0.02)
+        np.testing.assert_allclose(row["scaling_d_flops"], 2, rtol=1e-9)
+        assert row["flops"] == row["flops_formula"]
+        assert row["process_bytes"] is None
+
+
+def test_one_length_has_no_exponents(run):
+    out = good(run, "--layer", "conv:causal=true", "--n", "16", *SMALL)
+    assert "one n only: no exponents, no crossovers" in out
+    assert "n^" not in out
+    assert "d^" not in out
+
+
+def test_a_count_that_is_not_the_formula_is_said(run):
+    # half of the products of explicit causal attention are masked out: 4 n^2 d are made, 2 n (n + 1) d needed
+    out = good(run, "--layer", "attention:causal=true,fused=false", "--n", "16", "--phase", "forward", *SMALL)
+    made, needed = 8 * 16 * 64 + 4 * 16 * 16 * 8, 8 * 16 * 64 + 2 * 16 * 17 * 8
+    assert f"({made / needed - 1:+.1%} of formula)" in out
+
+
+def test_the_efficiency_table(run, measured):
+    out = good(run, "--table", "text", "--n", "8", "--phase", "forward", *SMALL)
+    assert [layer for layer, _ in measured] == ["attention:fused=false", "attention", "conv", "lstm"]
+    assert out.startswith("Efficiency: d = 8, float32, batch 1")
+    assert "42.3 ms" not in out, "the article's figures are for d = 512"
+    assert "in brackets: over lstm at n = 8" in out
+    rows = rows_of(good(run, "--table", "csv", "--n", "8", *SMALL))
+    assert [(row["layer"], row["phase"]) for row in rows[:2]] == [
+        ("attention:fused=false", "forward"),
+        ("attention:fused=false", "forward+backward"),
+    ]
+    lstm = next(row for row in rows if row["layer"] == "lstm")
+    for row in rows[::2]:
+        ratio = float(row["peak_bytes"]) / float(lstm["peak_bytes"])
+        np.testing.assert_allclose(float(row["memory_ratio"]), ratio)
+    latex = good(run, "--table", "latex", "--n", "8", *SMALL)
+    body = latex.split(r"\midrule")[1].split(r"\bottomrule")[0].strip().splitlines()
+    assert latex.startswith(r"\begin{tabular}{lrrrrrrrrrrr}" + "\n" + r"\toprule")
+    assert len(body) == 8
+    assert all(line.count("&") == 11 and line.endswith(r"\\") for line in body)
+    assert "µ" not in latex
+
+
+def test_an_interrupted_run_goes_on(run, measured, monkeypatch):
+    call = ("--layer", "conv", "--layer", "rnn", "--n", "8,16", *SMALL, "-o", "a.nc", "--figure", "a.png")
+    here = probe.measured_alone
+
+    def stops(request):
+        if len(measured) == 3:
+            raise KeyboardInterrupt
+        return here(request)
+
+    monkeypatch.setattr(probe, "measured_alone", stops)
+    code, _, err = run(*call)
+    assert code == 130
+    assert "the same command resumes" in err
+    assert len(list(Path("a.nc.partial").iterdir())) == 3
+    monkeypatch.setattr(probe, "measured_alone", here)
+    good(run, *call)
+    assert measured == [("conv", 8), ("conv", 16), ("rnn", 8), ("rnn", 16)]
+    assert not Path("a.nc.partial").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "match"),
+    [
+        (("--n", "8", "--phase", "backward"), "Known: both, forward, forward+backward"),
+        (("--n", "8,x"), "--n must be integers such as 128,256, not '8,x'"),
+        (("--n", "8", "--threads", "99999"), "threads must be at most"),
+        (("--n", "8", "--table", "csv", "--d", "4,8"), "the efficiency table is for one --d, not for 4,8"),
+        (("--n", "8", "--table", "csv", "--json"), "give --json or --table, not both"),
+        (("--n", "8", "--layer", "nope"), "unknown layer 'nope'"),
+        (("--n", "65536", "--memory", "5MiB", "--layer", "conv"), "conv at n = 65536, d = 8 needs 10 MiB"),
+        (("--n", "8", "--dtype", "int8"), "unknown dtype 'int8'. Known: float32, float64"),
+    ],
+)  # fmt: skip
+def test_wrong_calls(run, arguments, match, measured):
+    code, out, err = run(*(() if "--d" in arguments else ("--d", "8")), *arguments)
+    assert (code, out, measured) == (2, "", [])
+    assert match in err
+    assert err.count("\n") == 1
