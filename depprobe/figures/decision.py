@@ -2,85 +2,124 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+import matplotlib
 import numpy as np
 import xarray as xr
 from matplotlib.axes import Axes
-from matplotlib.colors import BoundaryNorm, ListedColormap
+from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
-from matplotlib.patches import Patch
+from matplotlib.patches import Patch, Rectangle
 
-from depprobe.figures.style import COLOURS, COLUMN, GREY, styled
+from depprobe.errors import BadInput
+from depprobe.figures.style import COLOURS, COLUMN, GREY, PAGE, SMALL, styled
+
+#: the article's tree: its borders in n, the lag that parts local from global, and what stands between them
+BORDERS, LOCAL = (500, 5000), 16
+LEAVES = ("attention", "convolution,\nsparse attention", "recurrence")
+
+_HATCHES = ("", "///", "...", "xxx", "\\\\\\", "ooo", "+++", "---", "|||", "***")
+_NONE = "none of them"
+_DASHED: dict[str, Any] = {"color": "black", "linestyle": (0, (4, 2)), "linewidth": 1.0}
 
 
 class DecisionMap(NamedTuple):
-    """The figure and its axes."""
+    """The figure and its axes, one for each map."""
 
     figure: Figure
-    ax: Axes
+    axes: list[Axes]
 
 
-def decision(ds: xr.Dataset) -> DecisionMap:
-    """Draw the regions of a map.
+def decision(*maps: xr.Dataset) -> DecisionMap:
+    """Draw the regions of one map, or of several side by side.
 
     Parameters
     ----------
-    ds : from ``depprobe.advise.regions``; ``best`` over (lag, n).
+    maps : from ``depprobe.decision_map``; ``best`` over (lag, n).
 
     Returns
     -------
-    The figure, one colour and hatch for each layer; dashed lines are the article's lengths.
+    The figure: one colour and hatch for each layer, the same in every map. Dashed lines are the borders of
+    the article's tree, what it would take stands above them.
+
+    Raises
+    ------
+    BadInput : no map, or a dataset that is none.
     """
-    names = str(ds.attrs["layers"]).split(",")
-    n, lag = ds["n"].values.astype(float), ds["lag"].values.astype(float)
-    hatches = ("", "///", "...", "xxx", "\\\\\\", "ooo", "+++", "---", "|||", "***")
-    with styled():
-        figure = Figure(figsize=(1.5 * COLUMN, 3.2), layout="constrained")
-        ax = figure.subplots()
-        colours = [COLOURS[index % len(COLOURS)] for index in range(len(names))]
-        values = ds["best"].transpose("lag", "n").values
-        ax.set_xscale("log")
-        ax.set_yscale("log")
-        for index in range(len(names)):
-            shown = np.where(values == index, 1.0, np.nan)
-            cmap, norm = ListedColormap([colours[index]]), BoundaryNorm([0, 2], 1)
-            ax.pcolormesh(_edges(n), _edges(lag), shown, cmap=cmap, norm=norm, alpha=0.75)
-            for row, column in zip(*np.nonzero(values == index), strict=True):
-                x, y = _edges(n)[column : column + 2], _edges(lag)[row : row + 2]
-                ax.fill_between(
-                    x, y[0], y[1], facecolor="none", edgecolor="white", linewidth=0, hatch=hatches[index]
-                )
-        for border in (500, 5000):
-            ax.axvline(border, color=GREY, linestyle=(0, (4, 2)), linewidth=1)
-            ax.text(
-                border,
-                1.01,
-                f"{border:,}",
-                ha="center",
-                va="bottom",
-                transform=ax.get_xaxis_transform(),
-                fontsize=7,
-            )
-        ax.set_xlabel("sequence length $n$ (positions)")
-        ax.set_ylabel("lag of the dependency (positions)")
-        title = f"$d$ = {ds.attrs['d']}" + (", one more token" if ds.attrs["stream"] else ", a training step")
-        ax.set_title(title, loc="left", pad=14)
+    if not maps or any("best" not in ds for ds in maps):
+        raise BadInput("this figure draws maps from depprobe.decision_map or depprobe advise --map")
+    names = sorted({name for ds in maps for name in _names(ds)})
+    looks: dict[str, tuple[Any, str]] = {
+        name: (_pale(COLOURS[i % len(COLOURS)]), _HATCHES[i % len(_HATCHES)]) for i, name in enumerate(names)
+    }
+    looks[_NONE] = ("white", "xx")
+    shown: set[str] = set()
+    with styled(), matplotlib.rc_context({"hatch.linewidth": 0.5}):
+        width = PAGE if len(maps) > 1 else 1.35 * COLUMN
+        figure = Figure(figsize=(width, 3.1), layout="constrained")
+        axes = list(figure.subplots(1, len(maps), sharey=True, squeeze=False)[0])
+        for ax, ds in zip(axes, maps, strict=True):
+            shown |= _draw_regions(ax, ds, looks)
+            _draw_borders(ax)
+        axes[0].set_ylabel("lag of the dependency (positions)")
         keys = [
-            Patch(facecolor=colours[i], alpha=0.75, hatch=hatches[i], edgecolor="white", label=name)
-            for i, name in enumerate(names)
+            Patch(facecolor=look[0], hatch=look[1], edgecolor="0.3", linewidth=0.4, label=name)
+            for name, look in looks.items()
+            if name in shown
         ]
-        keys.append(Patch(facecolor="white", edgecolor=GREY, label="no lag so long"))
-        handles = [
-            *keys,
-            ax.plot([], [], color=GREY, linestyle=(0, (4, 2)), label="the article's borders")[0],
-        ]
-        figure.legend(handles=handles, loc="outside right upper")
-    return DecisionMap(figure, ax)
+        border = axes[0].plot([], [], **_DASHED, label="the article's borders")[0]
+        figure.legend(handles=[*keys, border], loc="outside lower center", ncols=3 if len(maps) > 1 else 2)
+    return DecisionMap(figure, axes)
+
+
+def _draw_regions(ax: Axes, ds: xr.Dataset, looks: dict[str, tuple[Any, str]]) -> set[str]:
+    """A rectangle for each cell of the map; gives the names that occur."""
+    n, lag = _edges(ds["n"].values), _edges(ds["lag"].values)
+    values, shown = ds["best"].transpose("lag", "n").values, set()
+    ax.set(xscale="log", yscale="log", xlim=(n[0], n[-1]), ylim=(lag[0], lag[-1]))
+    ax.set_facecolor("0.93")
+    for row, column in zip(*np.nonzero(~np.isnan(values)), strict=True):
+        index = int(values[row, column])
+        name = _names(ds)[index] if index >= 0 else _NONE
+        shown.add(name)
+        face, hatch = looks[name]
+        size = n[column + 1] - n[column], lag[row + 1] - lag[row]
+        ax.add_patch(
+            Rectangle((n[column], lag[row]), *size, facecolor=face, hatch=hatch, edgecolor="0.3", linewidth=0)
+        )
+    ax.text(0.04, 0.96, "lag not below $n$", transform=ax.transAxes, va="top", fontsize=SMALL, color=GREY)
+    ax.set_xlabel("sequence length $n$ (positions)")
+    what = "one more token" if ds.attrs["stream"] else "training step"
+    ax.set_title(f"{what}, $d$ = {ds.attrs['d']}", loc="left", pad=22)
+    return shown
+
+
+def _draw_borders(ax: Axes) -> None:
+    low, high = ax.get_xlim()
+    for border in BORDERS:
+        ax.axvline(border, **_DASHED)
+    ax.plot(BORDERS, (LOCAL, LOCAL), **_DASHED)
+    edges = (low, *BORDERS, high)
+    for leaf, left, right in zip(LEAVES, edges[:-1], edges[1:], strict=True):
+        place = (np.sqrt(left * right), 1.02)
+        ax.text(*place, leaf, transform=ax.get_xaxis_transform(), ha="center", va="bottom", fontsize=SMALL)
+
+
+def _names(ds: xr.Dataset) -> list[str]:
+    return str(ds.attrs["layers"]).split(",") if ds.attrs["layers"] else []
+
+
+def _pale(colour: str) -> tuple[float, float, float]:
+    """Most of the way to white, so that hatches and borders stand out."""
+    red, green, blue = to_rgb(colour)
+    return (0.6 + 0.4 * red, 0.6 + 0.4 * green, 0.6 + 0.4 * blue)
 
 
 def _edges(values: np.ndarray) -> np.ndarray:
     """Edges of cells around values, half way between them in the logarithm."""
-    logs = np.log(values)
+    logs = np.log(values.astype(float))
+    if len(logs) == 1:
+        return np.exp([logs[0] - 1, logs[0] + 1])
     inner = (logs[1:] + logs[:-1]) / 2
     return np.exp(np.concatenate([[2 * logs[0] - inner[0]], inner, [2 * logs[-1] - inner[-1]]]))

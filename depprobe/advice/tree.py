@@ -1,34 +1,49 @@
-"""What the article would take: its decision tree, and its rules of thumb where they say otherwise."""
+"""What the article would take: its decision tree, and its rules of thumb.
+
+tree     n < 500: attention; 500 to 5000: convolution if local, sparse attention if global;
+         n > 5000: recurrence
+rules    n < 500: attention; streams: recurrence; long and local: dilated convolution;
+         documents over 10,000: sparse attention mixed with convolution
+"""
 
 from __future__ import annotations
+
+from depprobe.registry import Spec
 
 #: longest sequence for plain attention, and for anything but a recurrence
 SHORT, LONG = 500, 5000
 #: from here documents are told to mix sparse attention with convolution
 DOCUMENTS = 10_000
 #: lag up to which a dependency is local; the article names no number
-LOCAL = 64
+LOCAL = 16
 
-#: what the article calls a kind of layer -> the named layers
+#: the article's sparse attention with convolution
+MIXED = "conv-attention:attention=sliding-window"
+
+#: what the article calls a kind of layer -> the layers that are of it
 FAMILIES: dict[str, tuple[str, ...]] = {
     "attention": ("attention",),
     "convolution": ("conv", "dilated-conv"),
+    "dilated convolution": ("dilated-conv",),
     "sparse attention": ("sliding-window", "dilated-attention", "block-attention"),
     "recurrence": ("rnn", "gru", "lstm"),
-    "sparse attention with convolution": ("conv-attention",),
+    "sparse attention with convolution": (MIXED,),
 }
 
 
-def family_of(spec: str) -> str:
-    """The article's kind of a named layer; the name itself where it has none.
+def is_of(spec: str, family: str) -> bool:
+    """Whether a layer is what the article calls by this name, whatever its further options.
 
     Examples
     --------
-    >>> family_of("gru:gain=1")
-    'recurrence'
+    >>> is_of("gru:gain=1", "recurrence"), is_of("conv-attention", "sparse attention with convolution")
+    (True, False)
     """
-    name = spec.partition(":")[0]
-    return next((family for family, names in FAMILIES.items() if name in names), name)
+    given = Spec.parse(spec)
+    members = [Spec.parse(member) for member in FAMILIES[family]]
+    return any(
+        given.name == member.name and member.settings.items() <= given.settings.items() for member in members
+    )
 
 
 def tree(n: int, lag: int) -> str:
@@ -59,5 +74,5 @@ def rule_of_thumb(n: int, lag: int, stream: bool) -> str | None:
     if n < SHORT:
         return "attention"
     if lag <= LOCAL:
-        return "convolution"
+        return "dilated convolution"
     return "sparse attention with convolution" if n > DOCUMENTS else None

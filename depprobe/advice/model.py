@@ -1,17 +1,21 @@
 r"""What a layer would cost at lengths and widths that were not measured, from those that were.
 
-    time(n, d) = sum_i c_i u_i(n, d),    c_i >= 0 for all i
-    u = 1, FLOPs of products with weights, FLOPs over pairs of positions, sequential steps, n d
+    cost(n, d) = sum_i c_i u_i(n, d),    c_i >= 0 for all i
+
+    time of a pass      u = 1, FLOPs of products with weights, FLOPs over pairs of positions, steps, n d
+    time of a token     u = 1, FLOPs of one position's products with weights, numbers kept in the state
+    bytes of a pass     u = 1, n d, pairs, d^2
 
 The coefficients minimise the sum of squared relative errors over the measured points (non-negative least
 squares, Lawson and Hanson 1974). The error stated is the root mean square of ln(predicted / measured) with
-each measured point left out of the fit in turn. Bytes: u = 1, n d, pairs, d^2.
+each measured point left out of the fit in turn.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 import torch
@@ -31,28 +35,26 @@ class CostModel:
 
     Attributes
     ----------
-    spec : of the layer.
     terms : from formulas, n and d to the values u_i.
     coefficients : c_i, in the quantity's unit.
     error : root mean square of ln(predicted / measured), each point left out in turn.
     """
 
-    spec: str
     terms: Terms
     coefficients: NDArray[np.float64]
     error: float
 
-    def at(self, n: int, d: int, spec: str | None = None) -> float:
-        """The quantity at length n and width d, of the layer or of one that differs from it in depth."""
-        return float(np.dot(self.coefficients, self.terms(formulas(spec or self.spec, n, d), n, d)))
+    def at(self, spec: str, n: int, d: int) -> float:
+        """The quantity of the layer at length n and width d."""
+        return float(np.dot(self.coefficients, self.terms(formulas(spec, n, d), n, d)))
 
 
+@lru_cache(maxsize=1024)
 def formulas(spec: str, n: int, d: int) -> Complexity:
     """Formulas of a named layer at length n and width d; raises ``BadInput`` where there are none."""
     parsed = Spec.parse(spec)
-    options = parsed.options()
     with torch.device("meta"):
-        module = layers[parsed.name].build(d, **options)
+        module = layers[parsed.name].build(d, **parsed.options())
     found = complexity(module, n)
     if found is None:
         raise BadInput(f"no formula for {spec}; register one with complexity.register")
@@ -81,19 +83,17 @@ def fit(spec: str, points: Mapping[tuple[int, int], float], terms: Terms) -> Cos
     Parameters
     ----------
     spec : which layer.
-    points : (n, d) -> what was measured there.
+    points : (n, d) -> what was measured there; at least two.
     terms : of the sum.
     """
     measured = np.array(list(points.values()))
     if not np.isfinite(measured).all():
         return None
     rows = np.array([terms(formulas(spec, n, d), n, d) for n, d in points], dtype=np.float64)
-    left_out = [
-        np.log(max(rows[i] @ _solved(np.delete(rows, i, 0), np.delete(measured, i)), 1e-300) / measured[i])
-        for i in range(len(rows))
-    ]
-    error = float(np.sqrt(np.mean(np.square(left_out))))
-    return CostModel(spec, terms, _solved(rows, measured), error)
+    left_out = [rows[i] @ _solved(np.delete(rows, i, 0), np.delete(measured, i)) for i in range(len(rows))]
+    # a fit that gives nothing at all at a point is as wrong there as a logarithm can say
+    misses = np.log(np.maximum(left_out, np.finfo(np.float64).tiny) / measured)
+    return CostModel(terms, _solved(rows, measured), float(np.sqrt(np.mean(np.square(misses)))))
 
 
 def _solved(rows: NDArray[np.float64], measured: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -1,0 +1,166 @@
+"""Costs of layers on this machine, measured once and kept, and the models fitted to them.
+
+    a training step   forward and backward of one sequence: seconds, and peak bytes of tensors
+    one more token    seconds, at one thread
+
+float32, batch 1, all processors unless told otherwise. Seconds are lower quartiles: what else a machine does
+only adds to them.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from itertools import product
+from pathlib import Path
+
+import torch
+
+import depprobe
+from depprobe.advice.model import CostModel, byte_terms, fit, time_terms, token_terms
+from depprobe.cases import Case, cases_of_specs
+from depprobe.costs.machine import machine
+from depprobe.costs.memory import tensor_bytes
+from depprobe.costs.passes import BACKWARD, one_pass
+from depprobe.costs.streaming import NoStream, prepared_step, stream
+from depprobe.costs.timing import all_threads, seconds
+from depprobe.errors import BadInput
+from depprobe.resume import FinishedPoints
+
+Progress = Callable[[float, int, str], None]
+
+
+@dataclass(frozen=True)
+class Grid:
+    """What is measured: lengths, widths, seconds for each time, threads (0: all processors), bytes or not."""
+
+    lengths: tuple[int, ...] = (64, 512, 2048)
+    widths: tuple[int, ...] = (64, 256)
+    seconds: float = 0.05
+    threads: int = 0
+    sizes: bool = True
+
+
+DEFAULT_GRID = Grid()
+
+
+@dataclass(frozen=True)
+class Costs:
+    """Fitted models by spec; a layer that takes no stream has no time of a token.
+
+    Attributes
+    ----------
+    stream : whether ``times`` are those of one more token.
+    times, sizes : models of seconds and, unless streamed, of bytes.
+    no_stream : spec -> why it takes no stream.
+    """
+
+    stream: bool
+    times: dict[str, CostModel] = field(default_factory=dict)
+    sizes: dict[str, CostModel] = field(default_factory=dict)
+    no_stream: dict[str, str] = field(default_factory=dict)
+
+
+def cache_folder() -> Path:
+    """Where measurements of this machine are kept: ``$XDG_CACHE_HOME/depprobe``, or ``~/.cache/depprobe``."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "depprobe"
+
+
+def kept_in(folder: Path | None) -> FinishedPoints:
+    """The measurements kept in a folder, made where it is missing.
+
+    Raises
+    ------
+    BadInput : it cannot be written.
+    """
+    where = folder or cache_folder()
+    try:
+        where.mkdir(parents=True, exist_ok=True)
+        writable = os.access(where, os.W_OK | os.X_OK)
+    except OSError:
+        writable = False
+    if not writable:
+        raise BadInput(f"measurements cannot be kept in {str(where)!r}; name a folder with --cache")
+    return FinishedPoints(where)
+
+
+def fitted(
+    specs: Sequence[str],
+    streamed: bool,
+    kept: FinishedPoints,
+    progress: Progress | None = None,
+    grid: Grid = DEFAULT_GRID,
+) -> Costs:
+    """Models of layers, from measurements made where they are not kept.
+
+    Parameters
+    ----------
+    specs : of the layers.
+    streamed : whether one more token is what costs, instead of a training step.
+    kept : where measured points are kept, and taken up from.
+    progress : called with (layers done, in all, what is under way).
+    grid : what is measured.
+    """
+    found = Costs(streamed)
+    at = list(product(grid.lengths, grid.widths))
+    for done, spec in enumerate(specs):
+        points = {}
+        for index, (n, d) in enumerate(at):
+            if progress:
+                progress(done + index / len(at), len(specs), f"{spec} at n = {n}, d = {d}")
+            points[n, d] = _point(spec, n, d, streamed, grid, kept)
+        reasons = {str(point["no_stream"]) for point in points.values()} - {""}
+        if reasons:
+            found.no_stream[spec] = reasons.pop()
+            continue
+        times = {place: float(point["time"]) for place, point in points.items()}
+        model = fit(spec, times, token_terms if streamed else time_terms)
+        assert model is not None
+        found.times[spec] = model
+        if grid.sizes and not streamed:
+            sizes = {place: float(point["bytes"]) for place, point in points.items()}
+            size = fit(spec, sizes, byte_terms)
+            assert size is not None
+            found.sizes[spec] = size
+    return found
+
+
+def _point(
+    spec: str, n: int, d: int, streamed: bool, grid: Grid, kept: FinishedPoints
+) -> dict[str, float | str]:
+    facts = {"cost of": spec, "n": n, "d": d, "streamed": streamed, "seconds": grid.seconds}
+    facts |= {
+        "threads": grid.threads,
+        "bytes": grid.sizes,
+        "machine": machine(),
+        "version": depprobe.__version__,
+    }
+    known = kept.get(facts)
+    if known is None:
+        (case,) = cases_of_specs([spec], None, n, d, 1, [0], "float32", "cpu")
+        known = _token(case, grid) if streamed else _training_step(case, grid)
+        kept.put(facts, known)
+    return known
+
+
+def _training_step(case: Case, grid: Grid) -> dict[str, float | str]:
+    module = case.build()
+    size = tensor_bytes(module, case.x, BACKWARD).peak if grid.sizes else math.nan
+    run = one_pass(module, case.x, BACKWARD)
+    return {
+        "time": seconds(run, grid.threads or all_threads(), grid.seconds).low,
+        "bytes": float(size),
+        "no_stream": "",
+    }
+
+
+def _token(case: Case, grid: Grid) -> dict[str, float | str]:
+    try:
+        flow = stream(case.build(), len(case.x))
+    except NoStream as reason:
+        return {"no_stream": str(reason)}
+    with torch.no_grad():
+        step, _ = prepared_step(flow, case.x)
+    return {"time": seconds(step, 1, grid.seconds).low, "no_stream": ""}

@@ -1,0 +1,221 @@
+r"""Layers ranked for a length, a width and a lag: those that fit and let the gradient arrive, cheapest first.
+
+A layer is usable where a stack of ``MOST_LAYERS`` reaches the lag, it fits the memory budget, it takes one
+token after another if asked to, and the gradient from the lag is at least float32's epsilon times the largest
+one in the row: what is less is lost when gradients are added up. Next come layers in which the gradient
+drowns, last those that do not fit. Within a group the predicted time decides.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterable, Sequence
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import xarray as xr
+
+import depprobe
+from depprobe import store
+from depprobe.advice.arrival import NOTHING, WIDTH, arrival
+from depprobe.advice.measuring import Costs, Progress, fitted, kept_in
+from depprobe.advice.model import formulas
+from depprobe.advice.reach import stack
+from depprobe.advice.tree import LOCAL, MIXED, is_of, rule_of_thumb, tree
+from depprobe.costs.machine import machine
+from depprobe.errors import BadInput
+from depprobe.operators.budget import DEFAULT_MEMORY, parse_bytes
+from depprobe.registry import Spec, layers
+from depprobe.resume import FinishedPoints
+from depprobe.vocabulary import SCHEMA_VERSION, describe
+
+#: ln of what drowns in a float32 sum
+DROWNED = math.log(np.finfo(np.float32).eps)
+#: groups of the ranking, in its order
+USABLE, DROWNS, UNFIT = 0, 1, 2
+#: longest sequence and width: beyond, formulas of patterns take minutes
+MOST_POSITIONS, MOST_WIDTH = 1 << 18, 1 << 16
+#: bytes of a number
+_SIZE = 4
+#: heads that attention has by default
+_HEADS = 8
+
+
+def candidates(d: int, stream: bool, specs: Sequence[str] = ()) -> list[str]:
+    """The layers to rank at width d: those given, or all the named ones and the article's mixture.
+
+    Of the named ones, attention has as many heads as divide d, up to 8, and where a stream is asked for each
+    is in its causal form.
+    """
+    if specs:
+        return list(dict.fromkeys(str(Spec.parse(spec)) for spec in specs))
+    return list(dict.fromkeys(_fitting(spec, d, stream) for spec in chain(layers, [MIXED])))
+
+
+def _fitting(spec: str, d: int, stream: bool) -> str:
+    parsed = Spec.parse(spec)
+    options, settings = layers[parsed.name].options, dict(parsed.settings)
+    if "heads" in options and d % _HEADS:
+        settings["heads"] = str(math.gcd(d, _HEADS))
+    if stream and "causal" in options and not options["causal"].default:
+        settings["causal"] = "true"
+    return str(Spec(parsed.name, settings))
+
+
+def advise(
+    n: int,
+    d: int,
+    dependency: int | str = "global",
+    *,
+    stream: bool = False,
+    memory: int | str = DEFAULT_MEMORY,
+    specs: Sequence[str] = (),
+    folder: Path | None = None,
+    progress: Progress | None = None,
+) -> xr.Dataset:
+    """Rank layers for sequences of length n and width d with dependencies over a lag.
+
+    Parameters
+    ----------
+    n, d : length in positions, and width.
+    dependency : how far back what matters lies, in positions; or ``local`` (16) or ``global`` (n - 1).
+    stream : whether tokens come one by one; costs are then those of one more token, else of a training step
+        (forward and backward) of one sequence.
+    memory : budget for activations, or for the state of a stream, in bytes or as ``"4GiB"``.
+    specs : which layers; by default all the named ones.
+    folder : where measurements are kept, by default ``depprobe`` in the user's cache folder.
+    progress : called with (done, in all, what is under way).
+
+    Returns
+    -------
+    Dataset over ``layer``, best first: ``predicted_time`` (s), ``predicted_error`` (of its logarithm),
+    ``predicted_bytes``, ``layers_needed``, ``log_arrival`` with ``log_arrival_stderr``, ``extrapolated``
+    (0 or 1) and ``group`` (0 usable, 1 the gradient drowns, 2 unfit). Attributes: ``reasons`` (JSON),
+    ``tree`` and ``rule_of_thumb`` (what the article would take), ``tree_agrees`` and
+    ``rule_of_thumb_agrees``, and the machine.
+
+    Raises
+    ------
+    BadInput : n, d, dependency or memory out of range; an unknown layer; a folder that cannot be written.
+
+    References
+    ----------
+    Times are a non-negative least-squares fit (Lawson and Hanson 1974) to what this machine measured.
+    """
+    lag, budget = checked(n, d, dependency, memory)
+    wanted = candidates(d, stream, specs)
+    _require_formulas(wanted, n, d)
+    kept = kept_in(folder)
+    costs = fitted(wanted, stream, kept, progress)
+    return ranked(costs, wanted, n, d, lag, budget, kept, progress)
+
+
+def checked(n: int, d: int, dependency: int | str, memory: int | str) -> tuple[int, int]:
+    """Lag in positions and budget in bytes; raises ``BadInput`` for what is out of range."""
+    if not 2 <= n <= MOST_POSITIONS:
+        raise BadInput(f"n must be 2 to {MOST_POSITIONS}, not {n}")
+    if not 1 <= d <= MOST_WIDTH:
+        raise BadInput(f"d must be 1 to {MOST_WIDTH}, not {d}")
+    lag = {"local": min(LOCAL, n - 1), "global": n - 1}.get(str(dependency), dependency)
+    if isinstance(lag, str) or not 1 <= lag < n:
+        raise BadInput(f"the dependency must be local, global or a lag of 1 to n - 1 = {n - 1}, not {lag}")
+    budget = parse_bytes(memory) if isinstance(memory, str) else memory
+    if budget < 1:
+        raise BadInput(f"memory must be at least 1 byte, not {budget}")
+    return int(lag), budget
+
+
+def _require_formulas(specs: Iterable[str], n: int, d: int) -> None:
+    for spec in specs:
+        formulas(spec, min(n, 64), d)
+
+
+def ranked(
+    costs: Costs,
+    specs: Sequence[str],
+    n: int,
+    d: int,
+    lag: int,
+    budget: int,
+    kept: FinishedPoints,
+    progress: Progress | None = None,
+) -> xr.Dataset:
+    """The ranking, from models of costs; parameters as in ``advise``."""
+    rows: dict[str, dict[str, Any]] = {}
+    for done, spec in enumerate(specs):
+        if progress:
+            progress(done, len(specs), f"gradient through {spec}")
+        rows |= [_row(spec, n, d, lag, budget, costs, kept)]
+    order = sorted(rows, key=lambda spec: (rows[spec]["group"], rows[spec]["predicted_time"]))
+    names = [name for name in rows[order[0]] if name != "reason"]
+    ds = xr.Dataset(
+        {name: ("layer", np.array([rows[spec][name] for spec in order], dtype=np.float64)) for name in names},
+        coords={"layer": order},
+    )
+    for name in ds.variables:
+        ds[name].attrs = describe(str(name))
+    best, leaf, thumb = order[0], tree(n, lag), rule_of_thumb(n, lag, costs.stream)
+    usable = rows[best]["group"] == USABLE
+    ds.attrs = {
+        "title": f"Layers for n = {n}, d = {d}, lag {lag}" + ", streamed" * costs.stream,
+        "layer": ", ".join(order),
+        "n": n,
+        "d": d,
+        "lag": lag,
+        "seed": 0,
+        "dtype": "float32",
+        "stream": int(costs.stream),
+        "memory": budget,
+        "arrival_width": WIDTH,
+        "reasons": json.dumps({spec: rows[spec]["reason"] for spec in order}),
+        "tree": leaf,
+        "tree_agrees": int(usable and is_of(best, leaf)),
+        "rule_of_thumb": thumb or "",
+        "rule_of_thumb_agrees": int(thumb is not None and usable and is_of(best, thumb)),
+        **machine(),
+        "depprobe_version": depprobe.__version__,
+        "schema_version": SCHEMA_VERSION,
+        "provenance": store.provenance(f"depprobe.advise({n}, {d}, {lag})"),
+    }
+    return ds
+
+
+def _row(
+    spec: str, n: int, d: int, lag: int, budget: int, costs: Costs, kept: FinishedPoints
+) -> tuple[str, dict[str, Any]]:
+    wanted = stack(spec, n, lag, d)
+    found = arrival(spec, n, lag, kept)
+    time = size = error = math.nan
+    if spec in costs.times:
+        time = costs.times[spec].at(spec, n, d) * wanted.multiple
+        error = costs.times[spec].error
+        if costs.stream:
+            state = formulas(wanted.spec, n, d).state if wanted.possible else None
+            size = math.nan if state is None else _SIZE * state * wanted.applications
+        else:
+            size = costs.sizes[spec].at(spec, n, d) * wanted.multiple
+    if spec in costs.no_stream:
+        group, reason = UNFIT, costs.no_stream[spec]
+    elif not wanted.possible:
+        needs = f"{wanted.levels:,.0f} layers" if math.isfinite(wanted.levels) else "a way there"
+        group, reason = UNFIT, f"would need {needs}"
+    elif size > budget:
+        group, reason = UNFIT, "over the memory budget"
+    elif not found.log > DROWNED:
+        group, reason = DROWNS, "the gradient drowns" if found != NOTHING else "no gradient arrives"
+    else:
+        group, reason = USABLE, "the gradient arrives"
+    return wanted.spec, {
+        "predicted_time": time,
+        "predicted_error": error,
+        "predicted_bytes": size,
+        "layers_needed": wanted.levels,
+        "log_arrival": found.log,
+        "log_arrival_stderr": found.stderr,
+        "extrapolated": float(found.extrapolated),
+        "group": float(group),
+        "reason": reason,
+    }

@@ -1,0 +1,115 @@
+"""What ``depprobe advise`` says: the ranking, why the first is first, and what the article would take."""
+
+from __future__ import annotations
+
+import json
+import math
+from typing import Any
+
+import xarray as xr
+from rich import box
+from rich.table import Table
+
+from depprobe.cli import output
+
+#: ``group`` of layers that can be taken
+_USABLE = 0
+
+
+def records(ds: xr.Dataset) -> list[dict[str, Any]]:
+    """The ranking for the JSON document, best first."""
+    reasons = json.loads(str(ds.attrs["reasons"]))
+    return [
+        {"layer": label, "reason": reasons[label], **{str(name): float(ds[name][i]) for name in ds.data_vars}}
+        for i, label in enumerate(map(str, ds["layer"].values))
+    ]
+
+
+def as_text(ds: xr.Dataset) -> str:
+    """The ranking as printed."""
+    rows = records(ds)
+    return "\n".join([_table(ds, rows), "", *_verdict(ds, rows), "", *_notes(ds, rows)])
+
+
+def _table(ds: xr.Dataset, rows: list[dict[str, Any]]) -> str:
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    from depprobe.operators.budget import readable
+
+    time, size = ("one more token", "state") if ds.attrs["stream"] else ("training step", "activations")
+    for heading in ("", "layer", time, size, "layers", "gradient", ""):
+        table.add_column(
+            heading, justify="right" if heading in (time, size, "layers", "gradient") else "left"
+        )
+    for place, row in enumerate(rows, start=1):
+        levels = row["layers_needed"]
+        known = row["log_arrival"] > -math.inf
+        table.add_row(
+            str(place) if row["group"] == _USABLE else "-",
+            row["layer"],
+            _seconds(row["predicted_time"], row["predicted_error"]),
+            readable(row["predicted_bytes"]) if math.isfinite(row["predicted_bytes"]) else "-",
+            f"{levels:,.0f}" if math.isfinite(levels) else "-",
+            output.power_of_ten(row["log_arrival"]) + "*" * int(row["extrapolated"]) if known else "-",
+            row["reason"],
+        )
+    return f"{ds.attrs['title']}\n{output.rendered(table, 140)}"
+
+
+def _seconds(value: float, error: float) -> str:
+    if not math.isfinite(value):
+        return "-"
+    scale, unit = next((s, u) for s, u in ((1.0, "s"), (1e-3, "ms"), (1e-6, "µs")) if value >= s or u == "µs")
+    return f"{value / scale:.2g} {unit} ± {100 * math.expm1(error):.0f} %"
+
+
+def _verdict(ds: xr.Dataset, rows: list[dict[str, Any]]) -> list[str]:
+    """What to take and why; what the tree and the rules of thumb would take, and what is said against it."""
+    usable = [row for row in rows if row["group"] == _USABLE]
+    lag = ds.attrs["lag"]
+    if usable:
+        why = f"the cheapest layer through which the gradient arrives from lag {lag}"
+        if len(usable) > 1:
+            times = usable[1]["predicted_time"] / usable[0]["predicted_time"]
+            why += f"; {usable[1]['layer']} takes {times:.2g} times as long"
+        lines = [f"take     {usable[0]['layer']}: {why}"]
+    else:
+        lines = [f"take     none: {_against(rows[0])}, and so on down the table"]
+    for name, key in (("tree", "tree"), ("rules", "rule_of_thumb")):
+        family = str(ds.attrs[key])
+        if not family:
+            lines.append(f"{name:<9}the article's rules of thumb are silent here")
+            continue
+        said = "decision tree says" if key == "tree" else "rules of thumb say"
+        line = f"{name:<9}the article's {said} {family}"
+        lines.append(line + (": the same" if ds.attrs[f"{key}_agrees"] else _differs(family, rows)))
+    return lines
+
+
+def _differs(family: str, rows: list[dict[str, Any]]) -> str:
+    from depprobe.advice.tree import is_of
+
+    members = [(place, row) for place, row in enumerate(rows, start=1) if is_of(row["layer"], family)]
+    if not members:
+        return ", which is not among these layers"
+    place, best = members[0]
+    if best["group"] != _USABLE:
+        return f", which differs: {_against(best)}"
+    times = best["predicted_time"] / rows[0]["predicted_time"]
+    return f", which differs: {best['layer']} is number {place} and takes {times:.2g} times as long"
+
+
+def _against(row: dict[str, Any]) -> str:
+    told = f" ({output.power_of_ten(row['log_arrival'])} of the largest)" if row["group"] == 1 else ""
+    return f"{row['layer']}: {row['reason']}{told}"
+
+
+def _notes(ds: xr.Dataset, rows: list[dict[str, Any]]) -> list[str]:
+    lines = [
+        "time and bytes: fitted to measurements of this machine (float32, batch 1); ± is the fit's error "
+        "where a point is left out",
+        f"gradient: norm at the lag over the largest in its row, in as many layers as reach it, untrained, "
+        f"d = {ds.attrs['arrival_width']}; below 1.2e-7 it drowns in a float32 sum",
+    ]
+    if any(row["extrapolated"] for row in rows):
+        lines.append("* continued from sequences of up to 1024 positions")
+    return lines
