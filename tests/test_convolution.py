@@ -9,7 +9,7 @@ from torch import nn
 
 from depprobe.errors import BadInput
 from depprobe.layers.convolution import Convolution, output_length
-from depprobe.operators import temporal_jacobian
+from depprobe.operators import temporal_jacobian, toeplitz
 from depprobe.operators.adapters import call
 from depprobe.registry import Spec, layers
 
@@ -205,6 +205,34 @@ def test_bad_options(spec, message):
 def test_an_input_too_short_for_the_kernel(module, message):
     with pytest.raises(BadInput, match=message):
         temporal_jacobian(module, torch.randn(5, 2))
+
+
+@pytest.mark.parametrize(
+    ("module", "layer"),
+    [
+        (nn.Conv1d(5, 8, 3), "convolution"),
+        (Convolution(5, 8), "convolution"),
+        (nn.Sequential(nn.ReLU(), nn.Conv1d(5, 8, 3)), "convolution"),
+        (nn.Sequential(nn.Conv1d(7, 4, 3), nn.Linear(5, 2)), "linear layer"),
+    ],
+)
+def test_an_input_of_another_width(module, layer):
+    with pytest.raises(BadInput, match=rf"^x is \d wide and the {layer} reads 5$"):
+        temporal_jacobian(module, torch.randn(11, 7))
+
+
+@pytest.mark.parametrize("mode", ["reflect", "replicate", "circular"])
+@pytest.mark.parametrize("groups", [1, 2])
+def test_norms_of_taps_that_meet_are_those_of_their_sums(mode, groups, monkeypatch):
+    module = Convolution(4, 6, kernel=9, dilation=2, padding_mode=mode, groups=groups).double()
+    with torch.no_grad():  # taps of all sizes, some of which nearly cancel
+        module.conv.weight *= 10.0 ** torch.arange(0, -45, -5)
+        module.conv.weight[:, :, 1] = -module.conv.weight[:, :, 0] * (1 + 1e-9)
+    x = torch.randn(21, 4, dtype=torch.float64)
+    found = temporal_jacobian(module, x).log_norms(range(21), range(21)).values
+    monkeypatch.setattr(toeplitz, "_CANCELLED", 0)
+    expected = temporal_jacobian(module, x).log_norms(range(21), range(21)).values
+    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-12)
 
 
 def test_layers_take_a_batch():

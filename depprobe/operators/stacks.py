@@ -28,7 +28,7 @@ from depprobe.operators.levels import (
 )
 from depprobe.operators.recurrent import RecurrentJacobian
 from depprobe.operators.table import is_plain, structured
-from depprobe.operators.taps import Taps
+from depprobe.operators.taps import Taps, require_width
 
 #: slopes of these are zero only where they are cut off, never by underflow
 _PIECEWISE = (
@@ -130,6 +130,7 @@ def _(module: nn.Module, x: Tensor, memory: int) -> Stack | None:
         return None
     conv = module.conv if isinstance(module, Convolution) else module
     assert isinstance(conv, nn.Conv1d)
+    require_width(x, conv.in_channels, "convolution")
     with torch.no_grad():
         return Stack([Conv(conv, taps)], call(module, x))
 
@@ -138,6 +139,7 @@ def _(module: nn.Module, x: Tensor, memory: int) -> Stack | None:
 def _(module: nn.Linear, x: Tensor, memory: int) -> Stack | None:
     if not is_plain(module, nn.Linear):
         return None
+    require_width(x, module.in_features, "linear layer")
     with torch.no_grad():
         return Stack([Matrix(module.weight.detach())], module(x))
 

@@ -11,7 +11,9 @@ Shapes: W_i (d_out, d_in), block-diagonal with the groups; kernel K. Source: Gra
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -25,11 +27,13 @@ from depprobe.operators.bands import anchors, is_banded, placed, repeat
 from depprobe.operators.budget import DEFAULT_MEMORY, require
 from depprobe.operators.jacobian import LogNorms, Scaled, TemporalJacobian
 from depprobe.operators.table import structured
-from depprobe.operators.taps import Taps
+from depprobe.operators.taps import Taps, require_width
 from depprobe.vocabulary import NORMS
 
 #: numbers in the sums of taps that are made at once
 _NUMBERS = 1 << 21
+#: squares of all terms over that of their sum above which digits are lost, and least square over the largest
+_CANCELLED, _SMALLEST = 1e3, 1e-280
 
 
 class ToeplitzJacobian(TemporalJacobian):
@@ -124,11 +128,33 @@ class ToeplitzJacobian(TemporalJacobian):
             logs[edge] = self._norms_of(sets, norm)[which.reshape(-1, K)]
         return logs
 
+    @cached_property
+    def _flat(self) -> Tensor:
+        """The taps as rows: (K, d_out d_in / groups) float64."""
+        return self._weight.movedim(2, 0).flatten(1).double()
+
+    def _from_products(self, sets: NDArray[np.bool_]) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+        """ln Frobenius norms of sums of taps (M,) from products of taps, and where they keep their digits."""
+        peak = float(self._flat.abs().max())
+        if not 0 < peak < math.inf:
+            return np.zeros(len(sets)), np.zeros(len(sets), dtype=bool)
+        unit = self._flat / peak
+        gram = (unit @ unit.T).cpu().numpy()
+        squares = ((sets @ gram) * sets).sum(1)
+        terms = (sets @ np.sqrt(gram.diagonal())) ** 2
+        known = (squares > _SMALLEST) & (terms < _CANCELLED * squares)
+        return 0.5 * np.log(np.where(known, squares, 1)) + math.log(peak), known
+
     def _norms_of(self, sets: NDArray[np.bool_], norm: str) -> NDArray[np.float64]:
         """ln norms of sums of taps, (M,), one for each set (M, K)."""
         keys = [(norm, taps.tobytes()) for taps in sets]
         new = sets[[key not in self._norms for key in keys]]
-        flat = self._weight.movedim(2, 0).flatten(1).double()
+        if norm == "fro" and len(new) > 1:
+            found, known = self._from_products(new)
+            pairs = zip(new[known], found[known].tolist(), strict=True)
+            self._norms |= {(norm, taps.tobytes()): log for taps, log in pairs}
+            new = new[~known]
+        flat = self._flat
         step = max(1, _NUMBERS // flat.shape[1])
         for part in (new[first : first + step] for first in range(0, len(new), step)):
             total = torch.from_numpy(part).to(flat) @ flat
@@ -206,4 +232,5 @@ def _(
         return None
     conv = module.conv if isinstance(module, Convolution) else module
     assert isinstance(conv, nn.Conv1d)
+    require_width(x, conv.in_channels, "convolution")
     return ToeplitzJacobian(conv, taps, memory=memory)
