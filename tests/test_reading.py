@@ -28,6 +28,7 @@ MODULES = {
 @pytest.fixture(autouse=True)
 def _wide(monkeypatch):
     monkeypatch.setattr(sweep_module, "_NARROW", 0)
+    monkeypatch.setattr(reading_module, "_FEWEST", 1)
 
 
 def norms(module, x, tolerance=1e-6, norm="fro"):
@@ -55,6 +56,14 @@ def test_the_error_stated_holds_and_tells_of_single_precision(name, monkeypatch)
     double = norms(module, x)
     assert (double.error[inside] < found.error[inside]).all()
     assert not np.array_equal(double.values, found.values)
+
+
+def test_few_rows_stay_in_double_precision(monkeypatch):
+    monkeypatch.setattr(reading_module, "_FEWEST", 1000)
+    module, x = nn.LSTM(64, 24).to(F64), torch.randn(51, 64, dtype=F64)
+    found = norms(module, x)
+    monkeypatch.setattr(chain_norms_module, "_SINGLE_TOLERANCE", 1.0)
+    np.testing.assert_allclose(found.values, norms(module, x).values, rtol=0, atol=1e-13)
 
 
 @pytest.mark.parametrize("given", [{"tolerance": 1e-8}, {"norm": "spectral"}])

@@ -26,7 +26,7 @@ from depprobe.operators.sweep import Step, sweep
 _SHARES = (0.03, 0.0003, 0.0)
 #: least tolerance for which what is read at each step is taken in float32, in the first sweep only, and how
 #: many times the largest difference seen between the two precisions is added to the error
-_SINGLE_TOLERANCE, _MARGIN = 1e-7, 8
+_SINGLE_TOLERANCE, _MARGIN = 1e-7, 4
 #: rows swept together, and the numbers in their blocks that may be held
 _MOST_AT_ONCE, _ROW_NUMBERS = 64, 16 << 20
 
