@@ -17,6 +17,7 @@ from sphinx.application import Sphinx
 from sphinx.errors import ExtensionError
 from written import write
 
+from depprobe.cli.ledger import tally
 from depprobe.cli.output import with_error
 
 DOCS = Path(__file__).parent.parent
@@ -83,7 +84,8 @@ def page() -> str:
         for finding in record["findings"]
     ]
     table = "\n".join(["| claim | part | verdict |", "| --- | --- | --- |", *rows])
-    return "\n\n".join([HEAD, table, *map(entry, records)]) + "\n"
+    counted = tally([finding["verdict"] for record in records for finding in record["findings"]])
+    return "\n\n".join([HEAD, f"{counted}.", table, *map(entry, records)]) + "\n"
 
 
 def prepare(app: Sphinx, config: Any) -> None:
