@@ -194,12 +194,21 @@ def test_tanh_norms_are_those_of_an_unrolled_cell():
 
 
 def test_rates_keep_to_their_bounds_and_limits(rates):
-    # V3: no rate exceeds ln sigma_max; V2: orthogonal weights decay at ln g exactly
-    assert (rates["rate_tanh"] <= rates["log_sigma"] + 1e-9).all()
+    """V3: no rate exceeds ln sigma_max; V2: orthogonal weights decay at ln g exactly."""
+    assert (rates["rate_tanh"] <= rates["log_sigma"]).all()
     orthogonal = rates.sel(layer="orthogonal")
     log_gain = np.log(rates["gain"].values)[:, None]
     np.testing.assert_allclose(orthogonal["rate_linear"] - log_gain, 0, atol=1e-10)
     np.testing.assert_allclose(orthogonal["log_sigma"] - log_gain, 0, atol=1e-10)
+
+
+def test_broken_truths_of_rates_are_told(rates):
+    checks = eigenvalues.CLAIM.checks
+    assert checks(rates) == []
+    (fault,) = checks(rates.assign(rate_tanh=rates["log_sigma"] + 0.1))
+    assert "faster than the largest singular value allows" in fault
+    (fault,) = checks(rates.assign(rate_linear=rates["rate_linear"] + 1e-3))
+    assert "orthogonal weights of gain g do not decay at ln g" in fault
 
 
 def test_verdicts_on_the_eigenvalue_flip(rates):

@@ -220,6 +220,17 @@ def judge(ds: xr.Dataset) -> list[Finding]:
     return findings
 
 
+def checks(ds: xr.Dataset) -> list[str]:
+    """No tanh gradient grows faster than ln sigma_max; g Q decays at ln g exactly where it is linear."""
+    faults = []
+    if not (ds["rate_tanh"] <= ds["log_sigma"] + 1e-6).all():
+        faults.append("a tanh gradient grows faster than the largest singular value allows")
+    off = ds["rate_linear"].sel(layer="orthogonal") - np.log(ds["gain"])
+    if not float(np.abs(off).max()) < 1e-8:
+        faults.append("orthogonal weights of gain g do not decay at ln g")
+    return faults
+
+
 CLAIM = Claim(
     id="C7",
     statement=(
@@ -234,4 +245,5 @@ CLAIM = Claim(
     ),
     measure=measure,
     judge=judge,
+    checks=checks,
 )
