@@ -5,15 +5,16 @@ attention and a causal dilated convolution are trained on tasks that need one in
 positions ago; the norm of J[t,k] at that lag, before training, is set against the loss after training, over
 that of chance.
 
-Answer: it tells what will not be learned soon, not what will: of 9 cells whose norm is below 1e-3 none was
-learned, of 27 between 1e-3 and 1 19 were, of 6 above 1 2 were; as a ranking it is weak (AUC 0.69, 95 %
-interval over layers 0.32 to 1.00; a threshold is right for 0.71 of the cells of layers it was not chosen on,
-always answering alike for 0.50). Clipping to norm 1 takes gradient descent from 1 to 6 learned of 14 whose
-gradient arrives or explodes and Adam, which scales by itself, from 8 to 9; where the gradient has vanished it
-never acts (0 % of the steps), and 0 of 2 are learned with either.
+Answer: it tells what will hardly be learned soon, not what will: of 9 cells whose norm is below 1e-3 one was
+learned (an orthogonal recurrence, from 1e-5), of 27 between 1e-3 and 1 20 were, of 6 above 1 3 were; as a
+ranking it is weak (AUC 0.70, 95 % interval over layers 0.31 to 0.99; a threshold is right for 0.74 of the
+cells of layers it was not chosen on, always answering alike for 0.57). Clipping to norm 1 takes gradient
+descent from 2 to 7 learned of 14 whose gradient arrives or explodes and Adam, which scales by itself, from 8
+to 9; where the gradient has vanished it never acts (0 % of the steps), and 0 of 2 are learned with either.
 
-Numbers: ``--quick``, copy task, lags 10, 50, 200, 2 seeds, d = 32, at most 120 steps of 16 sequences; learned
-means a loss below a quarter of chance; a cell is one training run. Unlearned means within these steps.
+Numbers: ``--quick``, copy task, lags 10, 50, 100, 2 seeds, d = 32, at most 120 steps of 16 sequences; learned
+means a loss below a quarter of chance; a cell is one training run. Unlearned means within these steps, and
+which cells near the edge are learned differs between processors, since training amplifies rounding.
 With both tasks, six lags, seed 0 and 500 steps of 32 sequences the order stays and the edge blurs: 2 of 26
 learned below 1e-3 (a GRU at lag 20), 38 of 58 between, 4 of 12 above, AUC 0.68 (0.45 to 0.89), a threshold no
 better than always answering alike (0.56, 0.54); clipping: gradient descent 3 to 7 of 19, Adam 7 to 9 of 19,
@@ -43,7 +44,7 @@ from depprobe.figures.logaxis import LN10, log10_of, use_decades
 from depprobe.figures.style import COLOURS, GREY, MARKERS, PAGE, SMALL, styled
 from depprobe.training.cell import SNAPSHOTS
 from depprobe.training.grid import DIMS, Plan, grid
-from depprobe.training.outcomes import VANISHED, clipping, kinds
+from depprobe.training.outcomes import KINDS, VANISHED, clipping, kinds
 from depprobe.training.prediction import auc, left_out_accuracy, rank_correlation, with_interval
 
 ATTENTION, CONVOLUTION = "attention:heads=4,causal=true", "dilated-conv:depth=7,residual=true"
@@ -52,7 +53,7 @@ CLIPPED = (VANISHING, ISOMETRIC, CHAOTIC, "lstm:forget_bias=3")
 QUICK = Plan(
     layers=(*CLIPPED, "lstm:forget_bias=0", ATTENTION, CONVOLUTION),
     clipped=CLIPPED,
-    lags=(10, 50, 200),
+    lags=(10, 50, 100),
     clipped_lags=(10, 50),
 )
 FULL = replace(
@@ -88,6 +89,19 @@ def columns_of(ds: xr.Dataset) -> dict[str, np.ndarray]:
 
 
 def summary(ds: xr.Dataset) -> dict[str, float]:
+    """Those numbers of the answer that come out alike on every processor.
+
+    Training amplifies rounding: which cells near the edge are learned differs between processors, but not
+    what arrives before training, nor what clipping does where nothing arrives.
+    """
+    counts = [f"{kind}_cells" for kind in KINDS]
+    clipped = [f"{how}_vanished_{what}" for how in ("adam", "sgd") for what in ("clipped_share", "cells")]
+    learned = [f"{how}_vanished_{word}_learned" for how in ("adam", "sgd") for word in ("free", "clipped")]
+    found = numbers(ds)
+    return {name: found[name] for name in ("cells", *counts, *clipped, *learned)}
+
+
+def numbers(ds: xr.Dataset) -> dict[str, float]:
     """The numbers of the answer; intervals are 95 % over resampled layers."""
     column = columns_of(ds)
     norm, yes, group = (column[name] for name in ("log_norm_needed", "learned", "layer"))
@@ -117,7 +131,7 @@ def plot(ds: xr.Dataset) -> Figure:
         }
         _draw_losses(losses, ds, looks)
         _draw_curves(curves, ds, looks)
-        _draw_counts(counts, summary(ds))
+        _draw_counts(counts, numbers(ds))
         layers = [Line2D([], [], linestyle="", label=layer, **look) for layer, look in looks.items()]
         moments = [
             Line2D([], [], color=GREY, linestyle=MOMENTS[name], label=f"{name} training")
@@ -141,7 +155,7 @@ def _draw_losses(ax: Axes, ds: xr.Dataset, looks: dict[str, dict]) -> None:
         )
     # norms span fifty decades where they vanish and a few where they do not
     ax.set_xscale("symlog", linthresh=4, linscale=1.3)
-    ticks = [tick for tick in (-100, -40, -10, -3, 0, 3) if decades.min() < tick]
+    ticks = [tick for tick in (-100, -20, -3, 0, 3) if decades.min() < tick]
     ax.set_xticks(ticks, [f"$10^{{{tick}}}$" for tick in ticks])
     ax.xaxis.set_minor_locator(NullLocator())
     ax.set_xlim(min(1.2 * decades.min(), -4), max(1.4 * decades.max(), 1))
@@ -174,8 +188,7 @@ def _draw_curves(ax: Axes, ds: xr.Dataset, looks: dict[str, dict]) -> None:
 
 def _draw_counts(ax: Axes, found: dict[str, float]) -> None:
     columns = [(optimizer, word) for optimizer in ("adam", "sgd") for word in ("free", "clipped")]
-    rows = ("vanished", "arriving", "exploding")
-    for (i, kind), (j, (optimizer, word)) in product(enumerate(rows), enumerate(columns)):
+    for (i, kind), (j, (optimizer, word)) in product(enumerate(KINDS), enumerate(columns)):
         total = found[f"{optimizer}_{kind}_cells"]
         learned = found[f"{optimizer}_{kind}_{word}_learned"]
         share = learned / total if total else 0.0
@@ -195,10 +208,10 @@ def _draw_counts(ax: Axes, found: dict[str, float]) -> None:
     ax.set_xlim(-0.5, 3.5)
     ax.set_ylim(-0.5, 2.5)
     ax.set_xticks(range(4), [f"{'Adam' if o == 'adam' else 'SGD'}\n{word}" for o, word in columns])
-    ax.set_yticks(range(3), rows, rotation=90, va="center")
+    ax.set_yticks(range(3), KINDS, rotation=90, va="center")
     ax.tick_params(length=0)
     ax.set_title("learned of trained", loc="left")
 
 
 if __name__ == "__main__":
-    main(compute, plot, summary, __file__, tolerance=1e-3)
+    main(compute, plot, summary, __file__)
