@@ -109,6 +109,8 @@ def grid(
     ds["log_norm_needed"] = (DIMS, np.stack(needed, DIMS.index("task_lag")))
     for name in ("learned", "log_norm_needed"):
         ds[name].attrs = describe(name)
+    # what decides comes first where the dataset is printed
+    ds = ds[[*(name for name in ds.data_vars if name != "log_rms"), "log_rms"]]
     ds.attrs = {
         "title": "Training on lags, and the gradient curve at initialisation",
         "layer": ", ".join(plan.layers),
