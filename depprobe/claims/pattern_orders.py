@@ -21,8 +21,6 @@ from depprobe.claims.claim import CONFIRMED, QUALIFIED, REFUTED, Finding, Measur
 WINDOW = 64
 #: lengths from which costs are fitted: below, what does not grow with the pairs is a part of them
 FROM = 4096
-#: by how much an exponent of time or memory may exceed that of the pairs
-MARGIN = 0.25
 #: the most by which FLOPs a pair may differ between lengths
 EVEN = 1.1
 #: pattern -> (order as the statement has it, its growth in n)
@@ -106,7 +104,8 @@ def of_cost(ds: xr.Dataset, name: str) -> Finding:
     memory = exponent(ds, one["peak_bytes"])
     square = float((one["largest_tensor"] / one["n"].astype(float) ** 2).max())
     counted = found == growth and misfit < 1e-9 and spread < EVEN and square < 1
-    cheap = max(time, memory) <= grown + MARGIN
+    # an n x n product would show as an exponent of 2
+    cheap = max(time, memory) < (grown + 2) / 2
     return Finding(
         f"{name} costs {order}",
         CONFIRMED if counted and cheap else QUALIFIED if counted else REFUTED,
