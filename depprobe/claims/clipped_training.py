@@ -140,14 +140,14 @@ def _long(row: dict[str, np.ndarray], learned: np.ndarray, kind: dict[str, np.nd
         if (far & inside).any()
     }
     names = sorted({str(layer) for layer in row["layer"][far & learned]})
+    none_vanished = "" if learned[far & kind["vanished"]].any() else ", and none whose gradient had vanished"
     return Finding(
         f"recurrence with clipping learns lag {longest}",
         result,
         numbers,
         ""
         if result == CONFIRMED
-        else f"within the steps allowed only {', '.join(names)}: weights that let the gradient arrive before "
-        "training are needed besides clipping"
+        else f"within the steps allowed only some runs of {', '.join(names)}{none_vanished}"
         if names
         else "no recurrence did within the steps allowed",
     )
