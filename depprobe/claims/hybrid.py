@@ -129,10 +129,10 @@ CLAIM = Claim(
         "faster than attention alone on long-text classification."
     ),
     rule=(
-        "Ratio of the time of attention alone to that of the hybrid, passes taken in turn. A factor is "
-        "reached where the lower quartile of the rounds is at least 3: confirmed at every length and pass "
-        "(forward, forward and backward, classifier), refuted at none, qualified in between. The same for "
-        "strides over lengths, and for fused against written-out attention."
+        "Numbers are those of attention alone over the hybrid's, times of passes taken in turn. A factor "
+        "is reached where the lower quartile of the rounds is at least 3: confirmed at every length and "
+        "pass (forward, forward and backward, classifier), refuted at none, qualified in between. The same "
+        "for strides over lengths, and for fused against written-out attention."
     ),
     measure=measure,
     judge=judge,

@@ -78,17 +78,13 @@ def of_printed(ds: xr.Dataset) -> Finding:
         "as printed (stride 1), 3 times faster than attention alone",
         found,
         {
-            f"{name}, n = {n}": _measured(ratio.sel({"pass": name, "n": n}))
+            f"time, {name}, n = {n}": _measured(ratio.sel({"pass": name, "n": n}))
             for name in ratio["pass"].values
             for n in ends
         }
         | {
-            "FLOPs of attention over the hybrid's, most": Measured(
-                float((alone["flops"] / hybrid["flops"]).max())
-            ),
-            "memory of attention over the hybrid's, most": Measured(
-                float((alone["peak_bytes"] / hybrid["peak_bytes"]).max())
-            ),
+            "FLOPs, most": Measured(float((alone["flops"] / hybrid["flops"]).max())),
+            "memory, most": Measured(float((alone["peak_bytes"] / hybrid["peak_bytes"]).max())),
         },
         ""
         if found == CONFIRMED
@@ -116,7 +112,7 @@ def of_strides(ds: xr.Dataset) -> Finding:
         where = f"stride {stride}, n = {longest}"
         numbers[f"{where}, FLOPs"] = Measured(factor(longest, d, stride))
         for one in ratio["pass"].values:
-            numbers[f"{where}, {one}"] = _measured(ratio.sel({"n": longest, "pass": one}))
+            numbers[f"{where}, time, {one}"] = _measured(ratio.sel({"n": longest, "pass": one}))
         memory = ds["peak_bytes"].sel(n=longest, phase=ds["phase"].values[-1])
         numbers[f"{where}, memory, {ds['phase'].values[-1]}"] = Measured(
             float(memory.sel(layer=ALONE) / memory.sel(layer=name))
@@ -144,7 +140,7 @@ def of_kernels(ds: xr.Dataset) -> Finding:
         "with a fused kernel it is 3 times faster than attention that writes its weights out",
         found,
         {
-            f"{name}, n = {longest}": _measured(ratio.sel({"pass": name, "n": longest}))
+            f"time, {name}, n = {longest}": _measured(ratio.sel({"pass": name, "n": longest}))
             for name in ratio["pass"].values
         },
         ""
