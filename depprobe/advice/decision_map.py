@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -9,8 +10,9 @@ import numpy as np
 import xarray as xr
 
 import depprobe
-from depprobe.advice.measuring import Progress, fitted, kept_in
+from depprobe.advice.measuring import DEFAULT_GRID, Grid, Progress, fitted, kept_in
 from depprobe.advice.ranking import USABLE, candidates, checked, ranked
+from depprobe.advice.tree import is_of, tree
 from depprobe.errors import BadInput
 from depprobe.operators.budget import DEFAULT_MEMORY
 from depprobe.registry import Spec
@@ -31,6 +33,7 @@ def decision_map(
     folder: Path | None = None,
     lengths: Sequence[int] = LENGTHS,
     lags: Sequence[int] = LAGS,
+    grid: Grid = DEFAULT_GRID,
     progress: Progress | None = None,
 ) -> xr.Dataset:
     """The best layer at each length and each lag below it.
@@ -38,13 +41,15 @@ def decision_map(
     Parameters
     ----------
     d, stream, memory, specs, folder : as in ``advise``.
-    lengths, lags : the grid, in positions.
+    lengths, lags : the cells of the map, in positions.
+    grid : what is measured to fit the costs.
     progress : called with (cells done, in all, what is under way).
 
     Returns
     -------
     Dataset with ``best`` over (lag, n): index into the attribute ``layers`` (names of layers, separated by
-    commas); NaN where the lag is not below n, -1 where no layer is usable.
+    commas), -1 where no layer is usable; and ``tree_factor``, the time of the layer that the article's tree
+    would take over that of the best, inf where it is not usable. NaN where the lag is not below n.
 
     Raises
     ------
@@ -56,27 +61,37 @@ def decision_map(
     for lag, n in cells:
         _, budget = checked(n, d, lag, memory)
     kept, wanted = kept_in(folder), candidates(d, stream, specs)
-    costs = fitted(wanted, stream, kept, progress)
+    costs = fitted(wanted, stream, kept, progress, grid)
     best: dict[tuple[int, int], str] = {}
+    factor: dict[tuple[int, int], float] = {}
     for done, (lag, n) in enumerate(cells):
         if progress:
             progress(done, len(cells), f"map, n = {n}, lag {lag}")
         found = ranked(costs, wanted, n, d, lag, budget, kept)
-        usable = float(found["group"][0]) == USABLE
-        best[lag, n] = str(found["layer"].values[0]) if usable else ""
+        usable = [str(spec) for spec in found["layer"].values[found["group"].values == USABLE]]
+        best[lag, n] = usable[0] if usable else ""
+        times = found["predicted_time"].sel(layer=usable).values
+        of_tree = [float(t) for spec, t in zip(usable, times, strict=True) if is_of(spec, tree(n, lag))]
+        factor[lag, n] = min(of_tree) / float(times[0]) if of_tree else math.inf
     shown = {spec: shorter(spec) for spec in best.values() if spec}
     names = sorted(set(shown.values()))
-    values = np.full((len(lags), len(lengths)), np.nan)
+    rows, columns = sorted(lags), sorted(lengths)
+    values = np.full((2, len(rows), len(columns)), np.nan)
     for (lag, n), spec in best.items():
-        values[sorted(lags).index(lag), sorted(lengths).index(n)] = names.index(shown[spec]) if spec else -1
-    ds = xr.Dataset({"best": (("lag", "n"), values)}, coords={"lag": sorted(lags), "n": sorted(lengths)})
+        at = rows.index(lag), columns.index(n)
+        values[0][at] = names.index(shown[spec]) if spec else -1
+        values[1][at] = factor[lag, n]
+    ds = xr.Dataset(
+        {"best": (("lag", "n"), values[0]), "tree_factor": (("lag", "n"), values[1])},
+        coords={"lag": rows, "n": columns},
+    )
     for variable in ds.variables:
         ds[variable].attrs = describe(str(variable))
     ds.attrs = {
         "title": f"The layer to take at d = {d}" + ", streamed" * stream,
         "layer": ", ".join(names),
         "layers": ",".join(names),
-        "n": sorted(lengths),
+        "n": columns,
         "d": d,
         "seed": 0,
         "dtype": "float32",

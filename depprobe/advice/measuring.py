@@ -34,16 +34,26 @@ Progress = Callable[[float, int, str], None]
 
 @dataclass(frozen=True)
 class Grid:
-    """What is measured: lengths, widths, seconds for each time, threads (0: all processors), bytes or not."""
+    """What is measured.
+
+    Attributes
+    ----------
+    lengths, widths : every length is measured at every width.
+    besides : further (n, d): two widths cannot tell n d^2, n d and n apart, which a recurrence has all three.
+    seconds : for each time.
+    threads : 0 for all processors.
+    sizes : whether bytes are measured too.
+    """
 
     lengths: tuple[int, ...] = (64, 512, 2048)
     widths: tuple[int, ...] = (64, 256)
+    besides: tuple[tuple[int, int], ...] = ()
     seconds: float = 0.05
     threads: int = 0
     sizes: bool = True
 
 
-DEFAULT_GRID = Grid()
+DEFAULT_GRID = Grid(besides=((512, 512),))
 
 
 @dataclass(frozen=True)
@@ -104,7 +114,7 @@ def fitted(
     grid : what is measured.
     """
     found = Costs(streamed)
-    at = list(product(grid.lengths, grid.widths))
+    at = [*product(grid.lengths, grid.widths), *grid.besides]
     for done, spec in enumerate(specs):
         points = {}
         for index, (n, d) in enumerate(at):

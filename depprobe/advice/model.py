@@ -98,7 +98,8 @@ def fit(spec: str, points: Mapping[tuple[int, int], float], terms: Terms) -> Cos
 
 def _solved(rows: NDArray[np.float64], measured: NDArray[np.float64]) -> NDArray[np.float64]:
     """Coefficients that fit relative errors."""
-    scale = np.abs(rows).max(0)
+    relative = rows / measured[:, None]
+    scale = np.abs(relative).max(0)
     scale[scale == 0] = 1.0
-    found, _ = nnls(rows / scale / measured[:, None], np.ones(len(measured)))
+    found, _ = nnls(relative / scale, np.ones(len(measured)))
     return np.asarray(found / scale, dtype=np.float64)

@@ -20,7 +20,7 @@ import xarray as xr
 
 import depprobe
 from depprobe import store
-from depprobe.advice.arrival import NOTHING, WIDTH, arrival
+from depprobe.advice.arrival import LONGEST, WIDTH, arrival
 from depprobe.advice.measuring import Costs, Progress, fitted, kept_in
 from depprobe.advice.model import formulas
 from depprobe.advice.reach import stack
@@ -170,6 +170,7 @@ def ranked(
         "stream": int(costs.stream),
         "memory": budget,
         "arrival_width": WIDTH,
+        "arrival_longest": LONGEST,
         "reasons": json.dumps({spec: rows[spec]["reason"] for spec in order}),
         "tree": leaf,
         "tree_agrees": int(usable and is_of(best, leaf)),
@@ -196,7 +197,7 @@ def _row(
             state = formulas(wanted.spec, n, d).state if wanted.possible else None
             size = math.nan if state is None else _SIZE * state * wanted.applications
         else:
-            size = costs.sizes[spec].at(spec, n, d) * wanted.multiple
+            size = costs.sizes[spec].at(spec, n, d) * wanted.multiple if spec in costs.sizes else math.nan
     if spec in costs.no_stream:
         group, reason = UNFIT, costs.no_stream[spec]
     elif not wanted.possible:
@@ -205,9 +206,9 @@ def _row(
     elif size > budget:
         group, reason = UNFIT, "over the memory budget"
     elif not found.log > DROWNED:
-        group, reason = DROWNS, "the gradient drowns" if found != NOTHING else "no gradient arrives"
+        group, reason = DROWNS, "drowns" if found.log > -math.inf else "nothing arrives"
     else:
-        group, reason = USABLE, "the gradient arrives"
+        group, reason = USABLE, "arrives"
     return wanted.spec, {
         "predicted_time": time,
         "predicted_error": error,

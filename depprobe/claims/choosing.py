@@ -30,8 +30,8 @@ from depprobe.claims.evidence import evidence, mean
 #: a layer is as good as the cheapest where it takes at most so many times as long
 WITHIN = 2.0
 #: quick: what is measured, at one thread, since thread pools make times of small products jump
-QUICK = Grid((64, 256, 1024), (64,), 0.02, threads=1, sizes=False)
-FULL = Grid((128, 512, 2048), (128, 512), 0.2, threads=1, sizes=False)
+QUICK = Grid((64, 256, 1024), (64,), seconds=0.02, threads=1, sizes=False)
+FULL = Grid((128, 512, 2048), (128, 512), seconds=0.2, threads=1, sizes=False)
 #: what is found of each layer in each cell
 NAMES = ("predicted_time", "predicted_error", "log_arrival", "layers_needed")
 

@@ -74,8 +74,8 @@ CLAIM = Claim(
     ),
     rule=(
         f"As C12: a rule holds in a cell where its layer lets the gradient arrive and takes at most "
-        f"{WITHIN:g} times as long as the cheapest layer that does. The rules agree with the tree where both name "
-        f"a common layer."
+        f"{WITHIN:g} times as long as the cheapest layer that does. The rules agree with the tree where both "
+        f"name a common layer."
     ),
     measure=measure,
     judge=judge,

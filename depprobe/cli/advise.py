@@ -65,9 +65,9 @@ def advise(
     depprobe advise --n 100000 --dependency local --stream
     depprobe advise --n 1000 --map map.pdf
     """
-    from depprobe.figures.saving import format_of
-
     if map_ is not None:
+        from depprobe.figures.saving import format_of
+
         format_of(map_)
         output.check_writable(map_)
     digits = dependency.removeprefix("-").isdecimal()

@@ -12,8 +12,9 @@ from rich.table import Table
 
 from depprobe.cli import output
 
-#: ``group`` of layers that can be taken
-_USABLE = 0
+#: ``group`` of layers that can be taken, and of those that do not fit
+_USABLE, _UNFIT = 0, 2
+_UNITS = ((1.0, "s"), (1e-3, "ms"), (1e-6, "µs"))
 
 
 def records(ds: xr.Dataset) -> list[dict[str, Any]]:
@@ -46,20 +47,20 @@ def _table(ds: xr.Dataset, rows: list[dict[str, Any]]) -> str:
         table.add_row(
             str(place) if row["group"] == _USABLE else "-",
             row["layer"],
-            _seconds(row["predicted_time"], row["predicted_error"]),
+            _seconds(row["predicted_time"], row["predicted_error"]) if row["group"] < _UNFIT else "-",
             readable(row["predicted_bytes"]) if math.isfinite(row["predicted_bytes"]) else "-",
             f"{levels:,.0f}" if math.isfinite(levels) else "-",
             output.power_of_ten(row["log_arrival"]) + "*" * int(row["extrapolated"]) if known else "-",
             row["reason"],
         )
-    return f"{ds.attrs['title']}\n{output.rendered(table, 140)}"
+    return f"{ds.attrs['title']}\n{output.rendered(table, 150)}"
 
 
 def _seconds(value: float, error: float) -> str:
     if not math.isfinite(value):
         return "-"
-    scale, unit = next((s, u) for s, u in ((1.0, "s"), (1e-3, "ms"), (1e-6, "µs")) if value >= s or u == "µs")
-    return f"{value / scale:.2g} {unit} ± {100 * math.expm1(error):.0f} %"
+    scale, unit = next((s, u) for s, u in _UNITS if value >= s or u == "µs")
+    return f"{float(f'{value / scale:.2g}'):g} {unit} ± {100 * math.expm1(error):.0f} %"
 
 
 def _verdict(ds: xr.Dataset, rows: list[dict[str, Any]]) -> list[str]:
@@ -111,5 +112,5 @@ def _notes(ds: xr.Dataset, rows: list[dict[str, Any]]) -> list[str]:
         f"d = {ds.attrs['arrival_width']}; below 1.2e-7 it drowns in a float32 sum",
     ]
     if any(row["extrapolated"] for row in rows):
-        lines.append("* continued from sequences of up to 1024 positions")
+        lines.append(f"* continued from sequences of up to {ds.attrs['arrival_longest']} positions")
     return lines

@@ -1,0 +1,124 @@
+"""C12 and C13: the factor of a rule by hand, what is measured against the advice, verdicts that flip."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import xarray as xr
+
+from depprobe.advice import arrival as arriving
+from depprobe.advice.measuring import Grid
+from depprobe.claims import choosing, decision_tree, rules_of_thumb
+from depprobe.claims.choosing import Cell
+from depprobe.claims.claim import CONFIRMED, QUALIFIED, REFUTED
+
+LAYERS = (
+    "attention",
+    "conv",
+    "dilated-conv",
+    "gru",
+    "block-attention",
+    "conv-attention:attention=sliding-window",
+)
+
+
+def made(cells, seconds=1.0, log=-2.0):
+    """Data in which every layer takes as long and lets as much arrive, whatever the cell."""
+    shape, over = (len(cells), len(LAYERS)), ("cell", "layer")
+    return xr.Dataset(
+        {
+            "predicted_time": (over, np.full(shape, seconds)),
+            "log_arrival": (over, np.full(shape, log)),
+            "layers_needed": (over, np.ones(shape)),
+            "cell_n": ("cell", [cell.n for cell in cells]),
+            "cell_lag": ("cell", [cell.lag for cell in cells]),
+            "cell_stream": ("cell", [int(cell.stream) for cell in cells]),
+            "horizon": (("recurrence", "seed"), [[20, 22, 24]]),
+        },
+        {"cell": [str(cell) for cell in cells], "layer": list(LAYERS), "recurrence": ["gru"]},
+    )
+
+
+def verdicts(claim, ds):
+    return {finding.part: finding.verdict for finding in claim.judge(ds)}
+
+
+def test_a_factor_is_over_the_cheapest_that_arrives():
+    ds = made([Cell("a", 100, 9), Cell("a", 100, 99)])
+    ds["predicted_time"].loc[{"layer": "conv"}] = 0.1
+    ds["predicted_time"].loc[{"layer": "gru"}] = 0.5
+    ds["layers_needed"][1, LAYERS.index("conv")] = 99
+    ds["log_arrival"][1, LAYERS.index("gru")] = -30
+    assert choosing.factors(ds, "attention").tolist() == [10, 1]
+    assert choosing.factors(ds, "recurrence").tolist() == [5, math.inf]
+    assert choosing.cheapest(ds)[0] == "conv"
+
+
+@pytest.mark.parametrize("claim", [decision_tree.CLAIM, rules_of_thumb.CLAIM])
+def test_rules_hold_where_all_layers_are_alike_and_fail_where_theirs_is_dear(claim):
+    rules = decision_tree.LEAVES if claim.id == "C12" else rules_of_thumb.RULES
+    cells = decision_tree.CELLS if claim.id == "C12" else rules_of_thumb.CELLS
+    assert {verdicts(claim, made(cells))[rule] for rule in rules} == {CONFIRMED}
+    for rule, family in rules.items():
+        members = [i for i, spec in enumerate(LAYERS) if choosing.is_of(spec, family)]
+        own = [i for i, cell in enumerate(cells) if cell.rule == rule]
+        for broken, wanted in ((own, REFUTED), (own[:1], QUALIFIED)):
+            ds = made(cells)
+            ds["predicted_time"][broken, members] = 1.01 * choosing.WITHIN
+            assert verdicts(claim, ds)[rule] == wanted
+            ds = made(cells)
+            ds["log_arrival"][broken, members] = -17
+            assert verdicts(claim, ds)[rule] == wanted
+
+
+def test_how_far_a_recurrence_sees_decides():
+    ds = made(decision_tree.CELLS)
+    part = "the gradient reaches the far past through a recurrence"
+    assert verdicts(decision_tree.CLAIM, ds)[part] == REFUTED
+    finding = decision_tree.CLAIM.judge(ds)[-1]
+    assert finding.numbers["gru at initialisation"].value == 22
+    assert "beyond lag 24" in finding.note
+    ds["horizon"][:] = arriving.SHORTER[-1] - 1
+    assert verdicts(decision_tree.CLAIM, ds)[part] == CONFIRMED
+
+
+def test_rules_and_tree_contradict_each_other_where_they_name_other_layers():
+    part = "the rules agree with the decision tree of C12"
+    assert verdicts(rules_of_thumb.CLAIM, made(rules_of_thumb.CELLS))[part] == QUALIFIED
+    finding = rules_of_thumb.against_the_tree(made(rules_of_thumb.CELLS))
+    assert "dilated convolution where the tree takes recurrence" in finding.note
+    assert "recurrence where the tree takes attention" in finding.note
+    alike = [Cell(rules_of_thumb.SHORT, 200, 9), Cell(rules_of_thumb.LOCAL, 1000, 9)]
+    assert rules_of_thumb.against_the_tree(made(alike)).verdict == CONFIRMED
+    apart = [Cell(rules_of_thumb.STREAM, 200, 9, stream=True)]
+    assert rules_of_thumb.against_the_tree(made(apart)).verdict == REFUTED
+
+
+def test_broken_truths_are_told():
+    ds = made(decision_tree.CELLS)
+    assert choosing.checks(ds) == []
+    ds["log_arrival"][0, 0] = 0.1
+    ds["layers_needed"][0, 0] = 2
+    assert choosing.checks(ds) == [
+        "a gradient exceeds the largest of its row",
+        "attention does not reach every lag in one layer",
+    ]
+
+
+def test_what_is_measured_is_what_the_advice_says(monkeypatch):
+    monkeypatch.setattr(arriving, "WIDTH", 8)
+    monkeypatch.setattr(choosing, "QUICK", Grid((8, 16), (8,), seconds=1e-3, threads=1, sizes=False))
+    cells = (Cell("a", 20, 3), Cell("b", 20, 19, stream=True))
+    ds = choosing.measured("C12", cells, "a title", True, None, 0)
+    once, streamed = (ds.isel(cell=i) for i in range(2))
+    assert int(once["layers_needed"].sel(layer="conv")) == 3
+    assert int(streamed["layers_needed"].sel(layer="conv:causal=true")) == 10
+    # what is not in its causal form takes no stream
+    assert np.isnan(streamed["predicted_time"].sel(layer="attention"))
+    assert (once["predicted_time"].sel(layer=["attention", "lstm", "dilated-conv:depth=6"][:2]) > 0).all()
+    assert choosing.checks(ds) == []
+    assert ds["horizon"].dims == ("recurrence", "seed")
+    # 33 steps of a default recurrence: far from the 511 that were looked at
+    assert int(ds["horizon"].max()) < 100

@@ -1,0 +1,126 @@
+"""``depprobe advise``: what good calls print and draw, and how wrong calls end."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+
+from depprobe.advice import arrival as arriving
+from depprobe.advice import decision_map, ranking
+from depprobe.advice.measuring import Costs
+from depprobe.advice.model import CostModel
+from depprobe.cli import main
+
+LAYERS = ("--layer", "attention", "--layer", "gru", "--layer", "conv")
+
+
+@pytest.fixture(autouse=True)
+def _made_up(tmp_path, monkeypatch):
+    """Costs that are known: attention takes 3 ms, the others 1 ms a layer, all of them 1 KiB."""
+
+    def costs(specs, streamed, kept, progress=None, *grid):
+        def constant(found, n, d):
+            return [1.0]
+
+        if progress:
+            progress(0, 1, "made up")
+        seconds = {spec: 3e-3 if spec.startswith("attention") else 1e-3 for spec in specs}
+        times = {spec: CostModel(constant, np.array([time]), 0.1) for spec, time in seconds.items()}
+        sizes = {spec: CostModel(constant, np.array([1024.0]), 0.0) for spec in specs}
+        return Costs(streamed, times, sizes)
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr(ranking, "fitted", costs)
+    monkeypatch.setattr(decision_map, "fitted", costs)
+    monkeypatch.setattr(arriving, "WIDTH", 8)
+
+
+@pytest.fixture
+def run(capsys):
+    """Run the command in this process: (exit code, stdout, stderr)."""
+
+    def go(*arguments: str) -> tuple[int, str, str]:
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as stop:
+            main(["advise", *arguments])
+        printed = capsys.readouterr()
+        return stop.value.code, printed.out, printed.err
+
+    return go
+
+
+def test_the_table_says_what_to_take_and_why(run, tmp_path):
+    code, out, err = run("--n", "200", "--d", "16", *LAYERS, "-q")
+    assert (code, err) == (0, "")
+    lines = out.splitlines()
+    assert lines[0] == "Layers for n = 200, d = 16, lag 199"
+    assert lines[3].split()[:6] == ["1", "attention", "3", "ms", "±", "11"]
+    assert lines[4].endswith("drowns")
+    assert lines[5].endswith("would need 199 layers")
+    assert "take     attention: the cheapest layer through which the gradient arrives from lag 199" in out
+    assert "tree     the article's decision tree says attention: the same" in out
+    assert any((tmp_path / "cache" / "depprobe").iterdir())
+
+
+def test_where_the_article_differs_it_is_said_why(run):
+    _, out, _ = run("--n", "200", "--d", "16", "--dependency", "1", *LAYERS, "-q")
+    assert "take     conv: " in out or "take     gru: " in out
+    assert "says attention, which differs: attention is number 3 and takes 3 times as long" in out
+    _, out, _ = run("--n", "6000", "--d", "16", *LAYERS, "-q")
+    assert "says recurrence, which differs: gru: drowns (" in out
+    assert "* continued from sequences of up to 512 positions" in out
+
+
+def test_where_nothing_is_usable_it_is_said(run):
+    code, out, _ = run("--n", "200", "--d", "16", "--memory", "10", *LAYERS, "-q")
+    assert code == 0
+    assert "take     none: gru: over the memory budget, and so on down the table" in out
+
+
+def test_json_holds_the_ranking_and_a_map_is_drawn(run, tmp_path, monkeypatch):
+    monkeypatch.setattr(decision_map.decision_map, "__kwdefaults__", {
+        **decision_map.decision_map.__kwdefaults__, "lengths": (20, 200), "lags": (1, 100),
+    })  # fmt: skip
+    code, out, _ = run("--n", "200", "--d", "16", *LAYERS, "--map", "new/map.pdf", "--json", "-q")
+    document = json.loads(out)
+    assert code == 0
+    assert [row["layer"] for row in document["layers"]] == ["attention", "gru", "conv"]
+    assert document["layers"][0]["predicted_time"] == 3e-3
+    assert document["attributes"]["tree"] == "attention"
+    assert (tmp_path / document["map"]).read_bytes().startswith(b"%PDF")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--n", "0"), "n must be 2 to 262144, not 0"),
+        (("--n", "100", "--dependency", "100"), "a lag of 1 to n - 1 = 99, not 100"),
+        (("--n", "100", "--dependency", "-3"), "a lag of 1 to n - 1 = 99, not -3"),
+        (
+            ("--n", "100", "--dependency", "lcoal"),
+            "must be local, global or a lag of 1 to n - 1 = 99, not lcoal",
+        ),
+        (
+            ("--n", "100", "--memory", "4Gx"),
+            "memory must be a size such as 4GiB, 500MB or 1000000, not '4Gx'",
+        ),
+        (("--n", "100", "--map", "map.doc"), "unknown figure format 'doc'. Known: pdf, png, svg"),
+        (("--n", "100", "--map", "FILE/map.pdf"), "cannot write 'FILE/map.pdf': 'FILE' is not a folder"),
+        (
+            ("--n", "100", "--cache", "FILE"),
+            "measurements cannot be kept in 'FILE'; name a folder with --cache",
+        ),
+        (("--n", "100", "--layer", "lsmt"), "unknown layer 'lsmt'; did you mean 'lstm'?"),
+        (("--n", "many"), "'many' is not a valid integer"),
+        ((), "Missing option '--n'"),
+    ],
+)
+def test_a_wrong_call_gets_one_line(run, tmp_path, arguments, message):
+    (tmp_path / "FILE").touch()
+    code, out, err = run(*arguments)
+    assert (code, out) == (2, "")
+    assert message in err
+    assert len(err.splitlines()) == 1
