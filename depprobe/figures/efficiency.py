@@ -19,7 +19,7 @@ from matplotlib.text import Text
 from depprobe import curves
 from depprobe.errors import BadInput
 from depprobe.figures import wording
-from depprobe.figures.style import GREY, PAGE, SMALL, styled
+from depprobe.figures.style import GREY, PAGE, SMALL, figure_of, styled
 from depprobe.units import scaled, seconds, three
 
 HEADINGS = (
@@ -51,7 +51,7 @@ class EfficiencyTable(NamedTuple):
 
 
 def efficiency(
-    datasets: xr.Dataset | Sequence[xr.Dataset], *, reference: str | None = None
+    datasets: xr.Dataset | Sequence[xr.Dataset], *, reference: str | None = None, ax: Axes | None = None
 ) -> EfficiencyTable:
     """Draw the table of time, memory, gradient path and parallelism beside the article's figures.
 
@@ -59,6 +59,7 @@ def efficiency(
     ----------
     datasets : one dataset that ``depprobe.cost`` gives, at one width.
     reference : the layer whose cost at the shortest length is 1; by default the last.
+    ax : where to draw, as wide as a page; None makes a figure.
 
     Returns
     -------
@@ -84,8 +85,9 @@ def efficiency(
     rows = [list(HEADINGS), *rows_of(table)]
     with styled():
         height = _ROW * (len(rows) + 2.2)
-        figure = Figure(figsize=(PAGE, height))
-        ax = figure.add_axes((0, 0, 1, 1))
+        if ax is None:
+            ax = Figure(figsize=(PAGE, height)).add_axes((0, 0, 1, 1))
+        figure = figure_of(ax)
         ax.set_axis_off()
         ax.set_xlim(0, PAGE)
         ax.set_ylim(height, 0)
