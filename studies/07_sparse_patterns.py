@@ -16,6 +16,8 @@ of 3 seeds, standard errors of the ratios 0.9 (window), 0.3 and 0.2 (documents),
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import xarray as xr
 from _study import main, quoted, report
@@ -49,7 +51,8 @@ def plot(ds: xr.Dataset) -> Figure:
     """Above: time, memory and FLOPs a pair against the length. Below: shares of gradient."""
     with styled():
         figure = Figure(figsize=(PAGE, 5.0), layout="constrained")
-        above, below = figure.subfigures(2, 1, height_ratios=(1.15, 1))
+        halves: Any = figure.subfigures(2, 1, height_ratios=(1.15, 1))
+        above, below = halves
         cost(_costs(ds), per="pairs", axes=list(above.subplots(1, 3)))
         _draw_shares(below.subplots(), ds)
     return figure
