@@ -100,10 +100,6 @@ def advise(
     Raises
     ------
     BadInput : n, d, dependency or memory out of range; an unknown layer; a folder that cannot be written.
-
-    References
-    ----------
-    Times are a non-negative least-squares fit (Lawson and Hanson 1974) to what this machine measured.
     """
     lag, budget = checked(n, d, dependency, memory)
     wanted = candidates(d, stream, specs)

@@ -55,9 +55,10 @@ CLAIM = Claim(
     rule=(
         f"A leaf holds in a cell where a layer it names lets the gradient arrive and takes at most "
         f"{WITHIN:g} times as long as the cheapest layer that does; confirmed if it holds in every cell, "
-        f"refuted if in none. Arrives: untrained, in at most 16 layers, above 1.2e-7 of the largest in its "
-        f"row. Times are ratios on one machine, fitted to measurements at shorter lengths; a training step, "
-        f"or one more token of a stream. What is learned, and how accurate it is, is not measured here."
+        f"refuted if in none. Arrives: untrained, default options, in at most 16 layers, above 1.2e-7 of "
+        f"the largest in its row. Times are ratios on one machine, fitted to measurements at shorter "
+        f"lengths; a training step, or one more token of a stream. What is learned, and how accurate it is, "
+        f"is not measured here."
     ),
     measure=measure,
     judge=judge,

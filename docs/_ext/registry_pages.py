@@ -24,13 +24,14 @@ PAGES = Path(__file__).parent.parent / "generated"
 #: heading of the reference -> the packages and modules whose public names stand below it
 GROUPS = {
     "Measure": ("depprobe.probes",),
+    "Choose": ("depprobe.advice",),
     "The operator": ("depprobe.operators",),
     "Curves and distances": ("depprobe.curves",),
     "Data": ("depprobe.store", "depprobe.inputs", "depprobe.vocabulary"),
 }
 
 #: packages whose files open with their equations, in the order in which data flows
-EQUATIONS = ("layers", "operators", "costs", "probes", "curves", "theory")
+EQUATIONS = ("layers", "operators", "costs", "advice", "probes", "curves", "theory")
 
 
 def table(head: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
