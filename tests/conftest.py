@@ -1,4 +1,4 @@
-"""Shared by all tests: one tolerance, scaled to the dtype."""
+"""Shared by all tests: one tolerance, scaled to the dtype; the command run in this process."""
 
 from __future__ import annotations
 
@@ -14,3 +14,20 @@ def tolerance(dtype: torch.dtype = torch.float64) -> float:
 @pytest.fixture(autouse=True)
 def _same_numbers_every_time():
     torch.manual_seed(0)
+
+
+@pytest.fixture
+def run(capsys, tmp_path, monkeypatch):
+    """Run the command in this process and a folder of its own: (exit code, stdout, stderr)."""
+    monkeypatch.chdir(tmp_path)
+
+    def go(*arguments: str) -> tuple[int, str, str]:
+        from depprobe.cli import main
+
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as stop:
+            main(list(arguments))
+        printed = capsys.readouterr()
+        return stop.value.code, printed.out, printed.err
+
+    return go

@@ -28,25 +28,6 @@ SMALL = ("--n", "12", "--d", "4")
 LSTM = ("jacobian", "--layer", "lstm", *SMALL)
 
 
-@pytest.fixture(autouse=True)
-def _own_folder(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-
-
-@pytest.fixture
-def run(capsys):
-    """Run the command in this process: (exit code, stdout, stderr)."""
-
-    def go(*arguments: str) -> tuple[int, str, str]:
-        capsys.readouterr()
-        with pytest.raises(SystemExit) as stop:
-            main(list(arguments))
-        printed = capsys.readouterr()
-        return stop.value.code, printed.out, printed.err
-
-    return go
-
-
 @pytest.fixture
 def good(run):
     """Run a command that must succeed, and return its stdout."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 
 import numpy as np
 import pytest
@@ -11,7 +12,6 @@ from depprobe.advice import arrival as arriving
 from depprobe.advice import decision_map, ranking
 from depprobe.advice.measuring import Costs
 from depprobe.advice.model import CostModel
-from depprobe.cli import main
 
 LAYERS = ("--layer", "attention", "--layer", "gru", "--layer", "conv")
 
@@ -39,17 +39,9 @@ def _made_up(tmp_path, monkeypatch):
 
 
 @pytest.fixture
-def run(capsys):
-    """Run the command in this process: (exit code, stdout, stderr)."""
-
-    def go(*arguments: str) -> tuple[int, str, str]:
-        capsys.readouterr()
-        with pytest.raises(SystemExit) as stop:
-            main(["advise", *arguments])
-        printed = capsys.readouterr()
-        return stop.value.code, printed.out, printed.err
-
-    return go
+def run(run):
+    """The command under test, with further arguments."""
+    return partial(run, "advise")
 
 
 def test_the_table_says_what_to_take_and_why(run, tmp_path):

@@ -13,7 +13,6 @@ import torch
 from depprobe import store
 from depprobe.claims import VERDICTS, claims, receptive_field
 from depprobe.claims.evidence import command_of as command_of_claim
-from depprobe.cli import main
 from depprobe.cli.output import command_of
 
 QUICK = ("claims", "C6", "--quick", "-q")
@@ -33,20 +32,6 @@ def stacks():
 def _own_folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(receptive_field, "QUICK", SIZES)
-
-
-@pytest.fixture
-def run(capsys):
-    """Run the command in this process: (exit code, stdout, stderr)."""
-
-    def go(*arguments: str) -> tuple[int, str, str]:
-        capsys.readouterr()
-        with pytest.raises(SystemExit) as stop:
-            main(list(arguments))
-        printed = capsys.readouterr()
-        return stop.value.code, printed.out, printed.err
-
-    return go
 
 
 @pytest.fixture

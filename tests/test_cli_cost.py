@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -13,16 +14,10 @@ import pytest
 import depprobe.probes.cost as probe
 from depprobe import store
 from depprobe.cases import cases_of_specs
-from depprobe.cli import main
 from depprobe.cli.output import command_of
 from depprobe.costs.point import costs
 
 SMALL = ("--d", "8", "--threads", "1", "--seconds", "0.001")
-
-
-@pytest.fixture(autouse=True)
-def _own_folder(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
 
 
 @pytest.fixture(autouse=True)
@@ -41,17 +36,9 @@ def measured(monkeypatch):
 
 
 @pytest.fixture
-def run(capsys):
-    """Run the command in this process: (exit code, stdout, stderr)."""
-
-    def go(*arguments: str) -> tuple[int, str, str]:
-        capsys.readouterr()
-        with pytest.raises(SystemExit) as stop:
-            main(["cost", *arguments])
-        printed = capsys.readouterr()
-        return stop.value.code, printed.out, printed.err
-
-    return go
+def run(run):
+    """The command under test, with further arguments."""
+    return partial(run, "cost")
 
 
 def good(run, *arguments):

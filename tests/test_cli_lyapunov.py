@@ -11,29 +11,9 @@ from pathlib import Path
 import pytest
 
 from depprobe import store
-from depprobe.cli import main
 from depprobe.cli.output import command_of
 
 SMALL = ("lyapunov", "--layer", "lstm", "--n", "60", "--d", "4")
-
-
-@pytest.fixture(autouse=True)
-def _own_folder(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-
-
-@pytest.fixture
-def run(capsys):
-    """Run the command in this process: (exit code, stdout, stderr)."""
-
-    def go(*arguments: str) -> tuple[int, str, str]:
-        capsys.readouterr()
-        with pytest.raises(SystemExit) as stop:
-            main(list(arguments))
-        printed = capsys.readouterr()
-        return stop.value.code, printed.out, printed.err
-
-    return go
 
 
 def good(run, *arguments):

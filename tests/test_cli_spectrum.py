@@ -3,32 +3,19 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 
 import numpy as np
 import pytest
 
 import depprobe
 from depprobe import store
-from depprobe.cli import main
-
-
-@pytest.fixture(autouse=True)
-def _own_folder(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
 
 
 @pytest.fixture
-def run(capsys):
-    """Run the command in this process: (exit code, stdout, stderr)."""
-
-    def go(*arguments: str) -> tuple[int, str, str]:
-        capsys.readouterr()
-        with pytest.raises(SystemExit) as stop:
-            main(["spectrum", *arguments])
-        printed = capsys.readouterr()
-        return stop.value.code, printed.out, printed.err
-
-    return go
+def run(run):
+    """The command under test, with further arguments."""
+    return partial(run, "spectrum")
 
 
 def test_table_dataset_and_figure(run, tmp_path):
