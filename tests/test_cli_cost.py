@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import xarray as xr
 
 import depprobe.probes.cost as probe
 from depprobe import store
@@ -54,7 +55,7 @@ def rows_of(text):
 def test_a_table_a_dataset_and_figures(run):
     sizes = ("--layer", "attention", "--layer", "lstm", "--n", "8,16,32")
     saved = ("-o", "a.nc", "--figure", "a.png")
-    out = good(run, *sizes, "--d", "8", "--threads", "1,2", "--seconds", "0.001", *saved)
+    out = good(run, *sizes, *SMALL, *saved)
     ds = store.load("a.nc")
     store.validate(ds)
     assert ds.flops.dims == ("layer", "n", "d", "phase")
@@ -64,13 +65,29 @@ def test_a_table_a_dataset_and_figures(run):
     # n = 2 d = 16: four projections of n d^2 and two products of n^2 d cost what four gates of 2 n d^2 do
     assert "attention costs more FLOPs (forward, d = 8) than lstm from n = 16" in out
     assert "no stream: attention: a position sees later ones" in out
-    for name in ("a.png", "a_speedup.png"):
-        assert Path(name).read_bytes().startswith(b"\x89PNG")
+    assert Path("a.png").read_bytes().startswith(b"\x89PNG")
+    assert not Path("a_speedup.png").exists(), "one number of threads has no speed-up"
+
+
+def test_the_speed_up_is_drawn_beside(run):
+    good(run, "--layer", "conv", "--n", "8", *SMALL, "-o", "a.nc", "--figure", "a.png")
+    ds = store.load("a.nc")
+    many = xr.concat([ds, ds.assign_coords(threads=[2])], "threads", data_vars="minimal")
+    store.save(many.transpose(..., "threads"), "b.nc")
+    plot = run.func
+    drawn = {"auto": ["b.png", "b_speedup.png"], "speedup": ["b.png"], "efficiency": ["b.png"]}
+    for kind, names in drawn.items():
+        code, out, err = plot("plot", "b.nc", "--kind", kind)
+        assert (code, err) == (0, "")
+        assert out.splitlines() == [f"figure   {name}" for name in names]
+    code, _, err = plot("plot", "b.nc", "--kind", "decay")
+    assert code == 2
+    assert "can be drawn as cost, speedup, efficiency, not as decay" in err
 
 
 def test_exponents_are_those_of_the_formulas(run):
     document = json.loads(
-        good(run, "--layer", "conv", "--layer", "gru", "--n", "8,16,32", "--d", "4,8", *SMALL[2:], "--json")
+        good(run, "--layer", "conv", "--layer", "gru", "--n", "8,16", "--d", "4,8", *SMALL[2:], "--json")
     )
     assert len(document["layers"]) == 2 * 2 * 2
     for row in document["layers"]:

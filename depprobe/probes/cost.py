@@ -151,7 +151,10 @@ def cost(
         coords = {"layer": labels, "n": lengths, "d": widths}
         found = _of_specs(coords, options | {"seed": seed, "dtype": dtype}, progress, finished)
         inputs = None
-    reasons = {label: point["no_stream"] for (label, _, _), point in found.items() if point["no_stream"]}
+    reasons: dict[str, list[str]] = {}
+    for (label, _, _), point in found.items():
+        if point["no_stream"] and label not in reasons.setdefault(point["no_stream"], []):
+            reasons[point["no_stream"]].append(label)
     ds = _labelled(found, {**coords, "phase": wanted, "threads": counts})
     ds.attrs = {
         "title": f"Cost of {', '.join(coords['layer'])}",
@@ -161,7 +164,7 @@ def cost(
         "seed": seed,
         "dtype": dtype,
         **attributes,
-        "no_stream": "; ".join(f"{label}: {reason}" for label, reason in reasons.items()),
+        "no_stream": "; ".join(f"{', '.join(labels)}: {reason}" for reason, labels in reasons.items()),
         "depprobe_version": depprobe.__version__,
         "schema_version": SCHEMA_VERSION,
         "provenance": store.provenance(

@@ -187,12 +187,12 @@ def _crossings(ds: xr.Dataset) -> list[str]:
     where += [f"d = {case['d'].item()}"] if "d" in case.coords else []
     lines = []
     for quantity in [q for q in _QUANTITIES if q in found["quantity"]]:
-        said = []
+        others: dict[str, list[str]] = {}
         for other in (name for name in names if name != attention):
             one = found.sel(quantity=quantity, other=other)
-            said.append(
-                f"{other} {_crossing(*(float(one[f'crossover{end}']) for end in ('', '_low', '_high')))}"
-            )
+            at = _crossing(*(float(one[f"crossover{end}"]) for end in ("", "_low", "_high")))
+            others.setdefault(at, []).append(other)
+        said = [f"{', '.join(group)} {at}" for at, group in others.items()]
         conditions = f" ({', '.join(where)})" if where else ""
         lines.append(f"{attention} costs more {_NAMES[quantity]}{conditions} than {'; '.join(said)}")
     return lines
