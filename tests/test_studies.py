@@ -164,8 +164,9 @@ def test_marks_follow_what_a_source_does(sources):
 def test_differences_name_each_number(study):
     frozen = {"relative_tolerance": 0.01, "numbers": {"rate": 2.0, "none": float("nan"), "zero": 0.0}}
     assert study.differences(frozen, {"rate": 2.01, "none": float("nan"), "zero": 0.0}) == []
-    said = study.differences(frozen, {"rate": 2.1, "none": 1.0, "zero": 0.0, "new": 1.0})
-    assert [line.split()[0] for line in said] == ["new", "rate", "none"]
+    assert study.differences(frozen, {"rate": 2.0, "none": float("nan"), "zero": 9e-6}) == []
+    said = study.differences(frozen, {"rate": 2.1, "none": 1.0, "zero": 2e-5, "new": 1.0})
+    assert [line.split()[0] for line in said] == ["new", "rate", "none", "zero"]
 
 
 @pytest.mark.parametrize(("name", "page", "column"), [("icml", 6.75, 3.25), ("neurips", 5.5, 5.5)])
