@@ -33,6 +33,11 @@ class StorageTracker(TorchDispatchMode):
         self._sizes: dict[int, int] = {}
         self._outside = {tensor.untyped_storage()._cdata for tensor in outside}
 
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        # if it did, torch would load its compiler at the first operation, which takes seconds
+        return False
+
     def _release(self, key: int) -> None:
         self.live -= self._sizes.pop(key, 0)
 
