@@ -11,7 +11,7 @@ from depprobe.cli import output
 from depprobe.cli.common import Run, shared
 
 #: lengths at which layers are compared, and those of the efficiency table
-_LENGTHS = "128,256,512,1024"
+_LENGTHS = "256,512,1024"
 _PASSES = {"both": ("forward", "forward+backward")}
 
 

@@ -70,7 +70,7 @@ def cost(
     target: nn.Module | str | Sequence[str] = ARTICLE,
     x: Tensor | ArrayLike | None = None,
     *,
-    n: int | Sequence[int] = (128, 256, 512, 1024),
+    n: int | Sequence[int] = (256, 512, 1024),
     d: int | Sequence[int] = 512,
     phases: str | Sequence[str] = PHASES,
     threads: int | Sequence[int] | None = None,
