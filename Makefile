@@ -9,7 +9,7 @@ demo: $(VENV)/.installed
 	$(BIN)/depprobe jacobian --layer lstm --n 1000
 
 test: $(VENV)/.installed-test lint
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist worksteal
 
 lint: $(VENV)/.installed-test
 	$(BIN)/ruff check .

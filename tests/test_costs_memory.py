@@ -112,8 +112,9 @@ def test_no_prediction_where_shapes_depend_on_values():
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the peak of a process can be reset on Linux only")
 def test_the_process_sees_what_is_allocated():
-    peak = process_peak(lambda: torch.ones(8 << 20))
-    assert peak == pytest.approx(4 * (8 << 20), rel=0.05)
+    # large beside the few MB by which any process drifts
+    peak = process_peak(lambda: torch.ones(64 << 20))
+    assert peak == pytest.approx(4 * (64 << 20), rel=0.05)
 
 
 MEMRAY = """

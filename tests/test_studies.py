@@ -57,7 +57,7 @@ def test_quick_version_gives_the_frozen_numbers(script, tmp_path):
     facts = json.loads(written[0].with_suffix(".json").read_text())
     assert facts["mode"] == "quick"
     assert f"studies/{script.name}" in facts["sources"]
-    assert any(name.startswith("depprobe/operators/") for name in facts["sources"])
+    assert any(name.startswith(("depprobe/claims/", "depprobe/probes/")) for name in facts["sources"])
 
 
 @pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.stem)

@@ -23,7 +23,7 @@ from depprobe.operators.sweep import Step, sweep
 
 #: share of the norm one compression may discard, times the square root of the tolerance: the error is half
 #: the square of the share, which grows while it rides along, and its upper bound is nine times its estimate
-_SHARES = (0.03, 0.0003, 0.0)
+_SHARES = (0.06, 0.001, 0.0)
 #: least tolerance for which what is read at each step is taken in float32, in the first sweep only, and how
 #: many times the largest difference seen between the two precisions is added to the error
 _SINGLE_TOLERANCE, _MARGIN = 1e-7, 4
