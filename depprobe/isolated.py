@@ -17,6 +17,8 @@ from typing import Any
 import depprobe
 from depprobe.errors import BadInput, DepprobeError
 
+#: how the command line has OpenMP's threads wait; what is timed waits as torch does by default
+WAITING = ("OMP_WAIT_POLICY", "PASSIVE")
 #: what of a child's last words is quoted
 _QUOTED = 300
 
@@ -40,11 +42,12 @@ def measured_alone(request: dict[str, Any]) -> dict[str, Any]:
     """
     root = str(Path(depprobe.__file__).parents[1])
     path = os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")]))
+    environment = {name: value for name, value in os.environ.items() if (name, value) != WAITING}
     # -P keeps files of the current folder from being taken for modules
     child = subprocess.run(
         [sys.executable, "-P", "-m", "depprobe.isolated"],
         input=json.dumps(request),
-        env=os.environ | {"PYTHONPATH": path},
+        env=environment | {"PYTHONPATH": path},
         capture_output=True,
         text=True,
         check=False,

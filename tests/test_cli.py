@@ -22,6 +22,7 @@ import depprobe
 from depprobe import store
 from depprobe.cli import main
 from depprobe.errors import BadInput
+from depprobe.isolated import measured_alone
 from depprobe.registry import layers
 
 SMALL = ("--n", "12", "--d", "4")
@@ -665,3 +666,19 @@ def test_active_dropout_is_refused_and_harmless_in_eval_mode(module):
         depprobe.jacobian(module.train(), x)
     assert module.training
     depprobe.jacobian(module.eval(), x)
+
+
+def test_threads_wait_asleep_but_not_where_they_are_timed(run, monkeypatch):
+    monkeypatch.delenv("OMP_WAIT_POLICY", raising=False)
+    assert run("layers")[0] == 0
+    assert os.environ["OMP_WAIT_POLICY"] == "PASSIVE"
+    seen = {}
+
+    def child(command, *, env, **options):
+        seen.update(env)
+        return subprocess.CompletedProcess(command, 0, '{"flops": 1}\n', "")
+
+    monkeypatch.setattr(subprocess, "run", child)
+    measured_alone({"layer": "lstm", "n": 4, "d": 2})
+    assert "OMP_WAIT_POLICY" not in seen
+    assert seen["PATH"] == os.environ["PATH"]

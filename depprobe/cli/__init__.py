@@ -6,6 +6,7 @@ Exit codes: 0 done, 1 the run failed, 2 the call was wrong, 3 a check did not ho
 from __future__ import annotations
 
 import importlib
+import os
 import sys
 from typing import Any, NoReturn
 
@@ -13,6 +14,7 @@ import click
 
 from depprobe import __version__
 from depprobe.errors import DepprobeError, unknown
+from depprobe.isolated import WAITING
 
 #: command -> what it does; the module depprobe.cli.<command> holds a click command of that name
 COMMANDS = {
@@ -76,6 +78,8 @@ def main(arguments: list[str] | None = None) -> NoReturn:
     """Run the command line and leave with its exit code; errors are one line on stderr."""
     arguments = sys.argv[1:] if arguments is None else arguments
     debug = "--debug" in arguments
+    # asleep, not spinning: two programs whose threads spin on the same processors slow each other ten times
+    os.environ.setdefault(*WAITING)
     try:
         left = cli.main([a for a in arguments if a != "--debug"], prog_name="depprobe", standalone_mode=False)
         # what click returns for ctx.exit(code); the commands themselves return nothing
