@@ -4,7 +4,7 @@ Every figure takes datasets, draws into ``ax`` or a figure of its own, and retur
 writes it. To add a figure, add a file with one function of this kind.
 """
 
-from depprobe.figures.cost import CostDrawing, SpeedupDrawing, cost, speedup
+from depprobe.figures.cost import CostDrawing, cost
 from depprobe.figures.decay import DecayDrawing, decay
 from depprobe.figures.decision import DecisionMap, decision
 from depprobe.figures.efficiency import EfficiencyTable, efficiency
@@ -13,6 +13,7 @@ from depprobe.figures.heatmap import HeatmapDrawing, heatmap
 from depprobe.figures.lyapunov import LyapunovDrawing, lyapunov
 from depprobe.figures.saving import FORMATS, format_of, save
 from depprobe.figures.spectrum import SpectrumDrawing, spectrum
+from depprobe.figures.speedup import SpeedupDrawing, speedup
 from depprobe.figures.venue import VENUES, venue
 
 __all__ = [
