@@ -10,7 +10,7 @@ from conftest import tolerance
 from depprobe.layers.convolution import Convolution
 from depprobe.operators import meeting
 from depprobe.operators.budget import DEFAULT_MEMORY
-from depprobe.operators.levels import Conv
+from depprobe.operators.level_conv import Conv
 from depprobe.operators.meeting import squares_below
 from depprobe.operators.taps import Taps
 

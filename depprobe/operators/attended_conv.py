@@ -28,7 +28,10 @@ from torch import Tensor
 from depprobe.operators.attention import AttentionJacobian
 from depprobe.operators.attention_row import Row, log_norms_of
 from depprobe.operators.jacobian import Scaled
-from depprobe.operators.levels import Conv, Level, Mixing, Positions, pull_through, support_of
+from depprobe.operators.level import Level, Positions
+from depprobe.operators.level_conv import Conv
+from depprobe.operators.level_operator import Mixing
+from depprobe.operators.levels import pull_through, support_of
 from depprobe.operators.rows import Rows
 
 #: relative error of a norm from products above which the block is made instead

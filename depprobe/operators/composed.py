@@ -33,14 +33,8 @@ from depprobe.operators.autograd import AutogradJacobian
 from depprobe.operators.bands import anchors, is_banded, placed, repeat
 from depprobe.operators.budget import DEFAULT_MEMORY, readable, require
 from depprobe.operators.jacobian import LogNorms, Scaled, TemporalJacobian
-from depprobe.operators.levels import (
-    Level,
-    is_inner,
-    placing_of,
-    pull_through,
-    support_of,
-    window_of,
-)
+from depprobe.operators.level import Level
+from depprobe.operators.levels import is_inner, placing_of, pull_through, support_of, window_of
 from depprobe.operators.rows import Rows
 from depprobe.operators.stacks import levels
 from depprobe.operators.support import independent

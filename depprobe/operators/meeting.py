@@ -20,7 +20,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from depprobe.operators.levels import Conv
+from depprobe.operators.level_conv import Conv
 
 #: the sizes of all terms together over their sum, above which the sum is not trusted
 _CANCELLED = 1e3

@@ -21,7 +21,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from depprobe.operators.levels import Conv, Elementwise, Level, Positions
+from depprobe.operators.level import Level, Positions
+from depprobe.operators.level_conv import Conv
+from depprobe.operators.level_per_position import Elementwise
 from depprobe.operators.meeting import squares_below
 
 #: bytes of gathered weights, or of sums, that are worked on at once

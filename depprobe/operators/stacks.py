@@ -16,16 +16,11 @@ from torch import Tensor, nn
 from depprobe.layers.convolution import Convolution, ConvolutionBlock
 from depprobe.layers.residual import Added
 from depprobe.operators.adapters import call
-from depprobe.operators.levels import (
-    Conv,
-    EachPosition,
-    Elementwise,
-    Level,
-    Matrix,
-    Mixing,
-    Recurrence,
-    Residual,
-)
+from depprobe.operators.level import Level
+from depprobe.operators.level_conv import Conv
+from depprobe.operators.level_operator import Mixing, Recurrence
+from depprobe.operators.level_per_position import EachPosition, Elementwise, Matrix
+from depprobe.operators.levels import Residual
 from depprobe.operators.recurrent import RecurrentJacobian
 from depprobe.operators.table import is_plain, structured
 from depprobe.operators.taps import Taps, require_width
