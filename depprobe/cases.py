@@ -53,9 +53,9 @@ class Cases(NamedTuple):
 def cases_of(
     target: nn.Module | str | Sequence[str],
     x: Any,
-    *,
     n: int,
     d: int,
+    *,
     samples: int,
     seeds: int,
     seed: int,

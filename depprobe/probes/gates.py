@@ -114,16 +114,7 @@ def gates(
     if not 0 <= tolerance < 1:
         raise BadInput(f"tolerance must lie in [0, 1), not {tolerance}")
     labels, seed_values, cases = cases_of(
-        module,
-        x,
-        n=n,
-        d=d,
-        samples=samples,
-        seeds=seeds,
-        seed=seed,
-        dtype=dtype,
-        device=device,
-        memory=budget,
+        module, x, n, d, samples=samples, seeds=seeds, seed=seed, dtype=dtype, device=device, memory=budget
     )
     length = cases[0].x.shape[0]
     at = wanted_positions(target, length)

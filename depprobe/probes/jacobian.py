@@ -103,16 +103,7 @@ def jacobian(
         raise unknown("norm", norm, NORMS)
     budget = parse_bytes(memory) if isinstance(memory, str) else memory
     measured = cases_of(
-        module,
-        x,
-        n=n,
-        d=d,
-        samples=samples,
-        seeds=seeds,
-        seed=seed,
-        dtype=dtype,
-        device=device,
-        memory=budget,
+        module, x, n, d, samples=samples, seeds=seeds, seed=seed, dtype=dtype, device=device, memory=budget
     )
     labels, seed_values, cases = measured
 

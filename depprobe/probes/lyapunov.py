@@ -106,16 +106,7 @@ def lyapunov(
         if isinstance(module, nn.Module):
             x = np.zeros((max(samples, 0), n, _recurrent(module, type(module).__name__).input_size))
     labels, seed_values, cases = cases_of(
-        module,
-        x,
-        n=n,
-        d=d,
-        samples=samples,
-        seeds=seeds,
-        seed=seed,
-        dtype=dtype,
-        device=device,
-        memory=budget,
+        module, x, n, d, samples=samples, seeds=seeds, seed=seed, dtype=dtype, device=device, memory=budget
     )
     if drive == "none":
         cases = [replace(case, x=torch.zeros_like(case.x)) for case in cases]

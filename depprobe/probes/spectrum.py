@@ -124,8 +124,8 @@ def spectrum(
         labels, _, cases = cases_of(
             module,
             x if along else None,
-            n=n if along else 2,
-            d=d,
+            n if along else 2,
+            d,
             samples=1,
             seeds=seeds,
             seed=seed,
