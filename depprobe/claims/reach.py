@@ -109,6 +109,14 @@ def _of(ds: xr.Dataset, layers: tuple[str, ...]) -> dict[str, dict[str, Measured
     return found
 
 
+def _of_every_layer(
+    part: str, holds: dict[str, bool], numbers: dict[str, Measured], otherwise: str
+) -> Finding:
+    """Confirmed where all layers of a kind hold; ``otherwise`` is the note where some or all do not."""
+    found = verdict(sum(holds.values()), len(holds))
+    return Finding(part, found, numbers, "" if found == CONFIRMED else otherwise)
+
+
 def judge(ds: xr.Dataset) -> list[Finding]:
     """Recurrence in theory and in practice, convolution, attention."""
     n = int(ds.attrs["n"])
@@ -116,50 +124,35 @@ def judge(ds: xr.Dataset) -> list[Finding]:
     recurrence, convolution = _of(ds, RECURRENCE), _of(ds, CONVOLUTION)
     whole = {name: one["support"].value == last for name, one in recurrence.items()}
     least = min(recurrence, key=lambda name: recurrence[name]["support"].value)
-    theory = verdict(sum(whole.values()), len(whole))
-    findings = [
-        Finding(
-            "recurrence reaches the whole past in theory",
-            theory,
-            {f"smallest support, {least}": recurrence[least]["support"]},
-            ""
-            if theory == CONFIRMED
-            else "exact zeros end the support of some recurrences before the first input",
-        )
-    ]
-
     # one odd draw of the weights must not decide: all seeds and inputs of a layer, or not that layer
     short = {name: float(ds["effective_range"].sel(layer=name).max()) < SHORT * n for name in recurrence}
-    decays = verdict(sum(short.values()), len(short))
     kept = [name for name, is_short in short.items() if not is_short]
-    findings.append(
-        Finding(
+    ended = {name: one["support"].value < last for name, one in convolution.items()}
+    through = [name for name, ends in ended.items() if not ends]
+    findings = [
+        _of_every_layer(
+            "recurrence reaches the whole past in theory",
+            whole,
+            {f"smallest support, {least}": recurrence[least]["support"]},
+            "exact zeros end the support of some recurrences before the first input",
+        ),
+        _of_every_layer(
             "recurrence decays in practice",
-            decays,
+            short,
             {f"range, {name}": one["range"] for name, one in recurrence.items()}
             | {f"arrival from lag {last}, {name}": one["arrival"] for name, one in recurrence.items()},
-            ""
-            if decays == CONFIRMED
-            else f"with the weights torch draws, but not with {', '.join(kept)}: a forget gate that stays "
-            "open carries the gradient through",
-        )
-    )
-
-    ended = {name: one["support"].value < last for name, one in convolution.items()}
-    local = verdict(sum(ended.values()), len(ended))
-    through = [name for name, ends in ended.items() if not ends]
-    findings.append(
-        Finding(
+            f"with the weights torch draws, but not with {', '.join(kept)}: a forget gate that stays open "
+            "carries the gradient through",
+        ),
+        _of_every_layer(
             "convolution is local",
-            local,
+            ended,
             {f"support, {name}": one["support"] for name, one in convolution.items()}
             | {f"range, {name}": convolution[name]["range"] for name in through},
-            ""
-            if local == CONFIRMED
-            else f"one layer, or a stack of few; {', '.join(through)} has enough layers, log2 n or more with "
+            f"one layer, or a stack of few; {', '.join(through)} has enough layers, log2 n or more with "
             "doubling dilations, to see the whole past",
-        )
-    )
+        ),
+    ]
 
     (full,) = _of(ds, ATTENTION).values()
     sees = full["support"].value == last
