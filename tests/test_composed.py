@@ -8,7 +8,8 @@ import torch
 from torch import nn
 
 from depprobe.errors import BadInput, OverBudget
-from depprobe.layers.convolution import Convolution, ConvolutionBlock
+from depprobe.layers.convolution import Convolution
+from depprobe.layers.dilated_convolution import ConvolutionBlock
 from depprobe.operators import composed, temporal_jacobian
 from depprobe.operators.adapters import call
 from depprobe.operators.rows import Rows, gathered
@@ -78,8 +79,8 @@ def _stacks():
             nn.Sequential(nn.Conv1d(D_IN, 6, 3, padding=1), nn.Identity()), nn.Sequential(nn.Sigmoid())
         ),
         "residual": nn.Sequential(
-            ConvolutionBlock(Convolution(D_IN, 6, dilation=2), nn.ReLU(), residual=True),
-            ConvolutionBlock(Convolution(6, 6, causal=True), nn.Tanh(), residual=True),
+            ConvolutionBlock(Convolution(D_IN, 6, dilation=2), nn.ReLU(), nn.Linear(D_IN, 6, bias=False)),
+            ConvolutionBlock(Convolution(6, 6, causal=True), nn.Tanh(), nn.Identity()),
         ),
     }
     for name in ("dilated-conv", "conv-attention"):

@@ -24,7 +24,8 @@ from torch.nn import functional as F
 from depprobe.costs.caches import Ring, Slots, slots
 from depprobe.errors import DepprobeError
 from depprobe.layers.attention import Attention
-from depprobe.layers.convolution import Convolution, ConvolutionBlock
+from depprobe.layers.convolution import Convolution
+from depprobe.layers.dilated_convolution import ConvolutionBlock
 from depprobe.layers.sparse_attention import SparseAttention
 
 #: tensors, or lists of states

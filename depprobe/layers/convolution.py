@@ -1,18 +1,15 @@
-r"""Convolution along time, and stacks of dilated convolutions.
+r"""Convolution along time.
 
-    conv          y_t = b + sum_i W_i x_{s t + r i - p}                 taps i = 0 .. K-1
-    dilated-conv  h^l = phi(conv_l h^{l-1}) [+ h^{l-1}],  r_l = base^l  level l = 0 .. L-1
-                  receptive field 1 + (K-1) (base^L - 1) / (base - 1)
+    y_t = b + sum_i W_i x_{s t + r i - p}                 taps i = 0 .. K-1
 
 Shapes: x (n, d_in) or (batch, n, d_in), y (ceil(n / s), d), W_i (d, d_in / groups).
 Kernel K, stride s, dilation r. Same padding takes p = r (K-1) / 2 on both sides, causal padding
 p = r (K-1) on the left.
-Source: Waibel et al. 1989 (convolution in time); Bai, Kolter and Koltun 2018 (stacks with dilations 2^l).
+Source: Waibel et al. 1989.
 """
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Literal
 
 from torch import Tensor, nn
@@ -22,15 +19,6 @@ from depprobe.errors import BadInput
 from depprobe.registry import layers
 
 PaddingMode = Literal["zeros", "reflect", "replicate", "circular"]
-Nonlinearity = Literal["relu", "tanh", "gelu", "silu", "none"]
-
-_NONLINEARITIES: dict[str, type[nn.Module]] = {
-    "relu": nn.ReLU,
-    "tanh": nn.Tanh,
-    "gelu": nn.GELU,
-    "silu": nn.SiLU,
-    "none": nn.Identity,
-}
 
 
 def output_length(
@@ -148,32 +136,6 @@ class Convolution(nn.Module):
         return f"pad={self.pad}, padding_mode={self.padding_mode!r}"
 
 
-class ConvolutionBlock(nn.Module):
-    """A convolution and its nonlinearity, added to its input where ``residual``.
-
-    Where the widths differ, the input goes through a learned projection (Bai et al. 2018, section 3.4).
-
-    Examples
-    --------
-    >>> import torch
-    >>> ConvolutionBlock(Convolution(3, 5), nn.ReLU(), residual=True)(torch.zeros(9, 3)).shape
-    torch.Size([9, 5])
-    """
-
-    def __init__(self, convolution: Convolution, nonlinearity: nn.Module, residual: bool = False) -> None:
-        super().__init__()
-        self.convolution, self.nonlinearity = convolution, nonlinearity
-        d_in, d = convolution.conv.in_channels, convolution.conv.out_channels
-        self.shortcut: nn.Module | None = None
-        if residual:
-            self.shortcut = nn.Identity() if d_in == d else nn.Linear(d_in, d, bias=False)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Map (n, d_in) to (n, d), or the same with a batch in front."""
-        y: Tensor = self.nonlinearity(self.convolution(x))
-        return y if self.shortcut is None else y + self.shortcut(x)
-
-
 @layers.register(
     "conv",
     equation="y_t = b + sum_i W_i x_{s t + r i - p}",
@@ -213,56 +175,6 @@ def conv(
     )
 
 
-@layers.register(
-    "dilated-conv",
-    equation="h^l = phi(conv_l h^{l-1}) [+ h^{l-1}], dilation base^l",
-    citation="Bai, Kolter and Koltun 2018",
-    causal=lambda causal=True, **options: causal,
-    examples=(
-        "dilated-conv:depth=3,residual=true",
-        "dilated-conv:depth=2,kernel=2,nonlinearity=none",
-        "dilated-conv:depth=3,causal=false,nonlinearity=tanh",
-    ),
-)
-def dilated_conv(
-    d: int,
-    *,
-    d_in: int | None = None,
-    depth: int = 6,
-    kernel: int = 3,
-    base: int = 2,
-    nonlinearity: Nonlinearity = "relu",
-    residual: bool = False,
-    causal: bool = True,
-    groups: int = 1,
-    bias: bool = True,
-) -> nn.Module:
-    """Stack of convolutions with dilations 1, base, base^2, ... (temporal convolutional network)."""
-    if depth < 1:
-        raise BadInput(f"depth must be at least 1, not {depth}")
-    if base < 1:
-        raise BadInput(f"base must be at least 1, not {base}")
-    widths = [d_in or d] + [d] * depth
-    return nn.Sequential(
-        *(
-            ConvolutionBlock(
-                Convolution(
-                    widths[level],
-                    d,
-                    kernel=kernel,
-                    dilation=base**level,
-                    causal=causal,
-                    groups=groups,
-                    bias=bias,
-                ),
-                _NONLINEARITIES[nonlinearity](),
-                residual,
-            )
-            for level in range(depth)
-        )
-    )
-
-
 def _cost(conv: nn.Conv1d, n: int, pad: tuple[int, int], causal: bool, mode: str) -> Complexity:
     kernel, dilation, stride = conv.kernel_size[0], conv.dilation[0], conv.stride[0]
     n_out = output_length(checked(n), kernel, stride=stride, dilation=dilation, pad=pad, mode=mode)
@@ -292,12 +204,3 @@ def _(module: Convolution, n: int) -> Complexity:
 def _(module: nn.Conv1d, n: int) -> Complexity:
     left, right = module._reversed_padding_repeated_twice
     return _cost(module, n, (int(left), int(right)), False, module.padding_mode)
-
-
-@complexity.register
-def _(module: ConvolutionBlock, n: int) -> Complexity | None:
-    found = complexity(module.convolution, n)
-    if found is None or not isinstance(module.shortcut, nn.Linear):
-        return found
-    shortcut = 2 * n * module.shortcut.weight.numel()
-    return replace(found, flops={**found.flops, "shortcut": shortcut})

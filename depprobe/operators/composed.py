@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from depprobe.errors import unknown
-from depprobe.layers.convolution import ConvolutionBlock
+from depprobe.layers.dilated_convolution import ConvolutionBlock
 from depprobe.layers.residual import Added
 from depprobe.operators import rectified
 from depprobe.operators.adapters import call

@@ -13,7 +13,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from depprobe.layers.convolution import Convolution, ConvolutionBlock
+from depprobe.layers.convolution import Convolution
+from depprobe.layers.dilated_convolution import ConvolutionBlock
 from depprobe.layers.residual import Added
 from depprobe.operators.adapters import call
 from depprobe.operators.level import Level

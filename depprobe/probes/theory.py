@@ -24,7 +24,8 @@ from torch import Tensor, nn
 from depprobe.cases import cases_of_module, cases_of_specs
 from depprobe.errors import BadInput
 from depprobe.inputs import Source
-from depprobe.layers.convolution import Convolution, ConvolutionBlock
+from depprobe.layers.convolution import Convolution
+from depprobe.layers.dilated_convolution import ConvolutionBlock
 from depprobe.registry import Spec
 from depprobe.theory.eigenvalue import eigenvalue_rate
 from depprobe.theory.gated import Gate, gru_update, lstm_forget
