@@ -95,7 +95,7 @@ def thinned(lengths: tuple[int, ...], logs: NDArray[np.float64], n: float) -> ND
     Examples
     --------
     >>> thinned((1, 2, 4), np.array([[0.0, 0.1], [-1.0, -1.0], [-2.0, -2.1]]), 8).round(2).tolist()
-    [-3.0, -3.17]
+    [-3.0, -3.2]
     """
     slopes, starts = np.polyfit(np.log(lengths), logs, 1)
     error = slopes.std(ddof=1) / math.sqrt(len(slopes))

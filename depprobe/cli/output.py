@@ -24,8 +24,10 @@ if TYPE_CHECKING:
 
 LN10 = math.log(10)
 
-#: a number as ``power_of_ten`` writes it
-_POWER = re.compile(r"(\d\.\d)e([+-]\d+)")
+#: a number with an exponent, as ``power_of_ten`` and ``with_error`` write it
+_POWER = re.compile(r"(\d\.\d+)e([+-]\d+)")
+#: most decimals; an error below them is written with an exponent
+_PLACES = 6
 #: characters that LaTeX takes for something else, or lacks
 _LATEX = {character: f"\\{character}" for character in "&%_#"} | {
     "^": r"\^{}",
@@ -63,7 +65,7 @@ def power_of_ten(log: float) -> str:
     Examples
     --------
     >>> power_of_ten(-5000.0)
-    '2.9e-2172'
+    '3.4e-2172'
     >>> power_of_ten(-math.inf)
     '0'
     """
@@ -83,17 +85,20 @@ def with_error(value: float, error: float) -> str:
 
     Examples
     --------
-    >>> with_error(-0.49541, 0.0011)
-    '-0.4954 ± 0.0011'
+    >>> with_error(-0.49541, 0.0011), with_error(2.31e-10, 4e-12)
+    ('-0.4954 ± 0.0011', '2.310e-10 ± 4.0e-12')
     """
     if math.isnan(value):
         return "-"
     if math.isinf(value):
-        return "inf"
+        return f"{value:g}"
     # fits of exact numbers leave errors of round-off
     if not math.isfinite(error) or error <= 1e-9 * abs(value):
         return f"{value:.4g}"
-    places = max(0, min(6, 1 - math.floor(math.log10(error))))
+    if round(error, _PLACES) == 0:
+        digits = 2 + math.floor(math.log10(max(abs(value), error))) - math.floor(math.log10(error))
+        return f"{value:#.{digits}g} ± {error:.1e}"
+    places = max(0, min(_PLACES, 1 - math.floor(math.log10(error))))
     return f"{value:.{places}f} ± {error:.{places}f}"
 
 

@@ -76,7 +76,7 @@ def moments(levels: Sequence[Level]) -> tuple[float, float, float]:
     total, mean, variance = 1.0, 0.0, 0.0
     for level in levels:
         lags, gains = level.weights()
-        weight = gains.sum()
+        weight = float(gains.sum())
         centre = float(lags @ gains / weight)
         total, mean = total * weight, mean + centre
         variance += float((lags - centre) ** 2 @ gains / weight)

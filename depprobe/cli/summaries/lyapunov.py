@@ -51,8 +51,6 @@ def _record(ds: xr.Dataset) -> dict[str, Any]:
 
 
 def _exponent(value: float, error: float) -> str:
-    if math.isinf(value):
-        return "-inf" if value < 0 else "inf"
     return "unknown" if math.isnan(value) else with_error(value, error)
 
 
