@@ -76,10 +76,6 @@ def test_the_error_is_that_of_points_left_out():
     assert model.error == pytest.approx(math.sqrt(np.mean(np.log(misses) ** 2)))
 
 
-def test_an_unknown_point_gives_no_model():
-    assert fit("conv", {(64, 16): 1.0, (512, 16): math.nan}, time_terms) is None
-
-
 def test_measurements_are_kept_and_taken_up_again(tmp_path, monkeypatch):
     grid = Grid((8, 16, 24), (8,), seconds=1e-3, threads=1)
     seen = []
@@ -101,6 +97,27 @@ def test_a_layer_that_sees_the_future_takes_no_stream(tmp_path):
     found = fitted(["attention", "gru"], True, kept_in(tmp_path), None, grid)
     assert set(found.times) == {"gru"}
     assert "use causal=true" in found.no_stream["attention"]
+
+
+def test_a_window_is_measured_at_the_lengths_that_hold_it(tmp_path):
+    grid = Grid((8, 16, 24), (8,), seconds=1e-3, threads=1)
+    found = fitted(["sliding-window:window=12"], False, kept_in(tmp_path), None, grid)
+    # bytes of tensors are exact, and were not measured at n = 8
+    assert len(list(tmp_path.iterdir())) == 2
+    assert found.sizes["sliding-window:window=12"].at("sliding-window:window=12", 24, 8) > 0
+
+
+@pytest.mark.parametrize(
+    ("spec", "message"),
+    [
+        ("attention:heads=3", "lengths to 24 and widths 8: heads must divide d = 8, and 3 does not"),
+        ("sliding-window:window=20", "lengths to 24 and widths 8: window = 20 is larger than n = 8"),
+    ],
+)
+def test_a_layer_that_the_grid_cannot_hold_is_named(tmp_path, spec, message):
+    with pytest.raises(BadInput, match=f"{spec} cannot be measured at {message}"):
+        fitted(["conv", spec], False, kept_in(tmp_path), None, Grid((8, 16, 24), (8,)))
+    assert not any(tmp_path.iterdir())
 
 
 # --- how many layers ---
@@ -199,6 +216,14 @@ def test_what_is_continued_agrees_with_what_is_measured(kept, monkeypatch, spec,
     measured = arriving.arrival(spec, 800, lag, kept)
     assert (continued.extrapolated, measured.extrapolated) == (True, False)
     assert continued.log == pytest.approx(measured.log, abs=1.0)
+
+
+def test_a_window_is_continued_from_the_lengths_that_hold_it(kept):
+    # 150 positions back of 200: one layer, whose gradient hardly depends on n
+    near = arriving.arrival("sliding-window:window=200,causal=true", 400, 150, kept)
+    far = arriving.arrival("sliding-window:window=200,causal=true", 4000, 150, kept)
+    assert (near.extrapolated, far.extrapolated) == (False, True)
+    assert far.log == pytest.approx(near.log, abs=1.0)
 
 
 def test_a_recurrence_is_continued_exponentially(kept):
@@ -342,6 +367,14 @@ def test_heads_divide_the_width_and_streams_are_causal():
         ({"memory": 0}, "memory must be at least 1 byte, not 0"),
         ({"specs": ["lsmt"]}, "unknown layer 'lsmt'; did you mean 'lstm'"),
         ({"specs": ["attention:heads=3"]}, "heads must divide d = 64, and 3 does not"),
+        (
+            {"specs": ["attention:heads=64"]},
+            "gradients through attention:heads=64 cannot be measured at n = 100, d = 32: heads must divide",
+        ),
+        (
+            {"n": 5000, "specs": ["sliding-window:window=300"]},
+            "cannot be measured at n = 256, d = 32: window = 300 is larger than n = 256",
+        ),
         ({"folder": "FILE"}, "measurements cannot be kept in .*; name a folder with --cache"),
     ],
 )
@@ -361,7 +394,7 @@ def test_a_bad_call_is_told_before_anything_is_measured(tmp_path, monkeypatch, c
 def test_a_map_holds_the_first_of_every_ranking(kept, monkeypatch):
     monkeypatch.setattr(decision_map, "fitted", lambda *given: known(**COSTS))
     ds = depprobe.decision_map(32, specs=SPECS, folder=kept.folder, lengths=(200, 20), lags=(1, 5, 199))
-    names = ds.attrs["layers"].split(",")
+    names = ds.attrs["layers"].split(";")
     assert ds["n"].values.tolist() == [20, 200]
     first = {(1, 20): "conv", (1, 200): "conv", (5, 20): "gru", (5, 200): "gru"}
     for (lag, n), name in first.items():
@@ -369,6 +402,19 @@ def test_a_map_holds_the_first_of_every_ranking(kept, monkeypatch):
     assert np.isnan(ds["best"].sel(lag=199, n=20))
     # attention takes 8 s, a convolution 1 s, a gated recurrence 2 s
     assert ds["tree_factor"].sel(n=200).values.tolist() == [8, 4, pytest.approx(8 / 7)]
+
+
+def test_a_map_tells_layers_with_several_options_apart(kept, monkeypatch):
+    specs = ["gru:bias=false,gain=1", "sliding-window:bias=false,window=64"]
+    times = {specs[0]: 2, specs[1]: 1}
+    monkeypatch.setattr(decision_map, "fitted", lambda *given: known(**times))
+    ds = depprobe.decision_map(32, specs=specs, folder=kept.folder, lengths=(20, 200), lags=(1,))
+    figure, _ = depprobe.figures.decision(ds)
+    # the window is longer than 20 positions
+    assert ds["best"].values.tolist() == [[0, 1]]
+    assert [text.get_text() for text in figure.legends[0].get_texts()][:-1] == specs
+    alone = depprobe.decision_map(32, specs=specs[1:], folder=kept.folder, lengths=(20, 200), lags=(1,))
+    assert alone["best"].values.tolist() == [[-1, 0]]
 
 
 def test_where_nothing_is_usable_the_map_says_so(kept, monkeypatch):

@@ -91,6 +91,8 @@ def test_json_holds_the_ranking_and_a_map_is_drawn(run, tmp_path, monkeypatch):
         (("--n", "0"), "n must be 2 to 262144, not 0"),
         (("--n", "100", "--dependency", "100"), "a lag of 1 to n - 1 = 99, not 100"),
         (("--n", "100", "--dependency", "-3"), "a lag of 1 to n - 1 = 99, not -3"),
+        (("--n", "100", "--dependency", "1.5"), "a lag of 1 to n - 1 = 99, not 1.5"),
+        (("--n", "100", "--dependency", "9" * 5000), "a lag of 1 to n - 1 = 99, not 999"),
         (
             ("--n", "100", "--dependency", "lcoal"),
             "must be local, global or a lag of 1 to n - 1 = 99, not lcoal",

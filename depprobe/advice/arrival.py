@@ -4,7 +4,7 @@ r"""How much gradient arrives from a given distance, in as many layers as it tak
 
 Exact for one layer; for a stack of them from ``COTANGENTS`` random cotangents, E ||v^T J||^2 = ||J||_F^2 for
 v ~ N(0, I), an error below the spread over seeds. Measured at the length asked for where it is at most
-``LONGEST``. Beyond, three shorter lengths are measured and continued:
+``LONGEST``. Beyond, shorter lengths (those that hold a window or block) are measured and continued:
 
     lag that fits in all of them       at this lag, in ln n: attention thins out as a power of n
     longer lag                         at lag = ratio n, ratio at least ``RATIO``, in ln n, or in n where that
@@ -26,6 +26,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 import depprobe
+from depprobe.advice.model import refusal
 from depprobe.advice.reach import stack
 from depprobe.cases import cases_of_specs
 from depprobe.operators import temporal_jacobian
@@ -68,22 +69,23 @@ def arrival(spec: str, n: int, lag: int, kept: FinishedPoints) -> Arrival:
     """
     if not stack(spec, n, lag, WIDTH).possible:
         return NOTHING
+    lengths = tuple(length for length in SHORTER if not refusal(spec, length, WIDTH))
     if n <= LONGEST:
         logs = _at(spec, n, lag, kept)
     elif lag < SHORTER[0]:
-        found = _at_lengths(spec, [lag] * len(SHORTER), kept)
-        logs = thinned(SHORTER, found, n) if np.isfinite(found).all() else found
+        found = _at_lengths(spec, dict.fromkeys(lengths, lag), kept)
+        logs = thinned(lengths, found, n) if np.isfinite(found).all() else found
     else:
         ratio = max(RATIO, lag / n)
         alike = lag / ratio
-        lags = [min(length - 1, round(ratio * length)) for length in SHORTER]
+        lags = {length: min(length - 1, round(ratio * length)) for length in lengths}
         found = _at_lengths(spec, lags, kept)
         if not np.isfinite(found).all():
             return NOTHING
-        logs = continued(SHORTER, found, alike)
+        logs = continued(lengths, found, alike)
         if alike < n:
-            short = _at_lengths(spec, [_SHORT_LAG] * len(SHORTER), kept)
-            logs = logs + thinned(SHORTER, short, n) - thinned(SHORTER, short, alike)
+            short = _at_lengths(spec, dict.fromkeys(lengths, _SHORT_LAG), kept)
+            logs = logs + thinned(lengths, short, n) - thinned(lengths, short, alike)
     if not np.isfinite(logs).all():
         return NOTHING
     return Arrival(min(0.0, float(logs.mean())), float(logs.std(ddof=1) / math.sqrt(SEEDS)), n > LONGEST)
@@ -122,9 +124,9 @@ def continued(lengths: tuple[int, ...], logs: NDArray[np.float64], n: float) -> 
     return np.asarray(starts + slopes * scale(n))
 
 
-def _at_lengths(spec: str, lags: list[int], kept: FinishedPoints) -> NDArray[np.float64]:
-    """ln arrival at each of the shorter lengths from its lag, (lengths, seeds)."""
-    return np.array([_at(spec, length, lag, kept) for length, lag in zip(SHORTER, lags, strict=True)])
+def _at_lengths(spec: str, lags: dict[int, int], kept: FinishedPoints) -> NDArray[np.float64]:
+    """ln arrival at each length from its lag, (lengths, seeds)."""
+    return np.array([_at(spec, length, lag, kept) for length, lag in lags.items()])
 
 
 def _at(spec: str, n: int, lag: int, kept: FinishedPoints) -> NDArray[np.float64]:

@@ -11,7 +11,8 @@ import xarray as xr
 
 import depprobe
 from depprobe.advice.measuring import DEFAULT_GRID, Grid, Progress, fitted, kept_in
-from depprobe.advice.ranking import USABLE, candidates, checked, ranked
+from depprobe.advice.model import refusal
+from depprobe.advice.ranking import USABLE, candidates, checked, ranked, require_measurable
 from depprobe.advice.tree import is_of, tree
 from depprobe.errors import BadInput
 from depprobe.operators.budget import DEFAULT_MEMORY
@@ -48,8 +49,8 @@ def decision_map(
     Returns
     -------
     Dataset with ``best`` over (lag, n): index into the attribute ``layers`` (names of layers, separated by
-    commas), -1 where no layer is usable; and ``tree_factor``, the time of the layer that the article's tree
-    would take over that of the best, inf where it is not usable. NaN where the lag is not below n.
+    semicolons), -1 where no layer is usable; and ``tree_factor``, the time of the layer that the article's
+    tree would take over that of the best, inf where it is not usable. NaN where the lag is not below n.
 
     Raises
     ------
@@ -61,18 +62,19 @@ def decision_map(
     for lag, n in cells:
         _, budget = checked(n, d, lag, memory)
     kept, wanted = kept_in(folder), candidates(d, stream, specs)
+    require_measurable(wanted, max(n for _, n in cells), d)
     costs = fitted(wanted, stream, kept, progress, grid)
     best: dict[tuple[int, int], str] = {}
     factor: dict[tuple[int, int], float] = {}
     for done, (lag, n) in enumerate(cells):
         if progress:
             progress(done, len(cells), f"map, n = {n}, lag {lag}")
-        found = ranked(costs, wanted, n, d, lag, budget, kept)
-        usable = [str(spec) for spec in found["layer"].values[found["group"].values == USABLE]]
-        best[lag, n] = usable[0] if usable else ""
-        times = found["predicted_time"].sel(layer=usable).values
-        of_tree = [float(t) for spec, t in zip(usable, times, strict=True) if is_of(spec, tree(n, lag))]
-        factor[lag, n] = min(of_tree) / float(times[0]) if of_tree else math.inf
+        # a window or block longer than n is none of the layers
+        able = [spec for spec in wanted if not refusal(spec, n, d)]
+        times = _usable(ranked(costs, able, n, d, lag, budget, kept)) if able else {}
+        best[lag, n] = next(iter(times), "")
+        of_tree = [time for spec, time in times.items() if is_of(spec, tree(n, lag))]
+        factor[lag, n] = min(of_tree) / times[best[lag, n]] if of_tree else math.inf
     shown = {spec: shorter(spec) for spec in best.values() if spec}
     names = sorted(set(shown.values()))
     rows, columns = sorted(lags), sorted(lengths)
@@ -90,7 +92,7 @@ def decision_map(
     ds.attrs = {
         "title": f"The layer to take at d = {d}" + ", streamed" * stream,
         "layer": ", ".join(names),
-        "layers": ",".join(names),
+        "layers": ";".join(names),
         "n": columns,
         "d": d,
         "seed": 0,
@@ -102,6 +104,12 @@ def decision_map(
         "provenance": provenance(f"depprobe.decision_map({d})"),
     }
     return ds
+
+
+def _usable(found: xr.Dataset) -> dict[str, float]:
+    """Usable layers of a ranking with their times, the cheapest first."""
+    rows = zip(found["layer"].values, found["predicted_time"].values, found["group"].values, strict=True)
+    return {str(spec): float(time) for spec, time, group in rows if group == USABLE}
 
 
 def shorter(spec: str) -> str:

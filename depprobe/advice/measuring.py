@@ -19,7 +19,7 @@ from pathlib import Path
 import torch
 
 import depprobe
-from depprobe.advice.model import CostModel, byte_terms, fit, time_terms, token_terms
+from depprobe.advice.model import CostModel, byte_terms, fit, refusal, time_terms, token_terms
 from depprobe.cases import Case, cases_of_specs
 from depprobe.costs.machine import machine
 from depprobe.costs.memory import tensor_bytes
@@ -111,11 +111,15 @@ def fitted(
     streamed : whether one more token is what costs, instead of a training step.
     kept : where measured points are kept, and taken up from.
     progress : called with (layers done, in all, what is under way).
-    grid : what is measured.
+    grid : what is measured; of a window or block only the lengths that hold one.
+
+    Raises
+    ------
+    BadInput : a layer can be measured at less than two points of the grid.
     """
     found = Costs(streamed)
-    at = [*product(grid.lengths, grid.widths), *grid.besides]
-    for done, spec in enumerate(specs):
+    places = {spec: _places(spec, grid) for spec in specs}
+    for done, (spec, at) in enumerate(places.items()):
         points = {}
         for index, (n, d) in enumerate(at):
             if progress:
@@ -126,14 +130,24 @@ def fitted(
             found.no_stream[spec] = reasons.pop()
             continue
         times = {place: float(point["time"]) for place, point in points.items()}
-        model = fit(spec, times, token_terms if streamed else time_terms)
-        assert model is not None
-        found.times[spec] = model
+        found.times[spec] = fit(spec, times, token_terms if streamed else time_terms)
         if grid.sizes and not streamed:
             sizes = {place: float(point["bytes"]) for place, point in points.items()}
-            size = fit(spec, sizes, byte_terms)
-            assert size is not None
-            found.sizes[spec] = size
+            found.sizes[spec] = fit(spec, sizes, byte_terms)
+    return found
+
+
+def _places(spec: str, grid: Grid) -> list[tuple[int, int]]:
+    """The points (n, d) of the grid that a layer can have."""
+    at = [*product(grid.lengths, grid.widths), *grid.besides]
+    reasons = {place: refusal(spec, *place) for place in at}
+    found = [place for place in at if not reasons[place]]
+    if len(found) < 2:
+        widths = ", ".join(map(str, sorted({d for _, d in at})))
+        reason = next(filter(None, reasons.values()), "one point tells no growth")
+        raise BadInput(
+            f"{spec} cannot be measured at lengths to {max(n for n, _ in at)} and widths {widths}: {reason}"
+        )
     return found
 
 

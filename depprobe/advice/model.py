@@ -61,6 +61,15 @@ def formulas(spec: str, n: int, d: int) -> Complexity:
     return found
 
 
+def refusal(spec: str, n: int, d: int) -> str:
+    """Why a named layer cannot have this length and width, as a window longer than n; empty if it can."""
+    try:
+        formulas(spec, n, d)
+    except BadInput as reason:
+        return str(reason)
+    return ""
+
+
 def time_terms(found: Complexity, n: int, d: int) -> list[float]:
     """What the time of a pass is made of."""
     over_pairs = sum(flops for name, flops in found.flops.items() if name.endswith(("scores", "mixing")))
@@ -77,8 +86,8 @@ def byte_terms(found: Complexity, n: int, d: int) -> list[float]:
     return [1.0, n * d, found.pairs or 0, d * d]
 
 
-def fit(spec: str, points: Mapping[tuple[int, int], float], terms: Terms) -> CostModel | None:
-    """Fit one quantity of one layer; None where a point of it is unknown.
+def fit(spec: str, points: Mapping[tuple[int, int], float], terms: Terms) -> CostModel:
+    """Fit one quantity of one layer.
 
     Parameters
     ----------
@@ -87,8 +96,6 @@ def fit(spec: str, points: Mapping[tuple[int, int], float], terms: Terms) -> Cos
     terms : of the sum.
     """
     measured = np.array(list(points.values()))
-    if not np.isfinite(measured).all():
-        return None
     rows = np.array([terms(formulas(spec, n, d), n, d) for n, d in points], dtype=np.float64)
     left_out = [rows[i] @ _solved(np.delete(rows, i, 0), np.delete(measured, i)) for i in range(len(rows))]
     # a fit that gives nothing at all at a point is as wrong there as a logarithm can say

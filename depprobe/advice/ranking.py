@@ -20,9 +20,9 @@ import xarray as xr
 
 import depprobe
 from depprobe import store
-from depprobe.advice.arrival import LONGEST, WIDTH, arrival
+from depprobe.advice.arrival import LONGEST, SHORTER, WIDTH, arrival
 from depprobe.advice.measuring import Costs, Progress, fitted, kept_in
-from depprobe.advice.model import formulas
+from depprobe.advice.model import formulas, refusal
 from depprobe.advice.reach import stack
 from depprobe.advice.tree import LOCAL, MIXED, is_of, rule_of_thumb, tree
 from depprobe.costs.machine import machine
@@ -99,11 +99,12 @@ def advise(
 
     Raises
     ------
-    BadInput : n, d, dependency or memory out of range; an unknown layer; a folder that cannot be written.
+    BadInput : n, d, dependency or memory out of range; an unknown layer, or one that cannot be measured at
+        the lengths and widths where costs and gradients are; a folder that cannot be written.
     """
     lag, budget = checked(n, d, dependency, memory)
     wanted = candidates(d, stream, specs)
-    _require_formulas(wanted, n, d)
+    require_measurable(wanted, n, d)
     kept = kept_in(folder)
     costs = fitted(wanted, stream, kept, progress)
     return ranked(costs, wanted, n, d, lag, budget, kept, progress)
@@ -124,9 +125,22 @@ def checked(n: int, d: int, dependency: int | str, memory: int | str) -> tuple[i
     return int(lag), budget
 
 
-def _require_formulas(specs: Iterable[str], n: int, d: int) -> None:
+def require_measurable(specs: Iterable[str], n: int, d: int) -> None:
+    """Refuse layers that have no formulas at n and d, or whose gradients cannot be measured.
+
+    Raises
+    ------
+    BadInput : naming the layer and where it is measured.
+    """
+    # beyond the longest, gradients are continued from two lengths at least
+    length = n if n <= LONGEST else SHORTER[-2]
     for spec in specs:
-        formulas(spec, min(n, 64), d)
+        formulas(spec, n, d)
+        reason = refusal(spec, length, WIDTH)
+        if reason:
+            raise BadInput(
+                f"gradients through {spec} cannot be measured at n = {length}, d = {WIDTH}: {reason}"
+            )
 
 
 def ranked(

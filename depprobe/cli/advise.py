@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 
 import click
@@ -70,7 +71,9 @@ def advise(
 
         format_of(map_)
         output.check_writable(map_)
-    digits = dependency.removeprefix("-").isdecimal()
+    lag: int | str = dependency
+    with contextlib.suppress(ValueError):
+        lag = int(dependency)
     with progress(quiet) as report:
         from depprobe.advice.decision_map import decision_map
         from depprobe.advice.ranking import advise as rank
@@ -78,7 +81,7 @@ def advise(
         ds = rank(
             n,
             d,
-            int(dependency) if digits else dependency,
+            lag,
             stream=stream,
             memory=memory,
             specs=layers,

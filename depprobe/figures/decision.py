@@ -107,7 +107,7 @@ def _draw_borders(ax: Axes) -> None:
 
 
 def _names(ds: xr.Dataset) -> list[str]:
-    return str(ds.attrs["layers"]).split(",") if ds.attrs["layers"] else []
+    return str(ds.attrs["layers"]).split(";") if ds.attrs["layers"] else []
 
 
 def _pale(colour: str) -> tuple[float, float, float]:
