@@ -56,6 +56,16 @@ def test_a_factor_is_over_the_cheapest_that_arrives():
     assert choosing.cheapest(ds)[0] == "conv"
 
 
+def test_where_no_gradient_arrives_no_layer_is_taken():
+    ds = made([Cell("a", 100, 9), Cell("a", 100, 99)])
+    ds["log_arrival"][1] = -30
+    assert choosing.factors(ds, "attention").tolist() == [1, math.inf]
+    assert choosing.cheapest(ds)[1] == ""
+    finding = choosing.finding(ds, "a", "attention")
+    assert finding.verdict == QUALIFIED
+    assert finding.note == "at n = 100, lag 99 its gradient does not arrive; cheapest is none"
+
+
 @pytest.mark.parametrize("claim", [decision_tree.CLAIM, rules_of_thumb.CLAIM])
 def test_rules_hold_where_all_layers_are_alike_and_fail_where_theirs_is_dear(claim):
     rules = decision_tree.LEAVES if claim.id == "C12" else rules_of_thumb.RULES

@@ -142,8 +142,10 @@ def test_verdicts_on_use_flip(measured):
     assert "holds for period 8, period 16; no gradient at all" in claim.judge(ds)[4].note
     ds["reach"].loc[{"pattern": "block-attention", "depth": 2}] = 0.9
     assert verdicts(ds)[5] == "qualified"
+    assert "documents of 2.5 blocks; two layers do not reach every" in claim.judge(ds)[5].note
     ds["share"].loc[{"pattern": "block-attention"}] = 0.1
     assert verdicts(ds)[5] == "refuted"
+    assert "with no boundary; two layers do not reach every position" in claim.judge(ds)[5].note
     ds = as_if(measured, sliding_window=0.9, dilated_attention=0.05, block_attention=0.1)
     ds["reach"].loc[{"pattern": "block-attention", "depth": 2}] = 1.0
     assert verdicts(ds)[3:] == ["refuted", "refuted", "qualified"]
@@ -155,4 +157,4 @@ def test_a_gain_within_its_error_is_none(measured):
     ds = as_if(measured, sliding_window=1.0)
     ds["share"].loc[{"pattern": "block-attention", "seed": 0}] = 0.3
     assert verdicts(ds)[5] == "qualified"
-    assert "no more than by full attention" in claim.judge(ds)[5].note
+    assert "full attention with no boundary; two layers reach every" in claim.judge(ds)[5].note

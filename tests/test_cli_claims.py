@@ -89,7 +89,10 @@ def test_an_unknown_id_is_one_line(run):
     assert not Path("runs").exists()
 
 
-@pytest.mark.parametrize("wrong", [("--threads", "0"), ("--seed", "x"), ("-o", "file/inside")])
+@pytest.mark.parametrize(
+    "wrong",
+    [("--threads", "0"), ("--seed", "x"), ("--seed", "-1"), ("--seed", "1" * 20), ("-o", "file/inside")],
+)
 def test_wrong_options_are_one_line(run, wrong):
     Path("file").write_text("")
     code, out, err = run(*QUICK, *wrong)

@@ -104,6 +104,12 @@ def test_one_length_has_no_exponents(run):
     assert "d^" not in out
 
 
+def test_two_lengths_have_exponents_without_errors(run):
+    call = ("--layer", "conv", *SMALL, "--phase", "forward")
+    assert "exponents over n = 8 to 16, no errors from two\n" in good(run, *call, "--n", "8,16")
+    assert "exponents over n = 8 to 32\n" in good(run, *call, "--n", "8,16,32")
+
+
 def test_a_count_that_is_not_the_formula_is_said(run):
     # half of the products of explicit causal attention are masked out: 4 n^2 d are made, 2 n (n + 1) d needed
     out = good(run, "--layer", "attention:causal=true,fused=false", "--n", "16", "--phase", "forward", *SMALL)
@@ -159,6 +165,7 @@ def test_an_interrupted_run_goes_on(run, measured, monkeypatch):
     [
         (("--n", "8", "--phase", "backward"), "Known: both, forward, forward+backward"),
         (("--n", "8,x"), "--n must be integers such as 128,256, not '8,x'"),
+        (("--n", ""), "--n must be integers such as 128,256, not ''"),
         (("--n", "8", "--threads", "99999"), "threads must be at most"),
         (("--n", "8", "--table", "csv", "--d", "4,8"), "the efficiency table is for one --d, not for 4,8"),
         (("--n", "8", "--table", "csv", "--json"), "give --json or --table, not both"),

@@ -118,23 +118,25 @@ def _horizon(logs: np.ndarray) -> list[int]:
     return [int(np.flatnonzero(row > DROWNED).max()) for row in logs]
 
 
+def _times(ds: xr.Dataset) -> np.ndarray:
+    """Predicted times, (cells, layers); inf where the gradient does not arrive."""
+    arrives = (ds["log_arrival"] > DROWNED) & (ds["layers_needed"] <= MOST_LAYERS)
+    times = ds["predicted_time"].where(arrives & ds["predicted_time"].notnull(), math.inf)
+    return np.asarray(times.transpose("cell", "layer").values)
+
+
 def factors(ds: xr.Dataset, family: str) -> np.ndarray:
     """Time of the family's best member over that of the cheapest layer, by cell; inf where none arrives."""
-    times = ds["predicted_time"].values.copy()
-    usable = (ds["log_arrival"].values > DROWNED) & (ds["layers_needed"].values <= MOST_LAYERS)
-    times[~usable | np.isnan(times)] = math.inf
-    members = [is_of(str(spec), family) for spec in ds["layer"].values]
-    cheapest = times.min(1)
-    return np.asarray(np.where(np.isinf(cheapest), math.nan, times[:, members].min(1) / cheapest))
+    times = _times(ds)
+    own = times[:, [is_of(str(spec), family) for spec in ds["layer"].values]].min(1)
+    return np.divide(own, times.min(1), out=np.full(len(own), math.inf), where=np.isfinite(own))
 
 
 def cheapest(ds: xr.Dataset) -> list[str]:
     """The cheapest layer through which the gradient arrives, by cell; empty where there is none."""
-    times = ds["predicted_time"].values.copy()
-    usable = (ds["log_arrival"].values > DROWNED) & (ds["layers_needed"].values <= MOST_LAYERS)
-    times[~usable | np.isnan(times)] = math.inf
-    best = [int(row.argmin()) if np.isfinite(row).any() else -1 for row in times]
-    return [str(ds["layer"].values[i]) if i >= 0 else "" for i in best]
+    times = _times(ds)
+    best = zip(times.argmin(1), np.isfinite(times).any(1), strict=True)
+    return [str(ds["layer"].values[i]) if some else "" for i, some in best]
 
 
 def finding(ds: xr.Dataset, rule: str, family: str) -> Finding:

@@ -203,9 +203,7 @@ def _dominance(attention: xr.Dataset) -> Finding:
         {
             "n / d at which both terms are equal": Measured(half),
             f"share of n^2 d at n = {ratio[-1]:g} d": Measured(float(share[-1])),
-            f"share of n^2 d at n = {ARTICLE[0]}, d = {ARTICLE[1]}": Measured(
-                float(1 / (1 + half / own)) if half > 0 else math.nan
-            ),
+            f"share of n^2 d at n = {ARTICLE[0]}, d = {ARTICLE[1]}": Measured(1 / (1 + half / own)),
         },
         "" if dominates else "the other term is larger at every length measured",
     )

@@ -11,7 +11,6 @@ Source: Vaswani et al. 2017, table 1 (path length, sequential steps).
 from __future__ import annotations
 
 import math
-from functools import partial
 
 import numpy as np
 import xarray as xr
@@ -50,7 +49,7 @@ def measure(quick: bool, progress: Progress | None = None, seed: int = 0) -> xr.
     paths = []
     for text in STACKS:
         spec = Spec.parse(text)
-        found = complexity(partial(layers[spec.name].build, D, **spec.options())(), N)
+        found = complexity(layers[spec.name].build(D, **spec.options()), N)
         paths.append(math.nan if found is None or found.path_length is None else found.path_length)
     table["stack_path"] = (
         ("other",),

@@ -129,7 +129,8 @@ CLAIM = Claim(
         "faster than attention alone on long-text classification."
     ),
     rule=(
-        "Numbers are those of attention alone over the hybrid's, times of passes taken in turn. A factor "
+        "Numbers are those of attention alone over the hybrid's, times of passes taken in turn: the median, "
+        "and half the distance of the quartiles. A factor "
         "is reached where the lower quartile of the rounds is at least 3: confirmed at every length and "
         "pass (forward, forward and backward, classifier), refuted at none, qualified in between. The same "
         "for strides over lengths, and for fused against written-out attention."

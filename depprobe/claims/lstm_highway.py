@@ -117,10 +117,8 @@ def judge(ds: xr.Dataset) -> list[Finding]:
     lowest, highest = (f(changes, key=lambda name: changes[name].value) for f in (min, max))
     decays, grows = changes[lowest].value < -NEAR, changes[highest].value > NEAR
     numbers = {f"change of the true norm from lag 0 on, {name}": changes[name] for name in (lowest, highest)}
-    numbers |= {
-        f"change of the product, {name}": mean(dict(open_gates)[name]["product"], "decades")
-        for name in (highest,)
-    }
+    product = dict(open_gates)[highest]["product"]
+    numbers[f"change of the product, {highest}"] = mean(product, "decades")
     findings.append(
         Finding(
             f"gradients do not decay where f ~ 1 (lag {lag})",

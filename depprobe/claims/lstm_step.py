@@ -117,9 +117,7 @@ def measure(quick: bool, progress: Progress | None = None, seed: int = 0) -> xr.
             gap[at] = max(float((a - b).abs().max()) for a, b in pairs)
         share[:, *at] = _share_of_updates(d_in, d, least)
     over = ("d_in", "d")
-    flops, elements = (
-        np.stack([[parts[name][k] for name in names] for names in (GATES,)])[0] for k in (0, 1)
-    )
+    flops, elements = np.stack([parts[name] for name in GATES], 1)
     updates = np.stack([parts[name] for name in UPDATES])
     macs = count_flops(nn.LSTM(300, 512, num_layers=2), torch.zeros(100, 300)) // 2
     return evidence(

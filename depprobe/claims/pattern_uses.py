@@ -91,14 +91,11 @@ def of_documents(ds: xr.Dataset) -> Finding:
     documents = named(ds, "documents")
     more = {what: gain(ds, "block-attention", what) for what in documents}
     reach = float(ds["reach"].sel(pattern="block-attention", depth=2))
-    favours, everywhere = all(map(_more, more.values())), reach == 1
+    held = [what for what in documents if _more(more[what])]
+    favours, everywhere = len(held) == len(documents), reach == 1
     return Finding(
         "block-attention is for documents",
-        CONFIRMED
-        if favours and everywhere
-        else QUALIFIED
-        if everywhere or any(map(_more, more.values()))
-        else REFUTED,
+        CONFIRMED if favours and everywhere else QUALIFIED if everywhere or held else REFUTED,
         {
             f"{what}: share in the own document": mean(
                 ds["share"].sel(pattern="block-attention", depth=1, input=what)
@@ -114,9 +111,6 @@ def of_documents(ds: xr.Dataset) -> Finding:
         },
         ""
         if favours and everywhere
-        else "two layers reach every position, the own document gets no more than by full attention"
-        if everywhere and not any(map(_more, more.values()))
-        else "the own document gets more, two layers do not reach every position"
-        if favours
-        else "with some boundaries of documents only",
+        else f"the own document gets more than by full attention with {', '.join(held) or 'no boundary'}; "
+        f"two layers {'reach' if everywhere else 'do not reach'} every position",
     )

@@ -15,7 +15,13 @@ from depprobe.cli.progress import progress
 @click.command(short_help="statements about layers, measured: confirmed, qualified or refuted")
 @click.argument("names", nargs=-1, metavar="[ID]...")
 @click.option("--quick", is_flag=True, help="The small version: minutes for all instead of hours.")
-@shared("seed")
+@click.option(
+    "--seed",
+    type=click.IntRange(0, 2**32 - 1),
+    default=0,
+    show_default=True,
+    help="Fixes the weights, then the input.",
+)
 # small matrices lose time to a second thread, and with one the numbers are the same on every machine
 @click.option(
     "--threads", type=click.IntRange(1), default=1, show_default=True, help="Threads to measure with."

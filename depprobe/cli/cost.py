@@ -58,7 +58,8 @@ def cost(layers: tuple[str, ...], n: str | None, **options: Any) -> None:
 
     table = options["table"]
     layers = layers or _of_the_article(table is not None)
-    n = n or (",".join(map(str, _article_lengths())) if table else _LENGTHS)
+    if n is None:
+        n = ",".join(map(str, _article_lengths())) if table else _LENGTHS
     run = Run.of("cost", layers, "noise", {"n": n, **options, "threads": None})
     given = dict(run.options)
     sizes: dict[str, Any] = {name: _whole(name, given.pop(name)) for name in ("n", "d")}

@@ -163,6 +163,7 @@ def _notes(ds: xr.Dataset, rows: list[dict[str, Any]]) -> list[str]:
     if ds.sizes["n"] > 1:
         lengths = ds["n"].values
         lines[0] += f"; exponents over n = {lengths.min()} to {lengths.max()}"
+        lines[0] += ", no errors from two" * (len(lengths) == 2)
         lines += _crossings(ds)
     else:
         lines[0] += "; one n only: no exponents, no crossovers"
@@ -205,13 +206,10 @@ def _crossing(at: float, low: float, high: float) -> str:
     certain = math.isnan(low) or (at in (0, math.inf) and low == high)
     if certain:
         return words
-    ends = [_end(low, "below the shortest"), _end(high, "beyond the longest")]
-    return f"{words} (95 %: {ends[0]} to {ends[1]})"
+    return f"{words} (95 %: {_end(low)} to {_end(high)})"
 
 
-def _end(value: float, outside: str) -> str:
-    return (
-        f"{value:.0f}"
-        if 0 < value < math.inf
-        else ("below the shortest" if value == 0 else "beyond the longest")
-    )
+def _end(value: float) -> str:
+    if value == 0:
+        return "below the shortest"
+    return "beyond the longest" if math.isinf(value) else f"{value:.0f}"
