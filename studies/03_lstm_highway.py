@@ -23,7 +23,7 @@ from matplotlib.figure import Figure
 from depprobe.claims.lstm_highway import CLAIM
 from depprobe.figures.limits import draw_limits
 from depprobe.figures.logaxis import log10_of, use_decades
-from depprobe.figures.style import COLOURS, GREY, PAGE, styled
+from depprobe.figures.style import COLOURS, GREY, MARKERS, PAGE, styled
 
 #: curves drawn, of the cells of the map
 SHOWN_GAIN, SHOWN_BIASES = 1.0, (-2, 0, 1, 2, 6)
@@ -48,15 +48,18 @@ def plot(ds: xr.Dataset) -> Figure:
         curves, cells = figure.subplots(1, 2, width_ratios=(1.15, 1))
         for i, bias in enumerate(SHOWN_BIASES):
             here = ds.sel(forget_bias=bias, gain=SHOWN_GAIN)
-            colour = COLOURS[i]
+            # markers tell colours apart in grey
+            look = {"color": COLOURS[i], "marker": MARKERS[i], "markevery": len(lag) // 5}
             name = f"forget bias {_signed(bias)}"
-            curves.plot(lag, log10_of(here["log_norm_cc"].values), color=colour, label=name)
-            curves.plot(lag, log10_of(here["log_norm_product"].values), color=colour, linestyle=(0, (1, 1)))
+            curves.plot(lag, log10_of(here["log_norm_cc"].values), label=name, **look)
+            dots = {"linestyle": (0, (1, 1)), "fillstyle": "none"}
+            curves.plot(lag, log10_of(here["log_norm_product"].values), **look, **dots)
         use_decades(curves.yaxis)
         shown = [(line.get_xdata()[::-1], line.get_ydata()[::-1]) for line in curves.lines]
         draw_limits(curves, shown, *curves.get_ylim())
         curves.plot([], [], color=GREY, label=r"true $\partial c_t/\partial c_k$")
-        curves.plot([], [], color=GREY, linestyle=(0, (1, 1)), label=r"product of $f$")
+        hollow = {"marker": "o", "fillstyle": "none"}
+        curves.plot([], [], color=GREY, linestyle=(0, (1, 1)), label=r"product of $f$", **hollow)
         curves.set_xlabel("lag $t - k$ (positions)")
         curves.set_ylabel("Frobenius norm (dimensionless)")
         sizes = f"$n$ = {ds.attrs['n']}, $d$ = {ds.attrs['d']}"

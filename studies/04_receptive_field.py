@@ -159,9 +159,10 @@ def plot(ds: xr.Dataset) -> Figure:
     """Left: support against depth. Right: the row of a plain and of a doubling stack."""
     with styled():
         figure = Figure(figsize=(PAGE, 3.5), layout="constrained")
-        grid = figure.add_gridspec(2, 2, width_ratios=(1, 1.25))
-        _draw_support(figure.add_subplot(grid[:, 0]), ds)
-        top, below = figure.add_subplot(grid[0, 1]), figure.add_subplot(grid[1, 1])
+        left, right = figure.subfigures(1, 2, width_ratios=(1, 1.25))
+        _draw_support(left.add_subplot(), ds)
+        left.legend(loc="outside lower center", ncols=2)
+        top, below = right.subplots(2, 1)
         for ax, index in ((top, 0), (below, 1)):
             _draw_profile(ax, ds.isel(stack=index))
         top.legend(loc="upper right")
@@ -185,7 +186,7 @@ def _draw_support(ax: Axes, ds: xr.Dataset) -> None:
     ax.set_xticks(np.unique(doubling["layers_stacked"]))
     ax.set_xlabel("layers $L$, dilations 1, 2, 4, ...")
     ax.set_ylabel("sources that are not zero (positions)")
-    ax.legend(loc="upper left")
+    ax.set_title("support of the last output's row", loc="left")
 
 
 def _draw_profile(ax: Axes, one: xr.Dataset) -> None:
@@ -206,7 +207,7 @@ def _draw_profile(ax: Axes, one: xr.Dataset) -> None:
     ax.set_xlim(-1, lag[-1] + 1)
     ax.set_ylim(0, None)
     ax.set_ylabel("share of $\\Vert J_{t,k}\\Vert_F^2$")
-    ax.set_title(str(one["stack"].values), loc="left")
+    ax.set_title(str(one["stack"].values).replace("k =", "$k$ ="), loc="left")
 
 
 if __name__ == "__main__":

@@ -106,7 +106,7 @@ def _draw_growth(ax: Axes, ds: xr.Dataset, name: str, label: str) -> None:
         one = here.sel(layer=layer)
         style = {"color": COLOURS[i], "marker": MARKERS[i], "linestyle": LINES[i], "linewidth": 1.0}
         if name == "flops":
-            ax.plot(n, one[name], label=words, **style)
+            ax.plot(n, one[name], label=words.replace("k =", "$k$ ="), **style)
         elif np.isfinite(one[name]).all():
             bars = np.maximum([one[name] - one["time_low"], one["time_high"] - one[name]], 0)
             ax.errorbar(n, one[name], bars, elinewidth=0.8, **style)
@@ -117,9 +117,9 @@ def _draw_growth(ax: Axes, ds: xr.Dataset, name: str, label: str) -> None:
                 where = {"xy": (times * d, 0.02), "xycoords": ("data", "axes fraction"), "color": GREY}
                 ax.annotate(f" ${times if times > 1 else ''}d$", fontsize=7, **where)
     ax.set(xscale="log", yscale="log", xlabel="sequence length $n$", ylabel=label)
-    ax.set_xticks(n, [str(int(x)) for x in n], fontsize=6)
+    ax.set_xticks(n, [str(int(x)) for x in n])
     ax.minorticks_off()
-    ax.set_title(f"$d$ = {d}")
+    ax.set_title(f"$d$ = {d}", loc="left")
 
 
 def _draw_share(ax: Axes, ds: xr.Dataset) -> None:

@@ -84,7 +84,7 @@ def _costs(table: xr.Dataset) -> xr.Dataset:
 
 def _draw_memory(figure: SubFigure, ds: xr.Dataset) -> None:
     axes = figure.subplots(1, 2, sharey=True)
-    figure.subplots_adjust(left=0.09, right=0.98, bottom=0.27, top=0.92, wspace=0.06)
+    figure.subplots_adjust(left=0.09, right=0.98, bottom=0.3, top=0.92, wspace=0.06)
     for ax, phase in zip(axes, PHASES, strict=True):
         for i, (layer, words) in enumerate(NAMES.items()):
             sizes = ds["predicted_bytes"].sel(layer=layer, phase=phase)
@@ -101,7 +101,7 @@ def _draw_memory(figure: SubFigure, ds: xr.Dataset) -> None:
         ax.set_xticks(ds["n"].values, [str(int(n)) for n in ds["n"].values])
         ax.minorticks_off()
     axes[0].set_ylabel("most bytes alive (MB)")
-    figure.legend(loc="lower center", ncols=4)
+    figure.legend(loc="lower center", ncols=2)
 
 
 if __name__ == "__main__":

@@ -50,11 +50,12 @@ def summary(ds: xr.Dataset) -> dict[str, float]:
 def plot(ds: xr.Dataset) -> Figure:
     """Above: time, memory and FLOPs a pair against the length. Below: shares of gradient."""
     with styled():
-        figure = Figure(figsize=(PAGE, 5.0), layout="constrained")
+        figure = Figure(figsize=(PAGE, 5.2), layout="constrained")
         halves: Any = figure.subfigures(2, 1, height_ratios=(1.15, 1))
         above, below = halves
         cost(_costs(ds), per="pairs", axes=list(above.subplots(1, 3)))
         _draw_shares(below.subplots(), ds)
+        below.legend(loc="outside upper center", ncols=3)
     return figure
 
 
@@ -95,13 +96,12 @@ def _draw_shares(ax: Axes, ds: xr.Dataset) -> None:
         )
     words = [str(name).replace("nearby", "within the\nwindow") for name in ds["input"].values]
     words = [
-        word.replace("period ", "multiples\nof ").replace("documents of", "own document, of")
+        word.replace("period ", "multiples\nof ").replace("documents of", "own\ndocument, of")
         for word in words
     ]
     ax.set_xticks(place, [word.replace(", ", ",\n") for word in words])
     ax.set_ylabel(r"share of $\Vert J_{t,k}\Vert_F^2$, $k \neq t$")
     ax.set_ylim(-0.03, 1.05)
-    ax.legend(loc="upper center", ncols=5, bbox_to_anchor=(0.5, 1.18))
 
 
 if __name__ == "__main__":

@@ -108,8 +108,8 @@ def _draw_depth(ax: Axes, ds: xr.Dataset) -> None:
             fontsize=SMALL,
         )
     ax.set_xticks(range(1, int(depth[-1]) + 1))
-    ax.set_xlabel("layers")
-    ax.set_title(f"far half of $n$ = {ds.attrs['stack_n']}, untrained", loc="left")
+    ax.set_xlabel("untrained layers")
+    ax.set_title(f"far half of $n$ = {ds.attrs['stack_n']}", loc="left")
 
 
 def _draw_trained(ax: Axes, ds: xr.Dataset) -> None:
@@ -133,7 +133,7 @@ def _draw_trained(ax: Axes, ds: xr.Dataset) -> None:
     ax.xaxis.set_minor_locator(NullLocator())
     ax.set_xticks(x)
     ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{10**value - 1:.0f}"))
-    ax.set_xlabel("lag the task needs (positions)")
+    ax.set_xlabel("lag of the task (positions)")
     ax.set_title("at that lag, copy task", loc="left")
 
 

@@ -167,7 +167,7 @@ def _draw_losses(ax: Axes, ds: xr.Dataset, looks: dict[str, dict]) -> None:
         forward = ax.xaxis.get_transform()
         middle = forward.inverted().transform(forward.transform(np.array([low, high])).mean(keepdims=True))
         ax.text(middle[0], 0.97 * TOP, name, ha="center", va="top", fontsize=SMALL, color=GREY)
-    ax.set_xlabel(r"norm of $J$ at the task's lag, before training")
+    ax.set_xlabel(r"norm of $J$ at the task's lag, untrained")
     ax.set_ylabel("loss after training, over chance")
     ax.set_title("Adam, no clipping", loc="left")
 

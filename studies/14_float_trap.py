@@ -29,14 +29,14 @@ import xarray as xr
 from _floats import FACTORS, VALUES, many_digits, powers
 from _study import main, report
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
+from matplotlib.figure import Figure, SubFigure
 from torch import Tensor, nn
 
 import depprobe
 from depprobe import store
 from depprobe.curves import distances
 from depprobe.figures.logaxis import LN10, log10_of, use_decades
-from depprobe.figures.style import COLOURS, GREY, PAGE, SMALL, styled
+from depprobe.figures.style import COLOURS, GREY, MARKERS, PAGE, SMALL, styled
 from depprobe.vocabulary import SCHEMA_VERSION, describe
 
 LAYERS = {"lstm": nn.LSTM, "rnn": nn.RNN}
@@ -196,11 +196,12 @@ def summary(ds: xr.Dataset) -> dict[str, float]:
 def plot(ds: xr.Dataset) -> Figure:
     """Left: true norms and what autograd prints. Right: float32 products that stick; reach against scale."""
     with styled():
-        figure = Figure(figsize=(PAGE, 4.4), layout="constrained")
-        grid = figure.add_gridspec(2, 2, width_ratios=(1.75, 1))
-        _draw_norms(figure.add_subplot(grid[:, 0]), ds)
-        _draw_powers(figure.add_subplot(grid[0, 1]), ds)
-        _draw_reach(figure.add_subplot(grid[1, 1]), ds)
+        figure = Figure(figsize=(PAGE, 4.8), layout="constrained")
+        left, right = figure.subfigures(1, 2, width_ratios=(1.6, 1))
+        _draw_norms(left.add_subplot(), ds)
+        above, below = right.subfigures(2, 1)
+        _draw_powers(above, ds)
+        _draw_reach(below, ds)
     return figure
 
 
@@ -230,8 +231,9 @@ def _draw_norms(ax: Axes, ds: xr.Dataset) -> None:
                     words = f"{at}" if i and key == "float32" else f"{key}: {at}"
                     _draw_end(ax, at, true[at], words, marker, colour)
         words = f"{str(name).upper()}: $10^{{{true[-1]:.0f}}}$ at lag {lag[-1]}"
-        x, beside = (lag[-1] - 8, 0.57) if i == 0 else (int(0.53 * len(lag)), 0.57)
-        ax.text(x, true[int(beside * len(lag))], words, ha="right", va="center", color=colour)
+        # above the upper curve from where it is highest, below the lower one where that is lowest
+        x, beside, va = (lag[-1] - 8, 0.48, "bottom") if i == 0 else (int(0.53 * len(lag)), 0.55, "top")
+        ax.text(x, true[int(beside * len(lag))], words, ha="right", va=va, color=colour)
     use_decades(ax.yaxis)
     ax.set_xlim(0, lag[-1])
     ax.set_ylim(bottom, 12)
@@ -261,39 +263,42 @@ def _draw_end(ax: Axes, lag: int, height: float, words: str, marker: str, colour
     )
 
 
-def _draw_powers(ax: Axes, ds: xr.Dataset) -> None:
+def _draw_powers(part: SubFigure, ds: xr.Dataset) -> None:
+    ax = part.add_subplot()
     power = ds["power"].values
     ax.axhspan(-60, SMALLEST["float32"] / LN10, color=SHADES[0], linewidth=0, zorder=0)
     for i, (name, factor) in enumerate(zip(ds["factor"].values[:4], VALUES, strict=False)):
         ax.plot(power, power * math.log10(factor), color=COLOURS[i], linewidth=0.7, linestyle=(0, (2, 1.5)))
         logs = log10_of(ds["log_power"].values[i])
-        ax.plot(power, np.where(np.isfinite(logs), logs, np.nan), color=COLOURS[i], label=_factor(str(name)))
+        look = {"color": COLOURS[i], "marker": MARKERS[i], "markevery": 110, "label": _factor(str(name))}
+        ax.plot(power, np.where(np.isfinite(logs), logs, np.nan), **look)
         if not np.isfinite(logs[-1]):
             end = zero_from(logs)
             ax.plot(end - 1, logs[end - 1], "x", color=COLOURS[i], **END)
     use_decades(ax.yaxis)
     ax.set_xlim(0, power[-1])
     ax.set_ylim(-52, 1)
-    ax.set_xlabel("factors multiplied")
+    ax.set_xlabel("number of factors")
     ax.set_ylabel("product")
-    ax.legend(loc="upper right", handlelength=1.6, title="factor", title_fontsize=7)
     ax.set_title("float32 (lines), exact (dashes)", loc="left")
+    part.legend(loc="outside lower center", ncols=4, handlelength=1.6, columnspacing=1.0)
 
 
 def _factor(name: str) -> str:
     return {"1/sqrt(3)": "$1/\\sqrt{3}$", "sigma(1)": "$\\sigma(1)$"}.get(name, name)
 
 
-def _draw_reach(ax: Axes, ds: xr.Dataset) -> None:
+def _draw_reach(part: SubFigure, ds: xr.Dataset) -> None:
+    ax = part.add_subplot()
     ax.plot(ds["scale"], ds["copied_ratio"], color=COLOURS[1], marker="o", label="by $\\log_{10}(1+g)$")
     ours = (2 * ds["effective_range"] + 1) / N_REACH
     ax.plot(ds["scale"], ours, color=COLOURS[0], marker="s", label="by squared norms")
     ax.set_xscale("log")
-    ax.set_ylim(0, 1)
+    ax.set_ylim(0, 1.05)
     ax.set_xlabel("factor of the whole gradient")
     ax.set_ylabel("share of the input")
     ax.set_title("effective receptive field", loc="left")
-    ax.legend(loc="lower right")
+    part.legend(loc="outside lower center", ncols=2, handlelength=1.6, columnspacing=1.0)
 
 
 if __name__ == "__main__":

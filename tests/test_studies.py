@@ -177,11 +177,14 @@ def test_figures_have_the_width_of_the_venue(name, page, column):
     with venue(name) as fitted:
         for drawn, printed in ((PAGE, page), (COLUMN, column)):
             figure = fitted(Figure(figsize=(drawn, 3.0)))
-            assert figure.get_size_inches() == pytest.approx([printed, 3.0 * printed / drawn])
+            assert figure.get_size_inches() == pytest.approx([printed, 3.0])
         with styled():
             import matplotlib
 
             assert matplotlib.rcParams["font.family"] == ["STIXGeneral"]
+            assert matplotlib.rcParams["figure.figsize"][0] == pytest.approx(page)
+            assert matplotlib.rcParams["axes.labelsize"] == 8
+            assert matplotlib.rcParams["xtick.labelsize"] == 7
     with styled():
         import matplotlib
 

@@ -18,13 +18,13 @@ from matplotlib.axes import Axes
 from matplotlib.container import ErrorbarContainer
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import LogFormatterSciNotation, LogLocator
+from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, NullLocator
 
 from depprobe.curves import scaling
 from depprobe.errors import BadInput, unknown
 from depprobe.figures import wording
 from depprobe.figures.cost_lines import costs_by_layer, length_axis, look
-from depprobe.figures.style import GREY, PAGE, SMALL, figure_of, line_style, styled
+from depprobe.figures.style import GREY, PAGE, figure_of, line_style, styled
 
 #: panel -> what its axis says
 PANELS = {
@@ -172,6 +172,32 @@ def _log_axes(ax: Axes, lengths: Sequence[int]) -> None:
     low, high = ax.get_ylim()
     if high / low < 100:
         # hardly two powers of ten to read a scale from
-        ax.yaxis.set_minor_locator(LogLocator(subs=(2, 5)))
-        ax.yaxis.set_minor_formatter(LogFormatterSciNotation(minor_thresholds=(math.inf, math.inf)))
-        ax.tick_params(axis="y", which="minor", labelsize=SMALL)
+        ax.yaxis.set_major_locator(FixedLocator(_few_decades(low, high)))
+        ax.yaxis.set_minor_locator(NullLocator())
+        ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: _short(value)))
+
+
+def _few_decades(low: float, high: float) -> list[float]:
+    """Three round numbers or more between two."""
+    powers = 10.0 ** np.arange(math.floor(math.log10(low)), math.log10(high))
+    for digits in ((1, 2, 5), (1, 1.5, 2, 3, 5, 7), np.arange(1, 10, 0.2)):
+        ticks = np.outer(powers, digits).ravel()
+        ticks = ticks[(ticks >= low) & (ticks <= high)]
+        if len(ticks) > 2:
+            break
+    return ticks.tolist()
+
+
+def _short(value: float) -> str:
+    """Plain where that is short, else as a product with a power of ten.
+
+    Examples
+    --------
+    >>> _short(250.0), _short(1e-7), _short(2e-7)
+    ('250', '$10^{-7}$', '$2\\\\times 10^{-7}$')
+    """
+    if 1e-2 <= value < 1e5:
+        return f"{value:g}"
+    power = math.floor(math.log10(value) + 1e-9)
+    digit = f"{value / 10.0**power:g}"
+    return f"$10^{{{power}}}$" if digit == "1" else rf"${digit}\times 10^{{{power}}}$"

@@ -91,7 +91,7 @@ def _draw_regions(ax: Axes, ds: xr.Dataset, looks: dict[str, tuple[Any, str]]) -
     ax.text(0.04, 0.96, "lag not below $n$", transform=ax.transAxes, va="top", fontsize=SMALL, color=GREY)
     ax.set_xlabel("sequence length $n$ (positions)")
     what = "one more token" if ds.attrs["stream"] else "training step"
-    ax.set_title(f"{what}, $d$ = {ds.attrs['d']}", loc="left", pad=22)
+    ax.set_title(f"{what}, $d$ = {ds.attrs['d']}", loc="left", pad=25)
     return shown
 
 
@@ -103,7 +103,8 @@ def _draw_borders(ax: Axes) -> None:
     edges = (low, *BORDERS, high)
     for leaf, left, right in zip(LEAVES, edges[:-1], edges[1:], strict=True):
         place = (np.sqrt(left * right), 1.02)
-        ax.text(*place, leaf, transform=ax.get_xaxis_transform(), ha="center", va="bottom", fontsize=SMALL)
+        where: dict[str, Any] = {"transform": ax.get_xaxis_transform(), "ha": "center", "va": "bottom"}
+        ax.text(*place, leaf, fontsize=SMALL, linespacing=1.0, **where)
 
 
 def _names(ds: xr.Dataset) -> list[str]:

@@ -1,14 +1,16 @@
-"""The efficiency table as an image: a row for each layer, length and pass, rules as in a book.
+"""The efficiency table as an image: a row for each layer under its length and pass, rules as in a book.
 
 Ratios to the reference stand in brackets after times and bytes; the article's figures stand beside them.
 """
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+import matplotlib
 import numpy as np
 import xarray as xr
 from matplotlib.axes import Axes
@@ -19,7 +21,7 @@ from matplotlib.text import Text
 from depprobe import curves
 from depprobe.errors import BadInput
 from depprobe.figures import wording
-from depprobe.figures.style import GREY, PAGE, SMALL, figure_of, styled
+from depprobe.figures.style import GREY, SMALL, figure_of, styled
 from depprobe.units import scaled, seconds, three
 
 HEADINGS = (
@@ -36,14 +38,17 @@ HEADINGS = (
     "parallelism",
     "article",
 )
-#: columns set flush left
-_LEFT = (0, 2)
+#: what is said of several rows at once, above them
+_SHARED = ("n", "pass")
 #: inches: height of a row, space between columns at least
 _ROW, _GAP = 0.17, 0.08
 
 
 class EfficiencyTable(NamedTuple):
-    """What ``efficiency`` drew: figure, axes, and the cells, a list of texts for each row."""
+    """What ``efficiency`` drew: figure, axes, and the cells, a list of texts for each row.
+
+    Above the rows of one length and pass stands a row of one text, which names both.
+    """
 
     figure: Figure
     axes: Axes
@@ -75,26 +80,35 @@ def efficiency(
     ...     {"flops": (("layer", "n"), [[1.0]]), "time": (("layer", "n"), [[3.0]])},
     ...     coords={"layer": ["lstm"], "n": [1000], "d": 512},
     ... )
-    >>> [cell.get_text() for cell in efficiency(ds).cells[1]][:5]
-    ['lstm', '1000', '', '3 s (1)', '38.5 ms (1)']
+    >>> [cell.get_text() for cell in efficiency(ds).cells[2]][:3]
+    ['lstm', '3 s (1)', '38.5 ms (1)']
     """
     given = wording.as_list(datasets)
     if len(given) != 1:
         raise BadInput(f"the efficiency table shows one dataset, not {len(given)}")
     table = curves.efficiency(given[0], reference)
-    rows = [list(HEADINGS), *rows_of(table)]
+    rows = [[head for head in HEADINGS if head not in _SHARED]]
+    for (n, phase), group in itertools.groupby(rows_of(table), key=lambda row: row[1:3]):
+        rows.append([", ".join(filter(None, [f"$n$ = {n}", phase]))])
+        rows += [[layer, *rest] for layer, _, _, *rest in group]
     with styled():
-        height = _ROW * (len(rows) + 2.2)
+        page, height = float(matplotlib.rcParams["figure.figsize"][0]), _ROW * (len(rows) + 2.2)
         if ax is None:
-            ax = Figure(figsize=(PAGE, height)).add_axes((0, 0, 1, 1))
+            ax = Figure(figsize=(page, height)).add_axes((0, 0, 1, 1))
         figure = figure_of(ax)
         ax.set_axis_off()
-        ax.set_xlim(0, PAGE)
+        ax.set_xlim(0, page)
         ax.set_ylim(height, 0)
-        cells = [[ax.text(0, 0, wording.printable(cell), fontsize=SMALL) for cell in row] for row in rows]
-        _place(figure, ax, cells)
+        cells = [
+            [
+                ax.text(0, 0, cell if len(row) == 1 else wording.printable(cell), fontsize=SMALL)
+                for cell in row
+            ]
+            for row in rows
+        ]
+        _place(figure, ax, cells, page)
         below: Any = {"fontsize": cells[0][0].get_fontsize(), "ha": "center", "va": "center", "color": GREY}
-        ax.text(PAGE / 2, _ROW * (len(rows) + 1.3), _caption(table), **below)
+        ax.text(page / 2, _ROW * (len(rows) + 1.3), _caption(table), **below)
     return EfficiencyTable(figure, ax, cells)
 
 
@@ -138,33 +152,34 @@ def _whole(value: float) -> str:
     return "-" if math.isnan(value) else f"{value:.0f}"
 
 
-def _place(figure: Figure, ax: Axes, cells: list[list[Text]]) -> None:
-    """Columns as wide as their widest cell, spread over the page; rules above, below and under the heads."""
+def _place(figure: Figure, ax: Axes, cells: list[list[Text]], page: float) -> None:
+    """Columns as wide as their widest cell, spread over the page; rules around, under heads, over groups."""
     renderer, dpi = FigureCanvasAgg(figure).get_renderer(), figure.dpi
-    widths = np.array([[cell.get_window_extent(renderer).width / dpi for cell in row] for row in cells]).max(
-        0
-    )
-    free = PAGE - widths.sum() - 2 * _GAP
-    gap = free / (len(widths) - 1)
+    full = [row for row in cells if len(row) > 1]
+    for cell in cells[0]:
+        cell.set_fontweight("bold")
+    widths = np.array([[cell.get_window_extent(renderer).width / dpi for cell in row] for row in full]).max(0)
+    gap = (page - widths.sum() - 2 * _GAP) / (len(widths) - 1)
     if gap < _GAP:
         # too wide for a page: smaller type
-        factor = (PAGE - (len(widths) + 1) * _GAP) / widths.sum()
+        factor = (page - (len(widths) + 1) * _GAP) / widths.sum()
         for row in cells:
             for cell in row:
                 cell.set_fontsize(SMALL * factor)
         widths, gap = widths * factor, _GAP
     left = _GAP + np.concatenate([[0], np.cumsum(widths + gap)[:-1]])
+    rules = [(0.5, 0.9, "black"), (1.5, 0.5, "black"), (len(cells) + 0.5, 0.9, "black")]
     for i, row in enumerate(cells):
         for j, cell in enumerate(row):
-            flush = "left" if j in _LEFT else "right"
+            flush = "left" if j == 0 else "right"
             cell.set_position((left[j] + (0 if flush == "left" else widths[j]), _ROW * (i + 1)))
-            cell.set(ha=flush, va="center", weight="bold" if i == 0 else "normal")
-    for y, thick in ((0.5, 0.9), (1.5, 0.5), (len(cells) + 0.5, 0.9)):
-        ax.plot([_GAP, PAGE - _GAP], [y * _ROW] * 2, color="black", linewidth=thick)
-    groups = [[cell.get_text() for cell in row[1:3]] for row in cells]
-    for i in range(2, len(cells)):
-        if groups[i] != groups[i - 1]:
-            ax.plot([_GAP, PAGE - _GAP], [(i + 0.5) * _ROW] * 2, color=GREY, linewidth=0.3)
+            cell.set(ha=flush, va="center")
+        if len(row) == 1:
+            row[0].set_color(GREY)
+            if i > 1:
+                rules.append((i + 0.5, 0.3, GREY))
+    for y, thick, colour in rules:
+        ax.plot([_GAP, page - _GAP], [y * _ROW] * 2, color=colour, linewidth=thick)
 
 
 def _caption(table: xr.Dataset) -> str:

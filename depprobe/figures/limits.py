@@ -20,10 +20,10 @@ Floats = NDArray[np.float64]
 
 #: label -> log10 of the limit
 LIMITS = {
-    r"float32 underflow, $2^{-149}$": -149 * math.log10(2),
-    r"float64 underflow, $2^{-1074}$": -1074 * math.log10(2),
-    r"float32 overflow, $2^{128}$": 128 * math.log10(2),
-    r"float64 overflow, $2^{1024}$": 1024 * math.log10(2),
+    "float32 underflow": -149 * math.log10(2),
+    "float64 underflow": -1074 * math.log10(2),
+    "float32 overflow": 128 * math.log10(2),
+    "float64 overflow": 1024 * math.log10(2),
 }
 
 
@@ -43,17 +43,17 @@ def draw_limits(ax: Axes, curves: Sequence[tuple[Floats, Floats]], low: float, h
         if not low < y < high:
             continue
         share = float(_share(ax.get_ylim(), np.array(y)))
-        places = [_Place(right, above, share) for right in (True, False) for above in (True, False)]
+        places = [_Place(left, above, share) for left in _LEFT for above in (True, False)]
         place = min(places, key=lambda p: (not p.fits, any(map(p.meets, taken)), p.covered(*points)))
         taken.append(place)
         lines.append(ax.axhline(y, color=GREY, linewidth=0.6, linestyle=(0, (1, 2)), zorder=0.6))
         ax.annotate(
             name,
-            xy=(0.99 if place.right else 0.01, y),
+            xy=(0.99 if place.left == _LEFT[0] else place.left, y),
             xycoords=ax.get_yaxis_transform(),
             xytext=(0, 1.5 if place.above else -2),
             textcoords="offset points",
-            ha="right" if place.right else "left",
+            ha="right" if place.left == _LEFT[0] else "left",
             va="bottom" if place.above else "top",
             fontsize=SMALL,
             color=GREY,
@@ -65,7 +65,7 @@ def draw_limits(ax: Axes, curves: Sequence[tuple[Floats, Floats]], low: float, h
 class _Place(NamedTuple):
     """A place for a label along a line at height ``line``; everything in shares of the axes."""
 
-    right: bool
+    left: float
     above: bool
     line: float
 
@@ -78,15 +78,17 @@ class _Place(NamedTuple):
         return self.bottom >= 0 and self.bottom + _HEIGHT <= 1
 
     def meets(self, other: _Place) -> bool:
-        return self.right == other.right and abs(self.bottom - other.bottom) < _HEIGHT
+        return abs(self.left - other.left) < _WIDTH and abs(self.bottom - other.bottom) < _HEIGHT
 
     def covered(self, x: Floats, y: Floats) -> int:
-        beside = x >= 1 - _WIDTH if self.right else x <= _WIDTH
+        beside = (x >= self.left) & (x <= self.left + _WIDTH)
         return int((beside & (y >= self.bottom) & (y <= self.bottom + _HEIGHT)).sum())
 
 
 #: what a label takes, in shares of the axes
-_WIDTH, _HEIGHT = 0.4, 0.05
+_WIDTH, _HEIGHT = 0.32, 0.06
+#: where it may begin: at the right end, at the left end, and between
+_LEFT = (0.67, 0.01, *np.linspace(0.1, 0.6, 11))
 
 
 def _share(limits: tuple[float, float], values: Floats) -> Floats:

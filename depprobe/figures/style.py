@@ -48,6 +48,8 @@ RC: Any = {
     "ytick.minor.width": 0.4,
     "lines.linewidth": 1.2,
     "lines.markersize": 3.5,
+    # a page: its width is for what must know it before it draws
+    "figure.figsize": (PAGE, 3.4),
     "figure.dpi": 150,
     "figure.facecolor": "white",
     "axes.facecolor": "white",
