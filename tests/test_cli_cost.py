@@ -165,6 +165,7 @@ def test_an_interrupted_run_goes_on(run, measured, monkeypatch):
     [
         (("--n", "8", "--phase", "backward"), "Known: both, forward, forward+backward"),
         (("--n", "8,x"), "--n must be integers such as 128,256, not '8,x'"),
+        (("--n", "8", "--seconds", "inf"), "seconds must be above 0 and finite, not inf"),
         (("--n", ""), "--n must be integers such as 128,256, not ''"),
         (("--n", "8", "--threads", "99999"), "threads must be at most"),
         (("--n", "8", "--table", "csv", "--d", "4,8"), "the efficiency table is for one --d, not for 4,8"),

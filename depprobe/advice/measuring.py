@@ -16,8 +16,6 @@ from dataclasses import dataclass, field
 from itertools import product
 from pathlib import Path
 
-import torch
-
 import depprobe
 from depprobe.advice.model import CostModel, byte_terms, fit, refusal, time_terms, token_terms
 from depprobe.cases import Case, cases_of_specs
@@ -185,6 +183,5 @@ def _token(case: Case, grid: Grid) -> dict[str, float | str]:
         flow = stream(case.build(), len(case.x))
     except NoStream as reason:
         return {"no_stream": str(reason)}
-    with torch.no_grad():
-        step, _ = prepared_step(flow, case.x)
+    step, _ = prepared_step(flow, case.x)
     return {"time": seconds(step, 1, grid.seconds).low, "no_stream": ""}

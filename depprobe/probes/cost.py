@@ -134,8 +134,8 @@ def cost(
     counts = sorted({1, all_threads()}) if threads is None else _sizes("threads", threads, 1)
     if counts[-1] > all_threads():
         raise BadInput(f"threads must be at most {all_threads()}, the processors here, not {counts[-1]}")
-    if not seconds > 0:
-        raise BadInput(f"seconds must be above 0, not {seconds}")
+    if not 0 < seconds < math.inf:
+        raise BadInput(f"seconds must be above 0 and finite, not {seconds}")
     options = {"phases": wanted, "threads": counts, "least": seconds}
     attributes: dict[str, Any] = {"batch": 1, "seconds": seconds} | machine()
     if isinstance(target, nn.Module):
