@@ -320,6 +320,34 @@ def test_labels_of_limits_keep_apart():
         assert not figures_texts[0].overlaps(figures_texts[1])
 
 
+def test_labels_of_limits_keep_clear_of_curves():
+    # both ends of the line are crossed, above it and below
+    curves = [falling(60 / 39), falling(44.9 / 39), falling(80 / 5, n=6)]
+    drawn = figures.decay(curves, xscale="linear")
+    (box,) = (box for text, box in texts(drawn.figure) if text in LIMITS)
+    for line in drawn.lines:
+        x, y = line.get_data()
+        fine = np.linspace(x[0], x[-1], 2000)
+        points = drawn.ax.transData.transform(np.column_stack([fine, np.interp(fine, x, y)]))
+        assert not box.count_contains(points)
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "labels"),
+    [
+        (130.0, 260.0, ["140", "160", "180", "200", "220", "240", "260"]),
+        (3.0, 90.0, ["5", "10", "20", "50"]),
+        (2e-8, 6e-7, ["$5\\times 10^{-8}$", "$10^{-7}$", "$2\\times 10^{-7}$", "$5\\times 10^{-7}$"]),
+    ],
+)
+def test_axis_of_costs_can_be_read_where_it_spans_little(low, high, labels):
+    ds = xr.Dataset({"flops": (("layer", "n"), [[low, high]])}, {"layer": ["a"], "n": [8, 16]})
+    ax = figures.cost(ds).axes[2]
+    shown = [text for _, text in tick_labels(ax.yaxis)]
+    assert [text for text in shown if text in labels] == labels
+    assert 3 <= len(shown) <= 9
+
+
 def test_short_supports_beside_long_ones_choose_the_log_scale():
     wide = falling(0.0, 200, causal=False)
     assert figures.decay([wide, window(3, n=200)]).ax.get_xscale() == "symlog"
