@@ -73,9 +73,10 @@ def _draw_stride(left: Axes, right: Axes, ds: xr.Dataset, stride: int, colour: s
         faster(ds, name).sel({"pass": PASS, "quantile": q}).values for q in (0.25, 0.5, 0.75)
     )
     n = ds["n"].values
-    left.errorbar(
-        n, middle, [middle - low, high - middle], color=colour, marker=marker, linestyle="none", label=label
-    )
+    # side by side, where strides take about the same time
+    beside = n * 1.03 ** (stride - 2.5)
+    bars = [middle - low, high - middle]
+    left.errorbar(beside, middle, bars, color=colour, marker=marker, linestyle="none", label=label)
     fine = np.geomspace(n.min(), n.max(), 50).round().astype(int)
     flops = [factor(m, int(ds.attrs["d"]), stride) for m in fine.tolist()]
     left.plot(fine, flops, color=colour, linestyle="--", linewidth=0.9)
