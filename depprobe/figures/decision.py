@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any, NamedTuple
 
 import matplotlib
@@ -57,7 +58,7 @@ def decision(*maps: xr.Dataset) -> DecisionMap:
     shown: set[str] = set()
     with styled(), matplotlib.rc_context({"hatch.linewidth": 0.5}):
         width = PAGE if len(maps) > 1 else 1.35 * COLUMN
-        figure = Figure(figsize=(width, 3.1), layout="constrained")
+        figure = Figure(layout="constrained")
         axes = list(figure.subplots(1, len(maps), sharey=True, squeeze=False)[0])
         for ax, ds in zip(axes, maps, strict=True):
             shown |= _draw_regions(ax, ds, looks)
@@ -69,7 +70,10 @@ def decision(*maps: xr.Dataset) -> DecisionMap:
             if name in shown
         ]
         border = axes[0].plot([], [], **_DASHED, label="the article's borders")[0]
-        figure.legend(handles=[*keys, border], loc="outside lower center", ncols=3 if len(maps) > 1 else 2)
+        columns = 3 if len(maps) > 1 else 2
+        narrow: dict[str, Any] = {"handlelength": 2.2, "columnspacing": 1.0}
+        figure.legend(handles=[*keys, border], loc="outside lower center", ncols=columns, **narrow)
+        figure.set_size_inches(width, 2.8 + 0.16 * math.ceil((len(keys) + 1) / columns))
     return DecisionMap(figure, axes)
 
 
