@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -18,7 +19,9 @@ from depprobe.advice.model import CostModel, byte_terms, fit, formulas, time_ter
 from depprobe.advice.reach import MOST_LAYERS, stack
 from depprobe.advice.tree import FAMILIES, LOCAL, MIXED, is_of, rule_of_thumb, tree
 from depprobe.cases import cases_of_specs
+from depprobe.costs.memory import tensor_bytes
 from depprobe.errors import BadInput
+from depprobe.registry import layers
 
 POINTS = [(n, d) for n in (64, 512, 2048) for d in (16, 64)] + [(512, 128)]
 
@@ -58,6 +61,7 @@ def test_the_terms_are_the_formulas_of_attention():
     assert time_terms(found, n, d) == [1.0, 8 * n * d**2, 4 * n**2 * d, 1, n * d]
     assert byte_terms(found, n, d) == [1.0, n * d, n**2, d**2]
     causal = formulas("attention:causal=true", n, d)
+    assert byte_terms(causal, n, d) == [1.0, n * d, n * (n + 1) / 2, d**2]
     assert token_terms(causal, n, d) == [1.0, 8 * d**2, 2 * n * d]
 
 
@@ -83,13 +87,32 @@ def test_measurements_are_kept_and_taken_up_again(tmp_path, monkeypatch):
     first = fitted(["conv", "rnn"], False, kept, lambda done, of, label: seen.append((done, of)), grid)
     assert seen == sorted(seen)
     assert seen[-1][0] < 2
+    # bytes of tensors are exact, and those of a convolution a sum of n d and d^2
+    module, x = layers["conv"].build(8), torch.zeros(48, 8)
+    real = tensor_bytes(module, x, "forward+backward").peak
+    assert first.sizes["conv"].at("conv", 48, 8) == pytest.approx(real, rel=0.02)
+    step = measuring._training_step
     monkeypatch.setattr(measuring, "_training_step", None)
     again = fitted(["conv", "rnn"], False, kept, None, grid)
     assert again.times["rnn"].at("rnn", 100, 8) == first.times["rnn"].at("rnn", 100, 8)
-    # bytes of tensors are exact: activations of a convolution grow in proportion to n d
-    assert first.sizes["conv"].at("conv", 48, 8) / first.sizes["conv"].at("conv", 24, 8) == pytest.approx(
-        2, rel=0.5
-    )
+    # another machine measures for itself
+    monkeypatch.setattr(measuring, "machine", lambda: {"cpu": "another"})
+    monkeypatch.setattr(measuring, "_training_step", lambda *given: step(*given) | {"time": 5.0})
+    assert fitted(["rnn"], False, kept, None, grid).times["rnn"].at("rnn", 16, 8) == pytest.approx(5)
+
+
+def test_a_token_is_timed_at_one_thread(tmp_path, monkeypatch):
+    threads = []
+
+    def seconds(run, count, least):
+        run()
+        threads.append(count)
+        return SimpleNamespace(low=2.0)
+
+    monkeypatch.setattr(measuring, "seconds", seconds)
+    found = fitted(["gru"], True, kept_in(tmp_path), None, Grid((8, 16), (8,)))
+    assert found.times["gru"].at("gru", 12, 8) == pytest.approx(2)
+    assert threads == [1, 1]
 
 
 def test_a_layer_that_sees_the_future_takes_no_stream(tmp_path):
@@ -174,6 +197,13 @@ def test_a_deep_stack_costs_in_proportion_to_its_levels():
     assert stack("conv", 1000, 5, 8).multiple == 5
 
 
+def test_a_convolution_and_a_window_are_two_levels():
+    # reach 1 and 3: 13 pairs of them for a lag of 50
+    found = stack("conv-attention:attention=sliding-window,window=6", 100, 50, 16)
+    assert (found.applications, found.levels, found.multiple) == (13, 26, 13)
+    assert not found.possible
+
+
 # --- what arrives ---
 
 
@@ -226,6 +256,22 @@ def test_a_window_is_continued_from_the_lengths_that_hold_it(kept):
     assert far.log == pytest.approx(near.log, abs=1.0)
 
 
+@pytest.mark.parametrize("lag", [16, 900, 6000])
+@pytest.mark.parametrize(
+    "law",
+    [
+        lambda n, lag: -0.9 * np.log(n) + 0 * lag,  # attention: thins out, whatever the lag
+        lambda n, lag: -0.1 * lag,  # recurrence: decays with the lag, whatever the length
+    ],
+)
+def test_laws_are_continued_exactly(kept, monkeypatch, law, lag):
+    seeds = np.array([[-0.1], [0.0], [0.1]])
+    monkeypatch.setattr(arriving, "arrivals", lambda spec, count, n, kept: law(n, np.arange(n)) + seeds)
+    found = arriving.arrival("gru", 8000, lag, kept)
+    assert found.extrapolated
+    assert found.log == pytest.approx(law(8000, lag), rel=1e-9)
+
+
 def test_a_recurrence_is_continued_exponentially(kept):
     logs = [arriving.arrival("rnn", 100_000, lag, kept).log for lag in (500, 5000, 50_000)]
     assert logs[1] / logs[0] == pytest.approx(10, rel=0.1)
@@ -267,7 +313,7 @@ def test_the_rules_say_what_the_article_says(n, lag, stream, family):
     assert rule_of_thumb(n, lag, stream) == family
 
 
-def test_every_named_layer_has_at_most_the_families_that_name_it():
+def test_a_layer_is_of_the_families_that_name_it_whatever_its_options():
     assert [family for family in FAMILIES if is_of("dilated-conv:depth=9", family)] == [
         "convolution",
         "dilated convolution",
@@ -339,12 +385,25 @@ def test_agreement_with_the_article_is_that_of_the_first(kept):
         1,
         1,
     )
+    # what does not fit in memory is not what is taken, though it stands first
+    ds = rank(kept, 200, 199, budget=1, **dict.fromkeys(("conv", "gru", "dilated_conv"), 9), attention=8)
+    assert ds["layer"].values[0] == "attention"
+    assert (ds.attrs["tree_agrees"], ds.attrs["rule_of_thumb_agrees"]) == (0, 0)
     ds = rank(kept, 200, 199, attention=9)
     assert (ds.attrs["tree"], ds.attrs["tree_agrees"], ds.attrs["rule_of_thumb_agrees"]) == (
         "attention",
         0,
         0,
     )
+
+
+def test_a_stream_holds_its_state(kept):
+    specs = ["gru", "lstm", "attention:causal=true"]
+    times = {spec: CostModel(lambda found, n, d: [1.0], np.ones(1), 0.1) for spec in specs}
+    ds = ranking.ranked(Costs(True, times), specs, 100, 32, 5, 1 << 30, kept)
+    # 4 bytes each: h; h and c; keys and values of all positions
+    held = ds["predicted_bytes"].sel(layer=specs).values.tolist()
+    assert held == [4 * 32, 4 * 64, 4 * 2 * 100 * 32]
 
 
 def test_heads_divide_the_width_and_streams_are_causal():
@@ -402,6 +461,9 @@ def test_a_map_holds_the_first_of_every_ranking(kept, monkeypatch):
     assert np.isnan(ds["best"].sel(lag=199, n=20))
     # attention takes 8 s, a convolution 1 s, a gated recurrence 2 s
     assert ds["tree_factor"].sel(n=200).values.tolist() == [8, 4, pytest.approx(8 / 7)]
+    # local in 600 positions: of convolutions the dilated one in 3 levels at 1 s each, not 7 layers
+    ds = depprobe.decision_map(32, specs=SPECS, folder=kept.folder, lengths=(600,), lags=(7,))
+    assert ds["tree_factor"].item() == pytest.approx(3 / 2)
 
 
 def test_a_map_tells_layers_with_several_options_apart(kept, monkeypatch):

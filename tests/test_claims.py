@@ -9,6 +9,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+import xarray as xr
 from conftest import tolerance
 
 from depprobe.cases import cases_of_specs
@@ -141,7 +142,7 @@ def test_broken_truths_of_stacks_are_told(stacks):
 def rates():
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(eigenvalues, "QUICK", (24, 60, 3))
-        patch.setattr(eigenvalues, "GAINS", (0.35, 0.9, 2.0))
+        patch.setattr(eigenvalues, "GAINS", (0.35, 0.9, 1.3, 2.0))
         return eigenvalues.CLAIM.measure(True)
 
 
@@ -169,6 +170,8 @@ def test_linear_norms_are_those_of_powers():
     norms = eigenvalues.linear_norms(Q, 400)
     np.testing.assert_allclose(norms, np.arange(400) * math.log(0.01) + math.log(3), rtol=1e-10)
     assert eigenvalues.rate(norms) == pytest.approx(math.log(0.01), rel=1e-10)
+    # slopes 1, -0.5 and 2 in the thirds: the transient and the start do not count
+    assert eigenvalues.rate(np.cumsum(np.repeat([1.0, -0.5, 2.0], 20))) == pytest.approx(-0.5)
 
 
 def test_tanh_norms_are_those_of_an_unrolled_cell():
@@ -194,12 +197,16 @@ def test_tanh_norms_are_those_of_an_unrolled_cell():
 
 
 def test_rates_keep_to_their_bounds_and_limits(rates):
-    """V3: no rate exceeds ln sigma_max; V2: orthogonal weights decay at ln g exactly."""
+    """V3: no rate exceeds ln sigma_max; V2: orthogonal weights decay at ln g exactly; V25: mean field."""
     assert (rates["rate_tanh"] <= rates["log_sigma"]).all()
     orthogonal = rates.sel(layer="orthogonal")
     log_gain = np.log(rates["gain"].values)[:, None]
     np.testing.assert_allclose(orthogonal["rate_linear"] - log_gain, 0, atol=1e-10)
     np.testing.assert_allclose(orthogonal["log_sigma"] - log_gain, 0, atol=1e-10)
+    np.testing.assert_allclose(orthogonal["log_rho"] - log_gain, 0, atol=1e-10)
+    # the triangle of non-normal weights has its eigenvalues on the diagonal
+    np.testing.assert_allclose(rates["log_rho"].sel(layer="non-normal") - log_gain, 0, atol=1e-3)
+    assert float(rates["rate_mean_field"].sel(gain=1.3)) == pytest.approx(math.log(0.939807) / 2, abs=1e-6)
 
 
 def test_broken_truths_of_rates_are_told(rates):
@@ -221,6 +228,18 @@ def test_verdicts_on_the_eigenvalue_flip(rates):
     assert found(claim, ruled.assign(rate_tanh=abs(law)))[1:] == [REFUTED, CONFIRMED, QUALIFIED]
     assert found(claim, ruled.assign(rate_tanh=-abs(law)))[1:] == [CONFIRMED, REFUTED, QUALIFIED]
     assert found(claim, ruled.assign(rate_linear=law + 1, rate_tanh=law + 1))[3] == REFUTED
+
+
+def test_a_cell_has_a_radius_below_one_if_all_its_draws_have(rates):
+    law = rates["log_rho"]
+    growing = rates.assign(rate_tanh=abs(law), rate_linear=law)
+    first = law["seed"] == law["seed"][0]
+    some = growing.assign(log_rho=xr.where(first, abs(law), law).transpose(*law.dims))
+    assert found(eigenvalues.CLAIM, growing)[1] == REFUTED
+    one = some.isel(gain=[0, -1]).sel(layer=["orthogonal", "random"])
+    one["log_rho"].loc[{"layer": "orthogonal"}] = -1.0
+    one["rate_tanh"].loc[{"layer": "orthogonal"}] = -1.0
+    assert found(eigenvalues.CLAIM, one)[1] == CONFIRMED
 
 
 def test_a_rate_within_its_error_of_zero_decides_nothing(rates):

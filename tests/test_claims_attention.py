@@ -15,6 +15,8 @@ from depprobe.claims import attention_loss, attention_measured
 from depprobe.claims.attention_loss import CLAIM
 from depprobe.layers.attention import Attention
 from depprobe.layers.residual import Added
+from depprobe.training import cell as training
+from depprobe.training.tasks import TASKS
 
 PAST = attention_measured.PARTS
 
@@ -77,6 +79,28 @@ def test_weights_are_those_that_attention_mixes_with():
     np.testing.assert_allclose(found, expected[:, -1].detach(), rtol=0, atol=1e-14)
 
 
+def test_weights_near_one_over_n_have_nearly_all_the_entropy(monkeypatch):
+    # half of the weight on one of 20 positions, the rest shared
+    a = np.array([[0.5, *[0.5 / 19] * 19]] * 8)
+    monkeypatch.setattr(attention_measured, "weights_of_last", lambda layer, x: a)
+    found = attention_measured.by_length((20,), 16, [0], lambda label: None)
+    expected = (0.5 * math.log(2) + 0.5 * math.log(38)) / math.log(20)
+    assert found["entropy"].item() == pytest.approx(expected)
+    assert found["largest_weight"].item() == pytest.approx(10)
+
+
+def test_norms_before_and_after_training_are_those_of_the_lag_needed(ds):
+    cell = training.Cell("attention:heads=4,causal=true", "copy", 8, 0, math.inf, "adam", steps=200)
+    layer = training.build(cell).layer.double()
+    fresh = torch.Generator().manual_seed(8 + 500_000)
+    x = TASKS["copy"].draw(8, training.PROBED, fresh)[0].double()
+    J = torch.stack([torch.autograd.functional.jacobian(lambda z: layer(z)[-1, :], one)[:, 0] for one in x])
+    before = float(J.square().sum((1, 2)).mean().sqrt().log())
+    at = ds["log_norm_trained"].sel(task_lag=8, seed=0)
+    assert float(at.sel(snapshot="before")) == pytest.approx(before, abs=1e-6)
+    assert float(at.sel(snapshot="after")) > before
+
+
 def test_a_residual_stream_has_a_fast_operator():
     torch.manual_seed(0)
     x = torch.randn(9, 5, dtype=torch.float64)
@@ -115,10 +139,16 @@ def test_loss_is_judged_by_its_slope(ds, power, expected):
     ds = filled(ds, "log_norm_trained", power * np.log(ds["task_lag"] + 1.0))
     assert verdicts(ds)[:3] == ["confirmed", expected, expected]
     assert verdicts(filled(ds, "relative_loss", 0.9))[2] == "not measured here"
+    one = ds.assign(relative_loss=ds["relative_loss"].copy())
+    one["relative_loss"].loc[{"task_lag": 4, "seed": 0}] = 0.9
+    assert verdicts(one)[2] == "not measured here", "one lag that is not learned"
 
 
 def test_distance_and_depth_are_judged(ds):
     assert verdicts(filled(ds, "log_norm_past", -3 * ds["past"]))[0] == "refuted"
+    assert verdicts(filled(ds, "log_norm_past", 3 * ds["past"]))[0] == "refuted"
+    fades = -3 * ds["past"] * (ds["n"] == 20) + 0.5 * ds["past"] * (ds["n"] == 40)
+    assert verdicts(filled(ds, "log_norm_past", fades))[0] == "refuted", "one length at which it fades"
     residual = ds["stream"] == "residual"
     for loss, expected in (
         (0 * residual, "confirmed"),

@@ -9,7 +9,8 @@ import pytest
 import xarray as xr
 
 from depprobe.advice import arrival as arriving
-from depprobe.advice.measuring import Grid
+from depprobe.advice.measuring import Costs, Grid, kept_in
+from depprobe.advice.model import CostModel
 from depprobe.claims import choosing, decision_tree, rules_of_thumb
 from depprobe.claims.choosing import Cell
 from depprobe.claims.claim import CONFIRMED, QUALIFIED, REFUTED
@@ -117,18 +118,27 @@ def test_broken_truths_are_told():
     ]
 
 
-def test_what_is_measured_is_what_the_advice_says(monkeypatch):
+def test_what_is_measured_is_what_the_advice_says(monkeypatch, tmp_path):
     monkeypatch.setattr(arriving, "WIDTH", 8)
     monkeypatch.setattr(choosing, "QUICK", Grid((8, 16), (8,), seconds=1e-3, threads=1, sizes=False))
-    cells = (Cell("a", 20, 3), Cell("b", 20, 19, stream=True))
-    ds = choosing.measured("C12", cells, "a title", True, None, 0)
+    cells, kept = (Cell("a", 20, 3), Cell("b", 20, 19, stream=True)), kept_in(tmp_path)
+    with monkeypatch.context() as patch:
+        patch.setattr(choosing, "kept_in", lambda folder: kept)
+        layer = CostModel(lambda found, n, d: [1.0], np.array([2.0]), 0.3)
+        patch.setattr(choosing, "fitted", lambda specs, *rest: Costs(rest[0], dict.fromkeys(specs, layer)))
+        ds = choosing.measured("C12", cells, "a title", True, None, 0)
     once, streamed = (ds.isel(cell=i) for i in range(2))
     assert int(once["layers_needed"].sel(layer="conv")) == 3
     assert int(streamed["layers_needed"].sel(layer="conv:causal=true")) == 10
+    # 2 s a layer
+    assert once["predicted_time"].sel(layer=["conv", "gru"]).values.tolist() == [6, 2]
+    for spec in ("conv", "gru", "dilated-attention"):
+        found = arriving.arrival(spec, 20, 3, kept).log
+        assert float(once["log_arrival"].sel(layer=spec)) == pytest.approx(found, rel=1e-12)
     # what is not in its causal form takes no stream
     assert np.isnan(streamed["predicted_time"].sel(layer="attention"))
-    assert (once["predicted_time"].sel(layer=["attention", "lstm", "dilated-conv:depth=6"][:2]) > 0).all()
     assert choosing.checks(ds) == []
-    assert ds["horizon"].dims == ("recurrence", "seed")
-    # 33 steps of a default recurrence: far from the 511 that were looked at
-    assert int(ds["horizon"].max()) < 100
+    epsilon = math.log(2.0**-23)
+    for spec, far in zip(ds["recurrence"].values, ds["horizon"].values, strict=True):
+        logs = arriving.arrivals(str(spec), 1, arriving.SHORTER[-1], kept)
+        assert far.tolist() == [max(lag for lag, log in enumerate(row) if log > epsilon) for row in logs]

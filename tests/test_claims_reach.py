@@ -90,6 +90,9 @@ def test_verdicts_follow_the_data(ds):
     everything = {reach.RECURRENCE: 2}
     assert verdicts(changed(ds, effective_range=everything))[1] == "confirmed"
     assert verdicts(changed(ds, effective_range={reach.RECURRENCE: 39}))[1] == "refuted"
+    one = changed(ds, effective_range={reach.RECURRENCE: 2, reach.ATTENTION: 39})
+    one["effective_range"].loc[{"layer": ["gru", *reach.ATTENTION], "seed": 1, "input": "text"}] = [39, 3]
+    assert verdicts(one)[1::2] == ["qualified", "qualified"], "one draw with one input decides"
     assert verdicts(changed(ds, receptive_field={reach.RECURRENCE: 30}))[0] == "refuted"
     assert verdicts(changed(ds, receptive_field={("gru",): 30}))[0] == "qualified"
     assert verdicts(changed(ds, receptive_field={reach.CONVOLUTION: 38}))[2] == "confirmed"

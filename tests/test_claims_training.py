@@ -120,6 +120,11 @@ def test_verdicts_follow_the_data(ds):
     assert verdicts(outcome(more, free=0, clipped=1)) == ["confirmed", "not measured here", "confirmed"]
     assert verdicts(outcome(more, free=1, clipped=0)) == ["refuted", "not measured here", "refuted"]
     assert verdicts(outcome(more, free=0, clipped=0))[0] == "qualified"
+    # Adam scales by itself, and only the longest lag is long
+    descent = more["optimizer"] == "sgd"
+    assert verdicts(outcome(more, free=~descent, clipped=descent))[0] == "confirmed"
+    assert verdicts(outcome(more, free=1, clipped=more["task_lag"] < 7))[2] == "refuted"
+    assert verdicts(outcome(more, free=0, clipped=more["task_lag"] == 7))[2] == "confirmed"
     vanished = outcome(more, free=0, clipped=0, norm=1e-9, share=0.0)
     assert verdicts(vanished) == ["not measured here", "refuted", "refuted"]
     assert "never acts" in CLAIM.judge(vanished)[1].note
