@@ -56,7 +56,8 @@ def plot(ds: xr.Dataset) -> Figure:
             curves.plot(lag, log10_of(here["log_norm_product"].values), **look, **dots)
         use_decades(curves.yaxis)
         shown = [(line.get_xdata()[::-1], line.get_ydata()[::-1]) for line in curves.lines]
-        draw_limits(curves, shown, *curves.get_ylim())
+        heights = np.concatenate([height for _, height in shown])
+        draw_limits(curves, shown, heights.min(), heights.max())
         curves.plot([], [], color=GREY, label=r"true $\partial c_t/\partial c_k$")
         hollow = {"marker": "o", "fillstyle": "none"}
         curves.plot([], [], color=GREY, linestyle=(0, (1, 1)), label=r"product of $f$", **hollow)

@@ -320,11 +320,14 @@ def test_labels_of_limits_keep_apart():
         assert not figures_texts[0].overlaps(figures_texts[1])
 
 
-def test_labels_of_limits_keep_clear_of_curves():
-    # both ends of the line are crossed, above it and below
-    curves = [falling(60 / 39), falling(44.9 / 39), falling(80 / 5, n=6)]
-    drawn = figures.decay(curves, xscale="linear")
-    (box,) = (box for text, box in texts(drawn.figure) if text in LIMITS)
+@pytest.mark.parametrize("more", [(), (1, 1.3, 1.8, 2.5, 4)])
+def test_labels_of_limits_keep_clear_of_curves(more):
+    # both ends of the line are crossed, above it and below; with more curves no place is left
+    rates = [60 / 39, 44.9 / 39, *(1.2 * rate for rate in more)]
+    drawn = figures.decay([*map(falling, rates), falling(80 / 5, n=6)], xscale="linear")
+    (box,) = (box for text, box in texts(drawn.figure) if text.replace("\n", " ") in LIMITS)
+    assert (box.x0 > drawn.ax.get_window_extent().x1) == bool(more)
+    assert box.x1 <= drawn.figure.bbox.x1
     for line in drawn.lines:
         x, y = line.get_data()
         fine = np.linspace(x[0], x[-1], 2000)

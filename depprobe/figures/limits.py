@@ -1,4 +1,4 @@
-"""Lines where float arithmetic gives up, labelled where they hide least.
+"""Lines where float arithmetic gives up, labelled where they hide nothing.
 
 float32 loses everything below 2^-149 and above 2^128, float64 below 2^-1074 and above 2^1024
 """
@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -45,19 +45,23 @@ def draw_limits(ax: Axes, curves: Sequence[tuple[Floats, Floats]], low: float, h
         share = float(_share(ax.get_ylim(), np.array(y)))
         places = [_Place(left, above, share) for left in _LEFT for above in (True, False)]
         place = min(places, key=lambda p: (not p.fits, any(map(p.meets, taken)), p.covered(*points)))
-        taken.append(place)
         lines.append(ax.axhline(y, color=GREY, linewidth=0.6, linestyle=(0, (1, 2)), zorder=0.6))
+        look: dict[str, Any] = {"fontsize": SMALL, "color": GREY, "zorder": 2.5}
+        look |= {"xycoords": ax.get_yaxis_transform(), "textcoords": "offset points"}
+        if place.covered(*points):
+            # no room among the curves
+            words = name.replace(" ", "\n")
+            ax.annotate(words, (1, y), xytext=(3, 0), va="center", linespacing=1.0, **look)
+            continue
+        taken.append(place)
+        right = place.left == _LEFT[0]
         ax.annotate(
             name,
-            xy=(0.99 if place.left == _LEFT[0] else place.left, y),
-            xycoords=ax.get_yaxis_transform(),
+            (0.99 if right else place.left, y),
             xytext=(0, 1.5 if place.above else -2),
-            textcoords="offset points",
-            ha="right" if place.left == _LEFT[0] else "left",
+            ha="right" if right else "left",
             va="bottom" if place.above else "top",
-            fontsize=SMALL,
-            color=GREY,
-            zorder=2.5,
+            **look,
         )
     return lines
 
