@@ -131,7 +131,8 @@ def _draw_share(ax: Axes, ds: xr.Dataset) -> None:
     ax.axhline(0.5, color=GREY, linewidth=0.6, linestyle=":")
     ax.axvline(2, color=GREY, linewidth=0.6, linestyle=":")
     ax.set(xscale="log", ylim=(0, 1), xlabel="$n / d$", ylabel="share of $n^2 d$ in attention's FLOPs")
-    named = ratio[:: 2 if len(ratio) > 6 else 1]
+    named = np.unique(ratio)
+    named = named[:: 2 if len(named) > 6 else 1]
     ax.set_xticks(named, [f"{x:g}" for x in named])
     ax.minorticks_off()
     ax.legend(loc="lower right")
