@@ -179,7 +179,8 @@ def _draw_curves(ax: Axes, ds: xr.Dataset, looks: dict[str, dict]) -> None:
     for layer in filter(set(ds["layer"].values).__contains__, SHOWN):
         for moment, line in MOMENTS.items():
             curve = log10_of(cell.sel(layer=layer, snapshot=moment, lag=slice(0, lag)).values)
-            ax.plot(np.arange(lag + 1), curve, linestyle=line, linewidth=1, markevery=[lag], **looks[layer])
+            marks = [lag // 2, lag]
+            ax.plot(np.arange(lag + 1), curve, linestyle=line, linewidth=1, markevery=marks, **looks[layer])
     use_decades(ax.yaxis)
     ax.set_xlabel("lag $t - k$ (positions)")
     ax.set_ylabel(r"$\Vert J_{t,k}\Vert_F$ (dimensionless)")
