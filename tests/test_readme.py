@@ -6,6 +6,7 @@ import re
 
 import pytest
 from pages import blocks, run
+from test_docs import PAGES
 
 
 def test_python_blocks_of_the_readme_run(tmp_path, monkeypatch, capsys):
@@ -29,6 +30,23 @@ def test_every_command_of_the_readme_is_understood(tmp_path, monkeypatch, capsys
         with pytest.raises(SystemExit) as stop:
             main([*words, "--n", "70", "--d", "16"])
         assert stop.value.code == 0, (command, capsys.readouterr().err)
+
+
+@pytest.mark.parametrize("page", [page for page in ["README.md", *PAGES] if blocks(page, "console")])
+def test_every_command_on_a_page_is_one(page, tmp_path, monkeypatch):
+    """Options and their types are those of the program; nothing is measured."""
+    from depprobe.cli import cli
+
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "README.md").touch()
+    (tmp_path / "runs").mkdir()
+    (tmp_path / "runs" / "cost.nc").touch()
+    lines = [line for block in blocks(page, "console") for line in block.splitlines()]
+    commands = [line.removeprefix("$ ") for line in lines if line.startswith("$ depprobe ")]
+    context = cli.make_context("depprobe", [], resilient_parsing=True)
+    for words in map(str.split, commands):
+        files = ["runs/cost.nc" if word == "runs/*.nc" else word for word in words[2:]]
+        cli.get_command(context, words[1]).make_context(words[1], files)
 
 
 def test_the_layer_of_the_contributing_page_works():
