@@ -89,6 +89,7 @@ def test_the_product_is_all_without_recurrent_weights(ds):
         (0.0, 0.5, ["confirmed", "confirmed"]),
         (-3.0, 0.5, ["refuted", "qualified"]),
         (1.2, 0.5, ["confirmed", "refuted"]),
+        (4.0, 0.5, ["refuted", "refuted"]),
         (5.0, 20.0, ["refuted", "not measured here"]),
     ],
 )

@@ -29,8 +29,7 @@ def stacks():
 
 
 @pytest.fixture(autouse=True)
-def _own_folder(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
+def _small(monkeypatch):
     monkeypatch.setattr(receptive_field, "QUICK", SIZES)
 
 

@@ -45,6 +45,7 @@ def test_ratios_here_and_in_the_article():
 def test_another_reference_width_or_length():
     found = efficiency(costs(), "conv")
     assert float(found.time_ratio.sel(layer="conv", n=1000)) == 1
+    assert efficiency(costs(n=(5000, 1000))).reference_n == 1000, "the shortest, not the first"
     np.testing.assert_allclose(found.article_memory_ratio.sel(layer="lstm", n=1000), 3)
     for other in (costs(d=256), costs(n=(999, 4999))):
         assert np.isnan(efficiency(other).article_time).all()
