@@ -1,4 +1,4 @@
-"""What chains read at each step in single precision, against double precision."""
+"""What chains read at each step, and rows of low share, in single precision, against double precision."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from depprobe.operators import chain_norms as chain_norms_module
+from depprobe.operators import compression as compression_module
 from depprobe.operators import reading as reading_module
 from depprobe.operators import sweep as sweep_module
 from depprobe.operators import temporal_jacobian
@@ -29,6 +30,7 @@ MODULES = {
 def _wide(monkeypatch):
     monkeypatch.setattr(sweep_module, "_NARROW", 0)
     monkeypatch.setattr(reading_module, "_FEWEST", 1)
+    monkeypatch.setattr(compression_module, "_FEWEST_LOW", 1)
 
 
 def norms(module, x, tolerance=1e-6, norm="fro"):
@@ -60,6 +62,7 @@ def test_the_error_stated_holds_and_tells_of_single_precision(name, monkeypatch)
 
 def test_few_rows_stay_in_double_precision(monkeypatch):
     monkeypatch.setattr(reading_module, "_FEWEST", 1000)
+    monkeypatch.setattr(compression_module, "_FEWEST_LOW", 1000)
     module, x = nn.LSTM(64, 24).to(F64), torch.randn(51, 64, dtype=F64)
     found = norms(module, x)
     monkeypatch.setattr(chain_norms_module, "_SINGLE_TOLERANCE", 1.0)
@@ -109,4 +112,56 @@ def test_rounding_beyond_the_tolerance_is_seen_and_taken_again(monkeypatch):
     )
     found = norms(module, x)
     assert found.error.max() <= 1e-6
+    np.testing.assert_allclose(found.values, exact.values, atol=1e-6)
+
+
+def test_rows_of_low_share_are_carried_in_single_precision(monkeypatch):
+    module, x = nn.LSTM(64, 24).to(F64), torch.randn(151, 64, dtype=F64)
+    dtypes = []
+    read = compression_module.RowBlock.read
+
+    def spy(self, taps, norm):
+        dtypes.append([part.rows.dtype for part in self.parts])
+        return read(self, taps, norm)
+
+    monkeypatch.setattr(compression_module.RowBlock, "read", spy)
+    norms(module, x)
+    assert [F64, torch.float32] in dtypes
+    dtypes.clear()
+    norms(module, x, tolerance=1e-8)
+    assert all(torch.float32 not in found for found in dtypes)
+
+
+def test_what_is_lost_of_the_low_rows_is_in_the_error(monkeypatch):
+    """Low rows of a wrong size err the norms by the square of their share: less than stated."""
+    module, x = nn.LSTM(64, 24).to(F64), torch.randn(151, 64, dtype=F64)
+    exact, right = norms(module, x, 0), norms(module, x)
+    advance = sweep_module._advance
+
+    def worse(stack, rows, k, steps, wrt):
+        taps, after, states = advance(stack, rows, k, steps, wrt)
+        return taps, after * (1 + 1e-2 * (rows.dtype == torch.float32)), states
+
+    monkeypatch.setattr(sweep_module, "_advance", worse)
+    monkeypatch.setattr(chain_norms_module, "_SHARES", (0.06,))
+    wrong = norms(module, x)
+    inside = np.isfinite(exact.values)
+    gap = np.abs(wrong.values[inside] - exact.values[inside])
+    assert gap.max() > 10 * np.abs(right.values[inside] - exact.values[inside]).max()
+    assert (gap <= wrong.error[inside]).all()
+    assert wrong.error.max() > 5 * right.error.max()
+
+
+def test_low_rows_that_leave_the_range_of_float32_are_taken_again(monkeypatch):
+    """A step that nothing but the high rows comes through."""
+    module, x = nn.LSTM(64, 24).to(F64), torch.randn(151, 64, dtype=F64)
+    exact = norms(module, x, 0)
+    advance = sweep_module._advance
+
+    def vanishing(stack, rows, k, steps, wrt):
+        taps, after, states = advance(stack, rows, k, steps, wrt)
+        return taps * (0 if rows.dtype == torch.float32 else 1), after, states
+
+    monkeypatch.setattr(sweep_module, "_advance", vanishing)
+    found = norms(module, x)
     np.testing.assert_allclose(found.values, exact.values, atol=1e-6)

@@ -80,13 +80,18 @@ class CellChain(abc.ABC):
     def matrices(self, start: int, stop: int) -> Tensor:
         """M_k for start <= k < stop: (stop - start, S, d_h + d_in)."""
 
-    def columns(self, of: Literal["h", "x"], dtype: torch.dtype) -> Self:
-        """The same chain, of whose M_k only the columns on h or on x are left, in the precision given."""
+    def to(self, dtype: torch.dtype) -> Self:
+        """The same chain in the precision given."""
         other = copy.copy(self)
         for name, value in vars(self).items():
             if isinstance(value, Tensor) and value.is_floating_point():
                 setattr(other, name, value.to(dtype))
-        h, x = self._weight.to(dtype).tensor_split([self._recurrent], dim=-1)
+        return other
+
+    def columns(self, of: Literal["h", "x"], dtype: torch.dtype) -> Self:
+        """The same chain, of whose M_k only the columns on h or on x are left, in the precision given."""
+        other = self.to(dtype)
+        h, x = other._weight.tensor_split([self._recurrent], dim=-1)
         other._weight = (h if of == "h" else x).contiguous()
         other._recurrent, other.d_in = (self._recurrent, 0) if of == "h" else (0, self.d_in)
         return other

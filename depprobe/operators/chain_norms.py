@@ -17,8 +17,6 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from depprobe.operators.cells import CellChain
-from depprobe.operators.compression import compression_error
-from depprobe.operators.reading import SAFE
 from depprobe.operators.sweep import Step, sweep
 
 #: share of the norm one compression may discard, times the square root of the tolerance: the error is half
@@ -91,49 +89,15 @@ def _swept(
     single: bool,
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Norms and error bounds of one sweep, (T, n) each; infinite bounds where float32 did not hold them."""
-    values, sketch = (np.full((len(targets), stack[-1].n), -np.inf) for _ in range(2))
-    lost: set[int] = set()
+    values, error = np.full((len(targets), stack[-1].n), -np.inf), np.zeros((len(targets), stack[-1].n))
 
     def visit(index: int, step: Step) -> None:
-        where = step.start - np.arange(step.taps.shape[0])
-        values[index, where] = log_norm_of(step.taps[:, : step.kept], step.scale[: step.kept], norm)
-        sketch[index, where] = log_norm_of(step.taps[:, step.kept :], step.scale[step.kept :], "fro")
-        if single and step.taps.dtype == torch.float32:
-            size = np.abs(values[index, where] - float(step.scale[: step.kept].max()))
-            if not (size < SAFE).all():
-                lost.add(index)
+        where = step.start - np.arange(len(step.taps[0]))
+        values[index, where], error[index, where] = step.block.read(step.taps, norm)
 
     difference = sweep(stack, targets, lowest, wrt, threshold, visit, of, single)
-    with np.errstate(invalid="ignore"):
-        error = compression_error(torch.from_numpy(values), torch.from_numpy(sketch)).numpy()
-    error[np.isneginf(sketch)] = 0.0
-    if difference:
-        error[np.isfinite(values)] += _MARGIN * difference
-        error[sorted(lost)] = np.inf
+    error[np.isfinite(values)] += _MARGIN * difference
     return values, error
-
-
-def log_norm_of(taps: Tensor, scale: Tensor, norm: str) -> NDArray[np.float64]:
-    """ln norm of each (rows, width) slice of taps, rows standing for rows * exp(scale).
-
-    Shapes: taps (steps, rows, width), scale (rows,) or (steps, rows).
-    """
-    scale = scale.expand(taps.shape[:2])
-    if taps.shape[1] == 0:
-        return np.full(taps.shape[0], -np.inf)
-    if norm == "fro":
-        logs = torch.linalg.vector_norm(taps, dim=2, dtype=torch.float64).log() + scale
-        return (0.5 * torch.logsumexp(2 * logs, 1)).cpu().numpy()
-    out = np.full(taps.shape[0], -np.inf)
-    for j, tap in enumerate(taps):
-        logs = tap.abs().amax(1).double().log() + scale[j]
-        peak = logs.max()
-        if bool(peak.isfinite()):
-            inner = tap.abs().amax(1).double().clamp_min(torch.finfo(torch.float64).tiny)
-            unit = tap.double() / inner[:, None] * (logs - peak).exp()[:, None]
-            gram = unit @ unit.T if unit.shape[0] <= unit.shape[1] else unit.T @ unit
-            out[j] = float(0.5 * torch.linalg.eigvalsh(gram)[-1].log() + peak)
-    return out
 
 
 def _reach(stack: Sequence[CellChain], t: int, lowest: int, wrt: str, of: str) -> NDArray[np.bool_]:

@@ -17,14 +17,12 @@ import torch
 from torch import Tensor
 
 from depprobe.operators.cells import CellChain
-from depprobe.operators.compression import RowBlock
+from depprobe.operators.compression import Carried
 
 #: steps from one comparison of the two precisions to the next
 _CHECK_EVERY = 16
 #: rows from which on single precision is worth it
 _FEWEST = 128
-#: norms of products of rows with entries up to 1 that float32 holds without loss, as ln
-SAFE = math.log(1e25)
 
 
 class SingleReading:
@@ -47,12 +45,12 @@ class SingleReading:
         dtype = torch.float32 if states.shape[1] >= _FEWEST else torch.float64
         cell = self._single if dtype == torch.float32 else self._double
         out = states.new_empty(*states.shape[:2], cell.d_in, dtype=dtype)
-        matrices = cell.matrices(k - steps + 1, k + 1).flip(0)
-        for rows, M, tap in zip(states.to(dtype), matrices, out, strict=True):
+        matrices = cell.matrices(k - steps + 1, k + 1).unbind(0)
+        for rows, M, tap in zip(states.to(dtype), reversed(matrices), out, strict=True):
             torch.mm(rows, M, out=tap)
         return out
 
-    def compare(self, k: int, states: Tensor, taps: Tensor, blocks: Sequence[RowBlock]) -> None:
+    def compare(self, k: int, states: Tensor, taps: Tensor, blocks: Sequence[Carried]) -> None:
         """See whether the norms at k agree, where it is time to: states (rows, S), taps (rows, d_in)."""
         if k > self._next or taps.dtype == states.dtype:
             return
@@ -60,10 +58,9 @@ class SingleReading:
         exact = states @ self._double.matrices(k, k + 1)[0]
         parts = [len(block.rows) for block in blocks]
         for block, close, sure in zip(blocks, taps.split(parts), exact.split(parts), strict=True):
-            weight = (block.scale[: block.kept] - block.scale[: block.kept].max()).exp()
-            one, other = (
-                torch.linalg.vector_norm(weight * _lengths(rows[: block.kept])) for rows in (close, sure)
-            )
+            kept = block.of["kept"]
+            weight = (block.scale[kept] - block.scale[kept].max()).exp()
+            one, other = (torch.linalg.vector_norm(weight * _lengths(rows[kept])) for rows in (close, sure))
             if float(other) > 0:
                 self.difference = max(self.difference, abs(float(one / other) - 1))
 

@@ -21,8 +21,9 @@ from torch import Tensor, nn
 from depprobe.errors import BadInput
 from depprobe.operators.budget import DEFAULT_MEMORY, require
 from depprobe.operators.cells import CellChain, CellWeights, GRUChain, LSTMChain, RNNChain
-from depprobe.operators.chain_norms import chain_norms, log_norm_of, targets_at_once
+from depprobe.operators.chain_norms import chain_norms, targets_at_once
 from depprobe.operators.jacobian import LogNorms, Scaled, TemporalJacobian
+from depprobe.operators.log_norm import log_norm_of
 from depprobe.operators.pull import pull, push
 from depprobe.operators.sweep import Step, sweep
 
@@ -163,12 +164,12 @@ class RecurrentJacobian(TemporalJacobian):
             def visit(
                 _: int, step: Step, first: int = first, height: int = height, back: int = direction
             ) -> None:
-                for j, tap in enumerate(step.taps):
+                for j, tap in enumerate(step.taps[0]):
                     k = n_in - 1 - (step.start - j) if back else step.start - j
                     if only is None or k == only:
                         column = k if only is None else 0
                         values[first : first + height, column] = tap
-                        log_scale[first : first + height, column, 0] = step.scale
+                        log_scale[first : first + height, column, 0] = step.block.parts[0].scale
 
             here = n_in - 1 - t if direction else t
             last = 0 if only is None else (n_in - 1 - only if direction else only)

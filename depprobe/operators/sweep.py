@@ -13,12 +13,13 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from depprobe.operators.cells import CellChain
-from depprobe.operators.compression import RowBlock, peaks
+from depprobe.operators.compression import Carried, RowBlock, peaks
 from depprobe.operators.reading import SingleReading
 
 #: steps between two rescalings, as far as buffers allow; the first run; steps before the first compression,
@@ -32,15 +33,16 @@ _NARROW = 256
 _SINGLE_RANGE = 1e-20, 1e20
 
 
-class Step:
-    """What one run of the sweep hands over, for sources ``start`` down to ``stop + 1``.
+class Step(NamedTuple):
+    """What one run of the sweep hands over of the row of one target, from source ``start`` down.
 
-    ``taps[j]`` are the rows on the quantity asked for at source ``start - j``: (r + q, width) each,
-    standing for ``taps[j] * exp(scale)``; the first ``kept`` are the row block, the others its sketch.
+    ``taps`` are, for each of the block's parts, its rows on the quantity asked for at source ``start - j``:
+    (steps, r + q, width), standing for ``taps[j] * exp(scale)``.
     """
 
-    def __init__(self, start: int, taps: Tensor, scale: Tensor, kept: int) -> None:
-        self.start, self.taps, self.scale, self.kept = start, taps, scale, kept
+    start: int
+    taps: list[Tensor]
+    block: RowBlock
 
 
 def sweep(
@@ -76,9 +78,13 @@ def sweep(
     wide = stack[0].width > _NARROW and stack[0].d_in >= _NARROW // 2
     single = single and wide and wrt == "x" and dtype == torch.float64
     reading = SingleReading(stack[0]) if single else None
-    if reading is not None:
-        stack = [stack[0].columns("h", torch.float64), *stack[1:]]
     limits = _SINGLE_RANGE if reading else _middle(dtype)
+    chains = {dtype: list(stack)}
+    if reading is not None:
+        chains = {
+            dtype: [stack[0].columns("h", dtype), *stack[1:]],
+            torch.float32: [cell.to(torch.float32) for cell in stack],
+        }
     waiting = sorted(range(len(targets)), key=lambda index: targets[index])
     active: list[_Row] = []
     k, run = max(targets), FIRST_RUN
@@ -88,26 +94,36 @@ def sweep(
             run = FIRST_RUN
         # a run ends where the next target joins
         until = max(stop, targets[waiting[-1]] + 1) if waiting else stop
-        blocks = [row.block for row in active]
-        rows = torch.cat([block.rows for block in blocks]) if len(active) > 1 else blocks[0].rows
-        steps = min(_run_length(stack, rows), run, k - until + 1)
-        taps, rows, states = _advance(stack, rows, k, steps, wrt)
-        if reading is not None:
-            taps = reading.taps(k, states)
-            reading.compare(k, states[0], taps[0], blocks)
-        parts = [len(block.rows) for block in blocks]
-        swept = list(zip(active, taps.split(parts, 1), rows.split(parts), strict=True))
-        if steps > 1 and any(_out_of_range(tap, after, row.block, limits) for row, tap, after in swept):
+        carried = {
+            kind: [part for row in active for part in row.block.parts if part.rows.dtype == kind]
+            for kind in chains
+        }
+        together = {
+            kind: torch.cat([part.rows for part in parts]) for kind, parts in carried.items() if parts
+        }
+        steps = min(run, k - until + 1, *(_run_length(stack, rows) for rows in together.values()))
+        swept: dict[Carried, tuple[Tensor, Tensor]] = {}
+        for kind, rows in together.items():
+            taps, rows, states = _advance(chains[kind], rows, k, steps, wrt)
+            if reading is not None and kind == dtype:
+                taps = reading.taps(k, states)
+                reading.compare(k, states[0], taps[0], carried[kind])
+            sizes = [len(part.rows) for part in carried[kind]]
+            split = zip(carried[kind], taps.split(sizes, 1), rows.split(sizes), strict=True)
+            swept |= {part: (tap, after) for part, tap, after in split}
+        if steps > 1 and any(_out_of_range(tap, after, part, limits) for part, (tap, after) in swept.items()):
             run = max(1, steps // 4)
             continue
         run = min(RUN, 2 * run)
+        for row in active:
+            visit(row.index, Step(k, [swept[part][0] for part in row.block.parts], row.block))
         k -= steps
-        for row, tap, after in swept:
-            visit(row.index, Step(k + steps, tap, row.block.scale, row.block.kept))
-            row.block.rows = after
-            row.block.rescale()
+        for part, (_, after) in swept.items():
+            part.rows = after
+            part.rescale()
+        for row in active:
             if threshold and row.t - k >= row.next_compression:
-                row.block.compress(threshold)
+                row.block.compress(threshold, reading is not None)
                 row.next_compression = row.t - k + max(NEXT_COMPRESSION, (row.t - k) // 6)
     return reading.difference if reading else 0.0
 
@@ -198,11 +214,11 @@ def _middle(dtype: torch.dtype) -> tuple[float, float]:
     return math.sqrt(limits.tiny) * 1e3, math.sqrt(limits.max) * 1e-3
 
 
-def _out_of_range(taps: Tensor, rows: Tensor, block: RowBlock, limits: tuple[float, float]) -> bool:
+def _out_of_range(taps: Tensor, rows: Tensor, part: Carried, limits: tuple[float, float]) -> bool:
     """Whether the rows left these limits since they were last scaled to 1."""
     low, high = limits
-    for part in (rows, taps[-1]):
-        peak = peaks(part)[block.alive] if part.shape[1] else part
+    for found in (rows, taps[-1]):
+        peak = peaks(found)[part.alive] if found.shape[1] else found
         if peak.numel() and not (float(peak.min()) >= low and float(peak.max()) <= high):
             return True
     return False
