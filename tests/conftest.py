@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+
 import pytest
 import torch
 
@@ -14,6 +16,13 @@ def tolerance(dtype: torch.dtype = torch.float64) -> float:
 @pytest.fixture(autouse=True)
 def _same_numbers_every_time():
     torch.manual_seed(0)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _what_is_loaded_is_no_garbage():
+    """Costs collect garbage before they measure, which goes through all modules of the run each time."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture

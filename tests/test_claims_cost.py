@@ -153,6 +153,9 @@ def test_the_table_in_the_articles_proportions_is_confirmed(table):
 def test_the_verdicts_of_the_table_flip(table):
     fused = dict.fromkeys(("time", "time_low", "time_high"), lambda v: scaled(v, "attention", 0.4))
     assert found(efficiency_table.CLAIM, changed(table, **fused))[0] == QUALIFIED
+    # a median outside the band, with quartiles that reach into it
+    wide = {"time": lambda v: scaled(v, "attention", 1.7), "time_high": lambda v: scaled(v, "attention", 2)}
+    assert found(efficiency_table.CLAIM, changed(table, **wide))[0] == CONFIRMED
     slow = dict.fromkeys(("time", "time_low", "time_high"), lambda v: scaled(v, "lstm", 3))
     assert found(efficiency_table.CLAIM, changed(table, **slow))[:2] == [REFUTED, QUALIFIED]
     small = changed(table, peak_bytes=lambda v: scaled(v, "lstm", 1 / 9))
