@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from depprobe.operators.cells import CellChain
-from depprobe.operators.sweep import Step, sweep
+from depprobe.operators.parallel import each
+from depprobe.operators.sweep import Step, is_wide, sweep
 
 #: share of the norm one compression may discard, times the square root of the tolerance: the error is half
 #: the square of the share, which grows while it rides along, and its upper bound is nine times its estimate
@@ -58,10 +59,20 @@ def chain_norms(
     single = norm == "fro" and tolerance >= _SINGLE_TOLERANCE
     for share in _SHARES if tolerance else (0.0,):
         size = targets_at_once(stack) if share else 1
+        threshold = share * math.sqrt(tolerance)
         for group in (left[first : first + size] for first in range(0, len(left), size)):
-            wanted = [targets[index] for index in group]
-            threshold = share * math.sqrt(tolerance)
-            values[group], error[group] = _swept(stack, wanted, lowest, wrt, norm, threshold, of, single)
+            # every so many, so that all parts have targets near and far
+            count = min(len(group), torch.get_num_threads()) if is_wide(stack) else 1
+            parts = [group[first::count] for first in range(count)]
+
+            def swept(
+                part: list[int], threshold: float = threshold, single: bool = single
+            ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+                wanted = [targets[index] for index in part]
+                return _swept(stack, wanted, lowest, wrt, norm, threshold, of, single)
+
+            for part, found in zip(parts, each(swept, parts), strict=True):
+                values[part], error[part] = found
         single = False
         left = [i for i in left if (np.nan_to_num(error[i], nan=np.inf) > tolerance).any()]
     for row, t in zip(values, targets, strict=True):

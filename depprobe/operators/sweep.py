@@ -128,6 +128,11 @@ def sweep(
     return reading.difference if reading else 0.0
 
 
+def is_wide(stack: Sequence[CellChain]) -> bool:
+    """Whether products of rows and step Jacobians take much longer than the calls to them."""
+    return max(cell.width for cell in stack) > _NARROW
+
+
 @dataclass
 class _Row:
     """The row of one target on its way down."""

@@ -1,0 +1,58 @@
+"""Work side by side: what it gives is what a loop gives."""
+
+from __future__ import annotations
+
+import threading
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from depprobe.operators import sweep as sweep_module
+from depprobe.operators import temporal_jacobian
+from depprobe.operators.parallel import each
+
+
+@pytest.fixture
+def _two_threads():
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.mark.usefixtures("_two_threads")
+def test_results_in_order_from_threads_with_one_thread_each():
+    meet = threading.Barrier(2, timeout=60)
+
+    def work(item):
+        if item < 2:
+            meet.wait()  # would time out one after the other
+        return item, torch.get_num_threads(), torch.is_grad_enabled()
+
+    with torch.no_grad():
+        assert each(work, range(5)) == [(item, 1, False) for item in range(5)]
+    assert torch.get_num_threads() == 2
+    assert torch.ones(3, requires_grad=True).sum().requires_grad
+
+
+@pytest.mark.usefixtures("_two_threads")
+def test_an_error_is_raised_where_the_work_was_asked_for():
+    def work(item):
+        raise ValueError(f"no {item}")
+
+    with pytest.raises(ValueError, match="no 0"):
+        each(work, [0, 1])
+    assert torch.get_num_threads() == 2
+
+
+@pytest.mark.usefixtures("_two_threads")
+def test_rows_swept_side_by_side_are_those_swept_alone(monkeypatch):
+    monkeypatch.setattr(sweep_module, "_NARROW", 0)
+    module, x = nn.GRU(3, 5).double(), torch.randn(40, 3, dtype=torch.float64)
+    operator = temporal_jacobian(module, x, tolerance=0)
+    wanted = [39, 30, 21, 12, 3]
+    together = operator.log_norms(wanted).values
+    alone = np.concatenate([operator.log_norms([t]).values for t in wanted])
+    np.testing.assert_allclose(together, alone, rtol=0, atol=1e-12)
