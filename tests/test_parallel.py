@@ -26,7 +26,7 @@ def _two_threads():
 def test_results_in_order_from_threads_with_one_thread_each():
     meet = threading.Barrier(2, timeout=60)
 
-    def work(item):
+    def work(item, stop):
         if item < 2:
             meet.wait()  # would time out one after the other
         return item, torch.get_num_threads(), torch.is_grad_enabled()
@@ -39,12 +39,27 @@ def test_results_in_order_from_threads_with_one_thread_each():
 
 @pytest.mark.usefixtures("_two_threads")
 def test_an_error_is_raised_where_the_work_was_asked_for():
-    def work(item):
+    def work(item, stop):
         raise ValueError(f"no {item}")
 
     with pytest.raises(ValueError, match="no 0"):
         each(work, [0, 1])
     assert torch.get_num_threads() == 2
+
+
+@pytest.mark.usefixtures("_two_threads")
+def test_what_is_under_way_is_told_to_stop():
+    told, meet = [], threading.Barrier(2, timeout=60)
+
+    def work(item, stop):
+        meet.wait()
+        if item == 0:
+            raise KeyboardInterrupt
+        told.append(stop.wait(60))
+
+    with pytest.raises(KeyboardInterrupt):
+        each(work, [0, 1])
+    assert told == [True]
 
 
 @pytest.mark.usefixtures("_two_threads")

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from threading import Event
 
 import numpy as np
 import torch
@@ -17,7 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from depprobe.operators.cells import CellChain
-from depprobe.operators.parallel import each
+from depprobe.operators.parallel import Stopped, each
 from depprobe.operators.sweep import Step, is_wide, sweep
 
 #: share of the norm one compression may discard, times the square root of the tolerance: the error is half
@@ -66,10 +67,10 @@ def chain_norms(
             parts = [group[first::count] for first in range(count)]
 
             def swept(
-                part: list[int], threshold: float = threshold, single: bool = single
+                part: list[int], stop: Event, threshold: float = threshold, single: bool = single
             ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
                 wanted = [targets[index] for index in part]
-                return _swept(stack, wanted, lowest, wrt, norm, threshold, of, single)
+                return _swept(stack, wanted, lowest, wrt, norm, threshold, of, single, stop)
 
             for part, found in zip(parts, each(swept, parts), strict=True):
                 values[part], error[part] = found
@@ -98,11 +99,14 @@ def _swept(
     threshold: float,
     of: str,
     single: bool,
+    stop: Event,
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Norms and error bounds of one sweep, (T, n) each; infinite bounds where float32 did not hold them."""
     values, error = np.full((len(targets), stack[-1].n), -np.inf), np.zeros((len(targets), stack[-1].n))
 
     def visit(index: int, step: Step) -> None:
+        if stop.is_set():
+            raise Stopped
         where = step.start - np.arange(len(step.taps[0]))
         values[index, where], error[index, where] = step.block.read(step.taps, norm)
 
