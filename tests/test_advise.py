@@ -262,6 +262,7 @@ def test_a_window_is_continued_from_the_lengths_that_hold_it(kept):
     [
         lambda n, lag: -0.9 * np.log(n) + 0 * lag,  # attention: thins out, whatever the lag
         lambda n, lag: -0.1 * lag,  # recurrence: decays with the lag, whatever the length
+        lambda n, lag: -0.02 * lag,  # the same, slowly: between the lengths measured nearly a line in ln n
     ],
 )
 def test_laws_are_continued_exactly(kept, monkeypatch, law, lag):

@@ -8,8 +8,8 @@ v ~ N(0, I), an error below the spread over seeds. Measured at the length asked 
 
     lag that fits in all of them       at this lag, in ln n: attention thins out as a power of n
     longer lag                         at lag = ratio n, ratio at least ``RATIO``, in ln n, or in n where that
-                                       misses by more than ``MISSES`` (a recurrence decays exponentially);
-                                       then from lag / ratio to n as a short lag thins out
+                                       misses significantly and a line in n by less (a recurrence decays
+                                       exponentially); then from lag / ratio to n as a short lag thins out
 
 Weights are drawn, not trained; the width is ``WIDTH``, whatever the width of the layer asked for.
 Source: Hutchinson 1989 (random probes).
@@ -38,7 +38,7 @@ LONGEST, SHORTER = 512, (128, 256, 512)
 WIDTH, SEEDS, COTANGENTS = 32, 3, 8
 #: root mean square of ln arrival about a line in ln n beyond which it is none; least lag over n
 MISSES, RATIO = 0.5, 0.5
-#: standard errors by which a slope must differ from 0 to be continued
+#: standard errors by which a slope must differ from 0 to be continued, and by which points may miss a line
 _SIGNIFICANT = 3.0
 #: lag at which it is measured how a short lag thins out
 _SHORT_LAG = 64
@@ -111,17 +111,23 @@ def continued(lengths: tuple[int, ...], logs: NDArray[np.float64], n: float) -> 
 
     Examples
     --------
-    >>> continued((1, 2, 4), np.array([[0.0], [-1.0], [-2.0]]), 8).round(6).tolist()
-    [-3.0]
-    >>> continued((1, 2, 3), np.array([[-10.0], [-20.0], [-30.0]]), 9).round(6).tolist()
-    [-90.0]
+    >>> continued((1, 2, 4), np.array([[0.0, 0.0], [-1.0, -1.0], [-2.0, -2.0]]), 8).round(6).tolist()
+    [-3.0, -3.0]
+    >>> continued((1, 2, 3), np.array([[-0.1, -0.1], [-0.2, -0.2], [-0.3, -0.3]]), 9).round(6).tolist()
+    [-0.9, -0.9]
     """
-    means = logs.mean(1)
-    slope, start = np.polyfit(np.log(lengths), means, 1)
-    misses = math.sqrt(float(np.square(start + slope * np.log(lengths) - means).mean()))
-    scale = np.log if misses <= MISSES else np.asarray
+    means, noise = logs.mean(1), logs.std(1, ddof=1).mean() / math.sqrt(logs.shape[1])
+    in_ln, in_n = (_misses(scale(lengths), means) for scale in (np.log, np.asarray))
+    bent = in_ln > min(MISSES, _SIGNIFICANT * noise)
+    scale = np.asarray if bent and in_n < in_ln else np.log
     slopes, starts = np.polyfit(scale(lengths), logs, 1)
     return np.asarray(starts + slopes * scale(n))
+
+
+def _misses(at: NDArray[np.float64], values: NDArray[np.float64]) -> float:
+    """Root mean square of values about their line."""
+    slope, start = np.polyfit(at, values, 1)
+    return math.sqrt(float(np.square(start + slope * at - values).mean()))
 
 
 def _at_lengths(spec: str, lags: dict[int, int], kept: FinishedPoints) -> NDArray[np.float64]:
