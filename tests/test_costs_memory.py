@@ -145,7 +145,13 @@ print(json.dumps([peak, left, *tensor_bytes(module, x, "forward+backward")]))
 @pytest.mark.skipif(importlib.util.find_spec("memray") is None, reason="memray is not installed")
 @pytest.mark.parametrize(
     ("text", "n", "d"),
-    [("attention:fused=false,heads=2", 1000, 16), ("dilated-conv:depth=3", 6000, 64), ("lstm", 2000, 256)],
+    [
+        ("attention:fused=false,heads=2", 1000, 16),
+        ("sliding-window", 4000, 64),
+        ("dilated-attention", 4000, 64),
+        ("dilated-conv:depth=3", 6000, 64),
+        ("lstm", 2000, 256),
+    ],
 )
 def test_agrees_with_memray(text, n, d, tmp_path):
     root = str(Path(depprobe.__file__).parents[1])
@@ -159,7 +165,8 @@ def test_agrees_with_memray(text, n, d, tmp_path):
     assert done.returncode == 0, done.stderr
     peak, left, tracked_peak, tracked_kept = json.loads(done.stdout.splitlines()[-1])
     assert tracked_kept == pytest.approx(left, rel=0.02)
-    # kernels of convolutions and recurrences take scratch space that only memray sees
-    assert tracked_peak <= 1.02 * peak
-    if text.startswith("attention"):
+    if text.startswith(("dilated-conv", "lstm")):
+        # their kernels take scratch space for a moment that only memray sees
+        assert tracked_peak <= 1.02 * peak
+    else:
         assert tracked_peak == pytest.approx(peak, rel=0.02)
