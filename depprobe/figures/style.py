@@ -14,8 +14,8 @@ import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-#: the palette of Okabe and Ito without its yellow, which a thin line on white loses; numbers of colours, lines
-#: and markers without a common divisor, so that 280 layers differ
+#: the palette of Okabe and Ito without its yellow, which a thin line on white loses; the numbers of colours,
+#: lines and markers have no common divisor, so that 280 layers differ
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#000000", "#56B4E9", "#E69F00")
 LINES = ("-", "--", "-.", (0, (1, 1)), (0, (5, 1, 1, 1, 1, 1)))
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
