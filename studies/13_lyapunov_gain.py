@@ -14,9 +14,9 @@ that of its forget path at low forget biases (-0.39 against -0.66 at bias 0), an
 
 Numbers: ``--quick``, n = 200, 3 seeds, d = 48 (RNN without input 32 and 128). Standard deviation over seeds
 at width 128: 0.004 at g = 2, 0.05 at g = 0.5. Under input of sd 0.05 and 0.3 chi is 0.935 and 0.718 at gain
-1, where theory has 0.934 and 0.700; with 8 seeds of width 1024 and 1000 steps (the full mode) they are 0.964
-and 0.699, since near the transition the first exponent lies above the growth of the mean square. The checks allow width 128 eight times the bands of width 1024, which at
-g = 2 is 3 %.
+1, where theory has 0.934 and 0.700; in full (8 seeds of width 1024, 1000 steps) 0.964 and 0.699, since near
+the transition the first exponent lies above the growth of the mean square. The checks allow width 128 eight
+times the bands of width 1024, which at g = 2 is 3 %.
 """
 
 from __future__ import annotations
@@ -54,9 +54,9 @@ NO_INPUT = {2.0: (0.154724, 0.03), 1.5: (0.065217, 0.15)}
 #: light to dark, for widths that grow
 BLUES = ("#8fc4e3", "#3a93c9", "#00456b")
 GAIN = "gain $g$ of the recurrent weights"
-#: (gain, sd of the input) -> chi at infinite width; width 1024 may miss it by 1.5 %. That is the growth of the
-#: Jacobian's mean square at a fixed lag. The first exponent, of one trajectory at ever longer lags, is not below
-#: it; near the transition, in the first case, it lies well above at any width.
+#: (gain, sd of the input) -> chi at infinite width; width 1024 may miss it by 1.5 %. That is the growth of
+#: the Jacobian's mean square at a fixed lag. The first exponent, of one trajectory at ever longer lags, is
+#: not below it; near the transition, in the first case, it lies well above.
 WITH_INPUT = {(1.0, 0.05): 0.934059, (1.0, 0.3): 0.700258, (1.3, 0.3): 0.939807}
 NEAR_TRANSITION = (1.0, 0.05)
 
