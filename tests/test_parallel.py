@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import threading
+import time
 
 import numpy as np
 import pytest
 import torch
 from torch import nn
 
+from depprobe.operators import chain_norms as chain_norms_module
 from depprobe.operators import sweep as sweep_module
 from depprobe.operators import temporal_jacobian
 from depprobe.operators.parallel import each
@@ -71,3 +73,41 @@ def test_rows_swept_side_by_side_are_those_swept_alone(monkeypatch):
     together = operator.log_norms(wanted).values
     alone = np.concatenate([operator.log_norms([t]).values for t in wanted])
     np.testing.assert_allclose(together, alone, rtol=0, atol=1e-12)
+
+
+@pytest.mark.usefixtures("_two_threads")
+def test_an_interrupted_sweep_is_not_finished_beside_it(monkeypatch):
+    monkeypatch.setattr(sweep_module, "_NARROW", 0)
+    sweep, visits, meet = chain_norms_module.sweep, [], threading.Barrier(2, timeout=60)
+
+    def slowly(stack, targets, lowest, wrt, threshold, visit, *rest):
+        meet.wait()
+        if targets[0] == 39:
+            raise KeyboardInterrupt
+
+        def after_a_while(index, step):
+            time.sleep(0.05)
+            visits.append(index)
+            visit(index, step)
+
+        return sweep(stack, targets, lowest, wrt, threshold, after_a_while, *rest)
+
+    monkeypatch.setattr(chain_norms_module, "sweep", slowly)
+    module, x = nn.GRU(3, 5).double(), torch.randn(200, 3, dtype=torch.float64)
+    with pytest.raises(KeyboardInterrupt):
+        temporal_jacobian(module, x).log_norms([39, 199])
+    monkeypatch.setattr(chain_norms_module, "sweep", sweep)
+    steps = []
+    monkeypatch.setattr(
+        chain_norms_module, "sweep", lambda *given: sweep(*given[:5], counted(steps, given[5]), *given[6:])
+    )
+    temporal_jacobian(module, x).log_norms([199])
+    assert len(visits) < len(steps)
+
+
+def counted(steps, visit):
+    def counting(index, step):
+        steps.append(index)
+        visit(index, step)
+
+    return counting

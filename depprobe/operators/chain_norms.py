@@ -25,8 +25,8 @@ from depprobe.operators.sweep import Step, is_wide, sweep
 #: the square of the share, which grows while it rides along, and its upper bound is nine times its estimate
 _SHARES = (0.06, 0.001, 0.0)
 #: least tolerance for which what is read at each step is taken in float32, in the first sweep only, and how
-#: many times the largest difference seen between the two precisions is added to the error
-_SINGLE_TOLERANCE, _MARGIN = 1e-7, 4
+#: many standard deviations of what that errs are added to the error: rows change from where they are compared
+_SINGLE_TOLERANCE, _MARGIN = 1e-7, 6
 #: rows swept together, and the numbers in their blocks that may be held
 _MOST_AT_ONCE, _ROW_NUMBERS = 64, 16 << 20
 
@@ -110,8 +110,8 @@ def _swept(
         where = step.start - np.arange(len(step.taps[0]))
         values[index, where], error[index, where] = step.block.read(step.taps, norm)
 
-    difference = sweep(stack, targets, lowest, wrt, threshold, visit, of, single)
-    error[np.isfinite(values)] += _MARGIN * difference
+    deviation = sweep(stack, targets, lowest, wrt, threshold, visit, of, single)
+    error[np.isfinite(values)] += _MARGIN * deviation
     return values, error
 
 

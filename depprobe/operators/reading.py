@@ -4,8 +4,10 @@ r"""What a chain reads at each step, taken from rows on its state in single prec
 
 This product is half of the work of a sweep and nothing follows from it, so its rounding errors do not pile
 up: entries err by some 1e-7 of their size, norms of many rows by a hundredth of that. Every so many steps the
-product is taken in both precisions, and the largest relative difference of the norm is kept. Few rows stay in
-float64: their products take no time, and fewer errors average out.
+product is taken in both precisions, as Y and Y + E: the norm errs by a share of sum(E * Y) / ||Y||^2. One
+such sum can be small by luck, so its standard deviation is estimated, from the sums over each row and each
+column, whose entries share a rounding. Few rows stay in float64: their products take no time, and fewer
+errors average out.
 """
 
 from __future__ import annotations
@@ -30,13 +32,13 @@ class SingleReading:
 
     Attributes
     ----------
-    difference : largest relative difference of a norm between the two precisions that was seen.
+    deviation : largest standard deviation of the relative error of a norm that was seen.
     """
 
     def __init__(self, cell: CellChain) -> None:
         self._single = cell.columns("x", torch.float32)
         self._double = cell.columns("x", torch.float64)
-        self.difference = 0.0
+        self.deviation = 0.0
         self._next: float = math.inf
 
     def taps(self, k: int, states: Tensor) -> Tensor:
@@ -51,7 +53,7 @@ class SingleReading:
         return out
 
     def compare(self, k: int, states: Tensor, taps: Tensor, blocks: Sequence[Carried]) -> None:
-        """See whether the norms at k agree, where it is time to: states (rows, S), taps (rows, d_in)."""
+        """Estimate how far norms at k are off, where it is time to: states (rows, S), taps (rows, d_in)."""
         if k > self._next or taps.dtype == states.dtype:
             return
         self._next = k - _CHECK_EVERY
@@ -59,11 +61,11 @@ class SingleReading:
         parts = [len(block.rows) for block in blocks]
         for block, close, sure in zip(blocks, taps.split(parts), exact.split(parts), strict=True):
             kept = block.of["kept"]
-            weight = (block.scale[kept] - block.scale[kept].max()).exp()
-            one, other = (torch.linalg.vector_norm(weight * _lengths(rows[kept])) for rows in (close, sure))
-            if float(other) > 0:
-                self.difference = max(self.difference, abs(float(one / other) - 1))
-
-
-def _lengths(rows: Tensor) -> Tensor:
-    return torch.linalg.vector_norm(rows, dim=1, dtype=torch.float64)
+            weight = (block.scale[kept] - block.scale[kept].max()).exp()[:, None]
+            Y = weight * sure[kept]
+            off = (weight * close[kept] - Y) * Y
+            power = float(Y.square().sum())
+            if power > 0:
+                # entries of one row share what was rounded of it, those of one column what was of the matrix
+                variance = float(off.sum(0).square().sum() + off.sum(1).square().sum())
+                self.deviation = max(self.deviation, math.sqrt(variance) / power)
