@@ -193,6 +193,27 @@ def test_a_change_of_the_cell_is_trained_anew(tmp_path):
     assert len(list(tmp_path.iterdir())) == 3
 
 
+def test_a_change_of_the_code_is_trained_anew(tmp_path, monkeypatch):
+    package = tmp_path / "depprobe"
+    for name in ("layers/recurrent.py", "operators/chain_norms.py", "training/cell.py", "figures/cost.py"):
+        (package / name).parent.mkdir(parents=True, exist_ok=True)
+        (package / name).write_text("before", encoding="utf-8")
+    monkeypatch.setattr(depprobe, "__file__", str(package / "__init__.py"))
+    source = training.source.__wrapped__
+    seen = [source()]
+    for name in ("layers/recurrent.py", "operators/chain_norms.py", "training/cell.py"):
+        (package / name).write_text("after", encoding="utf-8")
+        assert source() not in seen
+        seen.append(source())
+    (package / "figures/cost.py").write_text("after", encoding="utf-8")
+    assert source() == seen[-1]
+
+    cell = training.Cell("rnn", "copy", 2, 0, math.inf, "adam", batch=4, steps=3)
+    first = training.trained(cell, tmp_path)
+    monkeypatch.setattr(training, "source", lambda: "another")
+    assert training.trained(cell, tmp_path).attrs["cell"] != first.attrs["cell"]
+
+
 def test_its_numbers_are_those_of_its_cells(study):
     ds = study.compute(True)
     assert ds["log_rms"].dims == (*grid.DIMS, "snapshot", "lag")

@@ -17,6 +17,7 @@ import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -36,6 +37,8 @@ SNAPSHOTS = ("before", "during", "after")
 DONE = 0.02
 #: fresh sequences the loss after training is taken on, and sequences the curve is pooled over
 TESTED, PROBED = 256, 2
+#: parts of the package that bear on what comes out
+_BEARING = ("curves", "layers", "operators", "probes", "training")
 
 
 @dataclass(frozen=True)
@@ -207,10 +210,12 @@ def curves(snapshots: dict[str, nn.Module], task: Task, cell: Cell) -> xr.Datase
     )
 
 
-def _source() -> str:
-    """Hash of the code that trains, so that no result outlives a change of it."""
-    files = (Path(__file__), Path(__file__).with_name("tasks.py"))
-    return hashlib.sha256(b"".join(path.read_bytes() for path in files)).hexdigest()
+@cache
+def source() -> str:
+    """Hash of the code that trains and measures, so that no result outlives a change of it."""
+    package = Path(depprobe.__file__).parent
+    files = sorted(file for folder in _BEARING for file in (package / folder).glob("*.py"))
+    return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()
 
 
 def trained(cell: Cell, folder: Path | None) -> xr.Dataset:
@@ -218,7 +223,7 @@ def trained(cell: Cell, folder: Path | None) -> xr.Dataset:
     if folder is None:
         return train(cell)
     facts = json.dumps(
-        asdict(cell) | {"depprobe": depprobe.__version__, "torch": torch.__version__, "source": _source()},
+        asdict(cell) | {"depprobe": depprobe.__version__, "torch": torch.__version__, "source": source()},
         sort_keys=True,
     )
     path = folder / f"{hashlib.sha256(facts.encode()).hexdigest()[:24]}.nc"
