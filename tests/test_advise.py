@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
+from functools import partial
 from types import SimpleNamespace
 
 import numpy as np
@@ -256,7 +258,7 @@ def test_a_window_is_continued_from_the_lengths_that_hold_it(kept):
     assert far.log == pytest.approx(near.log, abs=1.0)
 
 
-@pytest.mark.parametrize("lag", [16, 900, 6000])
+@pytest.mark.parametrize("lag", [16, 9000, 60_000])
 @pytest.mark.parametrize(
     "law",
     [
@@ -268,15 +270,51 @@ def test_a_window_is_continued_from_the_lengths_that_hold_it(kept):
 def test_laws_are_continued_exactly(kept, monkeypatch, law, lag):
     seeds = np.array([[-0.1], [0.0], [0.1]])
     monkeypatch.setattr(arriving, "arrivals", lambda spec, count, n, kept: law(n, np.arange(n)) + seeds)
-    found = arriving.arrival("gru", 8000, lag, kept)
+    found = arriving.arrival("gru", 80_000, lag, kept)
     assert found.extrapolated
-    assert found.log == pytest.approx(law(8000, lag), rel=1e-9)
+    assert found.log == pytest.approx(law(80_000, lag), rel=1e-9)
 
 
 def test_a_recurrence_is_continued_exponentially(kept):
-    logs = [arriving.arrival("rnn", 100_000, lag, kept).log for lag in (500, 5000, 50_000)]
+    logs = [arriving.arrival("rnn", 100_000, lag, kept).log for lag in (900, 9000, 90_000)]
     assert logs[1] / logs[0] == pytest.approx(10, rel=0.1)
     assert logs[2] / logs[1] == pytest.approx(10, rel=0.1)
+
+
+@pytest.mark.parametrize("spec", ["lstm:forget_bias=6", "gru"])
+def test_a_recurrence_is_measured_at_lengths_where_it_decays(kept, spec):
+    """Memory of e^6 = 400 steps does not show at 512."""
+    n, lag = 4096, 4000
+    found = arriving.arrival(spec, n, lag, kept)
+    assert not found.extrapolated
+    row = arriving.arrivals(spec, 1, n, kept)[:, lag]
+    assert found.log == pytest.approx(row.mean())
+    assert found.log < -5
+    # beyond: the same decay, within a quarter
+    further = arriving.arrival(spec, 2 * n, 2 * lag, kept)
+    assert further.extrapolated
+    assert further.log == pytest.approx(2 * found.log, rel=0.25)
+
+
+def test_what_is_too_small_for_floats_is_no_zero(tmp_path, monkeypatch):
+    """A stack of layers, each of which makes the gradient smaller by 200 orders of magnitude."""
+
+    def weak(*given):
+        cases = cases_of_specs(*given)
+        return [replace(case, build=partial(scaled, case.build, 1e-100)) for case in cases]
+
+    def scaled(build, factor):
+        module = build()
+        with torch.no_grad():
+            for parameter in module.parameters():
+                parameter.mul_(factor)
+        return module
+
+    monkeypatch.setattr(arriving, "cases_of_specs", weak)
+    n, lag = 30, 22
+    assert int(stack("dilated-attention", n, lag, arriving.WIDTH).applications) > 1
+    found = arriving.arrival("dilated-attention", n, lag, kept_in(tmp_path))
+    assert math.isnan(found.log)
 
 
 def test_too_many_layers_let_nothing_arrive(kept):

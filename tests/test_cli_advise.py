@@ -64,7 +64,7 @@ def test_where_the_article_differs_it_is_said_why(run):
     assert "says attention, which differs: attention is number 3 and takes 3 times as long" in out
     _, out, _ = run("--n", "6000", "--d", "16", *LAYERS, "-q")
     assert "says recurrence, which differs: gru: drowns (" in out
-    assert "* continued from sequences of up to 512 positions" in out
+    assert "* continued from sequences of up to 512 positions, of recurrences 4096" in out
 
 
 def test_where_nothing_is_usable_it_is_said(run):

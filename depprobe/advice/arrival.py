@@ -4,7 +4,8 @@ r"""How much gradient arrives from a given distance, in as many layers as it tak
 
 Exact for one layer; for a stack of them from ``COTANGENTS`` random cotangents, E ||v^T J||^2 = ||J||_F^2 for
 v ~ N(0, I), an error below the spread over seeds. Measured at the length asked for where it is at most
-``LONGEST``. Beyond, shorter lengths (those that hold a window or block) are measured and continued:
+``LONGEST``, ``STRETCH`` times that for recurrences, whose rows take time in proportion to n. Beyond, shorter
+lengths (those that hold a window or block) are measured and continued:
 
     lag that fits in all of them       at this lag, in ln n: attention thins out as a power of n
     longer lag                         at lag = ratio n, ratio at least ``RATIO``, in ln n, or in n where that
@@ -28,12 +29,14 @@ from torch import nn
 import depprobe
 from depprobe.advice.model import refusal
 from depprobe.advice.reach import stack
+from depprobe.advice.tree import is_of
 from depprobe.cases import cases_of_specs
 from depprobe.operators import temporal_jacobian
 from depprobe.resume import FinishedPoints
 
-#: longest sequence measured, and the lengths measured where a longer one is asked for
-LONGEST, SHORTER = 512, (128, 256, 512)
+#: longest sequence measured, the lengths measured where a longer one is asked for, and how many times as
+#: long they all are for recurrences
+LONGEST, SHORTER, STRETCH = 512, (128, 256, 512), 8
 #: width, draws of the weights, random cotangents for a stack
 WIDTH, SEEDS, COTANGENTS = 32, 3, 8
 #: root mean square of ln arrival about a line in ln n beyond which it is none; least lag over n
@@ -47,15 +50,17 @@ _ZERO = -1e308
 
 
 class Arrival(NamedTuple):
-    """Mean of ln arrival, its standard error over seeds, and whether it was extrapolated."""
+    """Mean of ln arrival, its standard error over seeds, and whether it was extrapolated.
+
+    -inf where nothing arrives; NaN where what arrives is too small to be told from nothing.
+    """
 
     log: float
     stderr: float
     extrapolated: bool
 
 
-#: nothing arrives
-NOTHING = Arrival(-math.inf, math.nan, False)
+NOTHING, TOO_LITTLE = (Arrival(log, math.nan, False) for log in (-math.inf, math.nan))
 
 
 def arrival(spec: str, n: int, lag: int, kept: FinishedPoints) -> Arrival:
@@ -69,10 +74,11 @@ def arrival(spec: str, n: int, lag: int, kept: FinishedPoints) -> Arrival:
     """
     if not stack(spec, n, lag, WIDTH).possible:
         return NOTHING
-    lengths = tuple(length for length in SHORTER if not refusal(spec, length, WIDTH))
-    if n <= LONGEST:
+    stretch = STRETCH if is_of(spec, "recurrence") else 1
+    lengths = tuple(stretch * length for length in SHORTER if not refusal(spec, stretch * length, WIDTH))
+    if n <= stretch * LONGEST:
         logs = _at(spec, n, lag, kept)
-    elif lag < SHORTER[0]:
+    elif lag < stretch * SHORTER[0]:
         found = _at_lengths(spec, dict.fromkeys(lengths, lag), kept)
         logs = thinned(lengths, found, n) if np.isfinite(found).all() else found
     else:
@@ -80,15 +86,14 @@ def arrival(spec: str, n: int, lag: int, kept: FinishedPoints) -> Arrival:
         alike = lag / ratio
         lags = {length: min(length - 1, round(ratio * length)) for length in lengths}
         found = _at_lengths(spec, lags, kept)
-        if not np.isfinite(found).all():
-            return NOTHING
-        logs = continued(lengths, found, alike)
-        if alike < n:
+        logs = continued(lengths, found, alike) if np.isfinite(found).all() else found
+        if np.isfinite(logs).all() and alike < n:
             short = _at_lengths(spec, dict.fromkeys(lengths, _SHORT_LAG), kept)
             logs = logs + thinned(lengths, short, n) - thinned(lengths, short, alike)
     if not np.isfinite(logs).all():
-        return NOTHING
-    return Arrival(min(0.0, float(logs.mean())), float(logs.std(ddof=1) / math.sqrt(SEEDS)), n > LONGEST)
+        return NOTHING if np.isneginf(logs).all() else TOO_LITTLE
+    error = float(logs.std(ddof=1) / math.sqrt(SEEDS))
+    return Arrival(min(0.0, float(logs.mean())), error, n > stretch * LONGEST)
 
 
 def thinned(lengths: tuple[int, ...], logs: NDArray[np.float64], n: float) -> NDArray[np.float64]:
@@ -165,16 +170,17 @@ def _row(spec: str, count: int, n: int, seed: int) -> NDArray[np.float64]:
         norms = temporal_jacobian(cases[0].build(), cases[0].x).log_norms([n - 1], range(n)).values[0]
     else:
         norms = _estimated(nn.Sequential(*(case.build() for case in cases)), cases[0].x, seed)
-    return np.asarray(norms[::-1] - np.nanmax(norms))
+    return np.asarray(norms[::-1] - np.fmax.reduce(norms))
 
 
 def _estimated(module: nn.Module, x: torch.Tensor, seed: int) -> NDArray[np.float64]:
-    """ln norms of the last row, (n,), from random cotangents."""
+    """ln norms of the last row, (n,), from random cotangents; NaN where all came out 0."""
     leaf = x.clone().requires_grad_()
     y = module(leaf)[-1]
     draws = torch.randn(COTANGENTS, len(y), generator=torch.Generator().manual_seed(seed), dtype=y.dtype)
-    squares = torch.zeros(len(x), dtype=y.dtype)
-    for cotangent in draws:
-        (gradient,) = torch.autograd.grad(y, leaf, cotangent, retain_graph=True)
-        squares += gradient.square().sum(-1)
-    return np.asarray((squares / COTANGENTS).log().numpy() / 2)
+    rows = [torch.autograd.grad(y, leaf, cotangent, retain_graph=True)[0] for cotangent in draws]
+    together = torch.stack(rows, 1).flatten(1)
+    # scaled, lest squares underflow; a 0 may still be one, and that nothing arrives is for the support to say
+    peak = together.abs().amax(1)
+    squares = (together / peak[:, None]).square().sum(1) / COTANGENTS
+    return np.asarray((peak.log() + squares.log() / 2).numpy())

@@ -20,7 +20,7 @@ import xarray as xr
 
 import depprobe
 from depprobe import store
-from depprobe.advice.arrival import LONGEST, SHORTER, WIDTH, arrival
+from depprobe.advice.arrival import LONGEST, SHORTER, STRETCH, WIDTH, arrival
 from depprobe.advice.measuring import Costs, Progress, fitted, kept_in
 from depprobe.advice.model import formulas, refusal
 from depprobe.advice.reach import stack
@@ -181,6 +181,7 @@ def ranked(
         "memory": budget,
         "arrival_width": WIDTH,
         "arrival_longest": LONGEST,
+        "arrival_longest_recurrence": STRETCH * LONGEST,
         "reasons": json.dumps({spec: rows[spec]["reason"] for spec in order}),
         "tree": leaf,
         "tree_agrees": int(usable and is_of(best, leaf)),
@@ -216,7 +217,7 @@ def _row(
     elif size > budget:
         group, reason = UNFIT, "over the memory budget"
     elif not found.log > DROWNED:
-        group, reason = DROWNS, "drowns" if found.log > -math.inf else "nothing arrives"
+        group, reason = DROWNS, "nothing arrives" if found.log == -math.inf else "drowns"
     else:
         group, reason = USABLE, "arrives"
     return wanted.spec, {

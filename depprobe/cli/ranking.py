@@ -43,7 +43,7 @@ def _table(ds: xr.Dataset, rows: list[dict[str, Any]]) -> str:
         )
     for place, row in enumerate(rows, start=1):
         levels = row["layers_needed"]
-        known = row["log_arrival"] > -math.inf
+        known = math.isfinite(row["log_arrival"])
         table.add_row(
             str(place) if row["group"] == _USABLE else "-",
             row["layer"],
@@ -100,7 +100,8 @@ def _differs(family: str, rows: list[dict[str, Any]]) -> str:
 
 
 def _against(row: dict[str, Any]) -> str:
-    told = f" ({output.power_of_ten(row['log_arrival'])} of the largest)" if row["group"] == 1 else ""
+    known = row["group"] == 1 and math.isfinite(row["log_arrival"])
+    told = f" ({output.power_of_ten(row['log_arrival'])} of the largest)" if known else ""
     return f"{row['layer']}: {row['reason']}{told}"
 
 
@@ -112,5 +113,6 @@ def _notes(ds: xr.Dataset, rows: list[dict[str, Any]]) -> list[str]:
         f"d = {ds.attrs['arrival_width']}; below 1.2e-7 it drowns in a float32 sum",
     ]
     if any(row["extrapolated"] for row in rows):
-        lines.append(f"* continued from sequences of up to {ds.attrs['arrival_longest']} positions")
+        longest, recurrence = (ds.attrs[name] for name in ("arrival_longest", "arrival_longest_recurrence"))
+        lines.append(f"* continued from sequences of up to {longest} positions, of recurrences {recurrence}")
     return lines
