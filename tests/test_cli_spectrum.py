@@ -49,6 +49,7 @@ def test_steps_as_json(run):
             "attention:heads=2 has no recurrent weight; name a square one",
             ["--layer", "attention:heads=2", "--d", "4"],
         ),
+        ("conv has no recurrent weight, and no square one", ["--layer", "conv", "--d", "4"]),
         ("is 12 x 4, not a square", ["--layer", "gru", "--d", "4", "--weight", "weight_ih_l0"]),
         ("leave out --input", ["--layer", "gru", "--d", "4", "--input", "a.npy"]),
     ],

@@ -19,6 +19,8 @@ GATES: dict[type[nn.Module], tuple[str, ...]] = {
     nn.GRUCell: ("r", "z", "n"),
     nn.RNNCell: ("",),
 }
+#: what stands for a list of names where there is none
+_NONE = "none"
 
 
 def recurrent_weights(module: nn.Module, label: str) -> dict[str, NDArray[np.float64]]:
@@ -38,7 +40,11 @@ def recurrent_weights(module: nn.Module, label: str) -> dict[str, NDArray[np.flo
     """
     found = dict(_of_parts(module))
     if not found:
-        raise BadInput(f"{label} has no recurrent weight; name a square one: {_square_names(module)}")
+        square = _square_names(module)
+        raise BadInput(
+            f"{label} has no recurrent weight"
+            + (f"; name a square one: {square}" if square != _NONE else ", and no square one")
+        )
     return found
 
 
@@ -91,4 +97,4 @@ def _is_square(weight: Tensor) -> bool:
 
 
 def _square_names(module: nn.Module) -> str:
-    return ", ".join(name for name, weight in _all(module).items() if _is_square(weight)) or "none"
+    return ", ".join(name for name, weight in _all(module).items() if _is_square(weight)) or _NONE

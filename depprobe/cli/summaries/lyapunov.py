@@ -71,7 +71,7 @@ def _notes(ds: xr.Dataset) -> list[str]:
     """What a reader must know to take the numbers as they are meant."""
     values = ds["exponent"].values
     lines = [f"standard errors from {ds.attrs.get('stderr_from')}"]
-    lines[0] += f"; orthonormalised every {float(ds['interval'].mean()):.1f} steps"
+    lines[0] += f"; orthonormalised every {float(ds['interval'].mean()):.3g} steps"
     if np.isneginf(values).any():
         lines.append(
             f"{int(np.isneginf(values).sum())} exponents are -inf: some step Jacobian is exactly singular"
