@@ -55,7 +55,10 @@ DIMENSIONS: dict[str, tuple[str, str]] = {
 VARIABLES: dict[str, tuple[str, str]] = {
     "log_norm": ("natural log of the norm of J[t,k]", "ln 1"),
     "log_norm_stderr": ("standard error of log_norm from random probes", "ln 1"),
-    "log_norm_error": ("bound on the error of log_norm from compression", "ln 1"),
+    "log_norm_error": (
+        "bound on the error of log_norm from compression and single precision",
+        "ln 1",
+    ),
     "log_median": ("natural log of the median norm", "ln 1"),
     "log_low": ("natural log of the 5 % quantile of the norms", "ln 1"),
     "log_high": ("natural log of the 95 % quantile of the norms", "ln 1"),

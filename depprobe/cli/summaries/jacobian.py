@@ -98,9 +98,9 @@ def _notes(ds: xr.Dataset, found: xr.Dataset) -> list[str]:
     """What a reader must know to take the numbers as they are meant."""
     lines = []
     if "log_norm_error" in ds and float(ds["log_norm_error"].max()) > 0:
-        lines.append(
-            f"compression changed no norm by more than {float(ds['log_norm_error'].max()):.1e} (relative)"
-        )
+        single = " and single precision" if ds.attrs.get("dtype") == "float64" else ""
+        worst = float(ds["log_norm_error"].max())
+        lines.append(f"compression{single} changed no norm by more than {worst:.1e} (relative)")
     if "log_norm_stderr" in ds:
         worst = float(ds["log_norm_stderr"].max())
         lines.append(f"norms are estimates from random probes; standard error up to {worst:.1e} (relative)")
