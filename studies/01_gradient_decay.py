@@ -4,14 +4,15 @@ Claim C15: recurrence reaches the whole past in theory but decays in practice; a
 local; attention's is global. Every layer that the statements speak of, with weights as torch draws them,
 reading noise and English text: the norm of J[t,k] = dh_t/dx_k from the last position t, at every lag.
 
-Answer: by the layer and hardly by the input: recurrences reach all 199 positions back but lose 41 (gru), 42
-(lstm) and 66 (rnn) decades on the way, 95 % of the squared norms lying within 2 positions, unless the forget
-gate is held open (bias 4: nothing lost, range 199). One convolution ends after 2 positions, four dilated ones
-after 30; nine see everything, over a range of 187. Attention sees everything over a range of 168, at any
-distance with norms 1.3 decades below that of the own position.
+Answer: by the layer, and at n = 200 hardly by the input: recurrences reach all 199 positions back but lose 41
+(gru), 42 (lstm) and 66 (rnn) decades on the way, 95 % of the squared norms lying within 2 positions, unless
+the forget gate is held open (bias 4: nothing lost, range 199). One convolution ends after 2 positions, four
+dilated ones after 30; nine see everything, over a range of 187. Attention sees everything over a range of
+168, at any distance with norms 1.3 decades below that of the own position.
 
 Numbers: ``--quick``, n = 200, d = 32, means over 3 seeds and both inputs; standard errors at most 2.2 decades
-(rnn, others 0.7), 2 positions (convolutions) and 4 (attention).
+(rnn, others 0.7), 2 positions (convolutions) and 4.3 (attention). In full (n = 1000, d = 512) the input tells
+too: attention's range is 921 positions on noise and 375 on text.
 """
 
 from __future__ import annotations

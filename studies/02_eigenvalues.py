@@ -5,7 +5,7 @@ Measured: slope of ln ||dh_t/dh_k||_F against the lag, for tanh and linear recur
 noise of standard deviation 0.3, with random, orthogonal and strongly non-normal weights of spectral radius
 about 0.2 to 3, against ln rho(W) and the mean field of random weights.
 
-Answer: only for linear recurrences (largest difference 0.05 nats a step, non-normal weights); with tanh
+Answer: only for linear recurrences (largest difference 0.03 nats a step, non-normal weights); with tanh
 the rule is neither sufficient nor necessary: non-normal weights of spectral radius 0.9 let gradients grow by
 0.080 nats a step (rule -0.105), random and orthogonal weights of gain 1 still lose 0.16 and 0.18 (rule +0.05
 and 0), and at gain 3 gradients grow by 0.28 and 0.30 where the rule says 1.1.

@@ -100,7 +100,7 @@ def _draw_memory(figure: SubFigure, ds: xr.Dataset) -> None:
         ax.set(xscale="log", yscale="log", xlabel="sequence length $n$", title=phase)
         ax.set_xticks(ds["n"].values, [str(int(n)) for n in ds["n"].values])
         ax.minorticks_off()
-    axes[0].set_ylabel("most bytes alive (MB)")
+    axes[0].set_ylabel("most bytes alive (MB),\nwith weights and input")
     figure.legend(loc="lower center", ncols=2)
 
 

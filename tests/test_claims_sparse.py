@@ -137,6 +137,11 @@ def test_verdicts_on_use_flip(measured):
     odd = {"pattern": "dilated-attention", "input": ["period 12", "period 15"]}
     ds = as_if(measured, sliding_window=1.0, dilated_attention=0.4, block_attention=0.3)
     assert verdicts(ds)[3:] == ["confirmed", "confirmed", "confirmed"]
+    assert claim.judge(ds)[5].note == "sliding-window and dilated-attention give the own document more still"
+    ahead = as_if(measured, sliding_window=0.5, dilated_attention=0.4, block_attention=0.45)
+    assert claim.judge(ahead)[5].note == "sliding-window gives the own document more still"
+    best = as_if(measured, sliding_window=0.5, dilated_attention=0.4, block_attention=0.6)
+    assert claim.judge(best)[5].note == ""
     ds["share"].loc[odd] = 0.0
     assert verdicts(ds)[4] == "qualified"
     assert "holds for period 8, period 16; no gradient at all" in claim.judge(ds)[4].note

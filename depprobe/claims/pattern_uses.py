@@ -87,12 +87,33 @@ def of_periods(ds: xr.Dataset) -> Finding:
 
 
 def of_documents(ds: xr.Dataset) -> Finding:
-    """The own document gets more than from full attention; two layers reach everything."""
+    """The own document gets more than from full attention; two layers reach everything.
+
+    Other patterns that give it more still are named.
+    """
     documents = named(ds, "documents")
     more = {what: gain(ds, "block-attention", what) for what in documents}
     reach = float(ds["reach"].sel(pattern="block-attention", depth=2))
     held = [what for what in documents if _more(more[what])]
     favours, everywhere = len(held) == len(documents), reach == 1
+    others = {
+        what: {name: gain(ds, name, what) for name in ("sliding-window", "dilated-attention")}
+        for what in documents
+    }
+    ahead = [
+        name
+        for name in ("sliding-window", "dilated-attention")
+        if all(others[what][name].value > more[what].value for what in documents)
+    ]
+    notes = (
+        [f"{' and '.join(ahead)} give{'s' * (len(ahead) == 1)} the own document more still"] if ahead else []
+    )
+    if not (favours and everywhere):
+        notes = [
+            f"the own document gets more than by full attention with {', '.join(held) or 'no boundary'}",
+            f"two layers {'reach' if everywhere else 'do not reach'} every position",
+            *notes,
+        ]
     return Finding(
         "block-attention is for documents",
         CONFIRMED if favours and everywhere else QUALIFIED if everywhere or held else REFUTED,
@@ -104,13 +125,15 @@ def of_documents(ds: xr.Dataset) -> Finding:
         }
         | {f"{what}: over that of full attention": one for what, one in more.items()}
         | {
+            f"{what}: over that of full attention, {name}": one
+            for what, found in others.items()
+            for name, one in found.items()
+        }
+        | {
             f"share of sources reached by {layers} layer{'s' * (layers > 1)}": Measured(
                 float(ds["reach"].sel(pattern="block-attention", depth=layers))
             )
             for layers in map(int, ds["depth"].values)
         },
-        ""
-        if favours and everywhere
-        else f"the own document gets more than by full attention with {', '.join(held) or 'no boundary'}; "
-        f"two layers {'reach' if everywhere else 'do not reach'} every position",
+        "; ".join(notes),
     )

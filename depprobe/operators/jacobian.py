@@ -3,7 +3,7 @@ r"""The temporal Jacobian as a linear operator.
     J[t,k] = d y_t / d x_k        a (d_out, d_in) block
 
 Shapes: y (n_out, d_out), x (n_in, d_in). Blocks may lie far outside the range of floats (an LSTM's
-block at lag 999 is about 1e-214), so a block is a ``Scaled`` pair and a norm is a natural log.
+block at lag 999 is about 1e-215), so a block is a ``Scaled`` pair and a norm is a natural log.
 """
 
 from __future__ import annotations
