@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import json
 import tempfile
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -43,7 +44,8 @@ USES = ("training step", "one more token")
 def compute(quick: bool) -> xr.Dataset:
     """Maps over (use, lag, n), and how far back each recurrence lets the gradient through (layer, seed)."""
     d, lengths, lags = QUICK if quick else FULL
-    grid = choosing.QUICK if quick else DEFAULT_GRID
+    # another process beside makes passes of two threads many times as slow, of one hardly
+    grid = choosing.QUICK if quick else replace(DEFAULT_GRID, threads=1)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         maps = [
