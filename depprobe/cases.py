@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, NamedTuple
@@ -81,9 +81,21 @@ def cases_of(
     return Cases(labels, drawn, cases_of_specs(labels, x, n, d, samples, drawn, dtype, device))
 
 
+def _names(target: Any) -> list[str]:
+    """Spec strings, where they are some; raises ``BadInput`` for what else Python may hand over."""
+    named = [target] if isinstance(target, str) or not isinstance(target, Iterable) else list(target)
+    for one in named:
+        if isinstance(one, nn.Module):
+            raise BadInput("several modules are measured one by one, not in a list: a call for each")
+        if not isinstance(one, str):
+            what = "a function" if callable(one) else f"{type(one).__name__} {one!r}"
+            raise BadInput(f"{what} is neither a module nor the name of a layer; wrap it in an nn.Module")
+    return named
+
+
 def labels_of(specs: str | Sequence[str]) -> list[str]:
     """Spec strings as they are written in labels, each once; raises ``BadInput`` for none or one twice."""
-    labels = [str(Spec.parse(text)) for text in ([specs] if isinstance(specs, str) else specs)]
+    labels = [str(Spec.parse(text)) for text in _names(specs)]
     if not labels:
         raise BadInput("no layer was given; see depprobe layers")
     if len(set(labels)) < len(labels):
@@ -106,6 +118,8 @@ def cases_of_module(module: nn.Module, x: Any) -> list[Case]:
         x = torch.as_tensor(array).to(next(weights, torch.zeros(0, dtype=torch.float64)))
     if x.ndim not in (2, 3) or x.numel() == 0:
         raise BadInput(f"x must be (n, d) or (samples, n, d) with entries, not {tuple(x.shape)}")
+    if x.dtype in (torch.float16, torch.bfloat16):
+        raise BadInput(f"{x.dtype} has too few digits to measure with: use module.float() and x.float()")
     label = type(module).__name__
     inputs = x[None] if x.ndim == 2 else x
     return [Case(label, 0, lambda: module, one, batched=x.ndim == 3) for one in inputs]

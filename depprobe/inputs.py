@@ -5,7 +5,8 @@
     .npy     an array (length, d_in);   .csv   columns of numbers, a header line allowed
 
 A file longer than n gives its first n positions, or evenly spaced windows where several samples are asked
-for; a shorter one is an error. Files are data: nothing in them is run, and pickles are refused.
+for; a shorter one is an error, and so are windows that would overlap: they would be no samples of their own.
+Files are data: nothing in them is run, and pickles are refused.
 """
 
 from __future__ import annotations
@@ -55,8 +56,16 @@ class Source:
             raise BadInput(f"n must be at least 2, not {n}")
         if samples < 1:
             raise BadInput(f"samples must be at least 1, not {samples}")
-        if self.length is None or self.length >= n:
+        if self.length is None or self.length >= n * samples:
             return
+        if self.length >= n:
+            apart, shorter = self.length // n, self.length // samples
+            raise BadInput(
+                f"{self.name} holds {apart} window{'s' * (apart > 1)} of n = {n} positions side by side, and "
+                f"samples = {samples} were asked for; use --samples {apart}{' or less' * (apart > 1)}"
+                + f", or --n {shorter} or less"
+                * (shorter >= 2)
+            )
         remedy = f"use --n {self.length} or less" if self.length >= 2 else "use a longer one"
         raise BadInput(f"{self.name} holds {self.length} positions and n = {n} were asked for; {remedy}")
 
@@ -65,7 +74,7 @@ class Source:
 
         Raises
         ------
-        BadInput : n < 2, or the input is shorter than n.
+        BadInput : n < 2, or the input is shorter than so many windows side by side.
 
         Examples
         --------

@@ -108,12 +108,104 @@ def test_what_cannot_be_answered_is_said_in_one_line(case):
         temporal_jacobian(nn.Identity(), x.detach(), method="autograd").__class__(lambda z: z.detach(), x)
     with pytest.raises(BadInput, match=r"x is torch.float32 .* but the module is torch.float64"):
         temporal_jacobian(module, x.float())
-    with pytest.raises(BadInput, match=r"fails on x of shape \(21, 4\): mat1 and mat2"):
+    with pytest.raises(BadInput, match=r"fails on x of shape \(21, 4\): mat1 and mat2.*batches only"):
         temporal_jacobian(module, x[:, :4])
     with pytest.raises(BadInput, match="x is 5 wide and the module reads 6"):
         temporal_jacobian(nn.GRU(6, 3).to(F64), x)
-    with pytest.raises(BadInput, match="use --dtype float32"):
+    with pytest.raises(BadInput, match=r"use .*module\.float\(\)"):
         temporal_jacobian(module.half(), x.half())
+
+
+class Causal(nn.Module):
+    """A Transformer of one's own, whose mask is added to the scores."""
+
+    def __init__(self, ahead=0):
+        super().__init__()
+        self.ahead = ahead
+        layer = nn.TransformerEncoderLayer(6, 2, 12, batch_first=True)
+        self.encoder = nn.TransformerEncoder(layer, 2, enable_nested_tensor=False)
+
+    def forward(self, x):
+        n = x.shape[-2]
+        mask = torch.full((n, n), -torch.inf, dtype=x.dtype).triu(1 + self.ahead)
+        return self.encoder(x, mask=mask)
+
+
+def test_a_causal_module_has_exact_zeros_ahead():
+    x = torch.randn(13, 6, dtype=F64)
+    for module, zeros in ((Causal(), 78), (Causal(ahead=12), 0)):
+        values = temporal_jacobian(module.to(F64).eval(), x).log_norms(range(13)).values
+        assert np.isneginf(values).sum() == zeros
+        assert np.isfinite(values).sum() == 169 - zeros
+    # two layers that each look one position ahead: two positions that arrive, the rest stays unknown
+    values = temporal_jacobian(Causal(ahead=1).to(F64).eval(), x).log_norms([4]).values[0]
+    assert np.isfinite(values[:7]).all()
+    assert np.isnan(values[7:]).all()
+
+
+def test_what_fades_backwards_in_time_is_no_zero():
+    class Backwards(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.rnn = nn.RNN(3, 4, bidirectional=True)
+            with torch.no_grad():
+                for weight in self.rnn.parameters():
+                    weight *= 0.01
+
+        def forward(self, x):
+            return self.rnn(x)[0]
+
+    x = torch.randn(400, 3, dtype=F64)
+    values = temporal_jacobian(Backwards().to(F64), x, method="autograd").log_norms([2, 200]).values
+    assert np.isnan(values[0, -50:]).all()
+    assert not np.isneginf(values).any()
+
+
+class Inner(nn.Module):
+    """A recurrence of one's own; torch's default layout has time first."""
+
+    def __init__(self, batch_first):
+        super().__init__()
+        self.rnn = nn.GRU(6, 10, batch_first=batch_first)
+
+    def forward(self, x):
+        return self.rnn(x)[0]
+
+
+@pytest.mark.parametrize("wrapped", [lambda m: m, lambda m: nn.Sequential(nn.Linear(6, 6), m).to(F64)])
+def test_time_in_the_place_of_the_batch_is_refused(wrapped):
+    x = torch.randn(9, 6, dtype=F64)
+    right, wrong = (wrapped(Inner(first).to(F64)) for first in (True, False))
+    whole = temporal_jacobian(right, x, batched=True).log_norms([8]).values
+    np.testing.assert_allclose(whole, temporal_jacobian(right, x).log_norms([8]).values, atol=1e-12)
+    assert np.isfinite(temporal_jacobian(wrong, x).log_norms([8]).values).all()
+    with pytest.raises(BadInput, match=r"Inner does not take \(batch, n, d\)"):
+        temporal_jacobian(wrong, x, batched=True)
+
+
+@pytest.mark.parametrize("batch_first", [True, False])
+@pytest.mark.parametrize(
+    "wrapped", [lambda m: m, nn.Sequential, lambda m: nn.TransformerEncoder(m, 2, enable_nested_tensor=False)]
+)
+def test_transformers_of_torch_in_either_layout(batch_first, wrapped):
+    module = wrapped(nn.TransformerEncoderLayer(6, 2, 12, batch_first=batch_first)).to(F64).eval()
+    x = torch.randn(9, 6, dtype=F64)
+    J = temporal_jacobian(module, x, batched=True)
+    inner = module[0] if isinstance(module, nn.Sequential) else module
+    truth = torch.autograd.functional.jacobian(inner, x)
+    for t, k in ((8, 0), (0, 8), (4, 4)):
+        torch.testing.assert_close(J.block(t, k).values, truth[t, :, k], rtol=1e-10, atol=1e-12)
+
+
+def test_a_module_that_draws_random_numbers_is_refused():
+    class Noisy(nn.Module):
+        def forward(self, x):
+            return x + 1e-3 * torch.randn_like(x)
+
+    x = torch.randn(9, 6)
+    for module in (Noisy(), nn.Sequential(nn.Linear(6, 6), Noisy())):
+        with pytest.raises(BadInput, match="Noisy gives two outputs at one x"):
+            temporal_jacobian(module, x)
 
 
 def test_train_mode_with_dropout_or_statistics_is_refused():

@@ -71,7 +71,7 @@ def test_csv_with_and_without_a_header(tmp_path, head):
 
 
 @pytest.mark.parametrize(
-    ("n", "samples", "starts"), [(5, 1, [0]), (5, 2, [0, 16]), (6, 4, [0, 5, 10, 15]), (21, 3, [0, 0, 0])]
+    ("n", "samples", "starts"), [(5, 1, [0]), (5, 2, [0, 16]), (5, 4, [0, 5, 10, 16]), (7, 3, [0, 7, 14])]
 )
 def test_windows_are_spaced_evenly_from_the_first_position_to_the_last(n, samples, starts):
     found = Source("rows", data=ROWS).windows(n, 3, samples=samples)
@@ -98,6 +98,9 @@ def test_the_projection_is_fixed_linear_and_keeps_the_scale():
     [
         (1, 1, "n must be at least 2, not 1"),
         (2, 0, "samples must be at least 1, not 0"),
+        (6, 4, r"rows holds 3 windows of n = 6 .* samples = 4 were .* --samples 3 or less, or --n 5 or less"),
+        (21, 2, r"rows holds 1 window of n = 21 .*; use --samples 1, or --n 10 or less"),
+        (2, 11, r"rows holds 10 windows of n = 2 .*; use --samples 10 or less$"),
         (22, 1, r"rows holds 21 positions and n = 22 were asked for; use --n 21 or less"),
     ],
 )

@@ -24,8 +24,8 @@ def call(
 
     Parameters
     ----------
-    module : any module; recurrent modules, ``MultiheadAttention``, ``Conv1d`` and ``Sequential`` in their
-        own layouts.
+    module : any module; recurrent modules, ``MultiheadAttention``, ``TransformerEncoder`` and its layers,
+        ``Conv1d`` and ``Sequential`` in their own layouts.
     x : (n, d_in).
     batched : whether an unknown module is to be given (1, n, d_in) rather than (n, d_in).
     forward : further arguments of the module's forward, such as ``attn_mask``.
@@ -76,6 +76,15 @@ def _(
     # the fused path refuses what its plain twin allows: ask for no averaged weights unless told otherwise
     options.setdefault("need_weights", False)
     return module(x, x, x, **options)[0]
+
+
+@call.register(nn.TransformerEncoderLayer)
+@call.register(nn.TransformerEncoder)
+def _(
+    module: nn.Module, x: Tensor, *, batched: bool = False, forward: Mapping[str, Any] | None = None
+) -> Tensor:
+    # (n, d) is one sequence to them, whatever the place of the batch
+    return module(x, **(forward or {}))
 
 
 @call.register

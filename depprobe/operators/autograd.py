@@ -199,7 +199,10 @@ def _forward(function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
         if "allocate memory" in str(error):
             raise
         first = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise BadInput(f"the module fails on x of shape {tuple(x.shape)}: {first}") from error
+        raise BadInput(
+            f"the module fails on x of shape {tuple(x.shape)}: {first}"
+            "; one that takes batches only is to be given x as (samples, n, d), or batched=True"
+        ) from error
 
 
 def _log_norm(grad: Tensor) -> Tensor:

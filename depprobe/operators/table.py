@@ -14,6 +14,7 @@ from depprobe.operators.adapters import call, parameters_of
 from depprobe.operators.autograd import AutogradJacobian
 from depprobe.operators.budget import DEFAULT_MEMORY
 from depprobe.operators.jacobian import TemporalJacobian
+from depprobe.operators.one_function import require_function
 from depprobe.operators.recurrent import RecurrentJacobian
 from depprobe.vocabulary import METHODS, WRT
 
@@ -108,6 +109,10 @@ def check(module: nn.Module, x: Tensor) -> None:
             )
 
 
+def _is_known(module: nn.Module) -> bool:
+    return type(module).__module__.partition(".")[0] in ("torch", "depprobe")
+
+
 def temporal_jacobian(
     module: nn.Module,
     x: Tensor,
@@ -139,7 +144,8 @@ def temporal_jacobian(
 
     Raises
     ------
-    BadInput : see ``check``; or the method or ``wrt`` asked for does not serve this module.
+    BadInput : see ``check`` and ``require_function``; or the method or ``wrt`` asked for does not serve this
+        module.
     OverBudget : the job would not fit the budget.
 
     Examples
@@ -156,23 +162,27 @@ def temporal_jacobian(
     if not 0 <= tolerance < 1:
         raise BadInput(f"tolerance must lie in [0, 1), not {tolerance}")
     check(module, x)
+    found: TemporalJacobian | None = None
     if method in ("auto", "structured"):
         found = structured(module, x, wrt=wrt, tolerance=tolerance, memory=memory, forward=forward)
-        if found is not None:
-            return found
-        if method == "structured":
+        if found is None and method == "structured":
             raise BadInput(
                 f"no structured operator serves {type(module).__name__}; use method auto, autograd or probes"
             )
-    if wrt != "x":
+    if found is None and wrt != "x":
         raise BadInput(f"wrt={wrt!r} needs the chain operator of nn.RNN, nn.GRU or nn.LSTM; use x")
-    return AutogradJacobian(
-        lambda z: call(module, z, batched=batched, forward=forward),
-        x,
-        probes=probes if method == "probes" else None,
-        memory=memory,
-        seed=seed,
-    )
+    if found is None:
+        found = AutogradJacobian(
+            lambda z: call(module, z, batched=batched, forward=forward),
+            x,
+            probes=probes if method == "probes" else None,
+            memory=memory,
+            seed=seed,
+        )
+    # last: what takes too much memory was refused before anything was run
+    if not all(map(_is_known, module.modules())):
+        require_function(module, x, batched=batched, forward=forward)
+    return found
 
 
 def operator_name(module: nn.Module, d_in: int) -> str:
