@@ -9,7 +9,7 @@ NaN also survives a mask of -inf that is added to scores, as in a causal Transfo
 is a second proof: an output that keeps every bit when all that follows it is replaced, by numbers small and
 large, does not look ahead. What looked ahead would look at the next position too, where nothing has
 underflowed yet; for single sources, or the past, this would prove nothing. A mask of large finite numbers
-counts as one of -inf.
+counts as one of -inf, and so does a unit behind a normalisation that is saturated whatever it reads.
 """
 
 from __future__ import annotations
@@ -43,7 +43,9 @@ def independent(function: Callable[[Tensor], Tensor], x: Tensor, t: int, sources
             return True
 
         def looks_ahead() -> bool:
-            for factor in (1.0, -0.01, 50.0):
+            # squares of the largest stay in range: they take a saturated unit out of saturation
+            large = torch.finfo(x.dtype).max ** 0.4
+            for factor in (1.0, -0.01, large, -large):
                 changed = x.clone()
                 changed[t + 1 :] = factor * other[t + 1 :]
                 if not torch.equal(function(changed)[t], reference):
