@@ -16,6 +16,8 @@ import depprobe.probes.cost as probe
 from depprobe import store
 from depprobe.cases import cases_of_specs
 from depprobe.cli.output import command_of
+from depprobe.cli.summaries.cost import summary
+from depprobe.cli.summaries.efficiency import summary as efficiency_summary
 from depprobe.costs.point import costs
 
 SMALL = ("--d", "8", "--threads", "1", "--seconds", "0.001")
@@ -108,6 +110,74 @@ def test_two_lengths_have_exponents_without_errors(run):
     call = ("--layer", "conv", *SMALL, "--phase", "forward")
     assert "exponents over n = 8 to 16, no errors from two\n" in good(run, *call, "--n", "8,16")
     assert "exponents over n = 8 to 32\n" in good(run, *call, "--n", "8,16,32")
+
+
+def timed(one, many, spread=1.1, n=(64, 128, 256)):
+    """Costs of layers whose median times at 1 and 2 threads are given, with quartiles that far apart."""
+    names = list(one)
+    time = np.array([[one[name], many[name]] for name in names], dtype=float).swapaxes(1, 2)
+    over = ("layer", "n", "threads")
+    return xr.Dataset(
+        {
+            "flops": (("layer", "n"), np.ones(time.shape[:2])),
+            "time": (over, time),
+            "time_low": (over, time / np.sqrt(spread)),
+            "time_high": (over, time * np.sqrt(spread)),
+        },
+        coords={"layer": names, "n": list(n), "threads": [1, 2]},
+    )
+
+
+CALM = {"attention": [1.0, 4.0, 16.0], "gru": [2.0, 4.1, 8.0], "conv": [0.1, 0.2, 0.4]}
+
+
+def growth_of(ds):
+    return {row["layer"]: row["scaling_n_time"] for row in summary(ds).records}
+
+
+def test_undisturbed_times_are_not_called_so():
+    ds = timed(CALM, {**CALM, "conv": [0.2, 0.4, 0.8]})
+    assert not any("disturbed" in note for note in [*summary(ds).notes, *efficiency_summary(ds).notes])
+    np.testing.assert_allclose(list(growth_of(ds).values()), [2, 1, 1], atol=0.05)
+
+
+def test_more_threads_that_take_several_times_as_long_are_disturbed():
+    ds = timed(CALM, {**CALM, "gru": [2.0, 400.0, 8.0]})
+    notes = summary(ds).notes
+    assert [note.split("):")[0] for note in notes if "disturbed" in note] == [
+        "disturbed times (2 threads: gru n = 128"
+    ]
+    assert [name for name, power in growth_of(ds).items() if np.isnan(power)] == ["gru"]
+    (line,) = [note for note in notes if note.startswith("attention costs more time")]
+    assert line.endswith("than gru unknown; conv always")
+    assert any("2 threads: gru n = 128" in note for note in efficiency_summary(ds).notes)
+
+
+def test_quartiles_far_apart_are_disturbed():
+    ds = timed(CALM, CALM)
+    ds["time_high"].loc[{"layer": "conv", "n": 64}] = 0.3
+    ds["step_time_low"], ds["step_time_high"] = (0 * ds["flops"] + value for value in (1.0, 1.9))
+    ds["step_time_high"].loc[{"layer": "gru", "n": 256}] = 2.1
+    named = next(note for note in summary(ds).notes if note.startswith("disturbed"))
+    said = "1 thread: conv n = 64 | 2 threads: conv n = 64 | one more token: gru n = 256"
+    assert named.startswith(f"disturbed times ({said}): quartiles more than 2 times apart")
+    assert np.isnan(growth_of(ds)["conv"])
+
+
+def test_two_times_whose_quartiles_overlap_have_no_exponent():
+    two = {name: values[:2] for name, values in CALM.items()} | {"conv": [0.2, 0.21]}
+    found = growth_of(timed(two, two, n=(64, 128)))
+    assert np.isnan(found.pop("conv"))
+    np.testing.assert_allclose(list(found.values()), [2, np.log2(2.05)])
+    three = {name: [*values, values[-1]] for name, values in two.items()}
+    assert np.isfinite(growth_of(timed(three, three))["conv"]), "the error says how well it is known"
+
+
+def test_a_crossover_that_may_be_anywhere_cannot_be_told():
+    alike = {"attention": [1.0, 1.9, 4.1], "gru": [1.01, 2.0, 4.0], "conv": [0.1, 0.2, 0.4]}
+    ds = timed(alike, alike, spread=1.6)
+    (line,) = [note for note in summary(ds).notes if note.startswith("attention costs more time")]
+    assert line == "attention costs more time than gru cannot be told from these times; conv always"
 
 
 def test_a_count_that_is_not_the_formula_is_said(run):

@@ -10,6 +10,7 @@ import numpy as np
 import xarray as xr
 
 from depprobe.cli.output import Summary, with_error
+from depprobe.costs.disturbed import APART, SLOWER, disturbed
 from depprobe.units import scaled, seconds
 
 _HEADINGS = [
@@ -54,6 +55,8 @@ _ABREAST = 4
 
 def summary(ds: xr.Dataset) -> Summary:
     """Table and notes of a dataset that ``depprobe.cost`` gave."""
+    if _timed(ds):
+        ds = ds.assign(disturbed=disturbed(ds))
     rows = [row for case in _cases(ds) for row in _records(case, ds)]
     several = {name: ds.sizes.get(name, 1) > 1 for name in ("n", "d", "phase")}
     columns = [_cells(row, several) for row in rows]
@@ -74,8 +77,13 @@ def _cases(ds: xr.Dataset) -> list[xr.Dataset]:
     return cases
 
 
+def _timed(ds: xr.Dataset) -> bool:
+    return {"time", "time_low", "time_high"} <= set(ds)
+
+
 def _records(case: xr.Dataset, ds: xr.Dataset) -> list[dict[str, Any]]:
     exponents: xr.Dataset | None = None
+    fitted = {"n": case, "d": ds}
     if case.sizes["n"] > 1:
         from depprobe.curves import scaling
 
@@ -84,7 +92,8 @@ def _records(case: xr.Dataset, ds: xr.Dataset) -> list[dict[str, Any]]:
         if ds.sizes.get("d", 1) > 1:
             whole = ds.sel(phase=case["phase"].item()) if "phase" in ds.dims else ds
             most = {"threads": whole["threads"].max()} if "threads" in whole.dims else {}
-            of_d = scaling(whole.sel(most))[["scaling_d", "scaling_d_stderr"]]
+            fitted["d"] = whole.sel(most)
+            of_d = scaling(fitted["d"])[["scaling_d", "scaling_d_stderr"]]
             exponents = exponents.assign(of_d.drop_vars("phase", errors="ignore"))
     longest = case.sel(n=case["n"].max())
     records = []
@@ -94,15 +103,28 @@ def _records(case: xr.Dataset, ds: xr.Dataset) -> list[dict[str, Any]]:
         for name, kind in (("n", int), ("d", int), ("phase", str), ("threads", int)):
             row[name] = kind(one[name].item()) if name in one.coords else ""
         row |= {name: float(one[name]) if name in one else math.nan for name in _NUMBERS}
+        told = {size: exponents is not None and _told(fitted[size].sel(layer=layer)) for size in _SIZES}
         for size, quantity, end in product(_SIZES, _QUANTITIES, ("", "_stderr")):
             name = f"scaling_{size}{end}"
             row[f"{name}_{quantity}"] = (
                 math.nan
-                if exponents is None or quantity not in exponents["quantity"]
+                if exponents is None
+                or quantity not in exponents["quantity"]
+                or (quantity == "time" and not told[size])
                 else exponents[name].sel(quantity=quantity, layer=layer).item()
             )
         records.append(row)
     return records
+
+
+def _told(layer: xr.Dataset) -> bool:
+    """Whether times tell how they grow: undisturbed, and if there are only two, with quartiles apart."""
+    if not _timed(layer):
+        return True
+    low, high = (layer[name].values.ravel() for name in ("time_low", "time_high"))
+    known = ~np.isnan(low)
+    overlap = known.sum() == 2 and low[known].max() <= high[known].min()
+    return not overlap and not layer["disturbed"].any()
 
 
 def _cells(row: dict[str, Any], several: dict[str, bool]) -> list[str]:
@@ -169,9 +191,37 @@ def _notes(ds: xr.Dataset, rows: list[dict[str, Any]]) -> list[str]:
         lines[0] += "; one n only: no exponents, no crossovers"
     if any(abs(_gap(row)) > _GAP for row in rows):
         lines.append("FLOPs counted exceed the formula where masks and tiles make products that are not used")
+    lines += disturbances(ds)
     if ds.attrs.get("no_stream"):
         lines.append(f"no stream: {ds.attrs['no_stream']}")
     return lines
+
+
+def disturbances(ds: xr.Dataset) -> list[str]:
+    """One line that names the disturbed times of a dataset of costs; none where there are none."""
+    parts: dict[str, xr.DataArray] = {}
+    if _timed(ds):
+        found = disturbed(ds)
+        counts = ds["threads"].values.tolist() if "threads" in found.dims else []
+        parts = {f"{k} thread{'s' * (k > 1)}": found.sel(threads=k) for k in counts} or {"passes": found}
+    if {"step_time_low", "step_time_high"} <= set(ds):
+        parts["one more token"] = ds["step_time_high"] > APART * ds["step_time_low"]
+    said = []
+    for what, found in parts.items():
+        at = found.any([dim for dim in found.dims if dim not in ("layer", "n")])
+        where = {
+            str(layer): ", ".join(str(n) for n in at["n"].values[at.sel(layer=layer).values])
+            for layer in at["layer"].values
+        }
+        named = [f"{layer} n = {lengths}" for layer, lengths in where.items() if lengths]
+        said += [f"{what}: {'; '.join(named)}"] if named else []
+    if not said:
+        return []
+    return [
+        f"disturbed times ({' | '.join(said)}): quartiles more than {APART:g} times apart, or more than "
+        f"{SLOWER:g} times as long as at one thread; they give no exponents and no crossovers: measure again "
+        "while the machine does nothing else"
+    ]
 
 
 def _crossings(ds: xr.Dataset) -> list[str]:
@@ -183,6 +233,8 @@ def _crossings(ds: xr.Dataset) -> list[str]:
     if attention is None or len(names) < 2:
         return []
     case = _cases(ds)[0]
+    if _timed(case):
+        case = case.assign(time=case["time"].where(~case["disturbed"].any("n")))
     found = crossovers(case.drop_vars("d", errors="ignore")).sel(layer=attention)
     where = [f"{case['phase'].item()}"] if "phase" in case.coords else []
     where += [f"d = {case['d'].item()}"] if "d" in case.coords else []
@@ -202,6 +254,8 @@ def _crossings(ds: xr.Dataset) -> list[str]:
 def _crossing(at: float, low: float, high: float) -> str:
     if math.isnan(at):
         return "unknown"
+    if (low, high) == (0, math.inf):
+        return "cannot be told from these times"
     words = "always" if at == 0 else "not up to the longest n" if math.isinf(at) else f"from n = {at:.0f}"
     certain = math.isnan(low) or (at in (0, math.inf) and low == high)
     if certain:

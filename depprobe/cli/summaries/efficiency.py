@@ -7,6 +7,7 @@ from typing import Any
 import xarray as xr
 
 from depprobe.cli.output import Summary
+from depprobe.cli.summaries.cost import disturbances
 from depprobe.curves import efficiency
 
 _DIMS = ("layer", "n", "phase")
@@ -24,6 +25,7 @@ def summary(ds: xr.Dataset) -> Summary:
         "memory: most bytes of tensors alive at once, parameters and input apart",
         "path: layers plus steps from x_1 to h_n; parallelism: FLOPs over those of the longest chain",
         "article: RTX 3090, PyTorch 2.0; it does not say which pass, nor which attention",
+        *disturbances(ds),
     ]
     title = f"Efficiency: d = {table.attrs['d']}, {table.attrs.get('dtype', '')}, batch 1{threads}"
     return Summary(title, list(HEADINGS), rows_of(table), _records(table), notes, upright=True)
