@@ -117,6 +117,32 @@ def test_a_token_is_timed_at_one_thread(tmp_path, monkeypatch):
     assert threads == [1, 1]
 
 
+def test_a_disturbed_pass_is_taken_at_one_thread_and_not_kept(tmp_path, monkeypatch):
+    asked = []
+
+    def seconds(run, count, least):
+        asked.append(count)
+        return SimpleNamespace(low=times[count])
+
+    monkeypatch.setattr(measuring, "seconds", seconds)
+    monkeypatch.setattr(measuring, "all_threads", lambda: 2)
+    kept, grid = kept_in(tmp_path), Grid((8, 16), (8,))
+    times = {1: 0.01, 2: 0.5}
+    found = fitted(["conv"], False, kept, None, grid)
+    assert found.disturbed == {"conv": [(8, 8), (16, 8)]}
+    assert found.times["conv"].at("conv", 12, 8) == pytest.approx(0.01)
+    times[2] = 0.02
+    found = fitted(["conv"], False, kept, None, grid)
+    assert found.disturbed == {}
+    assert found.times["conv"].at("conv", 12, 8) == pytest.approx(0.02)
+    assert asked == [2, 1] * 4
+    # a long pass would take long again, and one thread has nothing to wait for
+    times[2] = 9.0
+    fitted(["conv"], False, kept_in(tmp_path / "long"), None, grid)
+    fitted(["conv"], False, kept_in(tmp_path / "one"), None, replace(grid, threads=1))
+    assert asked[8:] == [2, 2, 1, 1]
+
+
 def test_a_layer_that_sees_the_future_takes_no_stream(tmp_path):
     grid = Grid((8, 16), (8,), seconds=1e-3, threads=1)
     found = fitted(["attention", "gru"], True, kept_in(tmp_path), None, grid)

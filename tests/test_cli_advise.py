@@ -17,8 +17,12 @@ LAYERS = ("--layer", "attention", "--layer", "gru", "--layer", "conv")
 
 
 @pytest.fixture(autouse=True)
-def _made_up(tmp_path, monkeypatch):
-    """Costs that are known: attention takes 3 ms, the others 1 ms a layer, all of them 1 KiB."""
+def made(tmp_path, monkeypatch):
+    """Costs that are known: attention takes 3 ms, the others 1 ms a layer, all of them 1 KiB.
+
+    The dictionary sets other errors, and which points were disturbed.
+    """
+    made = {"error": 0.1, "disturbed": {}}
 
     def costs(specs, streamed, kept, progress=None, *grid):
         def constant(found, n, d):
@@ -27,15 +31,16 @@ def _made_up(tmp_path, monkeypatch):
         if progress:
             progress(0, 1, "made up")
         seconds = {spec: 3e-3 if spec.startswith("attention") else 1e-3 for spec in specs}
-        times = {spec: CostModel(constant, np.array([time]), 0.1) for spec, time in seconds.items()}
+        times = {spec: CostModel(constant, np.array([time]), made["error"]) for spec, time in seconds.items()}
         sizes = {spec: CostModel(constant, np.array([1024.0]), 0.0) for spec in specs}
-        return Costs(streamed, times, sizes)
+        return Costs(streamed, times, sizes, disturbed=made["disturbed"])
 
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.setattr(ranking, "fitted", costs)
     monkeypatch.setattr(decision_map, "fitted", costs)
     monkeypatch.setattr(arriving, "WIDTH", 8)
+    return made
 
 
 @pytest.fixture
@@ -49,7 +54,7 @@ def test_the_table_says_what_to_take_and_why(run, tmp_path):
     assert (code, err) == (0, "")
     lines = out.splitlines()
     assert lines[0] == "Layers for n = 200, d = 16, lag 199"
-    assert lines[3].split()[:6] == ["1", "attention", "3", "ms", "±", "11"]
+    assert lines[3].split()[:6] == ["1", "attention", "3", "ms", "×/÷", "1.1"]
     assert lines[4].endswith("drowns")
     assert lines[5].endswith("would need 199 layers")
     assert "take     attention: the cheapest layer through which the gradient arrives from lag 199" in out
@@ -60,11 +65,37 @@ def test_the_table_says_what_to_take_and_why(run, tmp_path):
 def test_where_the_article_differs_it_is_said_why(run):
     _, out, _ = run("--n", "200", "--d", "16", "--dependency", "1", *LAYERS, "-q")
     # conv costs as much: where times are equal, the order of the call
-    assert "take     gru: " in out
+    assert "take     gru or conv: their times are not told apart; " in out
+    assert "; attention takes 3 times as long as gru\n" in out
     assert "says attention, which differs: attention is number 3 and takes 3 times as long" in out
     _, out, _ = run("--n", "6000", "--d", "16", *LAYERS, "-q")
     assert "says recurrence, which differs: gru: drowns (" in out
     assert "* continued from sequences of up to 512 positions, of recurrences 4096" in out
+
+
+def test_times_within_their_errors_are_not_told_apart(run, made):
+    call = ("--n", "200", "--d", "16", "--dependency", "1", *LAYERS, "-q")
+    # ln 3 = 1.10: within both errors from 0.55 on
+    made["error"] = 0.54
+    assert "take     gru or conv: their times" in run(*call)[1]
+    made["error"] = 0.56
+    out = run(*call)[1]
+    assert out.splitlines()[3].split()[4:6] == ["×/÷", "1.8"]
+    assert "take     gru, conv or attention: their times are not told apart; the gradient" in out
+    assert "says attention: attention is number 3, and its time is not told from the first\n" in out
+    assert json.loads(run(*call, "--json")[1])["attributes"]["not_told_apart"] == "conv;attention"
+
+
+def test_an_error_that_is_no_float_as_a_factor(run, made):
+    made["error"] = 720.0
+    assert "3 ms ×/÷ > 1000" in run("--n", "200", "--d", "16", *LAYERS, "-q")[1]
+
+
+def test_disturbed_points_are_named(run, made):
+    call = ("--n", "200", "--d", "16", *LAYERS, "-q")
+    assert "disturbed" not in run(*call)[1]
+    made["disturbed"] = {"gru": [(64, 64), (512, 64)]}
+    assert "disturbed: gru at (n, d) = (64, 64), (512, 64): several times as long" in run(*call)[1]
 
 
 def test_where_nothing_is_usable_it_is_said(run):

@@ -4,7 +4,8 @@
     one more token    seconds, at one thread
 
 float32, batch 1, all processors unless told otherwise. Seconds are lower quartiles: what else a machine does
-only adds to them.
+only adds to them. Where a pass takes several times as long as with one thread, threads waited for processors
+that others had: its time is then that with one thread, it is named, and it is not kept.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from pathlib import Path
 import depprobe
 from depprobe.advice.model import CostModel, byte_terms, fit, refusal, time_terms, token_terms
 from depprobe.cases import Case, cases_of_specs
+from depprobe.costs.disturbed import SLOWER, slowed
 from depprobe.costs.machine import machine
 from depprobe.costs.memory import tensor_bytes
 from depprobe.costs.passes import BACKWARD, one_pass
@@ -26,6 +28,9 @@ from depprobe.costs.streaming import NoStream, prepared_step, stream
 from depprobe.costs.timing import all_threads, seconds
 from depprobe.errors import BadInput
 from depprobe.resume import FinishedPoints
+
+#: a pass that takes longer is not measured with one thread too
+_CHEAP = 1.0
 
 Progress = Callable[[float, int, str], None]
 
@@ -63,12 +68,14 @@ class Costs:
     stream : whether ``times`` are those of one more token.
     times, sizes : models of seconds and, unless streamed, of bytes.
     no_stream : spec -> why it takes no stream.
+    disturbed : spec -> the points (n, d) whose times something else disturbed.
     """
 
     stream: bool
     times: dict[str, CostModel] = field(default_factory=dict)
     sizes: dict[str, CostModel] = field(default_factory=dict)
     no_stream: dict[str, str] = field(default_factory=dict)
+    disturbed: dict[str, list[tuple[int, int]]] = field(default_factory=dict)
 
 
 def cache_folder() -> Path:
@@ -127,6 +134,9 @@ def fitted(
         if reasons:
             found.no_stream[spec] = reasons.pop()
             continue
+        shaken = [place for place, point in points.items() if point.get("disturbed")]
+        if shaken:
+            found.disturbed[spec] = shaken
         times = {place: float(point["time"]) for place, point in points.items()}
         found.times[spec] = fit(spec, times, token_terms if streamed else time_terms)
         if grid.sizes and not streamed:
@@ -156,6 +166,7 @@ def _point(
     facts |= {
         "threads": grid.threads,
         "bytes": grid.sizes,
+        "slower": SLOWER,
         "machine": machine(),
         "version": depprobe.__version__,
     }
@@ -163,7 +174,8 @@ def _point(
     if known is None:
         (case,) = cases_of_specs([spec], None, n, d, 1, [0], "float32", "cpu")
         known = _token(case, grid) if streamed else _training_step(case, grid)
-        kept.put(facts, known)
+        if not known.get("disturbed"):
+            kept.put(facts, known)
     return known
 
 
@@ -171,11 +183,14 @@ def _training_step(case: Case, grid: Grid) -> dict[str, float | str]:
     module = case.build()
     size = tensor_bytes(module, case.x, BACKWARD).peak if grid.sizes else math.nan
     run = one_pass(module, case.x, BACKWARD)
-    return {
-        "time": seconds(run, grid.threads or all_threads(), grid.seconds).low,
-        "bytes": float(size),
-        "no_stream": "",
-    }
+    threads = grid.threads or all_threads()
+    time = seconds(run, threads, grid.seconds).low
+    disturbed = False
+    if threads > 1 and time < _CHEAP:
+        alone = seconds(run, 1, grid.seconds).low
+        disturbed = slowed(time, alone)
+        time = alone if disturbed else time
+    return {"time": time, "bytes": float(size), "no_stream": "", "disturbed": float(disturbed)}
 
 
 def _token(case: Case, grid: Grid) -> dict[str, float | str]:

@@ -3,14 +3,17 @@ r"""Layers ranked for a length, a width and a lag: those that fit and let the gr
 A layer is usable where a stack of ``MOST_LAYERS`` reaches the lag, it fits the memory budget, it takes one
 token after another if asked to, and the gradient from the lag is at least float32's epsilon times the largest
 one in the row: what is less is lost when gradients are added up. Next come layers in which the gradient
-drowns, last those that do not fit. Within a group the predicted time decides.
+drowns, last those that do not fit. Within a group the predicted time decides; usable layers whose
+times differ from the first's by no more than both errors together are not told apart from it:
+
+    ln(time / time of the first) <= error + error of the first
 """
 
 from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -40,6 +43,8 @@ USABLE, DROWNS, UNFIT = 0, 1, 2
 MOST_POSITIONS, MOST_WIDTH = 1 << 18, 1 << 16
 #: bytes of a number
 _SIZE = 4
+#: ln of a factor that is still a float
+_LARGEST = 700.0
 #: heads that attention has by default
 _HEADS = 8
 
@@ -94,8 +99,9 @@ def advise(
     Dataset over ``layer``, best first: ``predicted_time`` (s), ``predicted_error`` (of its logarithm),
     ``predicted_bytes``, ``layers_needed``, ``log_arrival`` with ``log_arrival_stderr``, ``extrapolated``
     (0 or 1) and ``group`` (0 usable, 1 the gradient drowns, 2 unfit). Attributes: ``reasons`` (JSON),
-    ``tree`` and ``rule_of_thumb`` (what the article would take), ``tree_agrees`` and
-    ``rule_of_thumb_agrees``, and the machine.
+    ``not_told_apart`` (usable layers whose times are not told from the first, separated by semicolons),
+    ``disturbed`` (points whose times something else disturbed), ``tree`` and ``rule_of_thumb`` (what the
+    article would take), ``tree_agrees`` and ``rule_of_thumb_agrees``, and the machine.
 
     Raises
     ------
@@ -182,6 +188,10 @@ def ranked(
         "arrival_width": WIDTH,
         "arrival_longest": LONGEST,
         "arrival_longest_recurrence": STRETCH * LONGEST,
+        "not_told_apart": ";".join(not_told_apart(rows, order)),
+        "disturbed": "; ".join(
+            f"{spec} at (n, d) = {', '.join(map(str, at))}" for spec, at in costs.disturbed.items()
+        ),
         "reasons": json.dumps({spec: rows[spec]["reason"] for spec in order}),
         "tree": leaf,
         "tree_agrees": int(usable and is_of(best, leaf)),
@@ -193,6 +203,26 @@ def ranked(
         "provenance": store.provenance(f"depprobe.advise({n}, {d}, {lag})"),
     }
     return ds
+
+
+def not_told_apart(rows: Mapping[str, Mapping[str, Any]], order: Sequence[str]) -> list[str]:
+    """The usable layers, in the order of the ranking, whose times are within both errors of the first's.
+
+    Examples
+    --------
+    >>> def row(time, error):
+    ...     return {"predicted_time": time, "predicted_error": error, "group": USABLE}
+    >>> not_told_apart({"a": row(1, 0.1), "b": row(2, 0.7), "c": row(3, 0.7)}, ["a", "b", "c"])
+    ['b']
+    """
+    first, *others = [spec for spec in order if rows[spec]["group"] == USABLE] or [""]
+    return [
+        spec
+        for spec in others
+        if rows[spec]["predicted_time"]
+        <= rows[first]["predicted_time"]
+        * math.exp(min(_LARGEST, rows[spec]["predicted_error"] + rows[first]["predicted_error"]))
+    ]
 
 
 def _row(

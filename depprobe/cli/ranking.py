@@ -14,6 +14,8 @@ from depprobe.cli import output
 
 #: ``group`` of layers that can be taken, and of those that do not fit
 _USABLE, _UNFIT = 0, 2
+#: a fit that misses by a larger factor tells nothing, and the factor may be no float
+_MOST = 1000
 _UNITS = ((1.0, "s"), (1e-3, "ms"), (1e-6, "µs"))
 
 
@@ -60,19 +62,25 @@ def _seconds(value: float, error: float) -> str:
     if not math.isfinite(value):
         return "-"
     scale, unit = next((s, u) for s, u in _UNITS if value >= s or u == "µs")
-    return f"{float(f'{value / scale:.2g}'):g} {unit} ± {100 * math.expm1(error):.0f} %"
+    factor = f"{float(f'{math.exp(error):.2g}'):g}" if error < math.log(_MOST) else f"> {_MOST}"
+    return f"{float(f'{value / scale:.2g}'):g} {unit} ×/÷ {factor}"
 
 
 def _verdict(ds: xr.Dataset, rows: list[dict[str, Any]]) -> list[str]:
     """What to take and why; what the tree and the rules of thumb would take, and what is said against it."""
     usable = [row for row in rows if row["group"] == _USABLE]
     lag = ds.attrs["lag"]
+    alike = _alike(ds)
     if usable:
+        names = [usable[0]["layer"], *alike]
         why = f"the cheapest layer through which the gradient arrives from lag {lag}"
-        if len(usable) > 1:
-            times = usable[1]["predicted_time"] / usable[0]["predicted_time"]
-            why += f"; {usable[1]['layer']} takes {times:.2g} times as long"
-        lines = [f"take     {usable[0]['layer']}: {why}"]
+        if alike:
+            why = f"their times are not told apart; the gradient arrives from lag {lag}"
+        slower = [row for row in usable if row["layer"] not in names]
+        if slower:
+            times = slower[0]["predicted_time"] / usable[0]["predicted_time"]
+            why += f"; {slower[0]['layer']} takes {times:.2g} times as long" + f" as {names[0]}" * bool(alike)
+        lines = [f"take     {_either(names)}: {why}"]
     else:
         lines = [f"take     none: {_against(rows[0])}, and so on down the table"]
     for name, key in (("tree", "tree"), ("rules", "rule_of_thumb")):
@@ -82,11 +90,20 @@ def _verdict(ds: xr.Dataset, rows: list[dict[str, Any]]) -> list[str]:
             continue
         said = "decision tree says" if key == "tree" else "rules of thumb say"
         line = f"{name:<9}the article's {said} {family}"
-        lines.append(line + (": the same" if ds.attrs[f"{key}_agrees"] else _differs(family, rows)))
+        lines.append(line + (": the same" if ds.attrs[f"{key}_agrees"] else _differs(family, rows, alike)))
     return lines
 
 
-def _differs(family: str, rows: list[dict[str, Any]]) -> str:
+def _alike(ds: xr.Dataset) -> list[str]:
+    """Usable layers whose times are not told from the first."""
+    return [name for name in str(ds.attrs["not_told_apart"]).split(";") if name]
+
+
+def _either(names: list[str]) -> str:
+    return " or ".join(filter(None, [", ".join(names[:-1]), names[-1]]))
+
+
+def _differs(family: str, rows: list[dict[str, Any]], alike: list[str]) -> str:
     from depprobe.advice.tree import is_of
 
     members = [(place, row) for place, row in enumerate(rows, start=1) if is_of(row["layer"], family)]
@@ -95,6 +112,8 @@ def _differs(family: str, rows: list[dict[str, Any]]) -> str:
     place, best = members[0]
     if best["group"] != _USABLE:
         return f", which differs: {_against(best)}"
+    if best["layer"] in alike:
+        return f": {best['layer']} is number {place}, and its time is not told from the first"
     times = best["predicted_time"] / rows[0]["predicted_time"]
     return f", which differs: {best['layer']} is number {place} and takes {times:.2g} times as long"
 
@@ -107,11 +126,16 @@ def _against(row: dict[str, Any]) -> str:
 
 def _notes(ds: xr.Dataset, rows: list[dict[str, Any]]) -> list[str]:
     lines = [
-        "time and bytes: fitted to measurements of this machine (float32, batch 1); ± is the fit's error "
-        "where a point is left out",
+        "time and bytes: fitted to measurements of this machine (float32, batch 1); ×/÷ is the fit's error, "
+        "the factor by which it misses a point that is left out; times within both are not told apart",
         f"gradient: norm at the lag over the largest in its row, in as many layers as reach it, untrained, "
         f"d = {ds.attrs['arrival_width']}; below 1.2e-7 it drowns in a float32 sum",
     ]
+    if ds.attrs["disturbed"]:
+        lines.append(
+            f"disturbed: {ds.attrs['disturbed']}: several times as long with all processors as with one "
+            "thread, whose time is taken; run again while the machine does nothing else"
+        )
     if any(row["extrapolated"] for row in rows):
         longest, recurrence = (ds.attrs[name] for name in ("arrival_longest", "arrival_longest_recurrence"))
         lines.append(f"* continued from sequences of up to {longest} positions, of recurrences {recurrence}")
