@@ -50,7 +50,14 @@ def test_steps_as_json(run):
             ["--layer", "attention:heads=2", "--d", "4"],
         ),
         ("conv has no recurrent weight, and no square one", ["--layer", "conv", "--d", "4"]),
-        ("is 12 x 4, not a square", ["--layer", "gru", "--d", "4", "--weight", "weight_ih_l0"]),
+        (
+            "is 12 x 4, not a square matrix; square weights: none; by default, without a name, the recurrent",
+            ["--layer", "gru", "--d", "4", "--weight", "weight_ih_l0"],
+        ),
+        (
+            "no weight 'sq.npy'; square weights: none; by default, without a name, the recurrent gates",
+            ["--layer", "lstm", "--d", "4", "--weight", "sq.npy"],
+        ),
         ("leave out --input", ["--layer", "gru", "--d", "4", "--input", "a.npy"]),
     ],
 )

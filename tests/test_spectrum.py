@@ -226,7 +226,7 @@ def test_the_dataset_is_the_same_bit_for_bit_and_can_be_stored(tmp_path):
     ("match", "arguments"),
     [
         ("Linear has no recurrent weight; name a square one: weight", {"module": nn.Linear(4, 4)}),
-        ("no weight 'W'; square weights: weight", {"module": nn.Linear(4, 4), "weight": "W"}),
+        ("no weight 'W'; square weights: weight$", {"module": nn.Linear(4, 4), "weight": "W"}),
         (
             "weight 'weight' is 3 x 4, not a square matrix; square weights: none",
             {"module": nn.Linear(4, 3), "weight": "weight"},

@@ -15,7 +15,7 @@ from depprobe.cli.common import Run, saying, shared
     "--weight",
     multiple=True,
     metavar="NAME",
-    help="A square parameter to take instead of the recurrent weights; repeat for several.",
+    help="Name of a square parameter to take instead of the recurrent weights; repeat for several.",
 )
 @click.option(
     "--steps",

@@ -53,16 +53,19 @@ def named_weights(module: nn.Module, names: Sequence[str]) -> dict[str, NDArray[
 
     Raises
     ------
-    BadInput : no such weight, or not a square matrix of real numbers; the message lists those that are.
+    BadInput : no such weight, or not a square matrix of real numbers; the message lists those that are, and
+        says how recurrent weights are had.
     """
     weights = _all(module)
+    # gates stand one above another in a weight, which is not square and has no name for each
+    gates = "; by default, without a name, the recurrent gates are taken" if _recurs(module) else ""
     for name in names:
         if name not in weights:
-            raise BadInput(f"no weight {name!r}; square weights: {_square_names(module)}")
+            raise BadInput(f"no weight {name!r}; square weights: {_square_names(module)}{gates}")
         if not _is_square(weights[name]):
             raise BadInput(
                 f"weight {name!r} is {' x '.join(map(str, weights[name].shape)) or 'a number'}, not a square "
-                f"matrix; square weights: {_square_names(module)}"
+                f"matrix; square weights: {_square_names(module)}{gates}"
             )
     return {name: _array(weights[name]) for name in names}
 
@@ -82,6 +85,10 @@ def _of_parts(module: nn.Module) -> Iterator[tuple[str, NDArray[np.float64]]]:
                 if project is not None:
                     full, square = f"{full} @ weight_hr{suffix}", square @ _array(project)
                 yield full, square
+
+
+def _recurs(module: nn.Module) -> bool:
+    return any(isinstance(part, tuple(GATES)) for part in module.modules())
 
 
 def _array(weight: Tensor) -> NDArray[np.float64]:
