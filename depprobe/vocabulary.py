@@ -67,7 +67,7 @@ VARIABLES: dict[str, tuple[str, str]] = {
     "zeros": ("blocks that are exactly zero", "1"),
     "unknown": ("blocks where a zero cannot be told from an underflow", "1"),
     "decay_rate": ("decay rate: slope of ln rms against lag", "ln 1 per position"),
-    "half_life": ("half-life of the norm", "positions"),
+    "half_life": ("half-life of the norm, where the form is exponential", "positions"),
     "mean_distance": ("mean dependency distance, weighted by share", "positions"),
     "effective_range": ("distance within which 95 % of the share lies", "positions"),
     "receptive_field": ("largest distance with a non-zero block", "positions"),

@@ -110,6 +110,15 @@ def test_summary_shows_the_norms_that_the_dataset_holds(good):
     assert "seed 0" in out
 
 
+@pytest.mark.parametrize("extra", [("--targets", "10,15,39"), ("--seeds", "3")])
+def test_a_receptive_field_is_a_largest_one_without_error(good, extra):
+    command = ("jacobian", "--layer", "dilated-conv:depth=3", "--n", "40", "--d", "4", *extra)
+    out = good(*command, "-o", "a.nc", "--figure", "a.png")
+    assert re.search(r"^ receptive field \(steps\) +14$", out, re.MULTILINE)
+    assert re.search(r"^ half-life \(steps\) +-$", out, re.MULTILINE)
+    assert "receptive_field_stderr" not in json.loads(good(*command, "--json"))["layers"][0]
+
+
 def test_json_is_one_document_and_nothing_else(good):
     document = json.loads(good(*LSTM, "--json", "-o", "a.nc", "--figure", "a.png"))
     ds = store.load("a.nc")

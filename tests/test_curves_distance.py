@@ -77,7 +77,7 @@ def test_v13_every_target_weighs_alike():
 def test_constant_has_no_half_life():
     found = distances(last_row(np.full(60, -3.0)))
     assert found["best_form"].item() == "constant"
-    assert found["half_life"].item() == np.inf
+    assert np.isnan(found["half_life"])
     assert found["decay_rate"].item() == pytest.approx(0, abs=1e-13)
 
 
@@ -86,14 +86,34 @@ def test_noise_about_a_constant_has_no_half_life():
     found = [distances(last_row(rng.normal(size=60)), resamples=2) for _ in range(12)]
     level = [one for one in found if one["best_form"] == "constant"]
     assert any(one["decay_rate"] < 0 for one in level)
-    assert all(one["half_life"].item() == np.inf for one in level)
+    assert all(np.isnan(one["half_life"]) for one in level)
 
 
 def test_growth_has_no_half_life():
     found = distances(last_row(1.5 * np.arange(800)))
     assert found["best_form"].item() == "exponential"
     assert found["decay_rate"].item() == pytest.approx(1.5)
-    assert found["half_life"].item() == np.inf
+    assert np.isnan(found["half_life"])
+
+
+def test_only_exponential_decay_has_a_half_life():
+    lag = np.arange(60.0)
+    for form, log in (("power law", -2 * np.log1p(lag)), ("Gaussian", -0.01 * lag**2)):
+        found = distances(last_row(log))
+        assert found["best_form"].item() == form
+        assert found["decay_rate"] < 0
+        assert np.isnan(found["half_life"])
+        assert np.isnan(found["half_life_stderr"])
+
+
+def test_error_of_a_half_life_is_finite_where_some_draws_do_not_fall():
+    """To first order it is that of the rate; a draw without a half-life must not take it away."""
+    log = -0.03 * np.arange(80.0) + np.random.default_rng(2).normal(0, 0.2, 80).cumsum()
+    found = distances(last_row(log))
+    assert found["best_form"].item() == "exponential"
+    assert -2 < found["decay_rate"] / found["decay_rate_stderr"] < 0
+    expected = found["half_life"] * found["decay_rate_stderr"] / -found["decay_rate"]
+    assert found["half_life_stderr"].item() == pytest.approx(expected.item(), rel=1e-12)
 
 
 @pytest.mark.parametrize(("depth", "window"), [(1, 4), (2, 5), (4, 3)])
@@ -108,8 +128,7 @@ def test_v16_stacked_uniform_windows(depth, window):
     assert found["receptive_width"].item() == reach + 1
     assert found["mean_distance"].item() == pytest.approx(reach / 2, rel=1e-12)
     assert found["best_form"].item() == "compact support"
-    if depth == 1:
-        assert found["half_life"].item() == np.inf
+    assert np.isnan(found["half_life"])
 
 
 @pytest.mark.parametrize(("kernel", "depth"), [(2, 4), (3, 3)])

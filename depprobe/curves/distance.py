@@ -20,8 +20,8 @@ from depprobe.errors import BadInput
 from depprobe.vocabulary import describe
 
 POWERS = (1, 2)
-#: numbers that follow the curve over all lags, not each target's own shares
-RATES = ("decay_rate", "half_life")
+#: number that follows the curve over all lags, not each target's own shares
+RATE = "decay_rate"
 
 
 def distances(ds: xr.Dataset, power: int = 2, resamples: int = 200, seed: int = 0) -> xr.Dataset:
@@ -41,10 +41,12 @@ def distances(ds: xr.Dataset, power: int = 2, resamples: int = 200, seed: int = 
     Dataset of scalars, or over ``layer``. Each of the first six has its standard error as ``<name>_stderr``:
 
     - ``decay_rate`` (nats per position, negative when decaying), from the exponential fit;
-    - ``half_life`` (positions): inf where the fit does not fall or the best form is constant (up to its end);
+    - ``half_life`` (positions): ln 2 / -decay_rate where the best form is exponential and falls, else NaN;
+      its standard error is that of the decay rate times half_life / -decay_rate;
     - ``mean_distance`` (positions), lag 0 included;
     - ``effective_range`` (positions): the smallest distance within which 95 % of the share lies;
-    - ``receptive_field`` (positions): the largest |lag| with a non-zero block, 0 where only lag 0 has one;
+    - ``receptive_field`` (positions): the largest |lag| with a non-zero block, 0 where only lag 0 has one; at
+      the largest |lag| measured, n - 1 at most, it says that every lag is reached and no more;
     - ``receptive_width`` (number of positions): from the furthest past to the furthest future source with a
       non-zero block, both counted; for a convolution the r of Araujo et al. (2019);
     - ``best_form``: one of the names along ``form``, or "undetermined" with fewer than 3 distances;
@@ -133,7 +135,10 @@ def _measure(blocks: Blocks, power: int, resamples: int, seed: int) -> xr.Datase
         about = describe(name)
         out[name] = ((), float(value[0]), about)
         errors = [standard_error(drawn[name], float(value[0]), factor) for drawn, factor in spreads]
-        error = np.fmax.reduce(errors) if name in RATES else errors[0]
+        error = np.fmax.reduce(errors) if name == RATE else errors[0]
+        if name == "half_life":
+            # draws that do not fall have no half-life; to first order the error of the rate has them all
+            error = abs(float(value[0] / values[RATE][0])) * float(out[f"{RATE}_stderr"])
         out[f"{name}_stderr"] = ((), error, about | {"long_name": f"standard error: {about['long_name']}"})
     best = int(form.best[0])
     out["best_form"] = ((), FORMS[best] if best >= 0 else UNDETERMINED, describe("best_form"))

@@ -3,7 +3,7 @@ r"""The numbers of pooled curves: how far a layer's dependencies reach, in posit
     mean distance     sum_L L s_L            s_L = mean over targets of the share at distance L = |lag|
     effective range   smallest R with        s_0 + ... + s_R >= 0.95
     decay rate        b of                   ln rms(L) = a + b L, least squares over L >= 1
-    half-life         ln 2 / -b
+    half-life         ln 2 / -b                      where the form is exponential and falls, else none
 
 Multiplying every norm by a constant changes none of them.
 """
@@ -43,13 +43,11 @@ def numbers(curves: Curves, form: Fit) -> dict[str, Floats]:
     past, future = curves.furthest.T
     live = np.isfinite(past)
     rate = form.slope[:, FORMS.index("exponential")]
-    # the slope is exactly 0 where the best form, or its part up to the end of the support, is constant
-    level = form.slope[np.arange(len(rate)), form.best] == 0
-    falls = (rate < 0) & ~level
-    half_life = np.where(falls, math.log(2) / np.where(falls, -rate, 1.0), np.inf)
+    # any other form halves in a number of steps that changes along the way, or never
+    falls = (form.best == FORMS.index("exponential")) & (rate < 0)
     return {
         "decay_rate": rate,
-        "half_life": np.where(np.isnan(rate), np.nan, half_life),
+        "half_life": np.where(falls, math.log(2) / np.where(falls, -rate, 1.0), np.nan),
         "mean_distance": curves.share @ L if len(L) else np.full(len(held), np.nan),
         "effective_range": reached,
         "receptive_field": np.where(live, np.maximum(past, future), np.nan),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,6 @@ _COLUMNS = (
     ("half-life", "steps", "half_life"),
     ("mean distance", "steps", "mean_distance"),
     ("95 % range", "steps", "effective_range"),
-    ("receptive field", "steps", "receptive_field"),
 )
 
 
@@ -57,6 +57,8 @@ def _records(ds: xr.Dataset, found: xr.Dataset, curve: xr.Dataset) -> list[dict[
         for _, _, name in _COLUMNS:
             row[name] = float(line[name].item())
             row[f"{name}_stderr"] = float(line[f"{name}_stderr"].item())
+        # the largest over targets, samples and seeds: no mean, so no standard error
+        row["receptive_field"] = float(line["receptive_field"].item())
         rows.append(row)
     return rows
 
@@ -70,6 +72,7 @@ def _cells(row: dict[str, Any]) -> list[str]:
         power_of_ten(row["log_norm_far"]),
         row["best_form"],
         *(with_error(row[name], row[f"{name}_stderr"]) for _, _, name in _COLUMNS),
+        "-" if math.isnan(row["receptive_field"]) else f"{row['receptive_field']:.0f}",
     ]
 
 
@@ -80,7 +83,8 @@ def _headings(rows: list[dict[str, Any]]) -> list[str]:
         lags = {row[f"{which}_lag"] for row in rows}
         return f"norm at lag {lags.pop()}" if len(lags) == 1 else f"norm at {which}est lag"
 
-    return ["layer", "method", at("near"), at("far"), "form", *(f"{h} ({u})" for h, u, _ in _COLUMNS)]
+    distances_ = [f"{heading} ({unit})" for heading, unit, _ in _COLUMNS]
+    return ["layer", "method", at("near"), at("far"), "form", *distances_, "receptive field (steps)"]
 
 
 def _title(ds: xr.Dataset) -> str:
