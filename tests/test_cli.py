@@ -285,8 +285,18 @@ def test_show_and_plot_read_what_was_stored(good):
 
 def test_plot_goes_beside_the_first_dataset(good):
     good(*LSTM, "--targets", "all", "-o", "deep/a.nc", "--figure", "x.png")
-    good("plot", "deep/a.nc", "--kind", "heatmap")
+    good("plot", "deep/a.nc", "--kind", "decay")
     assert Path("deep/a.png").exists()
+
+
+def test_a_heat_map_goes_beside_the_curve_and_not_over_it(good):
+    good(*LSTM, "--targets", "all", "-o", "a.nc")
+    good("plot", "a.nc")
+    first = files()
+    assert {"a.png", "a_heatmap.png"} <= set(first)
+    Path("a_heatmap.png").unlink()
+    assert "figure   a_heatmap.png" in good("plot", "a.nc", "--kind", "heatmap")
+    assert files() == first
 
 
 @pytest.mark.parametrize("form", [(), ("--json",)])
@@ -529,7 +539,24 @@ def test_show_and_plot_refuse_a_damaged_dataset(good, refused, content, match):
 
 def test_show_refuses_a_dataset_of_something_else(refused):
     store.save(xr.Dataset({"temperature": ("time", [1.0])}), "a.nc")
-    refused("not a valid dataset: unknown dimension 'time'", "show", "a.nc")
+    refused("'a.nc': not a valid dataset: unknown dimension 'time'", "show", "a.nc")
+    refused("'a.nc': not a valid dataset: unknown dimension 'time'", "plot", "a.nc")
+
+
+def test_a_heat_map_of_one_row_is_refused(good, refused):
+    good(*LSTM, "-o", "a.nc", "--figure", "a.png")
+    good(*LSTM, "--targets", "10,11", "-o", "b.nc", "--figure", "b.png")
+    refused("a heat map needs at least 2 targets; 'a.nc' has 1", "plot", "a.nc", "--kind", "heatmap")
+    refused("'a.nc' has 1", "plot", "b.nc", "a.nc", "--kind", "heatmap")
+    assert "b_heatmap.png" in good("plot", "b.nc", "--kind", "heatmap")
+
+
+def test_datasets_of_several_kinds_are_named_with_their_files(good, refused):
+    good(*LSTM, "-o", "a.nc", "--figure", "a.png")
+    good("spectrum", "--layer", "rnn", "--d", "4", "-o", "b.nc", "--figure", "b.png")
+    kinds = r"one kind of dataset, not jacobian \(a.nc, a.nc\) and spectrum \(b.nc\)"
+    refused(kinds, "plot", "a.nc", "b.nc", "a.nc")
+    refused(kinds, "show", "a.nc", "b.nc", "a.nc", "--table", "csv")
 
 
 def test_no_command_prints_the_help_and_is_wrong(run):

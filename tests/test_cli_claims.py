@@ -52,6 +52,15 @@ def good(run, *arguments):
     return out
 
 
+@pytest.mark.parametrize("command", ["show", "plot"])
+def test_evidence_of_a_claim_is_told_from_a_measurement(run, measured, command):
+    good(run, "claims", "C6", "--quick", "-q")
+    code, out, err = run(command, "runs/claims/C6_quick_seed0.nc")
+    said = "is the evidence of claim C6; to see it: depprobe claims C6 --quick --seed 0\n"
+    assert (code, out) == (2, "")
+    assert err == f"depprobe: 'runs/claims/C6_quick_seed0.nc' {said}"
+
+
 def test_one_statement_with_its_rule_and_evidence(run):
     out = good(run, "claims", "c6", "--quick", "-q")
     path = "runs/claims/C6_quick_seed0.nc"

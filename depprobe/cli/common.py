@@ -176,7 +176,7 @@ class Run:
         from depprobe.cli.drawing import draw
 
         store.save(ds, self.data)
-        return draw([ds], [], self.figure, kind, theory)
+        return draw([ds], [self.data], self.figure, kind, theory)
 
     def note(self, lines: Sequence[str]) -> None:
         """Print further lines, where the result is printed as text."""

@@ -19,30 +19,40 @@ FIGURES = {"jacobian": ("decay", "heatmap"), "cost": ("cost", "speedup", "effici
 KINDS = ("auto", *dict.fromkeys(name for names in FIGURES.values() for name in names))
 
 
+def path_of(path: Path, kind: str) -> Path:
+    """Where one kind of figure goes whose dataset's first figure is at ``path``: there, or beside it."""
+    first = kind == "auto" or any(names[0] == kind for names in FIGURES.values())
+    return path if first else path.with_name(f"{path.stem}_{kind}{path.suffix}")
+
+
 def figure_paths(path: Path, targets: int, kind: str = "auto") -> dict[str, Path]:
     """Where each kind of figure goes: the curve at ``path``, a heat map beside it."""
     if kind == "auto":
-        beside = path.with_name(f"{path.stem}_heatmap{path.suffix}")
+        beside = path_of(path, "heatmap")
         return {"decay": path} | ({"heatmap": beside} if targets >= HEATMAP_FROM else {})
     return {kind: path}
 
 
 def draw(
     datasets: Sequence[xr.Dataset],
-    names: Sequence[str],
+    files: Sequence[Path],
     path: Path,
     kind: str = "auto",
     theory: xr.Dataset | None = None,
 ) -> list[Path]:
-    """Draw datasets into one figure of each kind, and return the paths written; theory over decay curves."""
+    """Draw datasets into one figure of each kind, and return the paths written; theory over decay curves.
+
+    ``files`` are where several datasets came from, which faults and labels name.
+    """
     from depprobe import figures
-    from depprobe.cli.summaries import kind_of
+    from depprobe.cli.summaries import files_by_kind
     from depprobe.errors import BadInput
     from depprobe.figures.saving import save
 
-    kinds = {kind_of(ds) for ds in datasets}
+    named = list(zip(map(str, files), datasets, strict=True))
+    kinds = files_by_kind(named)
     if len(kinds) > 1:
-        raise BadInput(f"one figure shows one kind of dataset, not {', '.join(sorted(kinds))}")
+        raise BadInput(f"one figure shows one kind of dataset, not {' and '.join(kinds.values())}")
     (found,) = kinds
     known = FIGURES.get(found, (found,))
     if kind not in ("auto", *known):
@@ -50,12 +60,17 @@ def draw(
     if found != "jacobian":
         chosen = {found if kind == "auto" else kind: path}
         if kind == "auto" and found == "cost" and all(ds.sizes.get("threads", 1) > 1 for ds in datasets):
-            chosen["speedup"] = path.with_name(f"{path.stem}_speedup{path.suffix}")
+            chosen["speedup"] = path_of(path, "speedup")
         return [save(getattr(figures, one)(list(datasets)), where) for one, where in chosen.items()]
+    if kind == "heatmap":
+        # one row is no picture
+        for name, ds in named:
+            if ds.sizes.get("target", 1) < 2:
+                raise BadInput(f"a heat map needs at least 2 targets; {name!r} has 1")
     targets = max(ds.sizes.get("target", 1) for ds in datasets)
     written = []
     for one, where in figure_paths(path, targets, kind).items():
-        labels = _labels(datasets, names) if len(datasets) > 1 else None
+        labels = _labels(datasets, [file.stem for file in files]) if len(datasets) > 1 else None
         extra = {"theory": theory} if one == "decay" and theory is not None else {}
         drawn = getattr(figures, one)(list(datasets), labels=labels, **extra)
         written.append(save(drawn, where))

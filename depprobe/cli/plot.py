@@ -27,16 +27,12 @@ from depprobe.cli.drawing import KINDS
 )
 def plot(files: tuple[Path, ...], figure: Path | None, kind: str) -> None:
     """Draw one or more datasets in one figure."""
-    from depprobe import store
-    from depprobe.cli.drawing import draw
+    from depprobe.cli.drawing import draw, path_of
+    from depprobe.cli.reading import read
     from depprobe.figures.saving import format_of
 
-    path = figure or files[0].with_suffix(".png")
+    path = figure or path_of(files[0].with_suffix(".png"), kind)
     format_of(path)
     output.check_writable(path)
-    datasets = []
-    for file in files:
-        datasets.append(store.load(file))
-        store.validate(datasets[-1])
-    for written in draw(datasets, [file.stem for file in files], path, kind):
+    for written in draw([read(file) for file in files], files, path, kind):
         output.echo(f"figure   {written}")

@@ -15,8 +15,8 @@ from depprobe.cli import output
 @click.option("--table", type=click.Choice(list(output.TABLES)), help="Print the table in this form.")
 def show(files: tuple[Path, ...], as_json: bool, table: str | None) -> None:
     """Print the summary of one or more stored datasets, and how they came about."""
-    from depprobe import store
-    from depprobe.cli.summaries import kind_of, summary_of
+    from depprobe.cli.reading import read
+    from depprobe.cli.summaries import files_by_kind, kind_of, summary_of
     from depprobe.errors import BadInput
     from depprobe.vocabulary import KINDS
 
@@ -24,16 +24,15 @@ def show(files: tuple[Path, ...], as_json: bool, table: str | None) -> None:
         raise BadInput("give --json or --table, not both")
     documents = []
     for file in files:
-        ds = store.load(file)
-        store.validate(ds)
+        ds = read(file)
         documents.append((file, ds, summary_of(ds)))
     if as_json:
         said = {str(file): {"attributes": ds.attrs, "layers": made.records} for file, ds, made in documents}
         output.echo(output.as_json(said))
     elif table not in (None, "text"):
-        kinds = {kind_of(ds) for _, ds, _ in documents}
+        kinds = files_by_kind([(str(file), ds) for file, ds, _ in documents])
         if len(kinds) > 1:
-            raise BadInput(f"one table holds one kind of dataset, not {', '.join(sorted(kinds))}")
+            raise BadInput(f"one table holds one kind of dataset, not {' and '.join(kinds.values())}")
         output.echo(output.TABLES[table](output.merged([made for *_, made in documents])))
     else:
         for file, ds, made in documents:

@@ -6,6 +6,7 @@ A kind is named after the command that measures it, and known by a variable that
 from __future__ import annotations
 
 import importlib
+from collections.abc import Sequence
 
 import xarray as xr
 
@@ -22,6 +23,14 @@ def kind_of(ds: xr.Dataset) -> str:
     raise BadInput(
         f"not a valid dataset: no variable that tells what was measured: {', '.join(KINDS.values())}"
     )
+
+
+def files_by_kind(named: Sequence[tuple[str, xr.Dataset]]) -> dict[str, str]:
+    """Each kind among named datasets, and the words for it in an error: the kind with its files."""
+    files: dict[str, list[str]] = {}
+    for name, ds in named:
+        files.setdefault(kind_of(ds), []).append(name)
+    return {kind: f"{kind} ({', '.join(names)})" for kind, names in sorted(files.items())}
 
 
 def summary_of(ds: xr.Dataset) -> Summary:
