@@ -514,6 +514,18 @@ def test_a_place_that_cannot_be_written_is_refused_before_the_work(refused, monk
     refused("cannot write 'file/x/a.nc': 'file' is not a folder", *LSTM, "-o", "file/x/a.nc")
     refused("cannot write 'file/a.png': 'file' is not a folder", *LSTM, "--figure", "file/a.png")
     refused("cannot write 'folder.nc': it is a folder", *LSTM, "-o", "folder.nc")
+    refused("--output must end in .nc, not 'y.txt'", *LSTM, "-o", "y.txt")
+    if Path("/proc/self").exists():
+        # writable by its permissions for root, and yet no file can be made there
+        refused("cannot write '/proc/y.png'", *LSTM, "--figure", "/proc/y.png", "-o", "z.nc")
+        refused("cannot write '/proc/x/y.nc'", *LSTM, "-o", "/proc/x/y.nc")
+    with monkeypatch.context() as full:
+
+        def refuse(**_):
+            raise OSError
+
+        full.setattr("tempfile.TemporaryFile", refuse)
+        refused("cannot write 'a/b.nc': no file can be made in '.'", *LSTM, "-o", "a/b.nc")
     Path("runs").write_text("")
     refused("'runs' is not a folder", *LSTM)
     monkeypatch.setattr("os.access", lambda *_: False)

@@ -134,7 +134,8 @@ class Run:
 
         Raises
         ------
-        BadInput : a path that cannot be written, two alike, an unknown figure format, an unreadable input.
+        BadInput : a path that cannot be written, two alike, an unknown figure format, a dataset that is not
+            .nc, an unreadable input.
         """
         from depprobe.errors import BadInput
         from depprobe.figures.saving import format_of
@@ -152,6 +153,8 @@ class Run:
         for path in (data, figure):
             output.check_writable(path)
         output.check_distinct(data, figure, *([] if input_ == "noise" else [Path(input_)]))
+        if data.suffix.lower() != ".nc":
+            raise BadInput(f"a dataset is netCDF: --output must end in .nc, not {str(data)!r}")
         return cls(command, read(input_), data, figure, rest, said)
 
     @contextmanager

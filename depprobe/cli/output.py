@@ -8,6 +8,7 @@ import json
 import math
 import os
 import re
+import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -211,6 +212,11 @@ def check_writable(path: Path) -> None:
         raise BadInput(f"cannot write {str(path)!r}: {str(existing)!r} is not a folder")
     if not os.access(existing, os.W_OK | os.X_OK):
         raise BadInput(f"cannot write {str(path)!r}: no permission in {str(existing)!r}")
+    try:
+        # what permissions grant, a file system such as /proc may refuse still; the trial file goes at once
+        tempfile.TemporaryFile(dir=existing).close()
+    except OSError as error:
+        raise BadInput(f"cannot write {str(path)!r}: no file can be made in {str(existing)!r}") from error
 
 
 def check_distinct(*paths: Path) -> None:
