@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterable
 
 
@@ -22,6 +23,11 @@ class OverBudget(BadInput):
     """The job would need more memory than the budget; said before anything is allocated (exit code 2)."""
 
 
+def _in_order(name: str) -> list[tuple[str, int]]:
+    """Sort key that puts C2 before C10."""
+    return [(words, int(number or -1)) for words, number in re.findall(r"(\D*)(\d*)", name)]
+
+
 def unknown(kind: str, name: str, known: Iterable[str]) -> BadInput:
     """The error for a name that is in no table, with the nearest valid name first.
 
@@ -35,8 +41,10 @@ def unknown(kind: str, name: str, known: Iterable[str]) -> BadInput:
     --------
     >>> str(unknown("layer", "lsmt", ["gru", "lstm"]))
     "unknown layer 'lsmt'; did you mean 'lstm'? Known: gru, lstm"
+    >>> str(unknown("claim", "C99", ["C10", "C9", "C1"]))
+    "unknown claim 'C99'; did you mean 'C9'? Known: C1, C9, C10"
     """
-    names = sorted(known)
+    names = sorted(known, key=_in_order)
     near = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
     hint = f"; did you mean {near[0]!r}?" if near else "."
     return BadInput(f"unknown {kind} {name!r}{hint} Known: {', '.join(names) or 'none'}")

@@ -36,7 +36,7 @@ def good(run):
     def go(*arguments: str) -> str:
         code, out, err = run(*arguments)
         # on a slow machine a run may say how far it is
-        said = [line for line in err.splitlines() if not re.fullmatch(r"depprobe: \d+ % \(.*\)", line)]
+        said = [line for line in err.splitlines() if not re.fullmatch(r"depprobe: \d+ %( \(.+\))?", line)]
         assert (code, said) == (0, [])
         return out
 
@@ -137,6 +137,13 @@ def test_json_holds_no_number_that_json_lacks(good):
         raise AssertionError(name)
 
     assert json.loads(text, parse_constant=refuse)["layers"][0]["log_norm_far"] == "-inf"
+
+
+def test_ends_of_curves_are_named_once_and_spelled_right(good):
+    one = good("jacobian", "--layer", "conv:stride=30", "--n", "20", "--d", "4")
+    assert one.count("norm at") == 1
+    two = good("jacobian", "--layer", "conv:stride=5", "--layer", "lstm", *SMALL)
+    assert "norm at farthest lag" in two
 
 
 def test_csv_table_is_read_back_with_full_precision(good):
@@ -267,9 +274,16 @@ def test_quiet_and_verbose_differ_on_stderr_only(run):
     assert quiet[1] == plain[1] == verbose[1]
     assert (quiet[2], plain[2]) == ("", "")
     assert re.fullmatch(
-        r"depprobe: measured in [\d.]+ s with 1 threads\n", run(*LSTM, "-v", "--threads", "1")[2]
+        r"depprobe: measured in [\d.]+ s with 1 thread\n", run(*LSTM, "-v", "--threads", "1")[2]
     )
     assert verbose[2].startswith("depprobe: measured in")
+
+
+def test_progress_names_what_is_under_way(run, monkeypatch):
+    monkeypatch.setattr("depprobe.cli.progress._EVERY", -1.0)
+    first, *_, last = run(*LSTM)[2].splitlines()
+    assert first == "depprobe: 0 % (lstm)"
+    assert last == "depprobe: 100 %"
 
 
 def test_show_and_plot_read_what_was_stored(good):

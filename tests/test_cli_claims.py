@@ -65,6 +65,7 @@ def test_one_statement_with_its_rule_and_evidence(run):
     out = good(run, "claims", "c6", "--quick", "-q")
     path = "runs/claims/C6_quick_seed0.nc"
     said = " ".join(out.split())
+    assert "\n\n\n" not in out
     for words in (receptive_field.CLAIM.statement, receptive_field.CLAIM.rule, f"dataset {path}"):
         assert words in said
     assert "refuted the receptive field is k (2^L - 1)" in said

@@ -27,6 +27,9 @@ def test_a_table_a_dataset_and_a_figure(run):
     ds = store.load("a.nc")
     store.validate(ds)
     assert ds.exponent.sizes["mode"] == 8
+    assert "exponents 4 to 7 are in the dataset" in out
+    assert "exponent 4 is in the dataset" in good(run, *SMALL, "--exponents", "5")
+    assert "in the dataset" not in good(run, *SMALL, "--exponents", "4")
     shown = float(re.search(r"exponent 1 \(nats/step\) +(-?[\d.]+)", out)[1])
     assert shown == pytest.approx(float(ds.exponent[0]), abs=float(ds.exponent_stderr[0]))
     assert "the sum of all exponents meets the mean ln |det J| to" in out

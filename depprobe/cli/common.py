@@ -216,7 +216,8 @@ class Run:
             output.echo("\n".join(["", *summary.notes]))
             output.echo("\n".join([f"dataset  {self.data}", *(f"figure   {path}" for path in figures)]))
         if self._saying["verbose"] and not self._saying["quiet"]:
-            click.echo(f"depprobe: measured in {self._seconds:.2f} s with {self._threads} threads", err=True)
+            threads = f"{self._threads} thread{'s' * (self._threads != 1)}"
+            click.echo(f"depprobe: measured in {self._seconds:.2f} s with {threads}", err=True)
 
 
 def _command(name: str, layers: Sequence[str], input_: str, options: Mapping[str, Any]) -> str:

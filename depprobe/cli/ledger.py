@@ -51,7 +51,8 @@ def entry_text(claim: Claim, findings: Sequence[Finding], ds: xr.Dataset | None 
         lines += _wrapped(f"{margin}-> ", one.note) if one.note else []
     if ds is not None:
         lines += ["", *_wrapped("rule     ", claim.rule), ""]
-        lines += _tables(ds)
+        # its last line is blank
+        return "\n".join([*lines, *_tables(ds)])
     return "\n".join([*lines, ""])
 
 

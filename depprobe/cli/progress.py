@@ -33,6 +33,7 @@ def progress(quiet: bool) -> Iterator[Callable[[float, int, str], None] | None]:
             nonlocal last
             if time.monotonic() - last > _EVERY:
                 last = time.monotonic()
-                click.echo(f"depprobe: {100 * done / total:.0f} % ({label})", err=True)
+                named = f" ({label})" if label else ""
+                click.echo(f"depprobe: {100 * done / total:.0f} %{named}", err=True)
 
         yield line

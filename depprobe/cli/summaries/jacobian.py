@@ -25,7 +25,7 @@ def summary(ds: xr.Dataset) -> Summary:
     found = distances(ds)
     rows = _records(ds, found, decay_curve(ds))
     headings = _headings(rows)
-    columns = [_cells(row) for row in rows]
+    columns = [_cells(row, _have_far_ends(rows)) for row in rows]
     if any(row["unknown"] for row in rows):
         headings.append("unknown (zero or underflow)")
         columns = [[*column, str(row["unknown"])] for column, row in zip(columns, rows, strict=True)]
@@ -63,13 +63,18 @@ def _records(ds: xr.Dataset, found: xr.Dataset, curve: xr.Dataset) -> list[dict[
     return rows
 
 
-def _cells(row: dict[str, Any]) -> list[str]:
+def _have_far_ends(rows: list[dict[str, Any]]) -> bool:
+    """Whether some curve has a second end; the norm of a single lag is printed once."""
+    return any(row["far_lag"] != row["near_lag"] for row in rows)
+
+
+def _cells(row: dict[str, Any], far: bool) -> list[str]:
     """The printed cells of a summary row, in the order of the headings."""
     return [
         row["layer"],
         row["method"],
         power_of_ten(row["log_norm_near"]),
-        power_of_ten(row["log_norm_far"]),
+        *([power_of_ten(row["log_norm_far"])] if far else []),
         row["best_form"],
         *(with_error(row[name], row[f"{name}_stderr"]) for _, _, name in _COLUMNS),
         "-" if math.isnan(row["receptive_field"]) else f"{row['receptive_field']:.0f}",
@@ -79,12 +84,13 @@ def _cells(row: dict[str, Any]) -> list[str]:
 def _headings(rows: list[dict[str, Any]]) -> list[str]:
     """Column headings; the lags at which norms stand are named where all rows share them."""
 
-    def at(which: str) -> str:
+    def at(which: str, words: str) -> str:
         lags = {row[f"{which}_lag"] for row in rows}
-        return f"norm at lag {lags.pop()}" if len(lags) == 1 else f"norm at {which}est lag"
+        return f"norm at lag {lags.pop()}" if len(lags) == 1 else f"norm at {words} lag"
 
+    ends = [at("near", "nearest"), *([at("far", "farthest")] if _have_far_ends(rows) else [])]
     distances_ = [f"{heading} ({unit})" for heading, unit, _ in _COLUMNS]
-    return ["layer", "method", at("near"), at("far"), "form", *distances_, "receptive field (steps)"]
+    return ["layer", "method", *ends, "form", *distances_, "receptive field (steps)"]
 
 
 def _title(ds: xr.Dataset) -> str:

@@ -72,6 +72,9 @@ def _notes(ds: xr.Dataset) -> list[str]:
     values = ds["exponent"].values
     lines = [f"standard errors from {ds.attrs.get('stderr_from')}"]
     lines[0] += f"; orthonormalised every {float(ds['interval'].mean()):.3g} steps"
+    if (hidden := ds.sizes["mode"] - 1) > _SHOWN:
+        which = f"exponent {hidden} is" if hidden == _SHOWN + 1 else f"exponents {_SHOWN + 1} to {hidden} are"
+        lines.append(f"{which} in the dataset")
     if np.isneginf(values).any():
         lines.append(
             f"{int(np.isneginf(values).sum())} exponents are -inf: some step Jacobian is exactly singular"
