@@ -182,7 +182,7 @@ def _few_decades(low: float, high: float) -> list[float]:
     powers = 10.0 ** np.arange(math.floor(math.log10(low)), math.log10(high))
     fine = (np.arange(1, 10, step) for step in (0.5, 0.2, 0.1))
     for digits in ((1, 2, 5), (1, 1.5, 2, 3, 5, 7), *fine):
-        ticks = np.outer(powers, digits).ravel()
+        ticks = np.outer(powers, np.asarray(digits, dtype=float)).ravel()
         ticks = ticks[(ticks >= low) & (ticks <= high)]
         if len(ticks) > 2:
             break
