@@ -6,6 +6,11 @@ rely on these names, so a change here raises ``SCHEMA_VERSION``.
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import xarray as xr
+
 SCHEMA_VERSION = "1"
 
 #: dimension or coordinate -> (long name, units)
@@ -219,3 +224,21 @@ def describe(name: str) -> dict[str, str]:
     """
     long_name, units = (DIMENSIONS | VARIABLES)[name]
     return {"long_name": long_name, "units": units}
+
+
+def repeats(ds: xr.Dataset) -> str:
+    """The seed of a dataset, or how many seeds and samples it holds; "" where it has neither.
+
+    A dataset over (seed, sample) has the numbers as sizes, one that pooled them as attributes.
+
+    Examples
+    --------
+    >>> import xarray as xr
+    >>> repeats(xr.Dataset(attrs={"seed": 3})), repeats(xr.Dataset(attrs={"seed": 3, "samples": 2}))
+    ('seed 3', 'seed 3, 2 samples')
+    >>> repeats(xr.Dataset(coords={"seed": [3, 4]}, attrs={"seed": 3}))
+    '2 seeds'
+    """
+    seeds, samples = (int(ds.sizes.get(name, ds.attrs.get(f"{name}s", 1))) for name in ("seed", "sample"))
+    said = [f"{seeds} seeds"] if seeds > 1 else [f"seed {ds.attrs['seed']}"] if "seed" in ds.attrs else []
+    return ", ".join([*said, f"{samples} samples"] if samples > 1 else said)

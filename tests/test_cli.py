@@ -193,6 +193,26 @@ def test_samples_and_seeds_become_dimensions(good):
     assert len(np.unique(flat[:, 0])) == 6
 
 
+@pytest.mark.parametrize(
+    ("command", "said"),
+    [
+        (
+            ("jacobian", "--layer", "lstm", "--n", "12", "--samples", "2", "--seeds", "3"),
+            "3 seeds, 2 samples",
+        ),
+        (("jacobian", "--layer", "lstm", "--n", "12", "--samples", "2"), "seed 0, 2 samples"),
+        (("gates", "--layer", "lstm", "--n", "12", "--samples", "2", "--seeds", "3"), "3 seeds, 2 samples"),
+        (("lyapunov", "--layer", "rnn", "--n", "12", "--samples", "2", "--seeds", "3"), "3 seeds, 2 samples"),
+        (("spectrum", "--layer", "rnn", "--seeds", "3"), "3 seeds"),
+        (("spectrum", "--layer", "rnn", "--seed", "3"), "seed 3"),
+    ],
+)
+def test_titles_say_how_many_seeds_and_samples_there_are(good, command, said):
+    title = good(*command, "--d", "4", "-o", "a.nc", "--figure", "a.svg").splitlines()[0]
+    assert f", {said}, float64" in title
+    assert re.search(rf"<!-- .*,  {said}\b.* -->", Path("a.svg").read_text())
+
+
 def test_norm_and_wrt_reach_the_measurement(good):
     values = {}
     for name, extra in {

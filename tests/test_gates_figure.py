@@ -82,6 +82,14 @@ def test_what_is_unknown_or_zero_is_left_out():
     assert np.isfinite(drawn.norms[0].get_ydata()[3:]).all()
 
 
+def test_time_constants_can_be_read_where_they_span_little():
+    axis = figures.gates(dataset()).axes[2].xaxis
+    low, high = axis.get_view_interval()
+    assert high / low < 100
+    shown = [tick for tick in axis.get_majorticklocs() if low <= tick <= high]
+    assert len(shown) >= 3
+
+
 def test_axes_given_are_drawn_into_and_files_written(tmp_path):
     axes = Figure().subplots(1, 3)
     drawn = figures.gates(dataset(), axes=axes)

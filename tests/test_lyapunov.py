@@ -309,7 +309,7 @@ def test_a_zero_matrix_has_no_finite_exponent():
     ds = depprobe.lyapunov(module, noise(50, 2), exponents="all")
     assert np.isneginf(ds.exponent).all()
     drawn = figures.lyapunov(ds)
-    assert "unknown: 3" in drawn.figure.legends[0].get_texts()[1].get_text()
+    assert "unknown: 3" in drawn.figure.legends[0].get_texts()[-1].get_text()
 
 
 def test_without_recurrent_weights_the_forget_gate_is_all_and_the_rest_unknown():
@@ -420,7 +420,12 @@ def test_figure_shows_every_exponent_of_one_layer_and_counts_what_has_no_place()
     drawn = figures.lyapunov(ds)
     assert len(drawn.curves[0]) == 4
     np.testing.assert_allclose(drawn.spectra[0][0].get_ydata(), ds.exponent[:3])
-    assert "unknown: 1" in drawn.figure.legends[0].get_texts()[1].get_text()
+    words = [text.get_text() for text in drawn.figure.legends[0].get_texts()]
+    assert words[1:3] == [
+        "running means of the further exponents",
+        "first exponent, one standard error either way",
+    ]
+    assert "unknown: 1" in words[3]
     with pytest.raises(BadInput, match="not a dataset of Lyapunov exponents"):
         figures.lyapunov(ds.drop_vars("exponent_running"))
 

@@ -254,6 +254,7 @@ def test_bad_calls_are_one_clear_line(match, arguments):
 def test_the_figure_shows_what_the_dataset_holds():
     ds = depprobe.spectrum("gru", d=9, grid=9)
     drawn = depprobe.figures.spectrum(ds)
+    assert "seed" in drawn.figure.get_suptitle()
     assert len(drawn.axes) == 3
     for i, (ax, points, circle) in enumerate(zip(drawn.axes, drawn.eigenvalues, drawn.circles, strict=True)):
         np.testing.assert_array_equal(points.get_offsets(), ds.eigenvalue[i])
@@ -265,3 +266,18 @@ def test_the_figure_shows_what_the_dataset_holds():
 def test_the_figure_refuses_other_datasets():
     with pytest.raises(BadInput, match="not a dataset of spectra"):
         depprobe.figures.spectrum(depprobe.jacobian("rnn", n=9, d=3))
+
+
+@pytest.mark.parametrize(("layer", "d"), [("rnn", 24), ("lstm", 16)])
+def test_figure_has_no_empty_band_and_labels_stay_inside(layer, d):
+    figure = depprobe.figures.spectrum(depprobe.spectrum(layer, d=d)).figure
+    figure.draw_without_rendering()
+    assert figure.get_suptitle().startswith(f"{layer},  $d$ = {d},  seed 0")
+    (title,) = figure.texts
+    boxes = [ax.get_tightbbox() for ax in figure.axes]
+    gap = title.get_window_extent().y0 - max(box.y1 for box in boxes)
+    assert 0 < gap < 0.4 * figure.dpi
+    for ax in figure.axes:
+        label = ax.xaxis.label.get_window_extent()
+        assert label.x1 < figure.bbox.x1 - 0.01 * figure.dpi
+        assert label.width <= ax.get_window_extent().width

@@ -11,7 +11,7 @@ from __future__ import annotations
 import numpy as np
 import xarray as xr
 
-from depprobe.curves.align import Blocks, Floats, Ints, by_layer, over_layers
+from depprobe.curves.align import REPEATS, Blocks, Floats, Ints, by_layer, over_layers
 from depprobe.vocabulary import describe
 
 #: variable -> quantile of the pooled norms
@@ -33,6 +33,7 @@ def decay_curve(ds: xr.Dataset) -> xr.Dataset:
     ``log_rms``, natural logs of norms, -inf where zero, NaN where nothing is known; ``count`` (blocks pooled,
     zeros included), ``zeros`` (exact zeros among them), ``unknown`` (NaN, left out);
     ``log_norm_error`` (the largest at that lag, a bound for all of the above) where the input has it.
+    The attributes are those of the input, and ``seeds`` and ``samples``, how many were pooled, where several.
     Lags are every lag that exists, in steps of one input position; negative ones (the future) are left out
     where all layers are zero there.
 
@@ -55,6 +56,7 @@ def decay_curve(ds: xr.Dataset) -> xr.Dataset:
     curves = [_curve(blocks, causal) for _, blocks in parts]
     curve = over_layers(ds, curves, dict.fromkeys(COUNTS, 0))
     curve.attrs = ds.attrs | {"title": f"decay curve: {ds.attrs.get('title', 'temporal Jacobian')}"}
+    curve.attrs |= {f"{name}s": ds.sizes[name] for name in REPEATS if name in ds["log_norm"].dims}
     for name, q in QUANTILES.items():
         curve[name].attrs["quantile"] = q
     return curve

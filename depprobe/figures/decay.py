@@ -25,7 +25,7 @@ from depprobe.errors import BadInput, unknown
 from depprobe.figures import wording
 from depprobe.figures.curve import ENDS, Curve, end_marker
 from depprobe.figures.limits import draw_limits
-from depprobe.figures.logaxis import typical_floor, use_decades, whole_decades
+from depprobe.figures.logaxis import typical_floor, use_decades, with_room
 from depprobe.figures.overlay import draw_theory
 from depprobe.figures.style import COLUMN, GREY, PAGE, figure_of, line_style, styled
 
@@ -196,7 +196,7 @@ def _scale_norms(
         raise BadInput(f"nothing to draw above floor {floor:g}: the largest norm is 1e{high:.1f}")
     if high - low < 2:
         # a flat curve should not lie on the edge
-        low, high = whole_decades(low - 0.3, high + 0.3)
+        low, high = with_room(low, high)
     pad = 0.04 * (high - low)
     ax.set_ylim(low - pad if low <= lowest else low, high + pad)
     use_decades(ax.yaxis)

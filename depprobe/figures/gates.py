@@ -17,13 +17,13 @@ from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import FuncFormatter, NullFormatter, PercentFormatter
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter, PercentFormatter
 from numpy.typing import NDArray
 
 from depprobe.errors import BadInput
 from depprobe.figures import wording
 from depprobe.figures.limits import draw_limits
-from depprobe.figures.logaxis import log10_of, use_decades, whole_decades
+from depprobe.figures.logaxis import log10_of, use_decades, with_room
 from depprobe.figures.style import COLOURS, GREY, PAGE, figure_of, styled
 
 #: variable -> what it is the norm of, and the line it is drawn with
@@ -150,7 +150,7 @@ def _draw_norms(ax: Axes, parts: Sequence[xr.Dataset]) -> tuple[list[Line2D], li
         raise BadInput("nothing to draw: every norm is exactly zero or unknown")
     low, high = float(each.min()), float(each.max())
     if high - low < 2:
-        low, high = whole_decades(low - 0.3, high + 0.3)
+        low, high = with_room(low, high)
     pad = 0.04 * (high - low)
     ax.set_ylim(low - pad, high + pad)
     longest = max(float(x.max()) for x, _ in curves)
@@ -218,6 +218,9 @@ def _draw_holding(ax: Axes, parts: Sequence[xr.Dataset]) -> list[Line2D]:
         lag, held = np.append(lag, high), np.append(held, np.isinf(one).mean())
         lines += ax.plot(lag, held, drawstyle="steps-post", color=COLOURS[i % len(COLOURS)])
     ax.set_xscale("log")
+    if high / low < 100:
+        # whole powers alone would leave one label
+        ax.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5), numticks=12))
     ax.xaxis.set_major_formatter(FuncFormatter(lambda lag, _: f"{lag:g}"))
     ax.xaxis.set_minor_formatter(NullFormatter())
     ax.set_xlim(low, high)
@@ -230,10 +233,6 @@ def _draw_holding(ax: Axes, parts: Sequence[xr.Dataset]) -> list[Line2D]:
 
 def _conditions(parts: Sequence[xr.Dataset]) -> str:
     """One line on what was measured, of what all parts share."""
-    said = []
-    for name, words in (("layer", "{}"), ("n", "$n$ = {}"), ("d", "$d$ = {}"), ("seed", "seed {}")):
-        values = {str(part.attrs[name]) for part in parts if name in part.attrs}
-        if len(values) == 1 and not (name == "layer" and len(parts) > 1):
-            (value,) = values
-            said.append(words.format(wording.printable(value, 60) if name == "layer" else value))
-    return ",  ".join(said)
+    layers = {str(part.attrs.get("layer", "")) for part in parts}
+    named = [wording.printable(layers.pop(), 60)] if len(parts) == 1 else []
+    return ",  ".join([*filter(None, named), *wording.sizes(parts)])

@@ -87,11 +87,42 @@ class PowerOfTen(Formatter):
     format_data_short = format_data
 
 
+class PartOfTen(Formatter):
+    """Labels such as 2 x 10^-3 for ticks between powers, where fewer than two whole powers are in view."""
+
+    def __call__(self, x: float, pos: int | None = None) -> str:
+        """The label of one axis value."""
+        assert self.axis is not None
+        low, high = sorted(self.axis.get_view_interval())
+        power = math.floor(x + 1e-6)
+        digit = round(10 ** (x - power))
+        if (
+            math.floor(high) > math.ceil(low)
+            or digit not in (2, 5)
+            or abs(x - power - math.log10(digit)) > 1e-6
+        ):
+            return ""
+        return rf"${digit}\times 10^{{{power}}}$"
+
+
 def use_decades(axis: Axis) -> None:
     """Give an axis, or the long axis of a colour bar, ticks at powers of ten."""
     axis.set_major_locator(DecadeLocator())
     axis.set_major_formatter(PowerOfTen())
     axis.set_minor_locator(BetweenDecades())
+    axis.set_minor_formatter(PartOfTen())
+
+
+def with_room(low: float, high: float) -> tuple[float, float]:
+    """A range that spans little, widened so that a flat curve is not on its edge and two ticks have labels.
+
+    Examples
+    --------
+    >>> [round(end, 2) for end in with_room(-2.0, -2.0)], [round(end, 2) for end in with_room(-3.0, -1.8)]
+    ([-2.4, -1.6], [-3.1, -1.7])
+    """
+    middle, half = (low + high) / 2, max((high - low) / 2 + 0.1, 0.4)
+    return middle - half, middle + half
 
 
 def whole_decades(low: float, high: float) -> tuple[int, int]:

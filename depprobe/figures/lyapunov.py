@@ -16,6 +16,7 @@ from matplotlib.axes import Axes
 from matplotlib.container import ErrorbarContainer
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
 
 from depprobe.errors import BadInput
@@ -108,15 +109,23 @@ def lyapunov(
         right.xaxis.set_major_locator(MaxNLocator(integer=True))
         left.set_title(", ".join(filter(None, [wording.conditions(parts), shown])), loc="left")
         right.set_title(_errors(parts), loc="left")
-        handles: list[Any] = [*spectra]
+        # the line of the left panel and the points of the right one are of one layer
+        handles: list[Any] = [(lines[0], points) for lines, points in zip(curves, spectra, strict=True)]
+        words = [str(points.get_label()) for points in spectra]
+        if len(named) == 1 and len(curves[0]) > 1:
+            handles.append(curves[0][1])
+            words.append("running means of the further exponents")
+        if left.patches:
+            colour = GREY if len(named) > 1 else curves[0][0].get_color()
+            handles.append(Patch(color=colour, alpha=0.2, linewidth=0))
+            words.append("first exponent, one standard error either way")
         if hidden:
-            words = f"not shown, \N{MINUS SIGN}inf or unknown: {hidden}"
-            handles.append(Line2D([], [], linestyle="None", label=words))
-        texts = [str(handle.get_label()) for handle in handles]
+            handles.append(Line2D([], [], linestyle="None"))
+            words.append(f"not shown, \N{MINUS SIGN}inf or unknown: {hidden}")
         if own:
-            figure.legend(handles, texts, loc="outside lower center", ncols=min(3, len(handles)))
+            figure.legend(handles, words, loc="outside lower center", ncols=min(3, len(handles)))
         else:
-            right.legend(handles, texts, loc="best")
+            right.legend(handles, words, loc="best")
     return LyapunovDrawing(figure, (left, right), curves, spectra)
 
 

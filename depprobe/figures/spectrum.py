@@ -8,6 +8,7 @@ eigenvalues of a wide matrix with independent entries of this spread end (Girko 
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -19,11 +20,16 @@ from matplotlib.contour import QuadContourSet
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Circle
+from matplotlib.path import Path
+from matplotlib.patheffects import withStroke
 from matplotlib.ticker import MaxNLocator
+from numpy.typing import NDArray
 
 from depprobe.errors import BadInput
 from depprobe.figures import wording
-from depprobe.figures.style import COLOURS, COLUMN, GREY, PAGE, SMALL, figure_of, styled
+from depprobe.figures.style import COLOURS, COLUMN, GREY, PAGE, RC, SMALL, figure_of, styled
+
+Floats = NDArray[np.float64]
 
 #: most panels of a figure
 PANELS = 12
@@ -98,28 +104,58 @@ def spectrum(
             if len(layers) > 1:
                 name = f"{part.attrs.get('layer')} {name}"
             # narrow panels: a line for each word of the name
-            pieces = name.split(" ") if len(panels) > 1 else [name]
+            pieces = re.split(r" (?!\d)", name) if len(panels) > 1 else [name]
             ax.set_title("\n".join(wording.printable(word, 20) for word in pieces), loc="left")
+        x, y = "real part (dimensionless)", "imaginary part (dimensionless)"
         if axes is None:
+            # labels no longer than a small panel
+            size = SMALL if len(parts) > 3 else RC["axes.labelsize"]
             for ax in panels:
                 below = ax.get_subplotspec()
                 if below is None or below.is_last_row():
-                    ax.set_xlabel("real part (dimensionless)")
+                    ax.set_xlabel(x, fontsize=size)
                 if below is None or below.is_first_col():
-                    ax.set_ylabel("imaginary part (dimensionless)")
+                    ax.set_ylabel(y, fontsize=size)
+            figure.suptitle(_conditions(parts), x=0.02, ha="left", fontsize="medium")
             handles = _handles(drawn)
             if total > len(parts):
                 words = f"first {len(parts)} of {total} matrices"
                 handles.append(Line2D([], [], linestyle="None", label=words))
             figure.legend(
-                handles=handles, loc="outside lower center", ncols=2 if len(parts) == 1 else len(handles)
+                handles=handles,
+                loc="outside lower center",
+                ncols=2 if len(parts) == 1 else min(len(handles), 4),
             )
+            _fit_height(figure, panels)
         else:
             for ax in panels:
-                ax.set_xlabel("real part (dimensionless)")
-                ax.set_ylabel("imaginary part (dimensionless)")
+                ax.set_xlabel(x)
+                ax.set_ylabel(y)
     points, circles, contours = (list(column) for column in zip(*drawn, strict=True))
     return SpectrumDrawing(figure, panels, points, circles, contours)
+
+
+def _conditions(parts: Sequence[xr.Dataset]) -> str:
+    """One line on where the matrices are from, of what they share."""
+    layers = {str(part.attrs.get("layer", "")) for part in parts}
+    named = [wording.printable(layers.pop(), 50)] if len(layers) == 1 else []
+    # a matrix of every seed stands along weight
+    seeds = {int(part["matrix_seed"]) for part in parts if "matrix_seed" in part}
+    sizes = wording.sizes([part.assign_attrs(seeds=len(seeds)) for part in parts])
+    return ",  ".join([*filter(None, named), *sizes])
+
+
+def _fit_height(figure: Figure, panels: Sequence[Axes]) -> None:
+    """Give the figure the height that its panels of equal aspect, title and legend take, and no more."""
+    figure.draw_without_rendering()
+    columns = _columns(len(panels))
+    tall = [ax.get_tightbbox() for ax in panels]
+    rows = [max(box.height for box in tall[i : i + columns] if box) for i in range(0, len(tall), columns)]
+    around = [figure.legends[0].get_window_extent(), *(text.get_window_extent() for text in figure.texts)]
+    inches = (sum(rows) + sum(box.height for box in around)) / figure.dpi
+    # what the layout keeps free above and below each of them
+    free = 2 * 3 / 72 * (len(rows) + len(around)) + 0.02 * inches
+    figure.set_size_inches(figure.get_figwidth(), inches + free)
 
 
 def _count(ds: xr.Dataset) -> int:
@@ -132,8 +168,12 @@ def _of_one(ds: xr.Dataset, index: int) -> xr.Dataset:
     return ds.isel(weight=index)
 
 
+def _columns(count: int) -> int:
+    return min(count, 4 if count > 6 or count == 4 else 3)
+
+
 def _panels(count: int) -> tuple[list[Axes], Figure]:
-    columns = min(count, 4 if count > 6 or count == 4 else 3)
+    columns = _columns(count)
     rows = math.ceil(count / columns)
     if count == 1:
         width, height = COLUMN, COLUMN + 0.6
@@ -162,6 +202,8 @@ def _draw(ax: Axes, part: xr.Dataset) -> tuple[PathCollection, Circle | None, Qu
     ax.set_aspect("equal")
     ax.xaxis.set_major_locator(MaxNLocator(4))
     ax.yaxis.set_major_locator(MaxNLocator(4))
+    if contours is not None:
+        _label_contours(ax, contours, values, [1.0, radius] if circle else [1.0])
     return points, circle, contours
 
 
@@ -175,7 +217,7 @@ def _contours(ax: Axes, part: xr.Dataset) -> QuadContourSet | None:
     levels = [level for level in _LEVELS if seen < level < np.nanmax(heights, initial=-9)]
     if not math.isfinite(radius) or not levels:
         return None
-    drawn = ax.contour(
+    return ax.contour(
         radius * part["column"].values,
         radius * part["row"].values,
         heights,
@@ -185,8 +227,29 @@ def _contours(ax: Axes, part: xr.Dataset) -> QuadContourSet | None:
         linestyles="-",
         zorder=1,
     )
-    ax.clabel(drawn, fmt=lambda level: f"{level:g}".replace("-", "\N{MINUS SIGN}"), fontsize=SMALL - 1)
-    return drawn
+
+
+def _label_contours(ax: Axes, drawn: QuadContourSet, points: Floats, radii: Sequence[float]) -> None:
+    """Label each contour where circles, eigenvalues and other labels are furthest away."""
+    taken = points
+    for level, path in zip(drawn.levels, drawn.get_paths(), strict=True):
+        # a closed path ends in a vertex that is none
+        line = np.asarray(path.vertices)[np.asarray(path.codes) != Path.CLOSEPOLY]
+        inside = (np.abs(line) < 0.9 * ax.get_xlim()[1]).all(1)
+        if not inside.any():
+            continue
+        line = line[inside]
+        room = np.abs(np.hypot(*line.T)[:, None] - np.asarray(radii)).min(1)
+        if len(taken):
+            room = np.minimum(room, np.hypot(*(line[:, None] - taken).T).T.min(1))
+        x, y = line[room.argmax()]
+        taken = np.vstack([taken, [x, y]])
+        before = len(drawn.labelTexts)
+        words = f"{level:g}".replace("-", "\N{MINUS SIGN}")
+        ax.clabel(drawn, [level], fmt={level: words}, fontsize=SMALL - 1, manual=[(x, y)], zorder=4)
+        for text in drawn.labelTexts[before:]:
+            # legible also where there is no room beside a line
+            text.set_path_effects([withStroke(linewidth=1.5, foreground="white")])
 
 
 def _handles(drawn: Sequence[tuple[Any, Circle | None, QuadContourSet | None]]) -> list[Line2D]:

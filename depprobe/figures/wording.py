@@ -9,7 +9,7 @@ from typing import Any
 import xarray as xr
 
 from depprobe.errors import BadInput
-from depprobe.vocabulary import NORMS
+from depprobe.vocabulary import NORMS, repeats
 
 #: where two datasets show the same layer, what may tell them apart
 _DISTINGUISHING = ("n", "d", "seed", "norm", "wrt", "dtype", "method", "tolerance")
@@ -90,11 +90,15 @@ def conditions(parts: Sequence[xr.Dataset]) -> str:
     """One line on what was measured, of what all parts share."""
     wrt = _shared(parts, "wrt")
     said = [rf"$J_{{t,k}} = \partial h_t / \partial {wrt}_k$"] if wrt in ("x", "h", "c") else []
-    for name in ("n", "d", "seed"):
-        value = _shared(parts, name)
-        if value is not None:
-            said.append(f"${name}$ = {value}" if name != "seed" else f"seed {value}")
-    return ",  ".join(said)
+    return ",  ".join([*said, *sizes(parts)])
+
+
+def sizes(parts: Sequence[xr.Dataset]) -> list[str]:
+    """Length, width, and seed or numbers of seeds and samples, each where all parts share it."""
+    # 0 is the length of no sequence
+    said = [f"${name}$ = {_shared(parts, name)}" for name in ("n", "d") if _shared(parts, name)]
+    repeated = {repeats(part) for part in parts}
+    return [*said, *filter(None, repeated)] if len(repeated) == 1 else said
 
 
 def _shared(parts: Sequence[xr.Dataset], name: str) -> Any:

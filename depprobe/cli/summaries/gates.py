@@ -9,6 +9,7 @@ import numpy as np
 import xarray as xr
 
 from depprobe.cli.output import LN10, Summary, power_of_ten
+from depprobe.vocabulary import repeats
 
 #: what ``wrt`` says, in words
 _FOLLOWS = {"cell": ", h_k following c_k", "c": ", h_k held", "h": ""}
@@ -62,7 +63,7 @@ def _record(ds: xr.Dataset, state: str, layer: str) -> dict[str, Any]:
 def _title(ds: xr.Dataset) -> str:
     facts = ", ".join(f"{name} = {ds.attrs.get(name)}" for name in ("n", "d", "depth"))
     follows = _FOLLOWS.get(str(ds.attrs.get("wrt")), "")
-    at = f"t = {ds.attrs.get('target')}, seed {ds.attrs.get('seed')}, {ds.attrs.get('dtype')}"
+    at = f"t = {ds.attrs.get('target')}, {repeats(ds)}, {ds.attrs.get('dtype')}"
     return f"gates: {facts}, {at}, Frobenius norm{follows}"
 
 

@@ -10,6 +10,7 @@ import xarray as xr
 
 from depprobe.cli.output import Summary, power_of_ten, with_error
 from depprobe.curves import decay_curve, distances
+from depprobe.vocabulary import repeats
 
 #: heading, unit, and the variable of ``distances`` behind each column
 _COLUMNS = (
@@ -100,7 +101,7 @@ def _title(ds: xr.Dataset) -> str:
     at = f"t = {ds['target'].values[0]}" if targets == 1 else f"{targets} targets"
     return (
         f"dh_t/d{ds.attrs.get('wrt', 'x')}_k: n = {ds.attrs.get('n')}, d = {ds.attrs.get('d')}, {at}, "
-        f"seed {ds.attrs.get('seed')}, {ds.attrs.get('dtype')}, {facts['norm']}"
+        f"{repeats(ds)}, {ds.attrs.get('dtype')}, {facts['norm']}"
     )
 
 

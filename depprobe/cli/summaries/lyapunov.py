@@ -9,6 +9,7 @@ import numpy as np
 import xarray as xr
 
 from depprobe.cli.output import Summary, with_error
+from depprobe.vocabulary import repeats
 
 #: how many exponents the table names
 _SHOWN = 3
@@ -63,7 +64,7 @@ def _title(ds: xr.Dataset) -> str:
     driven = "autonomous" if ds.attrs.get("drive") == "none" else "driven by the input"
     return (
         f"Lyapunov exponents: n = {ds.attrs.get('n')} of which {ds.attrs.get('warmup')} warm-up, "
-        f"d = {ds.attrs.get('d')}, seed {ds.attrs.get('seed')}, {ds.attrs.get('dtype')}, {driven}"
+        f"d = {ds.attrs.get('d')}, {repeats(ds)}, {ds.attrs.get('dtype')}, {driven}"
     )
 
 

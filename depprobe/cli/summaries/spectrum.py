@@ -9,6 +9,7 @@ import numpy as np
 import xarray as xr
 
 from depprobe.cli.output import Summary, power_of_ten
+from depprobe.vocabulary import repeats
 
 _HEADINGS = [
     "matrix",
@@ -70,10 +71,10 @@ def _number(value: float) -> str:
 def _title(ds: xr.Dataset) -> str:
     """One line that says what was measured."""
     what = f"step Jacobians, n = {ds.attrs.get('n')}" if ds.attrs.get("of") == "steps" else "weights"
-    return (
-        f"Spectrum of {ds.attrs.get('layer')}: {what}, d = {ds.attrs.get('d')}, seed {ds.attrs.get('seed')}, "
-        f"{ds.attrs.get('dtype')}"
-    )
+    # a matrix of every seed stands along weight
+    said = repeats(ds.assign_attrs(seeds=np.unique(ds["matrix_seed"]).size))
+    sizes = f"d = {ds.attrs.get('d')}, {said}, {ds.attrs.get('dtype')}"
+    return f"Spectrum of {ds.attrs.get('layer')}: {what}, {sizes}"
 
 
 def _notes(ds: xr.Dataset) -> list[str]:
