@@ -616,7 +616,7 @@ def test_no_command_prints_the_help_and_is_wrong(run):
 
 def test_interrupting_the_measurement_writes_nothing(refused, monkeypatch):
     def interrupted(*_, **__):
-        os.kill(os.getpid(), signal.SIGINT)
+        signal.raise_signal(signal.SIGINT)
         raise AssertionError("the signal was swallowed")
 
     monkeypatch.setattr("depprobe.probes.jacobian.temporal_jacobian", interrupted)
