@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import nn
 
+import depprobe
 from depprobe.errors import BadInput, OverBudget
 from depprobe.operators import temporal_jacobian
 from depprobe.operators.memory import predicted_peak
@@ -223,3 +224,30 @@ def test_train_mode_with_dropout_or_statistics_is_refused():
         temporal_jacobian(broken, x)
     with pytest.raises(BadInput, match="x holds NaN or Inf"):
         temporal_jacobian(nn.Linear(5, 5), x * torch.inf)
+
+
+def test_what_is_no_module_and_no_name_is_said_to_be_neither():
+    x = torch.randn(9, 6)
+    for target, match in (
+        (lambda x: 2 * x, "a function is neither a module nor the name of a layer"),
+        (3, "int 3 is neither"),
+        ([nn.GRU(6, 4), nn.LSTM(6, 4)], "several modules are measured one by one"),
+        (["gru", 3], "int 3 is neither"),
+    ):
+        with pytest.raises(BadInput, match=match):
+            depprobe.jacobian(target, x)
+    for given in (x.bfloat16(), x.numpy()):
+        with pytest.raises(BadInput, match=r"torch\.bfloat16 has too few digits"):
+            depprobe.jacobian(nn.GRU(6, 4).bfloat16(), given)
+
+
+def test_the_future_is_settled_in_two_passes_where_not_a_number_shows_it():
+    passes = []
+
+    def function(x):
+        passes.append(1)
+        return x.cumsum(0)
+
+    x = torch.randn(50, 2, dtype=F64)
+    assert independent(function, x, 20, torch.arange(21, 50)).all()
+    assert len(passes) == 3

@@ -32,6 +32,7 @@ from depprobe.advice.reach import stack
 from depprobe.advice.tree import is_of
 from depprobe.cases import cases_of_specs
 from depprobe.operators import temporal_jacobian
+from depprobe.operators.log_norm import log_length
 from depprobe.resume import FinishedPoints
 
 #: longest sequence measured, the lengths measured where a longer one is asked for, and how many times as
@@ -179,8 +180,6 @@ def _estimated(module: nn.Module, x: torch.Tensor, seed: int) -> NDArray[np.floa
     y = module(leaf)[-1]
     draws = torch.randn(COTANGENTS, len(y), generator=torch.Generator().manual_seed(seed), dtype=y.dtype)
     rows = [torch.autograd.grad(y, leaf, cotangent, retain_graph=True)[0] for cotangent in draws]
-    together = torch.stack(rows, 1).flatten(1)
-    # scaled, lest squares underflow; a 0 may still be one, and that nothing arrives is for the support to say
-    peak = together.abs().amax(1)
-    squares = (together / peak[:, None]).square().sum(1) / COTANGENTS
-    return np.asarray((peak.log() + squares.log() / 2).numpy())
+    norms = log_length(torch.stack(rows, 1).flatten(1)).numpy() - math.log(COTANGENTS) / 2
+    # a 0 may be an underflow: that nothing arrives is for the support to say
+    return np.where(np.isneginf(norms), np.nan, norms)

@@ -24,6 +24,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from depprobe.errors import BadInput
 from depprobe.operators.budget import DEFAULT_MEMORY, readable, require
 from depprobe.operators.jacobian import LogNorms, Scaled, TemporalJacobian
+from depprobe.operators.log_norm import log_length
 from depprobe.operators.memory import predicted_peak
 from depprobe.operators.support import independent
 
@@ -137,7 +138,7 @@ class AutogradJacobian(TemporalJacobian):
         # logs of the squared norm of each product: sums of squares would underflow before the values do
         logs = torch.cat(
             [
-                2 * torch.cat([_log_norm(g) for g in grad]).view(len(grad), -1)[:, columns]
+                2 * torch.cat([log_length(g) for g in grad]).view(len(grad), -1)[:, columns]
                 for grad in self._products(t, cotangents)
             ]
         )
@@ -203,10 +204,3 @@ def _forward(function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
             f"the module fails on x of shape {tuple(x.shape)}: {first}"
             "; one that takes batches only is to be given x as (samples, n, d), or batched=True"
         ) from error
-
-
-def _log_norm(grad: Tensor) -> Tensor:
-    """ln of the Euclidean norm over the last axis, rescaled first so that squares stay in range."""
-    peak = grad.abs().amax(-1, keepdim=True).double()
-    unit = grad.double() / torch.where(peak > 0, peak, 1)
-    return torch.linalg.vector_norm(unit, dim=-1).log() + peak[..., 0].log()

@@ -29,3 +29,10 @@ def log_norm_of(taps: Tensor, scale: Tensor, norm: str) -> NDArray[np.float64]:
             gram = unit @ unit.T if unit.shape[0] <= unit.shape[1] else unit.T @ unit
             out[j] = float(0.5 * torch.linalg.eigvalsh(gram)[-1].log() + peak)
     return out
+
+
+def log_length(rows: Tensor) -> Tensor:
+    """ln of the Euclidean norm over the last axis, rescaled so that squares stay in range; -inf for 0."""
+    peak = rows.abs().amax(-1, keepdim=True).double()
+    unit = rows.double() / torch.where(peak > 0, peak, 1)
+    return torch.linalg.vector_norm(unit, dim=-1).log() + peak[..., 0].log()

@@ -19,8 +19,6 @@ GATES: dict[type[nn.Module], tuple[str, ...]] = {
     nn.GRUCell: ("r", "z", "n"),
     nn.RNNCell: ("",),
 }
-#: what stands for a list of names where there is none
-_NONE = "none"
 
 
 def recurrent_weights(module: nn.Module, label: str) -> dict[str, NDArray[np.float64]]:
@@ -43,7 +41,7 @@ def recurrent_weights(module: nn.Module, label: str) -> dict[str, NDArray[np.flo
         square = _square_names(module)
         raise BadInput(
             f"{label} has no recurrent weight"
-            + (f"; name a square one: {square}" if square != _NONE else ", and no square one")
+            + (f"; name a square one: {square}" if square else ", and no square one")
         )
     return found
 
@@ -59,13 +57,14 @@ def named_weights(module: nn.Module, names: Sequence[str]) -> dict[str, NDArray[
     weights = _all(module)
     # gates stand one above another in a weight, which is not square and has no name for each
     gates = "; by default, without a name, the recurrent gates are taken" if _recurs(module) else ""
+    known = f"square weights: {_square_names(module) or 'none'}{gates}"
     for name in names:
         if name not in weights:
-            raise BadInput(f"no weight {name!r}; square weights: {_square_names(module)}{gates}")
+            raise BadInput(f"no weight {name!r}; {known}")
         if not _is_square(weights[name]):
             raise BadInput(
                 f"weight {name!r} is {' x '.join(map(str, weights[name].shape)) or 'a number'}, not a square "
-                f"matrix; square weights: {_square_names(module)}{gates}"
+                f"matrix; {known}"
             )
     return {name: _array(weights[name]) for name in names}
 
@@ -104,4 +103,4 @@ def _is_square(weight: Tensor) -> bool:
 
 
 def _square_names(module: nn.Module) -> str:
-    return ", ".join(name for name, weight in _all(module).items() if _is_square(weight)) or _NONE
+    return ", ".join(name for name, weight in _all(module).items() if _is_square(weight))

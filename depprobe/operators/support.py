@@ -54,11 +54,12 @@ def independent(function: Callable[[Tensor], Tensor], x: Tensor, t: int, sources
 
         result = torch.zeros(len(sources), dtype=torch.bool, device=x.device)
         every = torch.arange(len(sources), device=x.device)
-        future = sources > t
-        if future.any() and len(outputs) == len(x) and not looks_ahead():
+        future, past = every[sources > t], every[sources <= t]
+        queue = [past] if len(past) else []
+        if len(future) and (ignores(sources[future]) or (len(outputs) == len(x) and not looks_ahead())):
             result[future] = True
-            every = every[~future]
-        queue = [part for part in (every[sources[every] > t], every[sources[every] <= t]) if len(part)]
+        elif len(future) > 1:
+            queue = [*future.chunk(2), *queue]
         for _ in range(_TRIES):
             if not queue:
                 break

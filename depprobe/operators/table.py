@@ -165,13 +165,13 @@ def temporal_jacobian(
     found: TemporalJacobian | None = None
     if method in ("auto", "structured"):
         found = structured(module, x, wrt=wrt, tolerance=tolerance, memory=memory, forward=forward)
-        if found is None and method == "structured":
+    if found is None:
+        if method == "structured":
             raise BadInput(
                 f"no structured operator serves {type(module).__name__}; use method auto, autograd or probes"
             )
-    if found is None and wrt != "x":
-        raise BadInput(f"wrt={wrt!r} needs the chain operator of nn.RNN, nn.GRU or nn.LSTM; use x")
-    if found is None:
+        if wrt != "x":
+            raise BadInput(f"wrt={wrt!r} needs the chain operator of nn.RNN, nn.GRU or nn.LSTM; use x")
         found = AutogradJacobian(
             lambda z: call(module, z, batched=batched, forward=forward),
             x,
