@@ -9,7 +9,7 @@ The stated parts of attention leave out the output projection, a fifth of the FL
 d = 512 the n^2 d term has 49 % of them. The cell and hidden updates of an LSTM step take 5 operations a unit.
 
 Numbers: with ``--quick`` n = 128 to 1024, d = 64 to 256, without it n to 4096, d to 512; counts are exact, in
-float32, batch 1. Times are of one run on one thread and no part of the summary; attention has one head there
+float32, batch 1. Times are of one run on one thread and no part of the summary; attention has 8 heads there
 and writes its weights out.
 """
 

@@ -208,3 +208,20 @@ def test_rounding_seen_once_rides_along(again):
         block.compress(threshold, split=again)
         assert len(block.parts) == 1 + again
         assert list(read(block))[1] == pytest.approx(error, rel=0.5)
+
+
+@pytest.mark.parametrize("dim", [0, 1])
+def test_errors_that_share_a_row_or_a_column_are_not_averaged(dim):
+    """One row, or one column, that is off: the norm errs by all of it."""
+    cell = step_chains(nn.GRU(64, 24).to(F64), torch.randn(3, 64, dtype=F64))[0][0]
+    reading = reading_module.SingleReading(cell)
+    states = torch.randn(24, cell.width, dtype=F64)
+    exact = states @ cell.columns("x", F64).matrices(2, 3)[0]
+    factor = torch.ones(exact.shape)
+    factor.select(dim, 7)[:] += 1e-2
+    block = compression_module.Carried(kept=(states, torch.zeros(24, dtype=F64)))
+    close = exact.float() * factor
+    reading.compare(2, states, close, [block])
+    off = float((close.double() * exact).sum() / exact.square().sum()) - 1
+    assert off == pytest.approx(reading.deviation, rel=0.2)
+    assert reading.deviation >= off
