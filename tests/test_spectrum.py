@@ -281,3 +281,12 @@ def test_figure_has_no_empty_band_and_labels_stay_inside(layer, d):
         label = ax.xaxis.label.get_window_extent()
         assert label.x1 < figure.bbox.x1 - 0.01 * figure.dpi
         assert label.width <= ax.get_window_extent().width
+
+
+def test_a_row_of_panels_stands_close_below_its_title():
+    drawn = depprobe.figures.spectrum(depprobe.spectrum("lstm", d=12))
+    figure = drawn.figure
+    figure.draw_without_rendering()
+    top = max(ax.get_tightbbox().y1 for ax in drawn.axes)
+    gap = (figure.texts[0].get_window_extent().y0 - top) / figure.dpi
+    assert 0 <= gap < 0.2  # inches
