@@ -37,7 +37,7 @@ _HOME: dict[str, str | None] = {
     "efficiency": "depprobe.curves",
     "save": "depprobe.store",
     "load": "depprobe.store",
-    "read_input": "depprobe.inputs",
+    "read_input": "depprobe.runs.inputs",
     "BadInput": "depprobe.errors",
     "figures": None,
 }
@@ -50,7 +50,6 @@ if TYPE_CHECKING:
     from depprobe.advice.ranking import advise
     from depprobe.curves import crossovers, decay_curve, dense, distances, efficiency, scaling
     from depprobe.errors import BadInput
-    from depprobe.inputs import read as read_input
     from depprobe.operators import TemporalJacobian, structured, temporal_jacobian
     from depprobe.probes.cost import cost
     from depprobe.probes.gates import gates
@@ -58,6 +57,7 @@ if TYPE_CHECKING:
     from depprobe.probes.lyapunov import lyapunov, lyapunov_of_map
     from depprobe.probes.spectrum import spectrum
     from depprobe.registry import layers
+    from depprobe.runs.inputs import read as read_input
     from depprobe.store import load, save
 
 

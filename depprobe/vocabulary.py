@@ -13,6 +13,17 @@ if TYPE_CHECKING:
 
 SCHEMA_VERSION = "1"
 
+#: what a value of ``log_norm_status`` says of a norm; log_norm is finite for ``finite``, -inf for ``zero``
+#: alone and NaN for all others
+STATUS: dict[str, int] = {
+    "not_measured": 0,
+    "finite": 1,
+    "zero": 2,
+    "underflow": 3,
+    "overflow": 4,
+    "undecided": 5,
+}
+
 #: dimension or coordinate -> (long name, units)
 DIMENSIONS: dict[str, tuple[str, str]] = {
     "target": ("output position t", "position"),

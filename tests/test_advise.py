@@ -20,10 +20,10 @@ from depprobe.advice.measuring import Costs, Grid, fitted, kept_in
 from depprobe.advice.model import CostModel, byte_terms, fit, formulas, time_terms, token_terms
 from depprobe.advice.reach import MOST_LAYERS, stack
 from depprobe.advice.tree import FAMILIES, LOCAL, MIXED, is_of, rule_of_thumb, tree
-from depprobe.cases import cases_of_specs
 from depprobe.costs.memory import tensor_bytes
 from depprobe.errors import BadInput
 from depprobe.registry import layers
+from depprobe.runs.cases import cases_of_specs
 
 POINTS = [(n, d) for n in (64, 512, 2048) for d in (16, 64)] + [(512, 128)]
 

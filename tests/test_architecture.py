@@ -21,13 +21,18 @@ ORDER = (
     ("errors", "vocabulary", "units"),
     ("registry",),
     ("complexity",),
+    ("core",),
     ("layers",),
     ("operators",),
-    ("inputs", "store", "curves", "theory", "costs"),
+    ("dynamics",),
+    ("models",),
+    ("costs",),
+    ("theory",),
+    ("curves",),
+    ("store",),
     ("figures",),
-    ("labelling", "cases"),
-    ("resume", "isolated"),
-    ("probes", "models"),
+    ("runs",),
+    ("probes",),
     ("sweep", "advice", "training"),
     ("claims",),
     ("cli",),
@@ -35,7 +40,7 @@ ORDER = (
 )
 RANK = {component: rank for rank, line in enumerate(ORDER) for component in line}
 WITHOUT_TORCH = {
-    *("errors", "vocabulary", "units", "registry", "complexity", "inputs"),
+    *("errors", "vocabulary", "units", "registry", "complexity"),
     *("store", "curves", "theory", "figures", "cli"),
 }
 #: packages of one idea a file, which know nothing of each other
@@ -142,7 +147,9 @@ def test_imports_point_down(module):
 
 
 def test_an_import_that_points_up_is_seen_wherever_it_stands():
-    assert upward("depprobe.layers.x", "from depprobe.operators import table") == ["depprobe.operators.table"]
+    assert upward("depprobe.layers.x", "from depprobe.operators import dispatch") == [
+        "depprobe.operators.dispatch"
+    ]
     assert upward("depprobe.curves.x", "def f():\n    from depprobe import store") == ["depprobe.store"]
     assert upward("depprobe.store", "import depprobe.figures.decay") == ["depprobe.figures.decay"]
     assert upward("depprobe.store", "import torch\nfrom depprobe.errors import BadInput") == []
@@ -173,7 +180,7 @@ def test_what_reads_and_draws_stored_results_imports_no_torch(module):
 
 def test_the_graph_sees_torch_where_it_is():
     assert "torch" in loaded_with("depprobe.probes.jacobian")
-    assert "torch" in loaded_with("depprobe.cases")
+    assert "torch" in loaded_with("depprobe.runs.cases")
 
 
 def test_what_reads_and_draws_stored_results_loads_where_torch_is_missing():

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 import torch
 
+from depprobe.core.memory import StorageTracker
 from depprobe.errors import BadInput
 from depprobe.layers.sparse_attention import Blocks, PowersOfTwo, SparseAttention, Window
 from depprobe.operators import temporal_jacobian
-from depprobe.operators.memory import StorageTracker
 
 
 def noise(n, d):

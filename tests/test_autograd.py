@@ -8,10 +8,10 @@ import torch
 from torch import nn
 
 import depprobe
+from depprobe.core.memory import predicted_peak
 from depprobe.errors import BadInput, OverBudget
 from depprobe.operators import temporal_jacobian
-from depprobe.operators.memory import predicted_peak
-from depprobe.operators.support import independent
+from depprobe.operators.autograd.support import independent
 
 F64 = torch.float64
 
@@ -65,7 +65,7 @@ def test_too_large_a_job_is_refused_before_it_allocates():
 
 
 def test_predicted_peak_is_what_a_real_run_holds(case):
-    from depprobe.operators.memory import StorageTracker
+    from depprobe.core.memory import StorageTracker
 
     module, x = case
     with StorageTracker() as tracker, torch.enable_grad():

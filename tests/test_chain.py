@@ -12,9 +12,9 @@ from conftest import tolerance
 from torch import nn
 
 from depprobe.errors import BadInput, OverBudget
-from depprobe.operators import chain_norms as chain_norms_module
-from depprobe.operators import sweep as sweep_module
 from depprobe.operators import temporal_jacobian
+from depprobe.operators.chain import norms as chain_norms_module
+from depprobe.operators.chain import sweep as sweep_module
 from depprobe.registry import layers
 
 F64 = torch.float64

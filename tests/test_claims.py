@@ -12,11 +12,11 @@ import torch
 import xarray as xr
 from conftest import tolerance
 
-from depprobe.cases import cases_of_specs
 from depprobe.claims import VERDICTS, Claim, Finding, Measured, claims, eigenvalues, receptive_field
 from depprobe.claims.claim import CONFIRMED, QUALIFIED, REFUTED, UNMEASURED, verdict
 from depprobe.claims.table import Ledger
 from depprobe.errors import BadInput, DepprobeError
+from depprobe.runs.cases import cases_of_specs
 
 # --- the table and the types ---
 

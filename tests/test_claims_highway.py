@@ -40,7 +40,7 @@ def with_gap(ds, true, product):
 
 def test_norms_are_those_of_an_unrolled_cell(ds):
     bias, gain, seed = 6, 1.0, 1
-    from depprobe.cases import cases_of_specs
+    from depprobe.runs.cases import cases_of_specs
 
     spec = f"lstm:forget_bias={bias},gain={gain:g}"
     case = cases_of_specs([spec], None, ds.attrs["n"], ds.attrs["d"], 1, [seed], "float64", "cpu")[0]

@@ -9,10 +9,10 @@ import pytest
 import torch
 
 import depprobe
-from depprobe.cases import cases_of_specs
 from depprobe.claims import reach
 from depprobe.claims.passage import TEXT, prose
 from depprobe.claims.reach import CLAIM
+from depprobe.runs.cases import cases_of_specs
 
 
 @pytest.fixture(scope="module")

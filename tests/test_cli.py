@@ -22,8 +22,8 @@ import depprobe
 from depprobe import store
 from depprobe.cli import main
 from depprobe.errors import BadInput
-from depprobe.isolated import measured_alone
 from depprobe.registry import layers
+from depprobe.runs.isolated import measured_alone
 
 SMALL = ("--n", "12", "--d", "4")
 LSTM = ("jacobian", "--layer", "lstm", *SMALL)

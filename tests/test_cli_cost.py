@@ -14,11 +14,11 @@ import xarray as xr
 
 import depprobe.probes.cost as probe
 from depprobe import store
-from depprobe.cases import cases_of_specs
 from depprobe.cli.output import command_of
 from depprobe.cli.summaries.cost import summary
 from depprobe.cli.summaries.efficiency import summary as efficiency_summary
 from depprobe.costs.point import costs
+from depprobe.runs.cases import cases_of_specs
 
 SMALL = ("--d", "8", "--threads", "1", "--seconds", "0.001")
 

@@ -7,12 +7,13 @@ import pytest
 import torch
 from torch import nn
 
+from depprobe.core.adapters import call
+from depprobe.core.rows import Rows, gathered
 from depprobe.errors import BadInput, OverBudget
 from depprobe.layers.convolution import Convolution
 from depprobe.layers.dilated_convolution import ConvolutionBlock
-from depprobe.operators import composed, temporal_jacobian
-from depprobe.operators.adapters import call
-from depprobe.operators.rows import Rows, gathered
+from depprobe.operators import temporal_jacobian
+from depprobe.operators.composed import operator as composed
 from depprobe.registry import Spec, layers
 
 N, D_IN = 13, 4

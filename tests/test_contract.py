@@ -13,7 +13,7 @@ import depprobe
 from depprobe import store
 from depprobe.errors import BadInput
 from depprobe.operators import temporal_jacobian
-from depprobe.operators.autograd import AutogradJacobian
+from depprobe.operators.autograd.operator import AutogradJacobian
 from depprobe.registry import Spec, layers
 
 F64 = torch.float64
@@ -60,7 +60,7 @@ def test_operator_equals_autograd_block_by_block(text):
 
 
 def _over_sources(operator, targets, norm):
-    from depprobe.labelling import over_sources
+    from depprobe.runs.labelling import over_sources
 
     norms = operator.log_norms(targets, None, norm)
     return over_sources(norms, operator.position[targets], operator.shape[2]).values

@@ -7,10 +7,11 @@ import pytest
 import torch
 from torch import nn
 
+from depprobe.core.adapters import call
 from depprobe.errors import BadInput
 from depprobe.layers.convolution import Convolution, output_length
-from depprobe.operators import temporal_jacobian, toeplitz
-from depprobe.operators.adapters import call
+from depprobe.operators import temporal_jacobian
+from depprobe.operators.convolution import operator as toeplitz
 from depprobe.registry import Spec, layers
 
 N, D_IN = 11, 4

@@ -14,10 +14,10 @@ import torch
 from torch import nn
 
 import depprobe
+from depprobe.core.memory import StorageTracker
 from depprobe.costs.memory import parameter_bytes, predicted_bytes, process_peak, tensor_bytes
 from depprobe.costs.passes import one_pass
 from depprobe.errors import BadInput
-from depprobe.operators.memory import StorageTracker
 from depprobe.registry import Spec, layers
 
 F64 = torch.float64
@@ -121,7 +121,7 @@ MEMRAY = """
 import json, sys, memray, torch
 from depprobe.costs.memory import tensor_bytes
 from depprobe.costs.passes import one_pass
-from depprobe.operators.adapters import call
+from depprobe.core.adapters import call
 from depprobe.registry import Spec, layers
 
 text, n, d, path = sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), sys.argv[4]

@@ -8,8 +8,8 @@ from conftest import tolerance
 from torch import nn
 
 from depprobe.complexity import complexity
+from depprobe.core.adapters import call
 from depprobe.costs.streaming import NoStream, prepared_step, state_bytes, stream
-from depprobe.operators.adapters import call
 from depprobe.registry import Spec, layers
 
 F64 = torch.float64

@@ -12,8 +12,8 @@ from torch import nn
 
 import depprobe
 from depprobe import store
-from depprobe.cases import cases_of_specs
 from depprobe.errors import BadInput, OverBudget
+from depprobe.runs.cases import cases_of_specs
 
 F64 = torch.float64
 N, D_IN, D = 23, 4, 7

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from depprobe.errors import BadInput
-from depprobe.inputs import Source, joined, read
+from depprobe.runs.inputs import Source, joined, read
 
 ROWS = np.random.default_rng(3).standard_normal((21, 3))
 

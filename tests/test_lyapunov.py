@@ -15,10 +15,10 @@ from torch import nn
 import depprobe
 from depprobe import figures, store
 from depprobe.curves.exponents import block_stderr, entropy_rate, kaplan_yorke
+from depprobe.dynamics.benettin import growth
+from depprobe.dynamics.orthonormal import orthonormalise
+from depprobe.dynamics.trajectory import Recurrence
 from depprobe.errors import BadInput, DepprobeError
-from depprobe.operators.growth import growth
-from depprobe.operators.orthonormal import orthonormalise
-from depprobe.operators.trajectory import Recurrence
 from tests.conftest import tolerance
 
 DOUBLE = torch.float64
@@ -197,7 +197,7 @@ def test_a_trajectory_goes_on_over_stretches_and_from_any_state(name, monkeypatc
     start = flow.random_state(np.random.default_rng(0))
     columns = noise(flow.width, 2)
     (whole,) = flow.stretches(x, [tuple(part) for part in start])
-    monkeypatch.setattr("depprobe.operators.trajectory._STEPS", 4)
+    monkeypatch.setattr("depprobe.dynamics.trajectory._STEPS", 4)
     parts = list(flow.stretches(x, [tuple(part) for part in start]))
     assert [part.steps for part in parts] == [4, 4, 1]
     for k in range(9):

@@ -7,12 +7,12 @@ import pytest
 import torch
 from conftest import tolerance
 
+from depprobe.core.budget import DEFAULT_MEMORY
 from depprobe.layers.convolution import Convolution
-from depprobe.operators import meeting
-from depprobe.operators.budget import DEFAULT_MEMORY
-from depprobe.operators.level_conv import Conv
-from depprobe.operators.meeting import squares_below
-from depprobe.operators.taps import Taps
+from depprobe.operators.composed.levels import overlapping_taps as meeting
+from depprobe.operators.composed.levels.convolution import Conv
+from depprobe.operators.composed.levels.overlapping_taps import squares_below
+from depprobe.operators.convolution.taps import Taps
 
 N, D_IN, D, ALIVE, ROWS = 23, 31, 9, 5, 4
 

@@ -10,10 +10,10 @@ import pytest
 import torch
 from torch import nn
 
-from depprobe.operators import chain_norms as chain_norms_module
-from depprobe.operators import sweep as sweep_module
+from depprobe.core.parallel import each
 from depprobe.operators import temporal_jacobian
-from depprobe.operators.parallel import each
+from depprobe.operators.chain import norms as chain_norms_module
+from depprobe.operators.chain import sweep as sweep_module
 
 
 @pytest.fixture

@@ -7,12 +7,12 @@ import pytest
 import torch
 from torch import nn
 
-from depprobe.operators import chain_norms as chain_norms_module
-from depprobe.operators import compression as compression_module
-from depprobe.operators import reading as reading_module
-from depprobe.operators import sweep as sweep_module
 from depprobe.operators import temporal_jacobian
-from depprobe.operators.chains import step_chains
+from depprobe.operators.chain import compression as compression_module
+from depprobe.operators.chain import norms as chain_norms_module
+from depprobe.operators.chain import reading as reading_module
+from depprobe.operators.chain import sweep as sweep_module
+from depprobe.operators.chain.step_chains import step_chains
 
 F64 = torch.float64
 

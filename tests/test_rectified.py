@@ -7,10 +7,11 @@ import pytest
 import torch
 from torch import nn
 
+from depprobe.core.budget import DEFAULT_MEMORY
 from depprobe.layers.convolution import Convolution
-from depprobe.operators import rectified, temporal_jacobian
-from depprobe.operators.budget import DEFAULT_MEMORY
-from depprobe.operators.stacks import levels
+from depprobe.operators import temporal_jacobian
+from depprobe.operators.composed.levels import rectified
+from depprobe.operators.composed.levels.known import levels
 
 STACKS = {
     "causal, wider below": lambda: nn.Sequential(

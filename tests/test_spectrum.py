@@ -10,9 +10,9 @@ from torch import nn
 
 import depprobe
 from depprobe import store
+from depprobe.dynamics.pseudospectrum import smallest_singular_values
+from depprobe.dynamics.spectra import leading_spectrum, spectrum_of
 from depprobe.errors import BadInput
-from depprobe.operators.pseudospectrum import smallest_singular_values
-from depprobe.operators.spectra import leading_spectrum, spectrum_of
 
 
 class Holder(nn.Module):

@@ -30,10 +30,10 @@ import depprobe
 from depprobe.advice.model import refusal
 from depprobe.advice.reach import stack
 from depprobe.advice.tree import is_of
-from depprobe.cases import cases_of_specs
+from depprobe.core.log_norm import log_length
 from depprobe.operators import temporal_jacobian
-from depprobe.operators.log_norm import log_length
-from depprobe.resume import FinishedPoints
+from depprobe.runs.cases import cases_of_specs
+from depprobe.runs.resume import FinishedPoints
 
 #: longest sequence measured, the lengths measured where a longer one is asked for, and how many times as
 #: long they all are for recurrences

@@ -14,8 +14,8 @@ from depprobe.advice.measuring import DEFAULT_GRID, Grid, Progress, fitted, kept
 from depprobe.advice.model import refusal
 from depprobe.advice.ranking import USABLE, candidates, checked, ranked, require_measurable
 from depprobe.advice.tree import is_of, tree
+from depprobe.core.budget import DEFAULT_MEMORY
 from depprobe.errors import BadInput
-from depprobe.operators.budget import DEFAULT_MEMORY
 from depprobe.registry import Spec
 from depprobe.store import provenance
 from depprobe.vocabulary import SCHEMA_VERSION, describe

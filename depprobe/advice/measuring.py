@@ -19,7 +19,6 @@ from pathlib import Path
 
 import depprobe
 from depprobe.advice.model import CostModel, byte_terms, fit, refusal, time_terms, token_terms
-from depprobe.cases import Case, cases_of_specs
 from depprobe.costs.disturbed import SLOWER, slowed
 from depprobe.costs.machine import machine
 from depprobe.costs.memory import tensor_bytes
@@ -27,7 +26,8 @@ from depprobe.costs.passes import BACKWARD, one_pass
 from depprobe.costs.streaming import NoStream, prepared_step, stream
 from depprobe.costs.timing import all_threads, seconds
 from depprobe.errors import BadInput
-from depprobe.resume import FinishedPoints
+from depprobe.runs.cases import Case, cases_of_specs
+from depprobe.runs.resume import FinishedPoints
 
 #: a pass that takes longer is not measured with one thread too
 _CHEAP = 1.0

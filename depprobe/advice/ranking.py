@@ -28,11 +28,11 @@ from depprobe.advice.measuring import Costs, Progress, fitted, kept_in
 from depprobe.advice.model import formulas, refusal
 from depprobe.advice.reach import stack
 from depprobe.advice.tree import LOCAL, MIXED, is_of, rule_of_thumb, tree
+from depprobe.core.budget import DEFAULT_MEMORY, parse_bytes
 from depprobe.costs.machine import machine
 from depprobe.errors import BadInput
-from depprobe.operators.budget import DEFAULT_MEMORY, parse_bytes
 from depprobe.registry import Spec, layers
-from depprobe.resume import FinishedPoints
+from depprobe.runs.resume import FinishedPoints
 from depprobe.vocabulary import SCHEMA_VERSION, describe
 
 #: ln of what drowns in a float32 sum

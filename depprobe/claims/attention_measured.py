@@ -30,7 +30,7 @@ Tell = Callable[[str], None]
 
 def attentions(d: int, heads: int, seed: int, layers: int, n: int) -> tuple[list[nn.Module], Tensor]:
     """Attention layers of one stack, each with weights of its own, and noise (n, d)."""
-    from depprobe.cases import cases_of_specs
+    from depprobe.runs.cases import cases_of_specs
 
     seeds = [seed + 1000 * index for index in range(layers)]
     cases = cases_of_specs([f"attention:heads={heads}"], None, n, d, 1, seeds, "float64", "cpu")

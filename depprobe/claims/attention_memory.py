@@ -16,10 +16,10 @@ from functools import partial
 import numpy as np
 import xarray as xr
 
-from depprobe.cases import cases_of_specs
 from depprobe.claims.claim import CONFIRMED, QUALIFIED, REFUTED, Claim, Finding, Measured, Progress
 from depprobe.claims.evidence import evidence
 from depprobe.registry import Spec, layers
+from depprobe.runs.cases import cases_of_specs
 
 VARIANTS = ("attention:fused=false", "attention:heads=1,fused=false", "attention")
 PHASES = ("forward", "forward+backward")

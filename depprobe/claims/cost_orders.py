@@ -18,9 +18,9 @@ import numpy as np
 import xarray as xr
 
 from depprobe import curves
-from depprobe.cases import cases_of_specs
 from depprobe.claims.claim import CONFIRMED, QUALIFIED, REFUTED, Claim, Finding, Measured, Progress
 from depprobe.claims.evidence import evidence
+from depprobe.runs.cases import cases_of_specs
 
 #: (n, d, seconds to time each point for)
 QUICK = ((128, 256, 512, 1024), (64, 128, 256), 0.02)

@@ -17,11 +17,11 @@ import xarray as xr
 
 import depprobe
 from depprobe import store
-from depprobe.cases import cases_of_specs
 from depprobe.claims.claim import CONFIRMED, QUALIFIED, REFUTED, Claim, Finding, Measured, Progress
 from depprobe.claims.evidence import command_of
 from depprobe.curves.efficiency import ARTICLE, efficiency
 from depprobe.registry import Spec, layers
+from depprobe.runs.cases import cases_of_specs
 
 N, D = 1000, 512
 EXPLICIT, FUSED, CONVOLUTION, RECURRENCE = ARTICLE

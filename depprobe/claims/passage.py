@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from depprobe.inputs import Source
+from depprobe.runs.inputs import Source
 
 TEXT = """\
 Four score and seven years ago our fathers brought forth on this continent, a new nation, conceived in

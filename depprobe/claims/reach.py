@@ -21,7 +21,7 @@ import depprobe
 from depprobe.claims.claim import CONFIRMED, QUALIFIED, REFUTED, Claim, Finding, Measured, Progress, verdict
 from depprobe.claims.evidence import evidence, mean
 from depprobe.claims.passage import prose
-from depprobe.inputs import Source
+from depprobe.runs.inputs import Source
 from depprobe.vocabulary import describe
 
 RECURRENCE = ("rnn", "gru", "lstm", "lstm:forget_bias=4")

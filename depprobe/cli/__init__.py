@@ -14,7 +14,7 @@ import click
 
 from depprobe import __version__
 from depprobe.errors import DepprobeError, unknown
-from depprobe.isolated import WAITING
+from depprobe.runs.isolated import WAITING
 
 #: command -> what it does; the module depprobe.cli.<command> holds a click command of that name
 COMMANDS = {

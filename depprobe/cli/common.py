@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     import xarray as xr
 
     from depprobe.cli.output import Summary
-    from depprobe.inputs import Source
+    from depprobe.runs.inputs import Source
 
 #: options that mean the same in every command that has them
 OPTIONS: dict[str, Callable[[Any], Any]] = {
@@ -139,7 +139,7 @@ class Run:
         """
         from depprobe.errors import BadInput
         from depprobe.figures.saving import format_of
-        from depprobe.inputs import read
+        from depprobe.runs.inputs import read
 
         said = {key: options[key] for key in _SAYING}
         rest = {key: value for key, value in options.items() if key not in said}

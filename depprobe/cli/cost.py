@@ -54,7 +54,7 @@ def cost(layers: tuple[str, ...], n: str | None, **options: Any) -> None:
     depprobe cost --layer attention --layer lstm --n 128,512,2048 --d 512
     depprobe cost --table latex
     """
-    from depprobe.resume import FinishedPoints
+    from depprobe.runs.resume import FinishedPoints
 
     table = options["table"]
     layers = layers or _of_the_article(table is not None)

@@ -64,7 +64,7 @@ def jacobian(layers: tuple[str, ...], input_: str, theory: bool, **options: Any)
     depprobe jacobian --layer lstm:forget_bias=2 --targets every:50 --samples 16
     """
     from depprobe.curves import decay_curve, distances
-    from depprobe.resume import Finished
+    from depprobe.runs.resume import Finished
 
     run = Run.of("jacobian", layers, input_, options)
     with run.measuring() as report:

@@ -13,7 +13,7 @@ from depprobe.cli.output import as_json as to_json
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 def layers(as_json: bool) -> None:
     """List the named layers: options with defaults, equation, citation, and the operator that serves each."""
-    from depprobe.operators.table import operator_name
+    from depprobe.operators.dispatch import operator_name
     from depprobe.registry import layers as table
 
     document: dict[str, dict[str, typing.Any]] = {

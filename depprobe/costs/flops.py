@@ -18,9 +18,9 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from depprobe.complexity import complexity
+from depprobe.core.memory import fake_tensors
 from depprobe.costs.passes import BACKWARD, FORWARD, one_pass
 from depprobe.errors import DepprobeError
-from depprobe.operators.memory import fake_tensors
 
 #: steps that follow one another from which a pass on real tensors is faster than one on fake ones
 _MANY_STEPS = 64

@@ -20,9 +20,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from depprobe.core.adapters import call
+from depprobe.core.memory import StorageTracker, fake_tensors
 from depprobe.costs.passes import BACKWARD, one_pass
-from depprobe.operators.adapters import call
-from depprobe.operators.memory import StorageTracker, fake_tensors
 
 #: least and most positions from which the peak of a recurrence is extrapolated
 _SHORTEST, _LONGEST = 256, 512

@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from depprobe.core.adapters import call
 from depprobe.errors import unknown
-from depprobe.operators.adapters import call
 
 FORWARD, BACKWARD = "forward", "forward+backward"
 #: what a pass may be

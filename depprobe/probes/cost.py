@@ -22,18 +22,18 @@ from torch import Tensor, nn
 
 import depprobe
 from depprobe import store
-from depprobe.cases import DTYPES, cases_of_module, cases_of_specs, labels_of, require_room
+from depprobe.core.budget import DEFAULT_MEMORY, parse_bytes, readable
 from depprobe.costs.machine import machine
 from depprobe.costs.memory import predicted_bytes
 from depprobe.costs.passes import PHASES
 from depprobe.costs.point import costs, counted
 from depprobe.costs.timing import all_threads
 from depprobe.errors import BadInput, OverBudget, unknown
-from depprobe.inputs import Source
-from depprobe.isolated import measured_alone
-from depprobe.operators.budget import DEFAULT_MEMORY, parse_bytes, readable
 from depprobe.registry import Spec, layers
-from depprobe.resume import FinishedPoints
+from depprobe.runs.cases import DTYPES, cases_of_module, cases_of_specs, labels_of, require_room
+from depprobe.runs.inputs import Source
+from depprobe.runs.isolated import measured_alone
+from depprobe.runs.resume import FinishedPoints
 from depprobe.vocabulary import SCHEMA_VERSION, describe
 
 #: called with (points done, points in all, what is under way)

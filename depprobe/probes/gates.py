@@ -4,7 +4,7 @@ r"""Does the gate's highway carry the gradient: the product of forget gates besi
     GRU    dh_t/dh_k = diag(prod_{i=k+1..t} z_i) + every path through the recurrent weights
 
 Shapes: f, z (n, d). The product is a cumulative sum of ln sigma(argument), the true norm a row swept
-backwards (``operators.chain_norms``), so neither underflows. A unit's time constant is -1 / mean_t ln f_t.
+backwards (``operators.chain.norms``), so neither underflows. A unit's time constant is -1 / mean_t ln f_t.
 Source: Hochreiter and Schmidhuber 1997; Gers et al. 2000; Tallec and Ollivier 2018 (time constants).
 """
 
@@ -20,15 +20,15 @@ from torch import Tensor, nn
 
 import depprobe
 from depprobe import store
-from depprobe.cases import Case, cases_of
+from depprobe.core.budget import DEFAULT_MEMORY, parse_bytes, require
+from depprobe.core.targets import wanted_positions
 from depprobe.errors import BadInput
-from depprobe.inputs import Source
-from depprobe.operators.budget import DEFAULT_MEMORY, parse_bytes, require
-from depprobe.operators.cells import GatedChain
-from depprobe.operators.chain_norms import chain_norms
-from depprobe.operators.chains import step_chains
-from depprobe.operators.table import is_plain
-from depprobe.operators.targets import wanted_positions
+from depprobe.operators.chain.cells import GatedChain
+from depprobe.operators.chain.norms import chain_norms
+from depprobe.operators.chain.step_chains import step_chains
+from depprobe.operators.dispatch import is_plain
+from depprobe.runs.cases import Case, cases_of
+from depprobe.runs.inputs import Source
 from depprobe.vocabulary import SCHEMA_VERSION, describe
 
 #: called with (cases done, cases in all, what is under way)
@@ -70,7 +70,7 @@ def gates(
     module : ``nn.LSTM`` or ``nn.GRU`` in one direction, trained or not; or the spec string of such a named
         layer (``"lstm:forget_bias=2"``), or several of one kind.
     x : (n, d_in), or (samples, n, d_in), tensor or array; needed with a module. With spec strings also a
-        ``depprobe.inputs.Source``; by default seeded noise, x ~ N(0, 1).
+        ``depprobe.runs.inputs.Source``; by default seeded noise, x ~ N(0, 1).
     n, d : length and width, for spec strings; a module and its input bring their own.
     target : position t at which the rows end, or ``last``.
     depth : the stacked layer measured, 0 being the bottom one.

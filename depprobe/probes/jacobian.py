@@ -19,14 +19,14 @@ from torch import Tensor, nn
 
 import depprobe
 from depprobe import store
-from depprobe.cases import Case, cases_of
+from depprobe.core.budget import DEFAULT_MEMORY, parse_bytes, require
+from depprobe.core.targets import nearest_outputs, wanted_positions
 from depprobe.errors import unknown
-from depprobe.inputs import Source
-from depprobe.labelling import Result, labelled, stacked
 from depprobe.operators import temporal_jacobian
-from depprobe.operators.budget import DEFAULT_MEMORY, parse_bytes, require
-from depprobe.operators.targets import nearest_outputs, wanted_positions
-from depprobe.resume import Finished
+from depprobe.runs.cases import Case, cases_of
+from depprobe.runs.inputs import Source
+from depprobe.runs.labelling import Result, labelled, stacked
+from depprobe.runs.resume import Finished
 from depprobe.vocabulary import NORMS, SCHEMA_VERSION
 
 #: called with (cases done, cases in all, what is under way)
@@ -62,7 +62,7 @@ def jacobian(
     ----------
     module : your ``nn.Module``; or the spec string of a named layer (``"lstm:forget_bias=2"``), or several.
     x : (n, d_in), or (samples, n, d_in), tensor or array; needed with a module. With spec strings also a
-        ``depprobe.inputs.Source``; by default seeded noise, x ~ N(0, 1).
+        ``depprobe.runs.inputs.Source``; by default seeded noise, x ~ N(0, 1).
     n, d : length and width, for spec strings; a module and its input bring their own.
     targets : output positions t, by the input position they sit at: ``last``, ``all``, ``every:M``, a list.
     wrt : ``x`` the input, ``h`` or ``c`` the earlier state of a recurrent module (the pair it carries from

@@ -21,17 +21,17 @@ from torch import Tensor, nn
 
 import depprobe
 from depprobe import store
-from depprobe.cases import Case, cases_of
+from depprobe.core.budget import DEFAULT_MEMORY, parse_bytes
 from depprobe.curves.exponents import stops_of
 from depprobe.curves.growth import exponents_of
+from depprobe.dynamics.benettin import Growth
+from depprobe.dynamics.frames import count_of, grown, require_frame, warmup_of
+from depprobe.dynamics.maps import map_stretches
+from depprobe.dynamics.trajectory import Recurrence
 from depprobe.errors import BadInput, unknown
-from depprobe.inputs import Source
-from depprobe.operators.budget import DEFAULT_MEMORY, parse_bytes
-from depprobe.operators.frames import count_of, grown, require_frame, warmup_of
-from depprobe.operators.growth import Growth
-from depprobe.operators.maps import map_stretches
-from depprobe.operators.table import check, is_plain
-from depprobe.operators.trajectory import Recurrence
+from depprobe.operators.dispatch import check, is_plain
+from depprobe.runs.cases import Case, cases_of
+from depprobe.runs.inputs import Source
 from depprobe.vocabulary import DRIVES, SCHEMA_VERSION
 
 Progress = Callable[[float, int, str], None]
@@ -62,7 +62,7 @@ def lyapunov(
     module : ``nn.RNN``, ``nn.GRU`` or ``nn.LSTM`` in one direction, of any depth; or the spec string of a
         named layer (``"lstm:forget_bias=2"``), or several.
     x : (n, d_in), or (samples, n, d_in), tensor or array; needed with a module that is driven. With spec
-        strings also a ``depprobe.inputs.Source``; by default seeded noise, x ~ N(0, 1).
+        strings also a ``depprobe.runs.inputs.Source``; by default seeded noise, x ~ N(0, 1).
     n, d : steps in all (warm-up included) and width, for spec strings; without input, n is for modules too.
     exponents : how many, the largest first; ``"all"``; by default 16, or all where the state is smaller.
     drive : ``input``: driven by x from the zero state; ``none``: autonomous, zero input, from a random state

@@ -4,8 +4,8 @@ r"""The spectrum of what a recurrence multiplies by: eigenvalues, singular value
     s_k = F(s_{k-1}, x_k)                       ds_k/ds_{k-1} on the full state, (c, h) for an LSTM
 
 Eigenvalues tell how powers W^k end, singular values how they begin; a matrix far from normal grows in
-between, which the largest norm of a power and the pseudospectrum show. Sources: ``operators.spectra``,
-``operators.pseudospectrum``; circular law: Girko 1984.
+between, which the largest norm of a power and the pseudospectrum show. Sources: ``dynamics.spectra``,
+``dynamics.pseudospectrum``; circular law: Girko 1984.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ from torch import Tensor, nn
 
 import depprobe
 from depprobe import store
-from depprobe.cases import Case, cases_of
+from depprobe.core.budget import DEFAULT_MEMORY, parse_bytes, require
+from depprobe.dynamics.pseudospectrum import smallest_singular_values
+from depprobe.dynamics.recurrent_weights import named_weights, recurrent_weights
+from depprobe.dynamics.spectra import DENSE, Spectrum, leading_spectrum, spectrum_of
+from depprobe.dynamics.square_matrices import SquareMatrix, step_matrices, weight_matrices
 from depprobe.errors import BadInput
-from depprobe.inputs import Source
-from depprobe.operators.budget import DEFAULT_MEMORY, parse_bytes, require
-from depprobe.operators.pseudospectrum import smallest_singular_values
-from depprobe.operators.recurrent_weights import named_weights, recurrent_weights
-from depprobe.operators.spectra import DENSE, Spectrum, leading_spectrum, spectrum_of
-from depprobe.operators.square_matrices import SquareMatrix, step_matrices, weight_matrices
+from depprobe.runs.cases import Case, cases_of
+from depprobe.runs.inputs import Source
 from depprobe.vocabulary import SCHEMA_VERSION, describe
 
 #: called with (cases done, cases in all, what is under way)
@@ -68,7 +68,7 @@ def spectrum(
     module : your ``nn.Module``, of which all recurrent weights are taken, gate by gate; or the spec string
         of a named layer, or several.
     x : (n, d_in), needed with a module where ``steps`` are asked for. With spec strings also a
-        ``depprobe.inputs.Source``; by default seeded noise, x ~ N(0, 1).
+        ``depprobe.runs.inputs.Source``; by default seeded noise, x ~ N(0, 1).
     weight : name of a square parameter or buffer to take instead (``"encoder.weight"``), or several.
     steps : positions k whose step Jacobians ds_k/ds_{k-1} to take instead, each stacked layer and direction
         on its own, its input held: ``last``, ``all``, ``every:M``, a position, a list.

@@ -21,12 +21,12 @@ import xarray as xr
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from depprobe.cases import cases_of_module, cases_of_specs
 from depprobe.errors import BadInput
-from depprobe.inputs import Source
 from depprobe.layers.convolution import Convolution
 from depprobe.layers.dilated_convolution import ConvolutionBlock
 from depprobe.registry import Spec
+from depprobe.runs.cases import cases_of_module, cases_of_specs
+from depprobe.runs.inputs import Source
 from depprobe.theory.eigenvalue import eigenvalue_rate
 from depprobe.theory.gated import Gate, gru_update, lstm_forget
 from depprobe.theory.meanfield import mean_field
@@ -114,7 +114,7 @@ def theory(
     Parameters
     ----------
     module : your ``nn.Module``, or the spec string of a named layer, or several.
-    x : (n, d_in); needed with a module. With spec strings also a ``depprobe.inputs.Source``.
+    x : (n, d_in); needed with a module. With spec strings also a ``depprobe.runs.inputs.Source``.
     n, d, seed : length, width, and the draw of weights and input, for spec strings.
 
     Returns

@@ -27,7 +27,7 @@ from torch import Tensor, nn
 
 import depprobe
 from depprobe import BadInput, store
-from depprobe.operators.stacks import Stack, levels
+from depprobe.operators.composed.levels.known import Stack, levels
 from depprobe.registry import Spec, layers
 from depprobe.training.tasks import TASKS, Task
 from depprobe.vocabulary import describe

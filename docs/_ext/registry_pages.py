@@ -27,7 +27,7 @@ GROUPS = {
     "Choose": ("depprobe.advice",),
     "The operator": ("depprobe.operators",),
     "Curves and distances": ("depprobe.curves",),
-    "Data": ("depprobe.store", "depprobe.inputs", "depprobe.vocabulary"),
+    "Data": ("depprobe.store", "depprobe.runs.inputs", "depprobe.vocabulary"),
 }
 
 #: packages whose files open with their equations, in the order in which data flows

@@ -1,0 +1,1 @@
+"""Trajectories of recurrences and what their step Jacobians tell: exponents, spectra, pseudospectra."""

@@ -1,0 +1,169 @@
+r"""The trajectory of a stacked recurrence from any state, a stretch of steps at a time.
+
+    s_k = F(s_{k-1}, x_k),   s = (c, h) of all layers, bottom first;   J_k = ds_k/ds_{k-1}
+
+Within a step the layers are passed bottom up: what layer l hands on at k moves the input of layer l + 1 at
+the same k, so J_k is block lower triangular and its determinant is the product over layers. Memory is that of
+one stretch, whatever the length of the trajectory.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from depprobe.errors import BadInput, DepprobeError
+from depprobe.operators.chain.cells import CellChain, CellWeights, GRUChain, LSTMChain, RNNChain
+from depprobe.operators.chain.tangents import push_step
+
+#: steps of a stretch, as far as its gates take no more than these bytes
+_STEPS, _BYTES = 256, 64 << 20
+
+State = list[tuple[Tensor, ...]]
+
+
+class Recurrence:
+    """A torch recurrent module in one direction as a map of its joint state.
+
+    Raises
+    ------
+    BadInput : the module has two directions.
+    """
+
+    def __init__(self, module: nn.RNNBase) -> None:
+        if module.bidirectional:
+            raise BadInput(
+                "a bidirectional module carries two states in opposite directions; use one direction"
+            )
+        self.module = module
+        self._weights = [_weights(module, level) for level in range(module.num_layers)]
+        self._cells = [_single(module, level) for level in range(module.num_layers)]
+        hidden = module.hidden_size
+        self.d_h = getattr(module, "proj_size", 0) or hidden
+        self.d_c = hidden if isinstance(module, nn.LSTM) else 0
+        #: width S of the joint state
+        self.width = module.num_layers * (self.d_c + self.d_h)
+
+    def zero_state(self) -> State:
+        """The state torch starts from."""
+        weight = self._weights[0].hh
+        widths = (self.d_h, self.d_c) if self.d_c else (self.d_h,)
+        return [tuple(weight.new_zeros(width) for width in widths) for _ in self._weights]
+
+    def random_state(self, rng: np.random.Generator) -> State:
+        """A state with entries N(0, 1)."""
+        return [
+            tuple(torch.from_numpy(rng.standard_normal(len(part))).to(part) for part in level)
+            for level in self.zero_state()
+        ]
+
+    def stretches(self, x: Tensor, state: State | None = None) -> Iterator[RecurrentStretch]:
+        """The trajectory driven by x (n, d_in) from a state, in order.
+
+        Raises
+        ------
+        DepprobeError : the trajectory reached Inf or NaN.
+        """
+        state = self.zero_state() if state is None else state
+        each = 16 * x.element_size() * max(w.hh.shape[0] for w in self._weights) * len(self._weights)
+        length = max(1, min(_STEPS, _BYTES // each))
+        for start in range(0, len(x), length):
+            inputs = x[start : start + length]
+            chains = []
+            for level, (weights, cell) in enumerate(zip(self._weights, self._cells, strict=True)):
+                with torch.no_grad():
+                    h, after = _run(cell, weights, inputs, state[level])
+                    if not bool(h.isfinite().all()):
+                        first = int((~h.isfinite()).any(1).nonzero()[0])
+                        raise DepprobeError(
+                            f"the trajectory reached Inf or NaN at step {start + first}: it is unstable"
+                        )
+                    before = torch.cat([state[level][0][None], h[:-1]])
+                    chains.append(_chain(self.module, weights, inputs, h, before, state[level]))
+                state[level] = after
+                inputs = h
+            yield RecurrentStretch(chains)
+
+
+class RecurrentStretch:
+    """Successive step Jacobians of a stack."""
+
+    def __init__(self, chains: list[CellChain]) -> None:
+        self.chains, self.steps = chains, chains[0].n
+
+    def push(self, k: int, columns: Tensor) -> Tensor:
+        """Tangent columns (S, m) on s_{k-1} to those on s_k."""
+        out = torch.empty_like(columns)
+        top, below = 0, None
+        for cell in self.chains:
+            rows = slice(top, top + cell.width)
+            push_step(cell, k, columns[rows], below, out[rows])
+            below = out[rows][cell.d_c :]
+            top += cell.width
+        return out
+
+    def log_abs_det(self) -> Tensor:
+        """ln |det J_k| of every step: (steps,) float64, -inf where exactly singular."""
+        total = torch.zeros(self.steps, dtype=torch.float64)
+        for cell in self.chains:
+            batch = max(1, _BYTES // (16 * cell.width**2))
+            for start in range(0, self.steps, batch):
+                stop = min(start + batch, self.steps)
+                matrices = cell.full_matrices(start, stop)[:, :, : cell.width].double()
+                total[start:stop] += torch.linalg.slogdet(matrices)[1].cpu()
+        return total
+
+
+def _weights(module: nn.RNNBase, level: int) -> CellWeights:
+    names = {"hh": "weight_hh", "ih": "weight_ih", "b_hh": "bias_hh", "b_ih": "bias_ih", "hr": "weight_hr"}
+    found: dict[str, Any] = {
+        field: getattr(module, f"{name}_l{level}").detach()
+        for field, name in names.items()
+        if getattr(module, f"{name}_l{level}", None) is not None
+    }
+    return CellWeights(**found)
+
+
+def _single(module: nn.RNNBase, level: int) -> nn.RNNBase:
+    """One layer as a module without weights of its own."""
+    options: dict[str, Any] = {}
+    if isinstance(module, nn.RNN):
+        options["nonlinearity"] = module.nonlinearity
+    if isinstance(module, nn.LSTM):
+        options["proj_size"] = module.proj_size
+    kind = next(k for k in (nn.LSTM, nn.GRU, nn.RNN) if isinstance(module, k))
+    width = getattr(module, f"weight_ih_l{level}").shape[1]
+    with torch.device("meta"):
+        return kind(width, module.hidden_size, bias=module.bias, batch_first=True, **options)
+
+
+def _run(
+    single: nn.RNNBase, weights: CellWeights, x: Tensor, state: tuple[Tensor, ...]
+) -> tuple[Tensor, tuple[Tensor, ...]]:
+    """Outputs (n, d_h) of one layer from a state (h,) or (h, c), and the state after them."""
+    named = {
+        "weight_hh_l0": weights.hh,
+        "weight_ih_l0": weights.ih,
+        "bias_hh_l0": weights.b_hh,
+        "bias_ih_l0": weights.b_ih,
+        "weight_hr_l0": weights.hr,
+    }
+    given = {name: tensor for name, tensor in named.items() if tensor is not None}
+    start = tuple(part[None, None] for part in state)
+    first = start if isinstance(single, nn.LSTM) else start[0]
+    h, after = torch.func.functional_call(single, given, (x[None], first))
+    return h[0], tuple(part[0, 0] for part in (after if isinstance(after, tuple) else (after,)))
+
+
+def _chain(
+    module: nn.RNNBase, weights: CellWeights, x: Tensor, h: Tensor, before: Tensor, state: tuple[Tensor, ...]
+) -> CellChain:
+    if isinstance(module, nn.LSTM):
+        return LSTMChain(weights, x, h, before, state[1])
+    if isinstance(module, nn.GRU):
+        return GRUChain(weights, x, h, before)
+    return RNNChain(weights, x, h, before, module.nonlinearity == "relu")

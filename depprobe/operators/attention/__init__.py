@@ -1,0 +1,1 @@
+"""Softmax attention, full and sparse: closed forms of its blocks and their norms."""

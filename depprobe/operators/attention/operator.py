@@ -1,0 +1,259 @@
+r"""The temporal Jacobian of softmax attention in closed form, all blocks at the cost of a few forward passes.
+
+    J_tk = sum_h a^h_tk O_h (W_V^h + (v^h_k - o^h_t) p_t^hT),  p_t^h = W_K^hT q_t^h / sqrt(e)       k != t
+    J_tt = the same, plus sum_h O_h sum_j a^h_tj (v^h_j - o^h_t)(W_Q^hT k_j^h)^T / sqrt(e)
+
+Norms come from Gram products of the small factors, blocks from the factors themselves; weights are carried as
+ln a, so that a weight of 1e-400 is not a zero. Where a squared norm is a small difference of its terms, the
+block is made and measured instead.
+
+Shapes: x (n, d), H heads, e = d / H. Equation 1 of Vaswani et al. 2017, differentiated.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from depprobe.core.budget import DEFAULT_MEMORY, require
+from depprobe.core.temporal_jacobian import LogNorms, Scaled, TemporalJacobian
+from depprobe.errors import BadInput
+from depprobe.layers.attention import Attention
+from depprobe.operators.attention.covariance import QueryPart
+from depprobe.operators.attention.gram import Gram
+from depprobe.operators.attention.heads import Heads, Support, Tile
+from depprobe.operators.attention.masks import Dense, masks_of
+from depprobe.operators.attention.products import jvp, vjp
+from depprobe.operators.attention.row import Row, log_norms_of
+from depprobe.operators.dispatch import is_plain, structured
+
+#: pairs times heads in one tile of the norms
+_PAIRS = 1 << 21
+#: relative error that rounding may leave in a norm from Gram products; beyond it the block is made
+_ACCURACY = {torch.float32: 1e-4, torch.float64: 1e-11}
+#: elements of the blocks made at once
+_BLOCKS = 1 << 23
+#: blocks times (d + 20)^3 up to which singular values are computed: minutes
+_SINGULAR_WORK = 1e12
+
+
+class AttentionJacobian(TemporalJacobian):
+    """Temporal Jacobian of softmax attention at one input.
+
+    Parameters
+    ----------
+    heads : projections and weights at the input.
+    support : which keys each target sees.
+    memory : bytes that the job may take.
+
+    Raises
+    ------
+    OverBudget : the constant products would not fit.
+    """
+
+    method = "attention"
+
+    def __init__(self, heads: Heads, support: Support, *, memory: int = DEFAULT_MEMORY) -> None:
+        n, H, e = heads.q.shape
+        d = heads.W_O.shape[1]
+        self.shape = (n, d, n, d)
+        self._heads, self._support, self._memory = heads, support, memory
+        pairs = min(_PAIRS, H * n * len(heads.k))
+        needed = (8 * (H * e) ** 2 + len(heads.k) * (6 * d + 2 * H * H) + 6 * pairs) * heads.q.element_size()
+        require(needed, memory, f"attention over {n} positions", "use a smaller n or d, or --dtype float32")
+        self._query: QueryPart | None = None
+        self._double: tuple[Heads, Tensor] | None = None
+
+    # -- norms ---------------------------------------------------------------------------------------
+
+    def log_norms(
+        self,
+        targets: Sequence[int],
+        sources: Sequence[int] | None = None,
+        norm: str = "fro",
+        *,
+        own: bool = True,
+    ) -> LogNorms:
+        """Natural logs of the norms of J[t,k], over lags for several targets of a pattern made of few lags.
+
+        ``own=False`` leaves the blocks k = t out (NaN there); they take most of the time.
+        """
+        n = self.shape[0]
+        wanted, rows = np.unique(np.asarray(targets, dtype=np.int64), return_inverse=True)
+        lags = self._support.lags() if sources is None and len(targets) > 1 else None
+        if lags is not None and len(lags) < n:
+            band = np.asarray(lags, dtype=np.int64)
+            column_of = np.full(2 * n, -1)
+            column_of[band] = np.arange(len(band))  # a negative lag stands at the far end
+            values = self._collect(wanted, lambda t, k: column_of[t - k], len(band), norm, own)
+            outside = wanted[:, None] - band
+            values[(outside < 0) | (outside >= n)] = np.nan
+            return LogNorms(values[rows], lags=band)
+        columns = np.arange(n) if sources is None else np.asarray(sources, dtype=np.int64)
+        kept, places = np.unique(columns, return_inverse=True)
+        column_of = np.full(len(self._heads.k), -1)
+        column_of[kept] = np.arange(len(kept))
+        values = self._collect(wanted, lambda t, k: column_of[k + 0 * t], len(kept), norm, own)
+        return LogNorms(values[rows][:, places])
+
+    def _collect(
+        self, wanted: NDArray[np.int64], column_of: Any, width: int, norm: str, own: bool
+    ) -> NDArray[np.float64]:
+        """Norms of the targets wanted, (wanted, width); ``column_of(t, k)`` is a pair's column, or -1."""
+        n, d = self.shape[:2]
+        affordable = int(_SINGULAR_WORK / (d + 20) ** 3)
+        if norm != "fro" and len(wanted) * width > affordable:
+            raise BadInput(
+                f"spectral norms of {len(wanted)} x {width} blocks of {d} x {d} would take hours; ask for "
+                f"{affordable} blocks at most (fewer targets or sources), or norm='fro'"
+            )
+        out, row_of = np.full((len(wanted), width), -np.inf), np.full(n, -1)
+        row_of[wanted] = np.arange(len(wanted))
+        for tile in self._support.tiles(wanted.tolist(), _PAIRS // self._heads.q.shape[1]):
+            t, k = tile.targets.cpu().numpy()[:, :, None], tile.keys.cpu().numpy()[:, None]
+            column, row = column_of(t, k), row_of[t] + 0 * k
+            self_key = np.zeros(row.shape, dtype=bool)
+            np.put_along_axis(self_key, tile.own().cpu().numpy()[:, :, None], True, 2)
+            # a block k = t is there even if the mask hides the key: the query moves with x_t
+            there = (tile.seen().cpu().numpy() & (t != k) & (k < n)) | self_key
+            there &= (row >= 0) & (column >= 0)
+            use = there if own else there & ~self_key
+            asked = torch.from_numpy(use).to(tile.keys.device)
+            found = self._tile_norms(tile, asked) if norm == "fro" else self._made(tile, asked, norm)
+            out[row[use], column[use]] = found.cpu().numpy()[use]
+            if not own:
+                hidden = there & self_key
+                out[row[hidden], column[hidden]] = np.nan
+        return out
+
+    def _tile_norms(self, tile: Tile, asked: Tensor) -> Tensor:
+        """ln Frobenius norms of a tile: (T, c, m) float64, right where asked."""
+        heads, query = self._heads, self._constants()
+        log_a = heads.log_weights(tile)
+        mixed = torch.einsum("thcm,tmhe->tche", log_a.exp(), heads.v[tile.keys])
+        value, bound, peak = query.gram.squares(tile, log_a, mixed)
+        eps, accuracy = torch.finfo(value.dtype).eps, _ACCURACY[value.dtype]
+        limit = accuracy / (8 * eps)
+        doubtful = ~(value * limit > bound)
+        norms = value.double().clamp_min(0).log_().mul_(0.5) + peak
+        own = tile.own()[..., None]
+        if bool(asked.gather(2, own).any()):
+            log_own = log_a.gather(3, own[:, None].expand(-1, log_a.shape[1], -1, -1))[..., 0]
+            extra = query.through(tile, log_a, mixed, log_own)
+            scale = peak.gather(2, own).exp().flatten()
+            total = value.gather(2, own).flatten() * scale**2 + extra.value
+            size = bound.gather(2, own).flatten().sqrt() * scale + extra.size
+            bad = ~(total * limit > size**2) | ~(total.clamp_min(0).sqrt() * limit > extra.rounding)
+            norms.scatter_(2, own, total.double().clamp_min(0).log().mul(0.5).view(own.shape))
+            doubtful.scatter_(2, own, bad.view(own.shape))
+        again = doubtful & asked
+        return torch.where(again, self._made(tile, again, "fro"), norms) if bool(again.any()) else norms
+
+    def _made(self, tile: Tile, asked: Tensor, norm: str) -> Tensor:
+        """ln norms of the blocks asked for, each made in full: (T, c, m) float64."""
+        out = torch.full(asked.shape, -torch.inf, dtype=torch.float64, device=asked.device)
+        for i, r in asked.any(-1).nonzero().tolist():
+            row, columns = self._row(tile.only(i, r)), asked[i, r].nonzero().flatten()
+            for part in columns.split(max(1, _BLOCKS // self.shape[1] ** 2)):
+                out[i, r, part] = log_norms_of(row.blocks(tile.keys[i, part]), norm)
+        return out
+
+    def _constants(self) -> QueryPart:
+        if self._query is None:
+            self._query = QueryPart(Gram(self._heads))
+        return self._query
+
+    # -- blocks --------------------------------------------------------------------------------------
+
+    def _row(self, tile: Tile) -> Row:
+        if self._double is None:
+            H, d = len(self._heads.W_O), self.shape[1]
+            remedy = "use a smaller d or fewer heads, or method='autograd'"
+            require(16 * H * d * d, self._memory, f"blocks of {H} heads at d = {d}", remedy)
+            heads = self._heads.double()
+            self._double = heads, heads.W_O @ heads.W_V
+        return Row(*self._double, tile)
+
+    def _row_of(self, t: int) -> Row:
+        tile = next(iter(self._support.tiles([t], 1)))
+        i, r = (tile.targets == t).nonzero()[0].tolist()
+        return self._row(tile.only(i, r))
+
+    def row(self, t: int) -> Scaled:
+        """Row t: values (d, n, d), log_scale (1, n, 1)."""
+        n, d = self.shape[:2]
+        require(16 * n * d * d, self._memory, f"the row of {n} blocks", "ask for norms or for single blocks")
+        row, dtype = self._row_of(t), self._heads.q.dtype
+        device = self._heads.q.device
+        values = torch.zeros(d, n, d, dtype=dtype, device=device)
+        log_scale = torch.zeros(1, n, 1, dtype=torch.float64, device=device)
+        seen = torch.cat([row.keys[row.keys < n], torch.tensor([t], device=device)]).unique()
+        for part in seen.split(max(1, _BLOCKS // d**2)):
+            blocks = row.blocks(part)
+            values[:, part] = blocks.values.transpose(0, 1).to(dtype)
+            log_scale[0, part] = blocks.log_scale[:, 0]
+        return Scaled(values, log_scale)
+
+    def block(self, t: int, k: int) -> Scaled:
+        """Block J[t,k]: values (d, d), log_scale (1, 1)."""
+        values, log_scale = self._row_of(t).blocks(torch.tensor([k], device=self._heads.q.device))
+        return Scaled(values[0].to(self._heads.q.dtype), log_scale[0])
+
+    # -- products ------------------------------------------------------------------------------------
+
+    def vjp(self, cotangent: Tensor) -> Tensor:
+        """Sum over t of cotangent_t^T J[t,:]: (n, d) to (n, d)."""
+        return vjp(self._heads, self._every(), cotangent)
+
+    def jvp(self, tangent: Tensor) -> Tensor:
+        """Sum over k of J[:,k] tangent_k: (n, d) to (n, d)."""
+        return jvp(self._heads, self._every(), tangent)
+
+    def _every(self) -> Any:
+        return self._support.tiles(range(self.shape[0]), _PAIRS // self._heads.q.shape[1])
+
+
+@structured.register
+def _(
+    module: nn.MultiheadAttention,
+    x: Tensor,
+    *,
+    wrt: str = "x",
+    tolerance: float = 1e-6,
+    memory: int = DEFAULT_MEMORY,
+    forward: Mapping[str, Any] | None = None,
+) -> TemporalJacobian | None:
+    if wrt != "x" or not is_plain(module, nn.MultiheadAttention) or module.in_proj_weight is None:
+        return None
+    check_width(module, x)
+    return AttentionJacobian(Heads.of(module, x), masks_of(module, x, forward or {}), memory=memory)
+
+
+@structured.register
+def _(
+    module: Attention,
+    x: Tensor,
+    *,
+    wrt: str = "x",
+    tolerance: float = 1e-6,
+    memory: int = DEFAULT_MEMORY,
+    forward: Mapping[str, Any] | None = None,
+) -> TemporalJacobian | None:
+    plain = is_plain(module, Attention) and is_plain(module.weights.out_proj, nn.Linear)
+    if wrt != "x" or forward or not plain:
+        return None
+    check_width(module.weights, x)
+    return AttentionJacobian(
+        Heads.of(module.weights, x), Dense(x.shape[0], causal=module.causal, like=x), memory=memory
+    )
+
+
+def check_width(module: nn.MultiheadAttention, x: Tensor) -> None:
+    """Refuse an input of another width than the module's, in one line."""
+    if x.shape[1] != module.embed_dim:
+        raise BadInput(f"x has width {x.shape[1]} and the attention takes embed_dim = {module.embed_dim}")

@@ -1,0 +1,77 @@
+r"""One row of attention's Jacobian, block by block, every weight and difference to full precision.
+
+    J_tk = sum_h a^h_tk O_h (W_V^h + (v^h_k - o^h_t) q_t^hT W_K^h / sqrt(e)),  + sum_h O_h C_h W_Q^h at k = t
+
+Where one key takes nearly all the weight, v - o and C are small differences of large numbers. So they are
+taken about the heaviest key s, s itself left out and the weights of the rest carried with their exponent L:
+
+    o - v_s = exp(L) delta,                   delta = sum_{j != s} r_j (v_j - v_s),  r_j = a_j exp(-L)
+    C = exp(L) [ sum_{j != s} r_j (v_j - v_s)(k_j - k_s)^T - exp(L) delta kappa^T ] / sqrt(e)
+
+Shapes: m keys, H heads, e = d / heads; everything float64. Equation 1 of Vaswani et al. 2017, differentiated.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from depprobe.core.temporal_jacobian import Scaled
+from depprobe.operators.attention.heads import Heads, Tile
+
+
+class Row:
+    """The blocks of one target.
+
+    Parameters
+    ----------
+    heads : projections and weights, in float64.
+    values : O_h W_V^h in float64, (H, d, d).
+    tile : a tile with this one target.
+    """
+
+    def __init__(self, heads: Heads, values: Tensor, tile: Tile) -> None:
+        self.t = int(tile.targets)
+        seen = tile.seen()[0, 0]
+        self.keys = tile.keys[0, seen]
+        self._heads, self._values = heads, values
+        self._log_a = heads.log_weights(tile)[0, :, 0, seen]  # (H, m)
+        v, k = (z[self.keys].transpose(0, 1) for z in (heads.v, heads.k))  # (H, m, e)
+        every = torch.arange(v.shape[0], device=v.device)
+        top = self._log_a.argmax(1)
+        v, k = v - v[every, top][:, None], k - k[every, top][:, None]
+        rest = self._log_a.index_put((every, top), torch.tensor(-torch.inf, dtype=v.dtype, device=v.device))
+        self._L = rest.amax(1)
+        r = (rest - self._L.clamp_min(torch.finfo(v.dtype).min)[:, None]).exp()
+        delta, kappa = (torch.einsum("hm,hme->he", r, z) for z in (v, k))
+        size = self._L.exp()[:, None]
+        self._u = v - (size * delta)[:, None]
+        moments = torch.einsum("hm,hme,hmf->hef", r, v, k)
+        self._C = (moments - size[..., None] * delta[..., None] * kappa[:, None]) * heads.scale
+
+    def blocks(self, sources: Tensor) -> Scaled:
+        """Blocks of the sources given: values (sources, d, d), log_scale (sources, 1, 1)."""
+        where = torch.full((len(self._heads.k),), -1, device=self.keys.device)
+        where[self.keys] = torch.arange(len(self.keys), device=self.keys.device)
+        column = where[sources]
+        log_a = self._log_a.T[column].masked_fill((column < 0)[:, None], -torch.inf)  # (sources, H)
+        own = sources == self.t
+        peak = torch.where(own, torch.maximum(log_a.amax(1), self._L.max()), log_a.amax(1))
+        peak = torch.where(peak.isneginf(), 0.0, peak)
+        b = (log_a - peak[:, None]).exp()
+        heads = self._heads
+        left = torch.einsum("hde,hse,sh->sdh", heads.W_O, self._u[:, column], b)
+        p = torch.einsum("hed,he->hd", heads.W_K, heads.q[self.t]) * heads.scale
+        out = torch.tensordot(b, self._values, 1).baddbmm_(left, p.expand(len(sources), -1, -1))
+        for i in own.nonzero().flatten().tolist():
+            C = self._C * (self._L - peak[i]).exp()[:, None, None]
+            out[i] += heads.W_O.transpose(0, 1).flatten(1) @ (C @ heads.W_Q).flatten(0, 1)
+        return Scaled(out, peak[:, None, None])
+
+
+def log_norms_of(blocks: Scaled, norm: str) -> Tensor:
+    """ln of the Frobenius or spectral norm of each block: (blocks,)."""
+    size = blocks.values.abs().amax((1, 2), keepdim=True)
+    unit = blocks.values / torch.where(size > 0, size, 1)
+    norms = torch.linalg.matrix_norm(unit, "fro" if norm == "fro" else 2)
+    return norms.log() + (size.log() + blocks.log_scale)[:, 0, 0]

@@ -1,0 +1,75 @@
+r"""The temporal Jacobian of attention over a sparse pattern: the closed form on the tiles of the pattern.
+
+    J_tk = 0 outside S(t); inside, the blocks of softmax attention with all other keys masked
+
+Shapes: T tiles of c targets that share m keys; norms (targets, lags) where the pattern is a set of lags, else
+(targets, sources). Patterns: see ``depprobe.layers.sparse_attention``.
+Source: Child et al. 2019; Vaswani et al. 2017, equation 1, differentiated.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from depprobe.core.budget import DEFAULT_MEMORY
+from depprobe.core.temporal_jacobian import TemporalJacobian
+from depprobe.layers.sparse_attention import Pattern, SparseAttention
+from depprobe.operators.attention.heads import Heads, Tile
+from depprobe.operators.attention.operator import AttentionJacobian, check_width
+from depprobe.operators.dispatch import is_plain, structured
+
+#: targets are taken out of their tiles where a tile holds at least so many times as many
+_FEW = 2
+
+
+class Tiled:
+    """The keys that the targets of a pattern see.
+
+    Parameters
+    ----------
+    pattern : which positions each position sees.
+    like : x (n, d), for length, dtype and device.
+    """
+
+    def __init__(self, pattern: Pattern, like: Tensor) -> None:
+        self._pattern, self._like = pattern, like
+        self._tiles = pattern.tiles(like.shape[0], like.device)
+
+    def lags(self) -> list[int] | None:
+        """Lags of all pairs, ascending, or None."""
+        return self._pattern.lags(self._like.shape[0])
+
+    def tiles(self, targets: Sequence[int], pairs: int) -> Iterator[Tile]:
+        """The tiles that hold the targets asked for, several at once; of few targets, a tile for each."""
+        every, keys, seen = self._tiles
+        size, m = every.shape[1], keys.shape[1]
+        wanted = torch.as_tensor(targets, device=keys.device)
+        home = wanted.div(size, rounding_mode="floor")
+        chosen = home.unique()
+        if _FEW * len(wanted) <= size * len(chosen):
+            every, keys, seen = every[home, wanted % size, None], keys[home], seen[home, wanted % size, None]
+            size, chosen = 1, torch.arange(len(wanted), device=keys.device)
+        for part in chosen.split(max(1, pairs // (size * m))):
+            bias = self._like.new_zeros(len(part), size, m).masked_fill_(~seen[part], -torch.inf)
+            yield Tile(every[part], keys[part], bias[:, None])
+
+
+@structured.register
+def _(
+    module: SparseAttention,
+    x: Tensor,
+    *,
+    wrt: str = "x",
+    tolerance: float = 1e-6,
+    memory: int = DEFAULT_MEMORY,
+    forward: Mapping[str, Any] | None = None,
+) -> TemporalJacobian | None:
+    plain = is_plain(module, SparseAttention) and is_plain(module.weights.out_proj, nn.Linear)
+    if wrt != "x" or forward or not plain:
+        return None
+    check_width(module.weights, x)
+    return AttentionJacobian(Heads.of(module.weights, x), Tiled(module.pattern, x), memory=memory)

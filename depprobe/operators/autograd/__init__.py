@@ -1,0 +1,1 @@
+"""Any module: rows by automatic differentiation, and proofs that outputs ignore inputs."""

@@ -1,0 +1,1 @@
+"""Recurrences: the chain of their step Jacobians, swept backwards with compression."""

@@ -1,0 +1,278 @@
+r"""The temporal Jacobian of torch's nn.RNN, nn.GRU and nn.LSTM, as a chain of step Jacobians.
+
+    dh_t/dx_k = ds_t/ds_{t-1} ... ds_{k+1}/ds_k ds_k/dx_k
+
+Any depth, one or both directions, projections, with or without biases. A stack in one direction is one
+chain on the joint state and is swept with compression; a bidirectional layer is two chains whose rows
+stand on different outputs; deeper bidirectional stacks pull rows through layer by layer, uncompressed.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from depprobe.core.budget import DEFAULT_MEMORY, require
+from depprobe.core.log_norm import log_norm_of
+from depprobe.core.temporal_jacobian import LogNorms, Scaled, TemporalJacobian
+from depprobe.errors import BadInput
+from depprobe.operators.chain.cells import CellChain, CellWeights, GRUChain, LSTMChain, RNNChain
+from depprobe.operators.chain.norms import chain_norms, targets_at_once
+from depprobe.operators.chain.sweep import Step, sweep
+from depprobe.operators.chain.vjp_rows import pull, push
+
+
+class RecurrentJacobian(TemporalJacobian):
+    """Temporal Jacobian of a torch recurrent module at one input.
+
+    Parameters
+    ----------
+    module : ``nn.RNN``, ``nn.GRU`` or ``nn.LSTM``.
+    x : (n, d_in), of the module's dtype and device.
+    wrt : ``x``, ``h`` or ``c``: the input, or the state after step k (all layers, bottom first).
+    tolerance : relative error of a norm that compression may cause; 0 sweeps uncompressed.
+    memory : bytes that the job may take.
+
+    Raises
+    ------
+    BadInput : ``wrt`` names a state the module lacks, or a single one where there are two directions.
+    OverBudget : the trajectory or a row block would not fit.
+    """
+
+    method = "chain"
+
+    def __init__(
+        self,
+        module: nn.RNNBase,
+        x: Tensor,
+        *,
+        wrt: str = "x",
+        tolerance: float = 1e-6,
+        memory: int = DEFAULT_MEMORY,
+    ) -> None:
+        both = module.bidirectional
+        if x.shape[1] != module.input_size:
+            raise BadInput(f"x is {x.shape[1]} wide and the module reads {module.input_size}")
+        if wrt == "c" and not isinstance(module, nn.LSTM):
+            raise BadInput(f"wrt='c' needs a cell state and {type(module).__name__} has none; use x or h")
+        if wrt != "x" and both:
+            raise BadInput(f"wrt={wrt!r} is not defined for a bidirectional module (two states); use x")
+        self.wrt, self.tolerance, self._memory = wrt, tolerance, memory
+        n = x.shape[0]
+        wide = _weights(module, 0, 0).hh.shape[0]
+        gates = 8 * n * wide * (1 + both) * module.num_layers * x.element_size()
+        require(gates, memory, f"the trajectory of {n} steps", "use a smaller n or d, or --dtype float32")
+        with torch.no_grad():
+            self._layers = _linearise(module, x.detach())
+        last = self._layers[-1]
+        d_out = sum(cell.d_h for cell in last)
+        widths = {"h": "d_h", "c": "d_c"}
+        d_from = sum(getattr(layer[0], widths[wrt]) for layer in self._layers) if wrt != "x" else x.shape[1]
+        self.shape = (n, d_out, n, d_from)
+        self._dtype, self._device = x.dtype, x.device
+        self._deep_both = both and module.num_layers > 1
+        if self._deep_both:
+            self.tolerance = 0.0
+
+    # -- norms ---------------------------------------------------------------------------------------
+
+    def log_norms(
+        self, targets: Sequence[int], sources: Sequence[int] | None = None, norm: str = "fro"
+    ) -> LogNorms:
+        """Natural logs of the norms of J[t,k]; ``error`` is the measured bound where rows were compressed."""
+        columns = np.arange(self.shape[2]) if sources is None else np.asarray(sources, dtype=np.int64)
+        lowest = int(columns.min())
+        values, error = self._norm_rows(np.asarray(targets, dtype=np.int64), lowest, norm)
+        return LogNorms(values[:, columns], error[:, columns] if self.tolerance else None)
+
+    @property
+    def targets_at_once(self) -> int:
+        """Rows that share the work of a sweep."""
+        return 1 if self._deep_both else targets_at_once([layer[0] for layer in self._layers])
+
+    def _norm_rows(
+        self, t: NDArray[np.int64], lowest: int, norm: str
+    ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Norms and error bounds over all sources: (T, n) each."""
+        n = self.shape[2]
+        if self._deep_both:
+            values = np.stack([self._pulled_norms(int(target), norm) for target in t])
+            return values, np.zeros_like(values)
+        values, error = np.full((len(t), n), -np.inf), np.zeros((len(t), n))
+        stacks = list(zip(*self._layers, strict=True))
+        for direction, stack in enumerate(stacks):
+            here, until = (n - 1 - t, 0) if direction else (t, lowest)
+            rows, bounds = chain_norms(stack, here.tolist(), until, self.wrt, norm, self.tolerance)
+            if direction:
+                rows, bounds = rows[:, ::-1], bounds[:, ::-1]
+            # the two directions meet at k = t alone, where Frobenius norms add in squares
+            with np.errstate(invalid="ignore"):  # NaN: unknown stays unknown
+                values, error = 0.5 * np.logaddexp(2 * values, 2 * rows), np.maximum(error, bounds)
+        if len(stacks) > 1 and norm == "spectral":
+            for row, target in zip(values, t.tolist(), strict=True):
+                found = self.singular_values(target, target)
+                row[target] = float(found.values[0].log() + found.log_scale)
+        return values, error
+
+    def _pulled_norms(self, t: int, norm: str) -> NDArray[np.float64]:
+        if norm == "spectral":
+            values, log_scale = self.row(t)
+            return log_norm_of(values.transpose(0, 1), log_scale[:, :, 0].T, norm)
+        _, d_out, n_in, d_in = self.shape
+        each = 4 * n_in * max(d_out, d_in) * torch.finfo(self._dtype).bits // 8
+        chunk = max(1, min(d_out, self._memory // (2 * each)))
+        total = np.full(n_in, -np.inf)
+        for first in range(0, d_out, chunk):
+            values, log_scale = self._pull_units(t, range(first, min(first + chunk, d_out)))
+            part = log_norm_of(values.transpose(0, 1), log_scale[:, :, 0].T, norm)
+            total = 0.5 * np.logaddexp(2 * total, 2 * part)
+        return total
+
+    # -- blocks --------------------------------------------------------------------------------------
+
+    def row(self, t: int) -> Scaled:
+        """Row t, uncompressed: values (d_out, n_in, d_in), log_scale (d_out, n_in, 1)."""
+        _, d_out, n_in, d_in = self.shape
+        size = n_in * d_out * d_in * torch.finfo(self._dtype).bits // 8
+        require(3 * size, self._memory, f"the row of {n_in} blocks", "ask for norms or for single blocks")
+        if self._deep_both:
+            return self._pull_units(t, range(d_out))
+        return self._gather(t, None)
+
+    def block(self, t: int, k: int) -> Scaled:
+        """Block J[t,k], uncompressed: values (d_out, d_in), log_scale (d_out, 1)."""
+        if self._deep_both:
+            return super().block(t, k)
+        values, log_scale = self._gather(t, k)
+        return Scaled(values[:, 0], log_scale[:, 0])
+
+    def _gather(self, t: int, only: int | None) -> Scaled:
+        _, d_out, n_in, d_in = self.shape
+        columns = n_in if only is None else 1
+        values = torch.zeros(d_out, columns, d_in, dtype=self._dtype, device=self._device)
+        log_scale = torch.zeros(d_out, columns, 1, dtype=torch.float64, device=self._device)
+        first = 0
+        for direction, stack in enumerate(zip(*self._layers, strict=True)):
+            height = stack[-1].d_h
+
+            def visit(
+                _: int, step: Step, first: int = first, height: int = height, back: int = direction
+            ) -> None:
+                for j, tap in enumerate(step.taps[0]):
+                    k = n_in - 1 - (step.start - j) if back else step.start - j
+                    if only is None or k == only:
+                        column = k if only is None else 0
+                        values[first : first + height, column] = tap
+                        log_scale[first : first + height, column, 0] = step.block.parts[0].scale
+
+            here = n_in - 1 - t if direction else t
+            last = 0 if only is None else (n_in - 1 - only if direction else only)
+            sweep(stack, [here], last, self.wrt, 0.0, visit)
+            first += height
+        return Scaled(values, log_scale)
+
+    # -- products ------------------------------------------------------------------------------------
+
+    def _pull_units(self, t: int, units: range) -> Scaled:
+        """Rows of J[t,:] for some output units, through the layers from the top: (units, n_in, d_in)."""
+        n_out, d_out, _, _ = self.shape
+        cotangent = torch.zeros(len(units), n_out, d_out, dtype=self._dtype, device=self._device)
+        cotangent[range(len(units)), t, list(units)] = 1
+        floor = torch.full((len(units), n_out, 1), -math.inf, dtype=torch.float64, device=self._device)
+        floor[:, t] = 0
+        return self._pull(Scaled(cotangent, floor))
+
+    def _pull(self, rows: Scaled) -> Scaled:
+        for layer in reversed(self._layers):
+            rows = pull(layer, rows)
+        return rows
+
+    def _needs_x(self, what: str) -> None:
+        if self.wrt != "x":
+            raise BadInput(f"{what} is defined for wrt='x', not {self.wrt!r}")
+
+    def vjp(self, cotangent: Tensor) -> Tensor:
+        """Sum over t of cotangent_t^T J[t,:]: (n_out, d_out) to (n_in, d_in)."""
+        self._needs_x("vjp")
+        scale = torch.zeros(1, self.shape[0], 1, dtype=torch.float64, device=self._device)
+        return self._pull(Scaled(cotangent.to(self._dtype)[None], scale)).dense()[0]
+
+    def jvp(self, tangent: Tensor) -> Tensor:
+        """Sum over k of J[:,k] tangent_k: (n_in, d_in) to (n_out, d_out)."""
+        self._needs_x("jvp")
+        out = tangent.to(self._dtype)
+        for layer in self._layers:
+            out = push(layer, out)
+        return out
+
+
+# -- from module to chains ---------------------------------------------------------------------------
+
+
+def _linearise(module: nn.RNNBase, x: Tensor) -> list[list[CellChain]]:
+    """Chains of every layer, bottom first, each with one entry a direction (the second reads backwards)."""
+    layers: list[list[CellChain]] = []
+    for level in range(module.num_layers):
+        cells, outputs = [], []
+        for direction in range(1 + module.bidirectional):
+            weights = _weights(module, level, direction)
+            inputs = x.flip(0) if direction else x
+            h = _run(module, weights, inputs)
+            h_before = torch.cat([torch.zeros_like(h[:1]), h[:-1]])
+            cells.append(_chain(module, weights, inputs, h, h_before))
+            outputs.append(h.flip(0) if direction else h)
+        layers.append(cells)
+        x = torch.cat(outputs, 1)
+    return layers
+
+
+def _weights(module: nn.RNNBase, level: int, direction: int) -> CellWeights:
+    suffix = f"_l{level}{'_reverse' * direction}"
+    names = {"hh": "weight_hh", "ih": "weight_ih", "b_hh": "bias_hh", "b_ih": "bias_ih", "hr": "weight_hr"}
+    found: dict[str, Any] = {
+        field: getattr(module, name + suffix).detach()
+        for field, name in names.items()
+        if getattr(module, name + suffix, None) is not None
+    }
+    return CellWeights(**found)
+
+
+def _run(module: nn.RNNBase, weights: CellWeights, x: Tensor) -> Tensor:
+    """Output of one layer in one direction, by torch's fused kernel: (n, d_in) to (n, d_h)."""
+    options: dict[str, Any] = {}
+    if isinstance(module, nn.RNN):
+        options["nonlinearity"] = module.nonlinearity
+    if isinstance(module, nn.LSTM):
+        options["proj_size"] = module.proj_size
+    kind = next(k for k in (nn.LSTM, nn.GRU, nn.RNN) if isinstance(module, k))
+    with torch.device("meta"):
+        single = kind(
+            x.shape[1],
+            module.hidden_size,
+            bias=weights.b_hh is not None,
+            batch_first=True,
+            **options,
+        )
+    named = {
+        "weight_hh_l0": weights.hh,
+        "weight_ih_l0": weights.ih,
+        "bias_hh_l0": weights.b_hh,
+        "bias_ih_l0": weights.b_ih,
+        "weight_hr_l0": weights.hr,
+    }
+    given = {name: tensor for name, tensor in named.items() if tensor is not None}
+    return torch.func.functional_call(single, given, (x[None],))[0][0]
+
+
+def _chain(module: nn.RNNBase, weights: CellWeights, x: Tensor, h: Tensor, h_before: Tensor) -> CellChain:
+    if isinstance(module, nn.LSTM):
+        return LSTMChain(weights, x, h, h_before)
+    if isinstance(module, nn.GRU):
+        return GRUChain(weights, x, h, h_before)
+    return RNNChain(weights, x, h, h_before, module.nonlinearity == "relu")

@@ -1,0 +1,57 @@
+"""The step Jacobians of a torch recurrent module along one input: one chain a stacked layer and direction."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from depprobe.core.budget import DEFAULT_MEMORY, require
+from depprobe.errors import BadInput
+from depprobe.operators.chain.cells import CellChain
+from depprobe.operators.chain.operator import _linearise
+from depprobe.operators.dispatch import check, is_plain
+
+
+def step_chains(
+    module: nn.RNNBase, x: Tensor, *, memory: int = DEFAULT_MEMORY
+) -> list[tuple[CellChain, ...]]:
+    """The chains of every stacked layer, bottom first, each with one entry a direction.
+
+    Parameters
+    ----------
+    module : ``nn.RNN``, ``nn.GRU`` or ``nn.LSTM``, with the forward that torch gives it.
+    x : (n, d_in), n >= 2, of the module's dtype and device; the state before it is zero.
+    memory : bytes that the trajectory may take.
+
+    Returns
+    -------
+    For each layer, the chain in reading order and, where bidirectional, the one that reads backwards (its
+    step k stands at position n - 1 - k).
+
+    Raises
+    ------
+    BadInput : another module, or an input that does not fit.
+    OverBudget : the gates of all steps would not fit.
+
+    Examples
+    --------
+    >>> chains = step_chains(nn.LSTM(3, 5, num_layers=2), torch.randn(9, 3))
+    >>> len(chains), chains[0][0].full_matrices(4, 6).shape
+    (2, torch.Size([2, 10, 13]))
+    """
+    kind = next((kind for kind in (nn.RNN, nn.GRU, nn.LSTM) if isinstance(module, kind)), None)
+    if kind is None or not is_plain(module, kind):
+        changed = " with a forward or hooks of its own" if kind else ""
+        raise BadInput(
+            f"{type(module).__name__}{changed} has no known step; it must be nn.RNN, nn.GRU or nn.LSTM"
+        )
+    check(module, x)
+    if x.shape[1] != module.input_size:
+        raise BadInput(f"x is {x.shape[1]} wide and the module reads {module.input_size}")
+    chains = (1 + module.bidirectional) * module.num_layers
+    gates = 32 * x.shape[0] * module.hidden_size * chains * x.element_size()
+    require(
+        gates, memory, f"the trajectory of {x.shape[0]} steps", "use a smaller n or d, or --dtype float32"
+    )
+    with torch.no_grad():
+        return [tuple(layer) for layer in _linearise(module, x.detach())]

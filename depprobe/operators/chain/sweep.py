@@ -1,0 +1,230 @@
+r"""Sweeping row blocks backwards through a chain of steps.
+
+    R_t = (rows on the state s_t),   J[t,k] = R_k ds_k/dx_k,   R_{k-1} = R_k ds_k/ds_{k-1}
+
+Layers of a stack are swept top down inside each step: what reaches the input of layer l joins the
+cotangent on h of layer l - 1 at the same k. Every row carries its own exponent, restored to range after
+each run of steps; a run in which a row fell or rose so far that digits were at stake is taken again in
+shorter runs. Cost per step: one product (r, S) x (S, d_h + d_in) a layer.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from depprobe.operators.chain.cells import CellChain
+from depprobe.operators.chain.compression import Carried, RowBlock, peaks
+from depprobe.operators.chain.reading import SingleReading
+
+#: steps between two rescalings, as far as buffers allow; the first run; steps before the first compression,
+#: which costs as much as many steps while the rank is full, and between two at least
+RUN, FIRST_RUN, FIRST_COMPRESSION, NEXT_COMPRESSION = 32, 16, 24, 12
+_BUFFER_BYTES = 48 << 20
+_MATRIX_BYTES = 4 << 20
+#: widest state whose steps are taken by one product with the whole step Jacobian
+_NARROW = 256
+#: how far rows may fall or rise between two rescalings where float32 is to hold what is read from them
+_SINGLE_RANGE = 1e-20, 1e20
+
+
+class Step(NamedTuple):
+    """What one run of the sweep hands over of the row of one target, from source ``start`` down.
+
+    ``taps`` are, for each of the block's parts, its rows on the quantity asked for at source ``start - j``:
+    (steps, r + q, width), standing for ``taps[j] * exp(scale)``.
+    """
+
+    start: int
+    taps: list[Tensor]
+    block: RowBlock
+
+
+def sweep(
+    stack: Sequence[CellChain],
+    targets: Sequence[int],
+    stop: int,
+    wrt: str,
+    threshold: float,
+    visit: Callable[[int, Step], None],
+    of: str = "h",
+    single: bool = False,
+) -> float:
+    """Sweep the rows of dh_t or dc_t (top layer) from each target t down to source ``stop``, all together.
+
+    Step Jacobians are made once for all targets, which is most of the work of a row whose rank has fallen.
+
+    Parameters
+    ----------
+    stack : the layers, bottom first.
+    wrt : ``x``, or ``h`` or ``c`` for the state after step k (all layers, bottom first; state held in
+        the pair (h, c) as torch hands it on), or ``cell`` for c with h = o tanh(c) following it.
+    threshold : share of the norm that one compression may discard; 0 for none.
+    visit : called with the index of a target and each run of its row.
+    of : ``h`` or ``c``, the state of the top layer at t whose rows are swept.
+    single : where states and inputs are wide, take what the lowest layer reads in float32 (``reading.py``)
+        and carry rows of low share in it (``compression.py``).
+
+    Returns
+    -------
+    The standard deviation of the relative errors of norms that float32 was seen to make; 0 without it.
+    """
+    dtype = stack[0].matrices(0, 1).dtype
+    # with few inputs there is little to gain, and few rounding errors to average
+    wide = stack[0].width > _NARROW and stack[0].d_in >= _NARROW // 2
+    single = single and wide and wrt == "x" and dtype == torch.float64
+    reading = SingleReading(stack[0]) if single else None
+    limits = _SINGLE_RANGE if reading else _middle(dtype)
+    chains = {dtype: list(stack)}
+    if reading is not None:
+        chains = {
+            dtype: [stack[0].columns("h", dtype), *stack[1:]],
+            torch.float32: [cell.to(torch.float32) for cell in stack],
+        }
+    waiting = sorted(range(len(targets)), key=lambda index: targets[index])
+    active: list[_Row] = []
+    k, run = max(targets), FIRST_RUN
+    while k >= stop:
+        while waiting and targets[waiting[-1]] == k:
+            active.append(_Row(waiting.pop(), k, RowBlock(_first_rows(stack, k, of))))
+            run = FIRST_RUN
+        # a run ends where the next target joins
+        until = max(stop, targets[waiting[-1]] + 1) if waiting else stop
+        carried = {
+            kind: [part for row in active for part in row.block.parts if part.rows.dtype == kind]
+            for kind in chains
+        }
+        together = {
+            kind: torch.cat([part.rows for part in parts]) for kind, parts in carried.items() if parts
+        }
+        steps = min(run, k - until + 1, *(_run_length(stack, rows) for rows in together.values()))
+        swept: dict[Carried, tuple[Tensor, Tensor]] = {}
+        for kind, rows in together.items():
+            taps, rows, states = _advance(chains[kind], rows, k, steps, wrt)
+            if reading is not None and kind == dtype:
+                taps = reading.taps(k, states)
+                reading.compare(k, states[0], taps[0], carried[kind])
+            sizes = [len(part.rows) for part in carried[kind]]
+            split = zip(carried[kind], taps.split(sizes, 1), rows.split(sizes), strict=True)
+            swept |= {part: (tap, after) for part, tap, after in split}
+        if steps > 1 and any(_out_of_range(tap, after, part, limits) for part, (tap, after) in swept.items()):
+            run = max(1, steps // 4)
+            continue
+        run = min(RUN, 2 * run)
+        for row in active:
+            visit(row.index, Step(k, [swept[part][0] for part in row.block.parts], row.block))
+        k -= steps
+        for part, (_, after) in swept.items():
+            part.rows = after
+            part.rescale()
+        for row in active:
+            if threshold and row.t - k >= row.next_compression:
+                row.block.compress(threshold, reading is not None)
+                row.next_compression = row.t - k + max(NEXT_COMPRESSION, (row.t - k) // 6)
+    return reading.deviation if reading else 0.0
+
+
+def is_wide(stack: Sequence[CellChain]) -> bool:
+    """Whether products of rows and step Jacobians take much longer than the calls to them."""
+    return max(cell.width for cell in stack) > _NARROW
+
+
+@dataclass
+class _Row:
+    """The row of one target on its way down."""
+
+    index: int
+    t: int
+    block: RowBlock
+    next_compression: int = FIRST_COMPRESSION
+
+
+def _first_rows(stack: Sequence[CellChain], t: int, of: str) -> Tensor:
+    """Unit rows on the top layer's h or c, over the states of all layers."""
+    top, width = stack[-1], sum(cell.width for cell in stack)
+    weight = top.matrices(t, t + 1)
+    height, left = (top.d_c, width - top.width) if of == "c" else (top.d_h, width - top.d_h)
+    first = weight.new_zeros(height, width)
+    first[:, left : left + height] = torch.eye(height, dtype=weight.dtype, device=weight.device)
+    return first
+
+
+def _run_length(stack: Sequence[CellChain], rows: Tensor) -> int:
+    width = max(cell.width + cell.d_in for cell in stack)
+    each = rows.shape[0] * width * rows.element_size()
+    return max(1, min(RUN, _BUFFER_BYTES // each))
+
+
+def _advance(
+    stack: Sequence[CellChain], rows: Tensor, k: int, steps: int, wrt: str
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Take steps down from source k: the taps (steps, rows, width), the rows on s_{k - steps}, and those on
+    the state of the lowest layer at k, k - 1, ... (steps, rows, S), of which the taps are read.
+    """
+    # one buffer a layer; columns (c, h, x) so that each product writes the next state in place
+    buffers = [rows.new_empty(steps + 1, rows.shape[0], cell.width + cell.d_in) for cell in stack]
+    left = 0
+    for cell, buffer in zip(stack, buffers, strict=True):
+        buffer[0, :, : cell.width] = rows[:, left : left + cell.width]
+        left += cell.width
+    views = [
+        (
+            buffer.unbind(0),
+            buffer[:, :, : cell.width].unbind(0),
+            buffer[:, :, cell.d_c :].unbind(0),
+            buffer[:, :, cell.d_c : cell.width].unbind(0),
+            buffer[:, :, cell.width :].unbind(0),
+        )
+        for cell, buffer in zip(stack, buffers, strict=True)
+    ]
+    layers = list(zip(stack, views, strict=True))[::-1]
+    size = sum(cell.width * (cell.d_h + cell.d_in) for cell in stack) * rows.element_size()
+    batch = max(1, min(steps, _MATRIX_BYTES // size))
+    taps: list[Tensor] = []
+    for first in range(0, steps, batch):
+        last = min(first + batch, steps)
+        matrices = [
+            (cell.full_matrices if cell.width <= _NARROW else cell.matrices)(
+                k - last + 1, k - first + 1
+            ).unbind(0)
+            for cell, _ in layers
+        ]
+        for j in range(first, last):
+            if wrt != "x":
+                # before what the layer above reads at k joins in: the state handed on is the variable here
+                parts = [cell.part(wrt, k - j, state[j]) for cell, (_, state, *_) in reversed(layers)]
+                taps.append(torch.cat(parts, 1))
+            above: Tensor | None = None
+            for (cell, (whole, state, through, hidden, inputs)), M in zip(layers, matrices, strict=True):
+                if above is not None:
+                    hidden[j].add_(above)
+                if cell.width <= _NARROW:
+                    torch.mm(state[j], M[last - 1 - j], out=whole[j + 1])
+                else:
+                    torch.mm(state[j], M[last - 1 - j], out=through[j + 1])
+                    cell.add_direct(k - j, state[j], state[j + 1])
+                above = inputs[j + 1]
+    states = torch.cat([buffer[-1, :, : cell.width] for cell, buffer in zip(stack, buffers, strict=True)], 1)
+    read = buffers[0][:-1, :, : stack[0].width]
+    return buffers[0][1:, :, stack[0].width :] if wrt == "x" else torch.stack(taps), states, read
+
+
+def _middle(dtype: torch.dtype) -> tuple[float, float]:
+    """Entries that can be squared, and some way to go still."""
+    limits = torch.finfo(dtype)
+    return math.sqrt(limits.tiny) * 1e3, math.sqrt(limits.max) * 1e-3
+
+
+def _out_of_range(taps: Tensor, rows: Tensor, part: Carried, limits: tuple[float, float]) -> bool:
+    """Whether the rows left these limits since they were last scaled to 1."""
+    low, high = limits
+    for found in (rows, taps[-1]):
+        peak = peaks(found)[part.alive] if found.shape[1] else found
+        if peak.numel() and not (float(peak.min()) >= low and float(peak.max()) <= high):
+            return True
+    return False

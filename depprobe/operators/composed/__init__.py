@@ -1,0 +1,1 @@
+"""Several layers in one module: rows pulled through them from the output to the input."""

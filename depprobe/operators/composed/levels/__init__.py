@@ -1,0 +1,1 @@
+"""The layers of a stack, linearised at their inputs, one file a kind."""

@@ -1,0 +1,224 @@
+r"""From a module to the levels of its stack.
+
+``levels`` is open: ``levels.register(MyBlock)`` on a function (module, x, memory) -> Stack, or None for an
+instance that it does not serve, teaches the composed operator another block.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import singledispatch
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from depprobe.core.adapters import call
+from depprobe.layers.convolution import Convolution
+from depprobe.layers.dilated_convolution import ConvolutionBlock
+from depprobe.layers.residual import Added
+from depprobe.operators.chain.operator import RecurrentJacobian
+from depprobe.operators.composed.levels.convolution import Conv
+from depprobe.operators.composed.levels.level import Level
+from depprobe.operators.composed.levels.own_operator import Mixing, Recurrence
+from depprobe.operators.composed.levels.per_position import EachPosition, Elementwise, Matrix
+from depprobe.operators.composed.levels.stack import Residual
+from depprobe.operators.convolution.taps import Taps, require_width
+from depprobe.operators.dispatch import is_plain, structured
+
+#: slopes of these are zero only where they are cut off, never by underflow
+_PIECEWISE = (
+    nn.ReLU,
+    nn.ReLU6,
+    nn.LeakyReLU,
+    nn.Hardtanh,
+    nn.Threshold,
+    nn.Hardshrink,
+    nn.Softshrink,
+    nn.Hardsigmoid,
+)
+_SMOOTH = (
+    nn.Tanh,
+    nn.Sigmoid,
+    nn.GELU,
+    nn.SiLU,
+    nn.ELU,
+    nn.SELU,
+    nn.CELU,
+    nn.Mish,
+    nn.Softplus,
+    nn.Softsign,
+    nn.LogSigmoid,
+    nn.Tanhshrink,
+    nn.Hardswish,
+)
+_IDENTITY = (nn.Identity, nn.Dropout, nn.Dropout1d, nn.AlphaDropout, nn.FeatureAlphaDropout)
+
+
+class Stack(NamedTuple):
+    """Levels, bottom first, and the output (n_out, d_out) of the topmost."""
+
+    levels: list[Level]
+    output: Tensor
+
+
+@singledispatch
+def levels(module: nn.Module, x: Tensor, memory: int) -> Stack | None:
+    """The levels of a module at x (n, d_in), or None if it holds a layer that is not known.
+
+    Known are stacks and residual blocks of layers with an operator of their own, and layers that act on
+    each position by itself.
+    """
+    jacobian = structured(module, x, memory=memory, tolerance=0.0)
+    if jacobian is None:
+        return None
+    with torch.no_grad():
+        output = call(module, x)
+    if isinstance(jacobian, RecurrentJacobian) and isinstance(module, nn.RNNBase):
+        return Stack([Recurrence(jacobian, module.bidirectional)], output)
+    return Stack([Mixing(jacobian, lambda z: call(module, z), x, memory)], output)
+
+
+@levels.register
+def _(module: nn.Sequential, x: Tensor, memory: int) -> Stack | None:
+    if not is_plain(module, nn.Sequential):
+        return None
+    found: list[Level] = []
+    for child in module:
+        stack = levels(child, x, memory)
+        if stack is None:
+            return None
+        found += stack.levels
+        x = stack.output
+    return Stack(found, x)
+
+
+@levels.register
+def _(module: ConvolutionBlock, x: Tensor, memory: int) -> Stack | None:
+    if not is_plain(module, ConvolutionBlock):
+        return None
+    inner = levels(module.convolution, x, memory)
+    above = levels(module.nonlinearity, inner.output, memory) if inner else None
+    if inner is None or above is None:
+        return None
+    branch = inner.levels + above.levels
+    if module.shortcut is None:
+        return Stack(branch, above.output)
+    direct = levels(module.shortcut, x, memory)
+    if direct is None or direct.output.shape != above.output.shape:
+        return None
+    return Stack([Residual(branch, direct.levels, x.shape[1])], above.output + direct.output)
+
+
+@levels.register
+def _(module: Added, x: Tensor, memory: int) -> Stack | None:
+    inner = levels(module.inner, x, memory) if is_plain(module, Added) else None
+    if inner is None or inner.output.shape != x.shape:
+        return None
+    return Stack([Residual(inner.levels, [], x.shape[1])], x + inner.output)
+
+
+@levels.register(nn.Conv1d)
+@levels.register(Convolution)
+def _(module: nn.Module, x: Tensor, memory: int) -> Stack | None:
+    taps = Taps.of(module, x.shape[0])
+    if taps is None:
+        return None
+    conv = module.conv if isinstance(module, Convolution) else module
+    assert isinstance(conv, nn.Conv1d)
+    require_width(x, conv.in_channels, "convolution")
+    with torch.no_grad():
+        return Stack([Conv(conv, taps)], call(module, x))
+
+
+@levels.register
+def _(module: nn.Linear, x: Tensor, memory: int) -> Stack | None:
+    if not is_plain(module, nn.Linear):
+        return None
+    require_width(x, module.in_features, "linear layer")
+    with torch.no_grad():
+        return Stack([Matrix(module.weight.detach())], module(x))
+
+
+def _identity(module: nn.Module, x: Tensor, memory: int) -> Stack | None:
+    drops = module.training and getattr(module, "p", 0.0) > 0
+    return None if drops or not _is_own(module, _IDENTITY) else Stack([], x)
+
+
+def _elementwise(module: nn.Module, x: Tensor, memory: int) -> Stack | None:
+    if not _is_own(module, _PIECEWISE + _SMOOTH):
+        return None
+    slope = _by_autograd(module)
+    if isinstance(module, nn.Sigmoid):
+        slope = _slope_of_sigmoid
+    elif isinstance(module, nn.Tanh):
+        slope = _slope_of_tanh
+    with torch.no_grad():
+        # a copy, since the module may work in place
+        y = module(x.detach().clone())
+    return Stack([Elementwise(slope, x.detach(), isinstance(module, _PIECEWISE))], y)
+
+
+def _slope_of_sigmoid(z: Tensor) -> Tensor:
+    return z.sigmoid() * (-z).sigmoid()
+
+
+def _slope_of_tanh(z: Tensor) -> Tensor:
+    # 1 - tanh^2 would round to zero long before it underflows
+    return 4 * _slope_of_sigmoid(2 * z)
+
+
+def _by_autograd(module: nn.Module) -> Callable[[Tensor], Tensor]:
+    def slope(z: Tensor) -> Tensor:
+        with torch.enable_grad():
+            leaf = z.detach().clone().requires_grad_()
+            # entries do not mix: the sum's gradient is the slopes
+            (found,) = torch.autograd.grad(module(leaf.clone()).sum(), leaf)
+        return found
+
+    return slope
+
+
+def _norm(module: nn.Module, x: Tensor, memory: int) -> Stack | None:
+    """Norms over the features of one position, as they act on (n, d)."""
+    own: tuple[type[nn.Module], ...] = (nn.LayerNorm, nn.RMSNorm)
+    if isinstance(module, (nn.LayerNorm, nn.RMSNorm)):
+        if len(module.normalized_shape) != 1:
+            return None
+    elif isinstance(module, nn.GroupNorm):
+        own = (nn.GroupNorm,)
+        if x.shape[0] == x.shape[1]:  # (1, n, d) would be taken too, and normalised over time
+            return None
+    elif isinstance(module, (nn.Softmax, nn.LogSoftmax)):
+        own = (nn.Softmax, nn.LogSoftmax)
+        if module.dim != -1:
+            return None
+    if not _is_own(module, own):
+        return None
+    with torch.no_grad():
+        return Stack([EachPosition(module, x.detach())], module(x))
+
+
+@levels.register
+def _(module: nn.BatchNorm1d, x: Tensor, memory: int) -> Stack | None:
+    fixed = not module.training and module.running_mean is not None
+    # of (1, n, d) it would take the positions for channels
+    if not fixed or x.shape[0] == x.shape[1] or not _is_own(module, (nn.BatchNorm1d,)):
+        return None
+    with torch.no_grad():
+        y = module(x)
+    return Stack([Elementwise(_by_autograd(module), x.detach(), True)], y)
+
+
+def _is_own(module: nn.Module, kinds: tuple[type[nn.Module], ...]) -> bool:
+    return any(isinstance(module, kind) and is_plain(module, kind) for kind in kinds)
+
+
+_PER_POSITION: tuple[tuple[tuple[type[nn.Module], ...], Callable[..., Stack | None]], ...] = (
+    (_IDENTITY, _identity),
+    ((*_PIECEWISE, *_SMOOTH), _elementwise),
+    ((nn.LayerNorm, nn.RMSNorm, nn.GroupNorm, nn.Softmax, nn.LogSoftmax), _norm),
+)
+for _kinds, _function in _PER_POSITION:
+    for _kind in _kinds:
+        levels.register(_kind, _function)

@@ -1,0 +1,1 @@
+"""Convolutions: Toeplitz blocks, corrected at the edges."""

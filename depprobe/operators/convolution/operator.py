@@ -1,0 +1,236 @@
+r"""The temporal Jacobian of a convolution: Toeplitz, corrected at the edges.
+
+    J[t,k] = sum of W_i over the taps i of output t that read input k
+
+Inside, every tap reads an input of its own, so a block depends on stride * t - k only and the norms of all
+blocks are the K norms of the kernel's taps. At the edges several taps may read one input (reflected,
+replicated or wrapped), and each set of taps that meet is summed once, however many blocks it stands for.
+
+Shapes: W_i (d_out, d_in), block-diagonal with the groups; kernel K. Source: Gray 2006 (Toeplitz matrices).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from depprobe.core.bands import anchors, is_banded, placed, repeat
+from depprobe.core.budget import DEFAULT_MEMORY, require
+from depprobe.core.temporal_jacobian import LogNorms, Scaled, TemporalJacobian
+from depprobe.errors import unknown
+from depprobe.layers.convolution import Convolution
+from depprobe.operators.convolution.taps import Taps, require_width
+from depprobe.operators.dispatch import structured
+from depprobe.vocabulary import NORMS
+
+#: numbers in the sums of taps that are made at once
+_NUMBERS = 1 << 21
+#: squares of all terms over that of their sum above which digits are lost, and least square over the largest
+_CANCELLED, _SMALLEST = 1e3, 1e-280
+
+
+class ToeplitzJacobian(TemporalJacobian):
+    """Temporal Jacobian of one convolution; it does not depend on the input.
+
+    Parameters
+    ----------
+    conv : the convolution whose weights these are.
+    taps : which input each tap of each output reads.
+    memory : bytes that the job may take.
+
+    Examples
+    --------
+    >>> conv = nn.Conv1d(3, 5, 3, padding=1).double()
+    >>> J = ToeplitzJacobian(conv, Taps.of(conv, 9))
+    >>> J.shape
+    (9, 5, 9, 3)
+    """
+
+    method = "toeplitz"
+
+    def __init__(self, conv: nn.Conv1d, taps: Taps, *, memory: int = DEFAULT_MEMORY) -> None:
+        self._weight = conv.weight.detach()
+        self._groups, self._taps, self._memory = conv.groups, taps, memory
+        self.shape = (taps.n_out, conv.out_channels, taps.n_in, conv.in_channels)
+        self._norms: dict[tuple[str, bytes], float] = {}
+        self._lags: NDArray[np.int64] | None = None
+
+    @property
+    def position(self) -> NDArray[np.float64]:
+        """Input position that each output sits at, (n_out,); see ``Taps.origin``."""
+        return self._taps.origin + self._taps.stride * np.arange(self.shape[0], dtype=np.float64)
+
+    @property
+    def lags(self) -> NDArray[np.int64]:
+        """Every lag at which some block stands, ascending."""
+        if self._lags is None:
+            t = np.arange(self.shape[0])
+            inner = self._taps.is_inner(t)
+            # every inner output has the lags of the first one
+            t = np.concatenate([t[~inner], t[inner][:1]])
+            source = self._taps.sources(t)
+            self._lags = np.unique((anchors(self.position)[t][:, None] - source)[source >= 0])
+        return self._lags
+
+    def log_norms(
+        self, targets: Sequence[int], sources: Sequence[int] | None = None, norm: str = "fro"
+    ) -> LogNorms:
+        """Natural logs of the norms of J[t,k], by lag for several targets of a narrow kernel."""
+        if norm not in NORMS:
+            raise unknown("norm", norm, NORMS)
+        t = np.asarray(targets, dtype=np.int64) % self.shape[0]
+        lags = self.lags if sources is None and is_banded(self.lags, len(t), self.shape[2]) else None
+        columns = self.shape[2] if lags is None else len(lags)
+        require(
+            8.0 * len(t) * (2 * columns + 4 * self._taps.kernel),
+            self._memory,
+            f"the norms of {len(t)} targets",
+            "ask for fewer targets",
+        )
+        if lags is not None:
+            return LogNorms(self._banded(t, lags, norm), lags=lags)
+        found = self._placed(t, None, norm)
+        return LogNorms(found if sources is None else found[:, np.asarray(sources, dtype=np.int64)])
+
+    def _banded(self, t: NDArray[np.int64], lags: NDArray[np.int64], norm: str) -> NDArray[np.float64]:
+        """Norms by lag, (T, lags): one row stands for all those away from the edges."""
+        inner = self._taps.is_inner(t)
+        out = np.empty((len(t), len(lags)))
+        out[~inner] = self._placed(t[~inner], lags, norm)
+        if inner.any():
+            row = self._placed(t[inner][:1], lags, norm)[0]
+            repeat(out, inner, row, anchors(self.position)[t], self.shape[2], lags)
+        return out
+
+    def _placed(self, t: NDArray[np.int64], lags: NDArray[np.int64] | None, norm: str) -> NDArray[np.float64]:
+        source = self._taps.sources(t)
+        logs = self._tap_norms(t, source, norm)
+        row, tap = np.nonzero(source >= 0)
+        anchor = anchors(self.position)[t]
+        return placed(row, source[row, tap], logs[row, tap], anchor, self.shape[2], lags).values
+
+    def _tap_norms(self, t: NDArray[np.int64], source: NDArray[np.int64], norm: str) -> NDArray[np.float64]:
+        """Log norm of the block that each tap belongs to: (T, K), the same for taps that meet."""
+        K = self._taps.kernel
+        logs = np.tile(self._norms_of(np.eye(K, dtype=bool), norm), (len(t), 1))
+        edge = np.flatnonzero(~self._taps.is_inner(t))
+        if len(edge) and self._taps.mode != "zeros":
+            meeting = source[edge][:, :, None] == source[edge][:, None, :]
+            kinds, which = np.unique(np.packbits(meeting.reshape(-1, K), axis=1), axis=0, return_inverse=True)
+            sets = np.unpackbits(kinds, axis=1, count=K).astype(bool)
+            logs[edge] = self._norms_of(sets, norm)[which.reshape(-1, K)]
+        return logs
+
+    @cached_property
+    def _flat(self) -> Tensor:
+        """The taps as rows: (K, d_out d_in / groups) float64."""
+        return self._weight.movedim(2, 0).flatten(1).double()
+
+    def _from_products(self, sets: NDArray[np.bool_]) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+        """ln Frobenius norms of sums of taps (M,) from products of taps, and where they keep their digits."""
+        peak = float(self._flat.abs().max())
+        if not 0 < peak < math.inf:
+            return np.zeros(len(sets)), np.zeros(len(sets), dtype=bool)
+        unit = self._flat / peak
+        gram = (unit @ unit.T).cpu().numpy()
+        squares = ((sets @ gram) * sets).sum(1)
+        terms = (sets @ np.sqrt(gram.diagonal())) ** 2
+        known = (squares > _SMALLEST) & (terms < _CANCELLED * squares)
+        return 0.5 * np.log(np.where(known, squares, 1)) + math.log(peak), known
+
+    def _norms_of(self, sets: NDArray[np.bool_], norm: str) -> NDArray[np.float64]:
+        """ln norms of sums of taps, (M,), one for each set (M, K)."""
+        keys = [(norm, taps.tobytes()) for taps in sets]
+        new = sets[[key not in self._norms for key in keys]]
+        if norm == "fro" and len(new) > 1:
+            found, known = self._from_products(new)
+            pairs = zip(new[known], found[known].tolist(), strict=True)
+            self._norms |= {(norm, taps.tobytes()): log for taps, log in pairs}
+            new = new[~known]
+        flat = self._flat
+        step = max(1, _NUMBERS // flat.shape[1])
+        for part in (new[first : first + step] for first in range(0, len(new), step)):
+            total = torch.from_numpy(part).to(flat) @ flat
+            peak = total.abs().amax(1)
+            safe = torch.where(peak > 0, peak, 1)
+            # of blocks on a diagonal, squares add for Frobenius and the largest counts for the spectral norm
+            blocks = (total / safe[:, None]).view(len(part), self._groups, -1, self._weight.shape[1])
+            if norm == "fro":
+                size = torch.linalg.vector_norm(blocks, dim=(1, 2, 3))
+            else:
+                size = torch.linalg.matrix_norm(blocks, ord=2).amax(1)
+            logs = torch.where(peak > 0, size.log() + safe.log(), -torch.inf).tolist()
+            self._norms |= {(norm, taps.tobytes()): log for taps, log in zip(part, logs, strict=True)}
+        return np.array([self._norms[key] for key in keys])
+
+    def _summed(self, taps: NDArray[np.bool_]) -> Tensor:
+        """Sum of some taps of the kernel, as stored: (d_out, d_in / groups)."""
+        return self._weight[:, :, np.flatnonzero(taps)].sum(2)
+
+    def _spread(self, stored: Tensor) -> Tensor:
+        """(d_out, d_in / groups) as (d_out, d_in)."""
+        return torch.block_diag(*stored.unflatten(0, (self._groups, -1)))
+
+    def block(self, t: int, k: int) -> Scaled:
+        """Block J[t,k]: values (d_out, d_in)."""
+        t, k = t % self.shape[0], k % self.shape[2]
+        source = self._taps.sources(np.array([t]))[0]
+        return Scaled(self._spread(self._summed(source == k)), self._no_scale(1, 1))
+
+    def row(self, t: int) -> Scaled:
+        """Row t: values (d_out, n_in, d_in); log_scale 0."""
+        _, d_out, n_in, d_in = self.shape
+        size = n_in * d_out * d_in * self._weight.element_size()
+        require(size, self._memory, f"the row of {n_in} blocks", "ask for norms or for single blocks")
+        values = self._weight.new_zeros(d_out, n_in, d_in)
+        source = self._taps.sources(np.array([t % self.shape[0]]))[0]
+        for k in np.unique(source[source >= 0]):
+            values[:, k] = self._spread(self._summed(source == k))
+        return Scaled(values, self._no_scale(1, 1, 1))
+
+    def _no_scale(self, *shape: int) -> Tensor:
+        return torch.zeros(*shape, dtype=torch.float64, device=self._weight.device)
+
+    def vjp(self, cotangent: Tensor) -> Tensor:
+        """Sum over t of cotangent_t^T J[t,:]: (n_out, d_out) to (n_in, d_in)."""
+        with torch.enable_grad():
+            zero = cotangent.new_zeros(self.shape[2:], requires_grad=True)
+            (pulled,) = torch.autograd.grad(self.jvp(zero), zero, cotangent)
+        return pulled
+
+    def jvp(self, tangent: Tensor) -> Tensor:
+        """Sum over k of J[:,k] tangent_k: (n_in, d_in) to (n_out, d_out)."""
+        taps = self._taps
+        mode = "constant" if taps.mode == "zeros" else taps.mode
+        padded = nn.functional.pad(tangent.T[None], taps.pad, mode=mode)
+        out = nn.functional.conv1d(
+            padded, self._weight, stride=taps.stride, dilation=taps.dilation, groups=self._groups
+        )
+        return out[0].T
+
+
+@structured.register(nn.Conv1d)
+@structured.register(Convolution)
+def _(
+    module: nn.Module,
+    x: Tensor,
+    *,
+    wrt: str = "x",
+    tolerance: float = 1e-6,
+    memory: int = DEFAULT_MEMORY,
+    forward: Mapping[str, Any] | None = None,
+) -> TemporalJacobian | None:
+    taps = Taps.of(module, x.shape[0])
+    if wrt != "x" or forward or taps is None:
+        return None
+    conv = module.conv if isinstance(module, Convolution) else module
+    assert isinstance(conv, nn.Conv1d)
+    require_width(x, conv.in_channels, "convolution")
+    return ToeplitzJacobian(conv, taps, memory=memory)
