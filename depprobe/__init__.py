@@ -13,7 +13,7 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
-__version__ = "0.1.0"
+from depprobe._version import __version__
 
 #: public name -> the module that holds it (None: the name is that module)
 _HOME: dict[str, str | None] = {
@@ -34,7 +34,7 @@ _HOME: dict[str, str | None] = {
     "dense": "depprobe.curves",
     "scaling": "depprobe.curves",
     "crossovers": "depprobe.curves",
-    "efficiency": "depprobe.curves",
+    "efficiency": "depprobe.ledger.costs.efficiency_table",
     "save": "depprobe.store",
     "load": "depprobe.store",
     "read_input": "depprobe.runs.inputs",
@@ -48,8 +48,9 @@ if TYPE_CHECKING:
     from depprobe import figures
     from depprobe.advice.decision_map import decision_map
     from depprobe.advice.ranking import advise
-    from depprobe.curves import crossovers, decay_curve, dense, distances, efficiency, scaling
+    from depprobe.curves import crossovers, decay_curve, dense, distances, scaling
     from depprobe.errors import BadInput
+    from depprobe.ledger.costs.efficiency_table import efficiency
     from depprobe.operators import TemporalJacobian, structured, temporal_jacobian
     from depprobe.probes.cost import cost
     from depprobe.probes.gates import gates

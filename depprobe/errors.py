@@ -24,7 +24,7 @@ class OverBudget(BadInput):
 
 
 def _in_order(name: str) -> list[tuple[str, int]]:
-    """Sort key that puts C2 before C10."""
+    """Sort key that puts h2 before h10."""
     return [(words, int(number or -1)) for words, number in re.findall(r"(\D*)(\d*)", name)]
 
 
@@ -41,8 +41,8 @@ def unknown(kind: str, name: str, known: Iterable[str]) -> BadInput:
     --------
     >>> str(unknown("layer", "lsmt", ["gru", "lstm"]))
     "unknown layer 'lsmt'; did you mean 'lstm'? Known: gru, lstm"
-    >>> str(unknown("claim", "C99", ["C10", "C9", "C1"]))
-    "unknown claim 'C99'; did you mean 'C9'? Known: C1, C9, C10"
+    >>> str(unknown("block", "h99", ["h10", "h9", "h1"]))
+    "unknown block 'h99'; did you mean 'h9'? Known: h1, h9, h10"
     """
     names = sorted(known, key=_in_order)
     near = difflib.get_close_matches(name, names, n=1, cutoff=0.5)

@@ -28,9 +28,9 @@ from matplotlib.figure import Figure, SubFigure
 from matplotlib.lines import Line2D
 
 import depprobe
-from depprobe.claims.reach import ATTENTION, CLAIM, CONVOLUTION, OTHERS, RECURRENCE
 from depprobe.figures import decay
-from depprobe.figures.style import COLOURS, GREY, MARKERS, PAGE, SMALL, styled
+from depprobe.figures.drawing.style import COLOURS, GREY, MARKERS, PAGE, SMALL, styled
+from depprobe.ledger.gradients.gradient_reach import ATTENTION, CLAIM, CONVOLUTION, OTHERS, RECURRENCE
 
 PANELS = {
     "recurrence": RECURRENCE,

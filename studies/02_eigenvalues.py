@@ -21,8 +21,8 @@ import xarray as xr
 from _study import main, quoted, report
 from matplotlib.figure import Figure
 
-from depprobe.claims.eigenvalues import CLAIM
-from depprobe.figures.style import COLOURS, GREY, PAGE, styled
+from depprobe.figures.drawing.style import COLOURS, GREY, PAGE, styled
+from depprobe.ledger.gradients.eigenvalues import CLAIM
 
 
 def compute(quick: bool) -> xr.Dataset:

@@ -21,10 +21,10 @@ from _study import main, quoted, report
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from depprobe.claims.lstm_highway import CLAIM
-from depprobe.figures.limits import draw_limits
-from depprobe.figures.logaxis import log10_of, use_decades
-from depprobe.figures.style import COLOURS, GREY, MARKERS, PAGE, styled
+from depprobe.figures.drawing.float_limits import draw_limits
+from depprobe.figures.drawing.log_axis import log10_of, use_decades
+from depprobe.figures.drawing.style import COLOURS, GREY, MARKERS, PAGE, styled
+from depprobe.ledger.gradients.lstm_highway import CLAIM
 
 #: curves drawn, of the cells of the map
 SHOWN_GAIN, SHOWN_BIASES = 1.0, (-2, 0, 1, 2, 6)

@@ -29,9 +29,9 @@ from matplotlib.figure import Figure
 from torch import nn
 
 import depprobe
-from depprobe.claims.receptive_field import CANDIDATES, CLAIM, ERRORS, STATED, TRUE
-from depprobe.figures.style import COLOURS, GREY, MARKERS, PAGE, styled
+from depprobe.figures.drawing.style import COLOURS, GREY, MARKERS, PAGE, styled
 from depprobe.layers.sparse_attention import SparseAttention, Window
+from depprobe.ledger.gradients.receptive_field import CANDIDATES, CLAIM, ERRORS, STATED, TRUE
 from depprobe.theory.receptive import Level, exact_profile, log_gaussian_profile
 
 #: (L, k, base) of the stacks whose row is drawn

@@ -24,9 +24,16 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from depprobe import curves
-from depprobe.claims.cost_orders import ATTENTION, CLAIM, CONVOLUTIONS, RECURRENCES, TIMED, quadratic_share
-from depprobe.claims.lstm_step import CLAIM as STEP
-from depprobe.figures.style import COLOURS, GREY, LINES, MARKERS, PAGE, styled
+from depprobe.figures.drawing.style import COLOURS, GREY, LINES, MARKERS, PAGE, styled
+from depprobe.ledger.costs.cost_orders import (
+    ATTENTION,
+    CLAIM,
+    CONVOLUTIONS,
+    RECURRENCES,
+    TIMED,
+    quadratic_share,
+)
+from depprobe.ledger.costs.lstm_step import CLAIM as STEP
 
 #: layers that are drawn, and what they are called
 SHOWN = {TIMED[0]: "attention", CONVOLUTIONS[0]: "convolution, k = 3", "lstm": "LSTM", "gru": "GRU"}

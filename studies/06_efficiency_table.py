@@ -25,11 +25,11 @@ import xarray as xr
 from _study import main, quoted, report
 from matplotlib.figure import Figure, SubFigure
 
-from depprobe import figures
-from depprobe.claims.attention_memory import ARTICLE, PHASES, VARIANTS
-from depprobe.claims.attention_memory import CLAIM as MEMORY
-from depprobe.claims.efficiency_table import CLAIM
-from depprobe.figures.style import COLOURS, LINES, MARKERS, PAGE, styled
+from depprobe.figures.drawing.style import COLOURS, LINES, MARKERS, PAGE, styled
+from depprobe.ledger.costs.attention_memory import ARTICLE, PHASES, VARIANTS
+from depprobe.ledger.costs.attention_memory import CLAIM as MEMORY
+from depprobe.ledger.costs.efficiency_claim import CLAIM
+from depprobe.ledger.costs.efficiency_figure import efficiency as efficiency_figure
 
 NAMES = {
     VARIANTS[0]: "weights written out, 8 heads",
@@ -72,7 +72,7 @@ def plot(ds: xr.Dataset) -> Figure:
         figure = Figure(figsize=(PAGE, 5.0))
         above, below = figure.subfigures(2, 1, height_ratios=(1, 1.35))
         table = ds.drop_dims(["variant", "length", "other"])
-        figures.efficiency(_costs(table), ax=above.add_axes((0, 0, 1, 1)))
+        efficiency_figure(_costs(table), ax=above.add_axes((0, 0, 1, 1)))
         _draw_memory(below, _memory(ds))
     return figure
 

@@ -25,9 +25,9 @@ from _study import main, quoted, report
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from depprobe.claims.sparse_patterns import CLAIM
 from depprobe.figures import cost
-from depprobe.figures.style import COLOURS, GREY, MARKERS, PAGE, styled
+from depprobe.figures.drawing.style import COLOURS, GREY, MARKERS, PAGE, styled
+from depprobe.ledger.patterns.sparse_patterns import CLAIM
 
 #: pattern -> colour and marker, those of its line in the figures of cost
 LOOKS = {

@@ -22,9 +22,9 @@ from _study import main, quoted, report
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from depprobe.claims.hybrid import CLAIM
-from depprobe.claims.hybrid_factors import ALONE, STATED, STRIDES, factor, faster
-from depprobe.figures.style import COLOURS, GREY, MARKERS, PAGE, styled
+from depprobe.figures.drawing.style import COLOURS, GREY, MARKERS, PAGE, styled
+from depprobe.ledger.costs.hybrid import CLAIM
+from depprobe.ledger.costs.hybrid_factors import ALONE, STATED, STRIDES, factor, faster
 
 PASS = "forward+backward"
 

@@ -22,8 +22,8 @@ from _study import main, quoted, report
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from depprobe.claims.path_length import CLAIM, CLOSED
-from depprobe.figures.style import PAGE, line_style, styled
+from depprobe.figures.drawing.style import PAGE, line_style, styled
+from depprobe.ledger.gradients.path_length import CLAIM, CLOSED
 
 #: layer -> its name in the figure; patterns lie on attention in parallelism, convolutions on one another
 SHOWN = {

@@ -24,9 +24,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, NullLocator
 
-from depprobe.claims.attention_loss import CLAIM
-from depprobe.figures.logaxis import log10_of, use_decades
-from depprobe.figures.style import COLOURS, GREY, LINES, MARKERS, PAGE, SMALL, styled
+from depprobe.figures.drawing.log_axis import log10_of, use_decades
+from depprobe.figures.drawing.style import COLOURS, GREY, LINES, MARKERS, PAGE, SMALL, styled
+from depprobe.ledger.gradients.attention_loss import CLAIM
 
 #: parts of the past above which the name of a line stands
 PARTS_NAMED = 4

@@ -28,12 +28,12 @@ from _study import main, report
 from matplotlib.figure import Figure
 
 from depprobe import decision_map
-from depprobe.advice.arrival import SHORTER, arrivals
-from depprobe.advice.measuring import DEFAULT_GRID, kept_in
+from depprobe.advice.arriving_gradient import SHORTER, arrivals
+from depprobe.advice.machine_costs import DEFAULT_GRID, kept_in
 from depprobe.advice.ranking import DROWNED
-from depprobe.advice.tree import FAMILIES
-from depprobe.claims import choosing
 from depprobe.figures import decision
+from depprobe.ledger.choosing import representative_cells as choosing
+from depprobe.ledger.choosing.article_rules import FAMILIES, beside_map
 
 #: width, lengths, lags
 QUICK = (64, (128, 2048, 32768), (1, 16, 1024))
@@ -49,9 +49,11 @@ def compute(quick: bool) -> xr.Dataset:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         maps = [
-            decision_map(
-                d, stream=bool(use), lengths=lengths, lags=lags, folder=folder, grid=grid,
-                progress=partial(_report, use),
+            beside_map(
+                decision_map(
+                    d, stream=bool(use), lengths=lengths, lags=lags, folder=folder, grid=grid,
+                    progress=partial(_report, use),
+                )
             )
             for use in range(2)
         ]  # fmt: skip

@@ -45,12 +45,12 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import NullLocator
 
-from depprobe.figures.logaxis import LN10, log10_of, use_decades
-from depprobe.figures.style import COLOURS, GREY, MARKERS, PAGE, SMALL, styled
-from depprobe.training.cell import SNAPSHOTS
-from depprobe.training.grid import DIMS, Plan, grid
-from depprobe.training.outcomes import KINDS, VANISHED, clipping, kinds
-from depprobe.training.prediction import auc, left_out_accuracy, rank_correlation, with_interval
+from depprobe.figures.drawing.log_axis import LN10, log10_of, use_decades
+from depprobe.figures.drawing.style import COLOURS, GREY, MARKERS, PAGE, SMALL, styled
+from depprobe.ledger.training.grid import DIMS, Plan, grid
+from depprobe.ledger.training.outcomes import KINDS, VANISHED, clipping, kinds
+from depprobe.ledger.training.prediction import auc, left_out_accuracy, rank_correlation, with_interval
+from depprobe.ledger.training.trained_cell import SNAPSHOTS
 
 ATTENTION, CONVOLUTION = "attention:heads=4,causal=true", "dilated-conv:depth=7,residual=true"
 VANISHING, ISOMETRIC, CHAOTIC = "rnn", "rnn:gain=1,orthogonal=true", "rnn:gain=2"

@@ -33,7 +33,7 @@ from matplotlib.figure import Figure
 
 import depprobe
 from depprobe import store
-from depprobe.figures.style import COLOURS, GREY, LINES, MARKERS, PAGE, styled
+from depprobe.figures.drawing.style import COLOURS, GREY, LINES, MARKERS, PAGE, styled
 from depprobe.theory.critical import critical_gain_gru
 from depprobe.theory.gated import Gate, lstm_forget
 from depprobe.theory.meanfield import mean_field

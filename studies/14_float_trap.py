@@ -35,8 +35,8 @@ from torch import Tensor, nn
 import depprobe
 from depprobe import store
 from depprobe.curves import distances
-from depprobe.figures.logaxis import LN10, log10_of, use_decades
-from depprobe.figures.style import COLOURS, GREY, MARKERS, PAGE, SMALL, styled
+from depprobe.figures.drawing.log_axis import LN10, log10_of, use_decades
+from depprobe.figures.drawing.style import COLOURS, GREY, MARKERS, PAGE, SMALL, styled
 from depprobe.vocabulary import SCHEMA_VERSION, describe
 
 LAYERS = {"lstm": nn.LSTM, "rnn": nn.RNN}

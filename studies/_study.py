@@ -26,10 +26,11 @@ from _sources import unchanged, used
 from matplotlib.figure import Figure
 
 from depprobe import store
-from depprobe.claims import Finding
 from depprobe.cli.progress import progress
 from depprobe.errors import DepprobeError
-from depprobe.figures import VENUES, save, venue
+from depprobe.figures import VENUES, save
+from depprobe.figures.drawing import venues as venue
+from depprobe.ledger import Finding
 
 HERE = Path(__file__).parent
 #: where studies write unless told otherwise; their quick versions in a folder of it

@@ -14,14 +14,23 @@ import torch
 from torch import nn
 
 import depprobe
-from depprobe.advice import arrival as arriving
-from depprobe.advice import decision_map, measuring, ranking
-from depprobe.advice.measuring import Costs, Grid, fitted, kept_in
-from depprobe.advice.model import CostModel, byte_terms, fit, formulas, time_terms, token_terms
-from depprobe.advice.reach import MOST_LAYERS, stack
-from depprobe.advice.tree import FAMILIES, LOCAL, MIXED, is_of, rule_of_thumb, tree
+from depprobe.advice import arriving_gradient as arriving
+from depprobe.advice import decision_map, ranking
+from depprobe.advice import machine_costs as measuring
+from depprobe.advice.cost_model import CostModel, byte_terms, fit, formulas, time_terms, token_terms
+from depprobe.advice.machine_costs import Costs, Grid, fitted, kept_in
+from depprobe.advice.ranking import LOCAL, MIXED
+from depprobe.advice.stack_depth import MOST_LAYERS, stack
 from depprobe.costs.memory import tensor_bytes
 from depprobe.errors import BadInput
+from depprobe.ledger.choosing.article_rules import (
+    FAMILIES,
+    beside_map,
+    beside_ranking,
+    is_of,
+    rule_of_thumb,
+    tree,
+)
 from depprobe.registry import layers
 from depprobe.runs.cases import cases_of_specs
 
@@ -444,17 +453,18 @@ def test_what_exceeds_the_budget_is_out(kept):
 
 
 def test_agreement_with_the_article_is_that_of_the_first(kept):
-    ds = rank(kept, 200, 199, attention=1)
+    ds = beside_ranking(rank(kept, 200, 199, attention=1))
     assert (ds.attrs["tree"], ds.attrs["tree_agrees"], ds.attrs["rule_of_thumb_agrees"]) == (
         "attention",
         1,
         1,
     )
     # what does not fit in memory is not what is taken, though it stands first
-    ds = rank(kept, 200, 199, budget=1, **dict.fromkeys(("conv", "gru", "dilated_conv"), 9), attention=8)
+    slower = dict.fromkeys(("conv", "gru", "dilated_conv"), 9)
+    ds = beside_ranking(rank(kept, 200, 199, budget=1, **slower, attention=8))
     assert ds["layer"].values[0] == "attention"
     assert (ds.attrs["tree_agrees"], ds.attrs["rule_of_thumb_agrees"]) == (0, 0)
-    ds = rank(kept, 200, 199, attention=9)
+    ds = beside_ranking(rank(kept, 200, 199, attention=9))
     assert (ds.attrs["tree"], ds.attrs["tree_agrees"], ds.attrs["rule_of_thumb_agrees"]) == (
         "attention",
         0,
@@ -525,10 +535,10 @@ def test_a_map_holds_the_first_of_every_ranking(kept, monkeypatch):
         assert names[int(ds["best"].sel(lag=lag, n=n))] == name
     assert np.isnan(ds["best"].sel(lag=199, n=20))
     # attention takes 8 s, a convolution 1 s, a gated recurrence 2 s
-    assert ds["tree_factor"].sel(n=200).values.tolist() == [8, 4, pytest.approx(8 / 7)]
+    assert beside_map(ds)["tree_factor"].sel(n=200).values.tolist() == [8, 4, pytest.approx(8 / 7)]
     # local in 600 positions: of convolutions the dilated one in 3 levels at 1 s each, not 7 layers
     ds = depprobe.decision_map(32, specs=SPECS, folder=kept.folder, lengths=(600,), lags=(7,))
-    assert ds["tree_factor"].item() == pytest.approx(3 / 2)
+    assert beside_map(ds)["tree_factor"].item() == pytest.approx(3 / 2)
 
 
 def test_a_map_tells_layers_with_several_options_apart(kept, monkeypatch):
@@ -539,7 +549,7 @@ def test_a_map_tells_layers_with_several_options_apart(kept, monkeypatch):
     figure, _ = depprobe.figures.decision(ds)
     # the window is longer than 20 positions
     assert ds["best"].values.tolist() == [[0, 1]]
-    assert [text.get_text() for text in figure.legends[0].get_texts()][:-1] == specs
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == specs
     alone = depprobe.decision_map(32, specs=specs[1:], folder=kept.folder, lengths=(20, 200), lags=(1,))
     assert alone["best"].values.tolist() == [[-1, 0]]
 
@@ -548,6 +558,7 @@ def test_where_nothing_is_usable_the_map_says_so(kept, monkeypatch):
     monkeypatch.setattr(decision_map, "fitted", lambda *given: known(gru=1))
     ds = depprobe.decision_map(32, specs=["gru"], folder=kept.folder, lengths=(200,), lags=(1, 199))
     assert ds["best"].values.ravel().tolist() == [0, -1]
+    ds = beside_map(ds)
     assert ds["tree_factor"].values.ravel().tolist() == [math.inf, math.inf]
     with pytest.raises(BadInput, match=r"no lag of \[9\] is below a length of \[5\]"):
         depprobe.decision_map(32, lengths=(5,), lags=(9,))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import graphlib
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -18,7 +19,7 @@ ROOT = Path(depprobe.__file__).parent
 
 #: from bottom to top; a component imports those on lines above its own, and none on its own line
 ORDER = (
-    ("errors", "vocabulary", "units"),
+    ("_version", "errors", "vocabulary", "units"),
     ("registry",),
     ("complexity",),
     ("core",),
@@ -33,18 +34,20 @@ ORDER = (
     ("figures",),
     ("runs",),
     ("probes",),
-    ("sweep", "advice", "training"),
-    ("claims",),
+    ("advice",),
+    ("ledger",),
     ("cli",),
     ("__main__",),
 )
 RANK = {component: rank for rank, line in enumerate(ORDER) for component in line}
 WITHOUT_TORCH = {
-    *("errors", "vocabulary", "units", "registry", "complexity"),
+    *("_version", "errors", "vocabulary", "units", "registry", "complexity"),
     *("store", "curves", "theory", "figures", "cli"),
 }
 #: packages of one idea a file, which know nothing of each other
 SIBLINGS = ("layers", "probes")
+#: most .py files of a folder beside ``__init__``, and most lines of a file
+MOST_FILES, MOST_LINES = 12, 300
 UNPICKLERS = {"pickle", "_pickle", "cloudpickle", "dill", "joblib", "marshal", "shelve"}
 
 
@@ -89,12 +92,12 @@ def own(modules: set[str]) -> set[str]:
 
 
 def upward(module: str, source: str) -> list[str]:
-    """The imports of a module that do not point down."""
+    """The imports of a module that do not point down; the package itself stands above all that is in it."""
     here = component(module)
     return [
         other
         for other in sorted(own(imports(source)))
-        if component(other) not in ("", here) and RANK[component(other)] >= RANK[here]
+        if component(other) != here and (not component(other) or RANK[component(other)] >= RANK[here])
     ]
 
 
@@ -153,6 +156,32 @@ def test_an_import_that_points_up_is_seen_wherever_it_stands():
     assert upward("depprobe.curves.x", "def f():\n    from depprobe import store") == ["depprobe.store"]
     assert upward("depprobe.store", "import depprobe.figures.decay") == ["depprobe.figures.decay"]
     assert upward("depprobe.store", "import torch\nfrom depprobe.errors import BadInput") == []
+    assert upward("depprobe.store", "def f():\n    import depprobe") == ["depprobe"]
+    assert upward("depprobe.cli.x", "from depprobe import jacobian, store") == ["depprobe"]
+
+
+@pytest.mark.parametrize("folder", [ROOT, *(path for path in sorted(ROOT.rglob("*")) if path.is_dir())])
+def test_a_folder_holds_few_files(folder):
+    files = [path.name for path in folder.glob("*.py") if path.name not in ("__init__.py", "__main__.py")]
+    assert len(files) <= MOST_FILES, files
+
+
+def test_the_root_holds_the_ground_alone():
+    assert {path.stem for path in ROOT.glob("*.py")} == {
+        *("__init__", "__main__", "_version"),
+        *("errors", "vocabulary", "units", "registry", "complexity"),
+    }
+
+
+@pytest.mark.parametrize("module", SOURCES)
+def test_a_file_is_short(module):
+    assert SOURCES[module].count("\n") <= MOST_LINES
+
+
+def test_the_library_does_not_know_the_article():
+    """Statements and what they are from belong to the ledger, and to the commands that print it."""
+    outside = {m: text for m, text in SOURCES.items() if component(m) not in ("ledger", "cli")}
+    assert [m for m, text in outside.items() if re.search(r"\barticle|\bclaim (C\d)?", text, re.I)] == []
 
 
 @pytest.mark.parametrize("package", SIBLINGS)

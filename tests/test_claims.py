@@ -12,10 +12,11 @@ import torch
 import xarray as xr
 from conftest import tolerance
 
-from depprobe.claims import VERDICTS, Claim, Finding, Measured, claims, eigenvalues, receptive_field
-from depprobe.claims.claim import CONFIRMED, QUALIFIED, REFUTED, UNMEASURED, verdict
-from depprobe.claims.table import Ledger
 from depprobe.errors import BadInput, DepprobeError
+from depprobe.ledger import VERDICTS, Claim, Finding, Measured, claims
+from depprobe.ledger.claim import CONFIRMED, QUALIFIED, REFUTED, UNMEASURED, verdict
+from depprobe.ledger.gradients import eigenvalues, receptive_field
+from depprobe.ledger.table import Ledger
 from depprobe.runs.cases import cases_of_specs
 
 # --- the table and the types ---
@@ -43,7 +44,9 @@ def test_an_unknown_id_names_the_nearest():
 
 def test_two_files_with_one_id_are_refused(monkeypatch):
     monkeypatch.setattr(eigenvalues, "CLAIM", replace(eigenvalues.CLAIM, id="C6"))
-    with pytest.raises(BadInput, match="two files define C6: receptive_field is the second"):
+    with pytest.raises(
+        BadInput, match="two files define C6: depprobe.ledger.gradients.receptive_field is the second"
+    ):
         len(Ledger())
 
 

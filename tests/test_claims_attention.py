@@ -11,12 +11,13 @@ import torch
 from torch import nn
 
 import depprobe
-from depprobe.claims import attention_loss, attention_measured
-from depprobe.claims.attention_loss import CLAIM
 from depprobe.layers.attention import Attention
 from depprobe.layers.residual import Added
-from depprobe.training import cell as training
-from depprobe.training.tasks import TASKS
+from depprobe.ledger.gradients import attention_loss
+from depprobe.ledger.gradients import attention_measurements as attention_measured
+from depprobe.ledger.gradients.attention_loss import CLAIM
+from depprobe.ledger.training import trained_cell as training
+from depprobe.ledger.training.tasks import TASKS
 
 PAST = attention_measured.PARTS
 

@@ -7,10 +7,11 @@ import pytest
 import torch
 import xarray as xr
 
-from depprobe.claims import attention_memory, cost_orders, efficiency_table, lstm_step
-from depprobe.claims.claim import CONFIRMED, QUALIFIED, REFUTED
 from depprobe.costs.memory import parameter_bytes, tensor_bytes
-from depprobe.curves.efficiency import ARTICLE, efficiency
+from depprobe.ledger.claim import CONFIRMED, QUALIFIED, REFUTED
+from depprobe.ledger.costs import attention_memory, cost_orders, lstm_step
+from depprobe.ledger.costs import efficiency_claim as efficiency_table
+from depprobe.ledger.costs.efficiency_table import ARTICLE, efficiency
 from depprobe.registry import layers
 
 

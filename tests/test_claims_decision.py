@@ -8,12 +8,13 @@ import numpy as np
 import pytest
 import xarray as xr
 
-from depprobe.advice import arrival as arriving
-from depprobe.advice.measuring import Costs, Grid, kept_in
-from depprobe.advice.model import CostModel
-from depprobe.claims import choosing, decision_tree, rules_of_thumb
-from depprobe.claims.choosing import Cell
-from depprobe.claims.claim import CONFIRMED, QUALIFIED, REFUTED
+from depprobe.advice import arriving_gradient as arriving
+from depprobe.advice.cost_model import CostModel
+from depprobe.advice.machine_costs import Costs, Grid, kept_in
+from depprobe.ledger.choosing import decision_tree, rules_of_thumb
+from depprobe.ledger.choosing import representative_cells as choosing
+from depprobe.ledger.choosing.representative_cells import Cell
+from depprobe.ledger.claim import CONFIRMED, QUALIFIED, REFUTED
 
 LAYERS = (
     "attention",

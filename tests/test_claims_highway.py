@@ -8,8 +8,8 @@ import torch
 from conftest import tolerance
 
 import depprobe
-from depprobe.claims import lstm_highway
-from depprobe.claims.lstm_highway import CLAIM
+from depprobe.ledger.gradients import lstm_highway
+from depprobe.ledger.gradients.lstm_highway import CLAIM
 
 
 @pytest.fixture(scope="module")

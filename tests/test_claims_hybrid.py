@@ -7,10 +7,10 @@ import pytest
 import torch
 from torch import nn
 
-from depprobe.claims import claims
-from depprobe.claims.hybrid_factors import ALONE, LAYERS, PRINTED, factor
-from depprobe.costs.beside import beside
+from depprobe.costs.interleaved_timing import interleaved_seconds
 from depprobe.errors import BadInput
+from depprobe.ledger import claims
+from depprobe.ledger.costs.hybrid_factors import ALONE, LAYERS, PRINTED, factor
 from depprobe.registry import layers
 
 claim = claims["C10"]
@@ -22,12 +22,15 @@ def verdicts(ds):
 
 @pytest.fixture(scope="module")
 def passes():
-    import depprobe.claims.hybrid as measured
+    import depprobe.ledger.costs.hybrid as measured
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(measured, "QUICK", ((64, 100), 16, 3))
         # verdicts on times are tested on times made up
-        patch.setattr("depprobe.costs.beside.beside", lambda runs, rounds: {key: [1, 1, 1] for key in runs})
+        patch.setattr(
+            "depprobe.costs.interleaved_timing.interleaved_seconds",
+            lambda runs, rounds: {key: [1, 1, 1] for key in runs},
+        )
         return claim.measure(True)
 
 
@@ -101,9 +104,11 @@ def test_a_factor_that_the_rounds_do_not_agree_on_is_not_reached(passes):
 def test_calls_are_timed_in_turn():
     calls = []
     threads = torch.get_num_threads()
-    found = beside({name: (lambda name=name: calls.append(name)) for name in "ab"}, rounds=2, least=1e-9)
+    found = interleaved_seconds(
+        {name: (lambda name=name: calls.append(name)) for name in "ab"}, rounds=2, least=1e-9
+    )
     assert calls == list("ab" + "ab" + "ba")
     assert np.shape(found["a"]) == (2,)
     assert torch.get_num_threads() == threads
     with pytest.raises(BadInput, match="at least 1 round of more than 0 s, not 0 of"):
-        beside({}, rounds=0)
+        interleaved_seconds({}, rounds=0)

@@ -7,10 +7,10 @@ import pytest
 import torch
 from torch import nn
 
-from depprobe.claims import claims
-from depprobe.claims.path_length import CLOSED, CONVOLUTIONS, DILATED
-from depprobe.claims.pattern_shares import squares
-from depprobe.claims.steps_back import RECURRENCES, _round, steps_back
+from depprobe.ledger import claims
+from depprobe.ledger.gradients.counted_path_length import RECURRENCES, _round, steps_back
+from depprobe.ledger.gradients.path_length import CLOSED, CONVOLUTIONS, DILATED
+from depprobe.ledger.patterns.gradient_shares import squares
 from depprobe.registry import Spec, layers
 
 claim = claims["C1"]
@@ -22,7 +22,7 @@ def verdicts(ds):
 
 @pytest.fixture(scope="module")
 def paths():
-    import depprobe.claims.path_length as measured
+    import depprobe.ledger.gradients.path_length as measured
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(measured, "QUICK", (9, 17, 28))

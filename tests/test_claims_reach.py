@@ -9,9 +9,9 @@ import pytest
 import torch
 
 import depprobe
-from depprobe.claims import reach
-from depprobe.claims.passage import TEXT, prose
-from depprobe.claims.reach import CLAIM
+from depprobe.ledger.gradients import gradient_reach as reach
+from depprobe.ledger.gradients.gettysburg_address import TEXT, prose
+from depprobe.ledger.gradients.gradient_reach import CLAIM
 from depprobe.runs.cases import cases_of_specs
 
 

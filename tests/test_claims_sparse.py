@@ -9,10 +9,10 @@ import pytest
 import torch
 
 import depprobe
-from depprobe.claims import claims
-from depprobe.claims.pattern_costs import Largest
-from depprobe.claims.pattern_orders import PAIRS, WINDOW, fitted
-from depprobe.claims.pattern_shares import cases, pattern_shares, squares
+from depprobe.ledger import claims
+from depprobe.ledger.patterns.cost_exponents import PAIRS, WINDOW, fitted
+from depprobe.ledger.patterns.gradient_shares import cases, pattern_shares, squares
+from depprobe.ledger.patterns.pattern_costs import Largest
 from depprobe.registry import layers
 
 claim = claims["C11"]
@@ -24,13 +24,14 @@ def verdicts(ds):
 
 @pytest.fixture(scope="module")
 def measured():
-    import depprobe.claims.sparse_patterns as module
+    import depprobe.ledger.patterns.sparse_patterns as module
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(module, "QUICK", (((256, 1024, 4096, 16384), 8, 2, 2), (49, 4, 8, 6, 2)))
         # verdicts on times are tested on times made up
         patch.setattr(
-            "depprobe.claims.pattern_costs.beside", lambda runs, rounds: {key: [1, 1] for key in runs}
+            "depprobe.ledger.patterns.pattern_costs.interleaved_seconds",
+            lambda runs, rounds: {key: [1, 1] for key in runs},
         )
         return claim.measure(True)
 
@@ -87,9 +88,9 @@ def test_uniform_weights_share_by_the_number_of_pairs(monkeypatch):
             module.weights.in_proj_weight[: module.weights.embed_dim] = 0
         return module
 
-    monkeypatch.setattr("depprobe.claims.pattern_shares.LAYERS", ("attention",))
+    monkeypatch.setattr("depprobe.ledger.patterns.gradient_shares.LAYERS", ("attention",))
     monkeypatch.setattr(
-        "depprobe.claims.pattern_shares.layers", {"attention": SimpleNamespace(build=uniform)}
+        "depprobe.ledger.patterns.gradient_shares.layers", {"attention": SimpleNamespace(build=uniform)}
     )
     found = pattern_shares(49, 4, 8, 6, [0], lambda label: None)
     np.testing.assert_allclose(found["share"][0, 0, :, 0], found["share_chance"], rtol=1e-10)

@@ -11,12 +11,12 @@ import torch
 import xarray as xr
 from conftest import tolerance
 
-from depprobe.claims import clipped_training
-from depprobe.claims.clipped_training import CLAIM, sign_test
-from depprobe.training import cell as training
-from depprobe.training.grid import Plan
-from depprobe.training.outcomes import clipping, kinds, pairs
-from depprobe.training.tasks import TASKS
+from depprobe.ledger.training import clipped_training
+from depprobe.ledger.training import trained_cell as training
+from depprobe.ledger.training.clipped_training import CLAIM, sign_test
+from depprobe.ledger.training.grid import Plan
+from depprobe.ledger.training.outcomes import clipping, kinds, pairs
+from depprobe.ledger.training.tasks import TASKS
 
 LAYERS = ("rnn", "rnn:gain=2")
 STEPS = 4

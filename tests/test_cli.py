@@ -23,7 +23,7 @@ from depprobe import store
 from depprobe.cli import main
 from depprobe.errors import BadInput
 from depprobe.registry import layers
-from depprobe.runs.isolated import measured_alone
+from depprobe.runs.subprocess_executor import measured_alone
 
 SMALL = ("--n", "12", "--d", "4")
 LSTM = ("jacobian", "--layer", "lstm", *SMALL)

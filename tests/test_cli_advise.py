@@ -8,10 +8,10 @@ from functools import partial
 import numpy as np
 import pytest
 
-from depprobe.advice import arrival as arriving
+from depprobe.advice import arriving_gradient as arriving
 from depprobe.advice import decision_map, ranking
-from depprobe.advice.measuring import Costs
-from depprobe.advice.model import CostModel
+from depprobe.advice.cost_model import CostModel
+from depprobe.advice.machine_costs import Costs
 
 LAYERS = ("--layer", "attention", "--layer", "gru", "--layer", "conv")
 

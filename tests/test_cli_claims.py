@@ -11,9 +11,10 @@ import pytest
 import torch
 
 from depprobe import store
-from depprobe.claims import VERDICTS, claims, receptive_field
-from depprobe.claims.evidence import command_of as command_of_claim
 from depprobe.cli.output import command_of
+from depprobe.ledger import VERDICTS, claims
+from depprobe.ledger.evidence import command_of as command_of_claim
+from depprobe.ledger.gradients import receptive_field
 
 QUICK = ("claims", "C6", "--quick", "-q")
 

@@ -10,8 +10,8 @@ from torch import nn
 import depprobe
 from depprobe import store
 from depprobe.errors import BadInput, DepprobeError
-from depprobe.runs.isolated import measured_alone
-from depprobe.runs.resume import FinishedPoints
+from depprobe.runs.cache import FinishedPoints
+from depprobe.runs.subprocess_executor import measured_alone
 
 SHORT = {"d": 8, "threads": 1, "seconds": 0.001}
 

@@ -9,10 +9,9 @@ import pytest
 import xarray as xr
 
 import depprobe
-from depprobe import figures
-from depprobe.curves import efficiency
-from depprobe.curves.efficiency import ARTICLE
 from depprobe.errors import BadInput
+from depprobe.ledger.costs import efficiency_figure
+from depprobe.ledger.costs.efficiency_table import ARTICLE, efficiency
 
 
 def costs(d=512, layers=tuple(ARTICLE), n=(1000, 5000)):
@@ -62,7 +61,7 @@ def test_the_image_holds_the_table():
     ds = costs()
     ds.time[2, 1] = np.nan  # not measured: no row
     left = [name for i, name in enumerate(ARTICLE) if i != 2]
-    drawn = figures.efficiency(ds)
+    drawn = efficiency_figure.efficiency(ds)
     cells = [[cell.get_text() for cell in row] for row in drawn.cells]
     assert [row[0] for row in cells] == ["layer", "$n$ = 1000", *ARTICLE, "$n$ = 5000", *left]
     assert cells[5][2] == "38.5 ms (1)"
@@ -84,7 +83,7 @@ def test_the_image_holds_the_table():
             lambda: efficiency(xr.concat([costs(), costs(d=256)], "d")),
             "the efficiency table is for one d, not for 512, 256",
         ),
-        (lambda: figures.efficiency([costs(), costs()]), "shows one dataset, not 2"),
+        (lambda: efficiency_figure.efficiency([costs(), costs()]), "shows one dataset, not 2"),
     ],
 )
 def test_wrong_calls(call, match):

@@ -21,10 +21,10 @@ from depprobe import figures
 from depprobe.curves import decay_curve
 from depprobe.errors import BadInput, DepprobeError
 from depprobe.figures import heatmap as draw_heatmap
+from depprobe.figures.drawing.float_limits import LIMITS
+from depprobe.figures.drawing.log_axis import LN10, BetweenDecades, DecadeLocator, PowerOfTen
+from depprobe.figures.drawing.style import line_style
 from depprobe.figures.heatmap import UNKNOWN, ZERO
-from depprobe.figures.limits import LIMITS
-from depprobe.figures.logaxis import LN10, BetweenDecades, DecadeLocator, PowerOfTen
-from depprobe.figures.style import line_style
 
 N = 40
 

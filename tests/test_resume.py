@@ -6,7 +6,7 @@ import pytest
 
 import depprobe
 from depprobe.operators import RecurrentJacobian
-from depprobe.runs.resume import Finished
+from depprobe.runs.cache import Finished
 
 
 @pytest.fixture

@@ -57,7 +57,7 @@ def test_quick_version_gives_the_frozen_numbers(script, tmp_path):
     facts = json.loads(written[0].with_suffix(".json").read_text())
     assert facts["mode"] == "quick"
     assert f"studies/{script.name}" in facts["sources"]
-    assert any(name.startswith(("depprobe/claims/", "depprobe/probes/")) for name in facts["sources"])
+    assert any(name.startswith(("depprobe/ledger/", "depprobe/probes/")) for name in facts["sources"])
 
 
 @pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.stem)
@@ -171,8 +171,8 @@ def test_differences_name_each_number(study):
 
 @pytest.mark.parametrize(("name", "page", "column"), [("icml", 6.75, 3.25), ("neurips", 5.5, 5.5)])
 def test_figures_have_the_width_of_the_venue(name, page, column):
-    from depprobe.figures.style import COLUMN, PAGE, styled
-    from depprobe.figures.venue import venue
+    from depprobe.figures.drawing.style import COLUMN, PAGE, styled
+    from depprobe.figures.drawing.venues import venue
 
     with venue(name) as fitted:
         for drawn, printed in ((PAGE, page), (COLUMN, column)):
@@ -192,7 +192,7 @@ def test_figures_have_the_width_of_the_venue(name, page, column):
 
 
 def test_an_unknown_venue_names_the_known():
-    from depprobe.figures.venue import venue
+    from depprobe.figures.drawing.venues import venue
 
     with pytest.raises(BadInput, match="unknown venue 'icmi'; did you mean 'icml'"), venue("icmi"):
         pass

@@ -16,8 +16,8 @@ from scipy.stats import spearmanr
 
 import depprobe
 from depprobe import BadInput
-from depprobe.training import cell as training
-from depprobe.training import grid, prediction, tasks
+from depprobe.ledger.training import grid, prediction, tasks
+from depprobe.ledger.training import trained_cell as training
 
 STUDIES = Path(depprobe.__file__).parents[1] / "studies"
 TINY = grid.Plan(

@@ -9,11 +9,10 @@ from pathlib import Path
 import numpy as np
 import xarray as xr
 
-import depprobe
-from depprobe.advice.measuring import DEFAULT_GRID, Grid, Progress, fitted, kept_in
-from depprobe.advice.model import refusal
+from depprobe._version import __version__
+from depprobe.advice.cost_model import refusal
+from depprobe.advice.machine_costs import DEFAULT_GRID, Grid, Progress, fitted, kept_in
 from depprobe.advice.ranking import USABLE, candidates, checked, ranked, require_measurable
-from depprobe.advice.tree import is_of, tree
 from depprobe.core.budget import DEFAULT_MEMORY
 from depprobe.errors import BadInput
 from depprobe.registry import Spec
@@ -49,8 +48,8 @@ def decision_map(
     Returns
     -------
     Dataset with ``best`` over (lag, n): index into the attribute ``layers`` (names of layers, separated by
-    semicolons), -1 where no layer is usable; and ``tree_factor``, the time of the layer that the article's
-    tree would take over that of the best, inf where it is not usable. NaN where the lag is not below n.
+    semicolons), -1 where no layer is usable; and ``predicted_time`` over (layer, lag, n), inf where one is
+    not usable. NaN where the lag is not below n.
 
     Raises
     ------
@@ -64,28 +63,25 @@ def decision_map(
     kept, wanted = kept_in(folder), candidates(d, stream, specs)
     require_measurable(wanted, max(n for _, n in cells), d)
     costs = fitted(wanted, stream, kept, progress, grid)
-    best: dict[tuple[int, int], str] = {}
-    factor: dict[tuple[int, int], float] = {}
+    rows, columns, candidate = sorted(lags), sorted(lengths), list(dict.fromkeys(map(shorter, wanted)))
+    times = np.full((len(candidate), len(rows), len(columns)), np.nan)
+    first: dict[tuple[int, int], str] = {}
     for done, (lag, n) in enumerate(cells):
         if progress:
             progress(done, len(cells), f"map, n = {n}, lag {lag}")
         # a window or block longer than n is none of the layers
         able = [spec for spec in wanted if not refusal(spec, n, d)]
-        times = _usable(ranked(costs, able, n, d, lag, budget, kept)) if able else {}
-        best[lag, n] = next(iter(times), "")
-        of_tree = [time for spec, time in times.items() if is_of(spec, tree(n, lag))]
-        factor[lag, n] = min(of_tree) / times[best[lag, n]] if of_tree else math.inf
-    shown = {spec: shorter(spec) for spec in best.values() if spec}
-    names = sorted(set(shown.values()))
-    rows, columns = sorted(lags), sorted(lengths)
-    values = np.full((2, len(rows), len(columns)), np.nan)
-    for (lag, n), spec in best.items():
+        found = _usable(ranked(costs, able, n, d, lag, budget, kept)) if able else {}
         at = rows.index(lag), columns.index(n)
-        values[0][at] = names.index(shown[spec]) if spec else -1
-        values[1][at] = factor[lag, n]
+        times[:, *at] = [found.get(name, math.inf) for name in candidate]
+        first[at] = next(iter(found), "")
+    names = sorted(set(first.values()) - {""})
+    best = np.full(times.shape[1:], np.nan)
+    for at, name in first.items():
+        best[at] = names.index(name) if name else -1
     ds = xr.Dataset(
-        {"best": (("lag", "n"), values[0]), "tree_factor": (("lag", "n"), values[1])},
-        coords={"lag": rows, "n": columns},
+        {"best": (("lag", "n"), best), "predicted_time": (("layer", "lag", "n"), times)},
+        coords={"lag": rows, "n": columns, "layer": candidate},
     )
     for variable in ds.variables:
         ds[variable].attrs = describe(str(variable))
@@ -99,7 +95,7 @@ def decision_map(
         "dtype": "float32",
         "stream": int(stream),
         "memory": budget,
-        "depprobe_version": depprobe.__version__,
+        "depprobe_version": __version__,
         "schema_version": SCHEMA_VERSION,
         "provenance": provenance(f"depprobe.decision_map({d})"),
     }
@@ -107,9 +103,13 @@ def decision_map(
 
 
 def _usable(found: xr.Dataset) -> dict[str, float]:
-    """Usable layers of a ranking with their times, the cheapest first."""
+    """Short names of the usable layers of a ranking with their times, the cheapest first."""
     rows = zip(found["layer"].values, found["predicted_time"].values, found["group"].values, strict=True)
-    return {str(spec): float(time) for spec, time, group in rows if group == USABLE}
+    times: dict[str, float] = {}
+    for spec, time, group in rows:
+        if group == USABLE:
+            times.setdefault(shorter(str(spec)), float(time))
+    return times
 
 
 def shorter(spec: str) -> str:

@@ -21,18 +21,17 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-import depprobe
 from depprobe import store
-from depprobe.advice.arrival import LONGEST, SHORTER, STRETCH, WIDTH, arrival
-from depprobe.advice.measuring import Costs, Progress, fitted, kept_in
-from depprobe.advice.model import formulas, refusal
-from depprobe.advice.reach import stack
-from depprobe.advice.tree import LOCAL, MIXED, is_of, rule_of_thumb, tree
+from depprobe._version import __version__
+from depprobe.advice.arriving_gradient import LONGEST, SHORTER, STRETCH, WIDTH, arrival
+from depprobe.advice.cost_model import formulas, refusal
+from depprobe.advice.machine_costs import Costs, Progress, fitted, kept_in
+from depprobe.advice.stack_depth import stack
 from depprobe.core.budget import DEFAULT_MEMORY, parse_bytes
 from depprobe.costs.machine import machine
 from depprobe.errors import BadInput
 from depprobe.registry import Spec, layers
-from depprobe.runs.resume import FinishedPoints
+from depprobe.runs.cache import FinishedPoints
 from depprobe.vocabulary import SCHEMA_VERSION, describe
 
 #: ln of what drowns in a float32 sum
@@ -45,12 +44,16 @@ MOST_POSITIONS, MOST_WIDTH = 1 << 18, 1 << 16
 _SIZE = 4
 #: ln of a factor that is still a float
 _LARGEST = 700.0
+#: lag up to which a dependency is called local
+LOCAL = 16
+#: ranked beside the named layers: a convolution, then attention in a window
+MIXED = "conv-attention:attention=sliding-window"
 #: heads that attention has by default
 _HEADS = 8
 
 
 def candidates(d: int, stream: bool, specs: Sequence[str] = ()) -> list[str]:
-    """The layers to rank at width d: those given, or all the named ones and the article's mixture.
+    """The layers to rank at width d: those given, or all the named ones and a windowed hybrid.
 
     Of the named ones, attention has as many heads as divide d, up to 8, and where a stream is asked for each
     is in its causal form.
@@ -100,8 +103,7 @@ def advise(
     ``predicted_bytes``, ``layers_needed``, ``log_arrival`` with ``log_arrival_stderr``, ``extrapolated``
     (0 or 1) and ``group`` (0 usable, 1 the gradient drowns, 2 unfit). Attributes: ``reasons`` (JSON),
     ``not_told_apart`` (usable layers whose times are not told from the first, separated by semicolons),
-    ``disturbed`` (points whose times something else disturbed), ``tree`` and ``rule_of_thumb`` (what the
-    article would take), ``tree_agrees`` and ``rule_of_thumb_agrees``, and the machine.
+    ``disturbed`` (points whose times something else disturbed), and the machine.
 
     Raises
     ------
@@ -173,8 +175,6 @@ def ranked(
     )
     for name in ds.variables:
         ds[name].attrs = describe(str(name))
-    best, leaf, thumb = order[0], tree(n, lag), rule_of_thumb(n, lag, costs.stream)
-    usable = rows[best]["group"] == USABLE
     ds.attrs = {
         "title": f"Layers for n = {n}, d = {d}, lag {lag}" + ", streamed" * costs.stream,
         "layer": ", ".join(order),
@@ -193,12 +193,8 @@ def ranked(
             f"{spec} at (n, d) = {', '.join(map(str, at))}" for spec, at in costs.disturbed.items()
         ),
         "reasons": json.dumps({spec: rows[spec]["reason"] for spec in order}),
-        "tree": leaf,
-        "tree_agrees": int(usable and is_of(best, leaf)),
-        "rule_of_thumb": thumb or "",
-        "rule_of_thumb_agrees": int(thumb is not None and usable and is_of(best, thumb)),
         **machine(),
-        "depprobe_version": depprobe.__version__,
+        "depprobe_version": __version__,
         "schema_version": SCHEMA_VERSION,
         "provenance": store.provenance(f"depprobe.advise({n}, {d}, {lag})"),
     }

@@ -12,11 +12,11 @@ from typing import Any, NoReturn
 
 import click
 
-from depprobe import __version__
+from depprobe._version import __version__
 from depprobe.errors import DepprobeError, unknown
-from depprobe.runs.isolated import WAITING
+from depprobe.runs.subprocess_executor import WAITING
 
-#: command -> what it does; the module depprobe.cli.<command> holds a click command of that name
+#: command -> what it does; the module depprobe.cli.commands.<command> holds a click command of that name
 COMMANDS = {
     "jacobian": "How far information travels: norms of dh_t/dx_k, a curve, distances, a figure.",
     "spectrum": "Eigenvalues, singular values and non-normality of recurrent weights or steps.",
@@ -40,7 +40,7 @@ class _Lazy(click.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name not in COMMANDS:
             raise unknown("command", cmd_name, COMMANDS)
-        return getattr(importlib.import_module(f"depprobe.cli.{cmd_name}"), cmd_name)
+        return getattr(importlib.import_module(f"depprobe.cli.commands.{cmd_name}"), cmd_name)
 
     def invoke(self, ctx: click.Context) -> Any:
         # click would answer these two with a blank line, and take the second for an interrupt

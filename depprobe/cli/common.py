@@ -3,7 +3,7 @@
 A command is a click function decorated with ``@shared("layer", "n", ...)``, its own options, and ``@saying``.
 It calls ``Run.of`` first (bad paths are told before anything is measured), measures with ``run.options``
 within ``run.measuring()``, then calls ``run.keep(ds)`` and ``run.say(ds, paths)``. The table comes from
-``depprobe.cli.summaries.<command>``, the figures from ``depprobe.cli.drawing``.
+``depprobe.cli.summaries.<command>``, the figures from ``depprobe.cli.plotting``.
 """
 
 from __future__ import annotations
@@ -128,7 +128,7 @@ class Run:
 
         Parameters
         ----------
-        name : of the command, which is also that of its click function in ``depprobe.cli.<name>``.
+        name : of the command, which is also that of its click function in ``depprobe.cli.commands.<name>``.
         layers, input_ : what ``--layer`` and ``--input`` gave.
         options : all the other options.
 
@@ -138,7 +138,7 @@ class Run:
             .nc, an unreadable input.
         """
         from depprobe.errors import BadInput
-        from depprobe.figures.saving import format_of
+        from depprobe.figures.drawing.saving import format_of
         from depprobe.runs.inputs import read
 
         said = {key: options[key] for key in _SAYING}
@@ -176,7 +176,7 @@ class Run:
     def keep(self, ds: xr.Dataset, theory: xr.Dataset | None = None, kind: str = "auto") -> list[Path]:
         """Save the dataset and draw its figures, with theory over them; returns the paths of the figures."""
         from depprobe import store
-        from depprobe.cli.drawing import draw
+        from depprobe.cli.plotting import draw
 
         store.save(ds, self.data)
         return draw([ds], [self.data], self.figure, kind, theory)

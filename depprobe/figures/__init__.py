@@ -7,14 +7,13 @@ writes it. To add a figure, add a file with one function of this kind.
 from depprobe.figures.cost import CostDrawing, cost
 from depprobe.figures.decay import DecayDrawing, decay
 from depprobe.figures.decision import DecisionMap, decision
-from depprobe.figures.efficiency import EfficiencyTable, efficiency
+from depprobe.figures.drawing.saving import FORMATS, format_of, save
+from depprobe.figures.drawing.venues import VENUES, venue
 from depprobe.figures.gates import GatesDrawing, gates
 from depprobe.figures.heatmap import HeatmapDrawing, heatmap
 from depprobe.figures.lyapunov import LyapunovDrawing, lyapunov
-from depprobe.figures.saving import FORMATS, format_of, save
 from depprobe.figures.spectrum import SpectrumDrawing, spectrum
 from depprobe.figures.speedup import SpeedupDrawing, speedup
-from depprobe.figures.venue import VENUES, venue
 
 __all__ = [
     "FORMATS",
@@ -22,7 +21,6 @@ __all__ = [
     "CostDrawing",
     "DecayDrawing",
     "DecisionMap",
-    "EfficiencyTable",
     "GatesDrawing",
     "HeatmapDrawing",
     "LyapunovDrawing",
@@ -31,7 +29,6 @@ __all__ = [
     "cost",
     "decay",
     "decision",
-    "efficiency",
     "format_of",
     "gates",
     "heatmap",

@@ -22,9 +22,9 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, NullLocat
 
 from depprobe.curves import scaling
 from depprobe.errors import BadInput, unknown
-from depprobe.figures import wording
-from depprobe.figures.cost_lines import costs_by_layer, length_axis, look
-from depprobe.figures.style import GREY, PAGE, figure_of, line_style, styled
+from depprobe.figures.drawing import wording
+from depprobe.figures.drawing.cost_lines import costs_by_layer, length_axis, look
+from depprobe.figures.drawing.style import GREY, PAGE, figure_of, line_style, styled
 
 #: panel -> what its axis says
 PANELS = {

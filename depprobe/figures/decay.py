@@ -22,12 +22,12 @@ from matplotlib.ticker import FuncFormatter, SymmetricalLogLocator
 
 from depprobe.curves import decay_curve
 from depprobe.errors import BadInput, unknown
-from depprobe.figures import wording
-from depprobe.figures.curve import ENDS, Curve, end_marker
-from depprobe.figures.limits import draw_limits
-from depprobe.figures.logaxis import typical_floor, use_decades, with_room
-from depprobe.figures.overlay import draw_theory
-from depprobe.figures.style import COLUMN, GREY, PAGE, figure_of, line_style, styled
+from depprobe.figures.drawing import wording
+from depprobe.figures.drawing.drawn_curve import ENDS, Curve, end_marker
+from depprobe.figures.drawing.float_limits import draw_limits
+from depprobe.figures.drawing.log_axis import typical_floor, use_decades, with_room
+from depprobe.figures.drawing.style import COLUMN, GREY, PAGE, figure_of, line_style, styled
+from depprobe.figures.drawing.theory_curves import draw_theory
 
 XSCALES = ("auto", "linear", "log")
 #: "auto" goes logarithmic where some curve would fill less than this share of the axis

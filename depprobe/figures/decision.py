@@ -1,4 +1,4 @@
-"""Which layer to take over length and dependency distance, with the borders of the article's tree."""
+"""Which layer to take over length and dependency distance, with the borders of a rule if the map has any."""
 
 from __future__ import annotations
 
@@ -14,11 +14,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch, Rectangle
 
 from depprobe.errors import BadInput
-from depprobe.figures.style import COLOURS, COLUMN, GREY, PAGE, SMALL, styled
-
-#: the article's tree: its borders in n, the lag that parts local from global, and what stands between them
-BORDERS, LOCAL = (500, 5000), 16
-LEAVES = ("attention", "convolution,\nsparse attention", "recurrence")
+from depprobe.figures.drawing.style import COLOURS, COLUMN, GREY, PAGE, SMALL, styled
 
 _HATCHES = ("", "///", "...", "xxx", "\\\\\\", "ooo", "+++", "---", "|||", "***")
 _NONE = "none of them"
@@ -37,12 +33,14 @@ def decision(*maps: xr.Dataset) -> DecisionMap:
 
     Parameters
     ----------
-    maps : from ``depprobe.decision_map``; ``best`` over (lag, n).
+    maps : from ``depprobe.decision_map``; ``best`` over (lag, n). The borders of a rule are attributes:
+        ``border_n``, two lengths; ``border_lag``, a lag between them; ``border_regions``, what the rule takes
+        left of, between and right of them, separated by semicolons; ``border_name``, for the legend.
 
     Returns
     -------
     The figure: one colour and hatch for each layer, the same in every map. Dashed lines are the borders of
-    the article's tree, what it would take stands above them.
+    the rule, what it would take stands above them.
 
     Raises
     ------
@@ -62,18 +60,20 @@ def decision(*maps: xr.Dataset) -> DecisionMap:
         axes = list(figure.subplots(1, len(maps), sharey=True, squeeze=False)[0])
         for ax, ds in zip(axes, maps, strict=True):
             shown |= _draw_regions(ax, ds, looks)
-            _draw_borders(ax)
+            if "border_n" in ds.attrs:
+                _draw_borders(ax, ds)
         axes[0].set_ylabel("lag of the dependency (positions)")
         keys = [
             Patch(facecolor=look[0], hatch=look[1], edgecolor="0.3", linewidth=0.4, label=name)
             for name, look in looks.items()
             if name in shown
         ]
-        border = axes[0].plot([], [], **_DASHED, label="the article's borders")[0]
+        borders = dict.fromkeys(ds.attrs["border_name"] for ds in maps if "border_name" in ds.attrs)
+        lines = [axes[0].plot([], [], **_DASHED, label=name)[0] for name in borders]
         columns = 3 if len(maps) > 1 else 2
         narrow: dict[str, Any] = {"handlelength": 2.2, "columnspacing": 1.0}
-        figure.legend(handles=[*keys, border], loc="outside lower center", ncols=columns, **narrow)
-        figure.set_size_inches(width, 2.8 + 0.16 * math.ceil((len(keys) + 1) / columns))
+        figure.legend(handles=[*keys, *lines], loc="outside lower center", ncols=columns, **narrow)
+        figure.set_size_inches(width, 2.8 + 0.16 * math.ceil((len(keys) + len(lines)) / columns))
     return DecisionMap(figure, axes)
 
 
@@ -99,13 +99,14 @@ def _draw_regions(ax: Axes, ds: xr.Dataset, looks: dict[str, tuple[Any, str]]) -
     return shown
 
 
-def _draw_borders(ax: Axes) -> None:
+def _draw_borders(ax: Axes, ds: xr.Dataset) -> None:
     low, high = ax.get_xlim()
-    for border in BORDERS:
+    borders = list(map(float, ds.attrs["border_n"]))
+    for border in borders:
         ax.axvline(border, **_DASHED)
-    ax.plot(BORDERS, (LOCAL, LOCAL), **_DASHED)
-    edges = (low, *BORDERS, high)
-    for leaf, left, right in zip(LEAVES, edges[:-1], edges[1:], strict=True):
+    ax.plot(borders, [float(ds.attrs["border_lag"])] * 2, **_DASHED)
+    edges = (low, *borders, high)
+    for leaf, left, right in zip(ds.attrs["border_regions"].split(";"), edges[:-1], edges[1:], strict=True):
         place = (np.sqrt(left * right), 1.02)
         where: dict[str, Any] = {"transform": ax.get_xaxis_transform(), "ha": "center", "va": "bottom"}
         ax.text(*place, leaf, fontsize=SMALL, linespacing=1.0, **where)

@@ -21,10 +21,10 @@ from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter, PercentF
 from numpy.typing import NDArray
 
 from depprobe.errors import BadInput
-from depprobe.figures import wording
-from depprobe.figures.limits import draw_limits
-from depprobe.figures.logaxis import log10_of, use_decades, with_room
-from depprobe.figures.style import COLOURS, GREY, PAGE, figure_of, styled
+from depprobe.figures.drawing import wording
+from depprobe.figures.drawing.float_limits import draw_limits
+from depprobe.figures.drawing.log_axis import log10_of, use_decades, with_room
+from depprobe.figures.drawing.style import COLOURS, GREY, PAGE, figure_of, styled
 
 #: variable -> what it is the norm of, and the line it is drawn with
 QUANTITIES: dict[str, tuple[str, Any]] = {

@@ -24,10 +24,10 @@ from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
 from depprobe.errors import BadInput
-from depprobe.figures import wording
-from depprobe.figures.cells import Cells, cells
-from depprobe.figures.logaxis import LN10, typical_floor, use_decades, whole_decades
-from depprobe.figures.style import COLUMN, GREY, PAGE, SMALL, figure_of, styled
+from depprobe.figures.drawing import wording
+from depprobe.figures.drawing.grid_cells import Cells, cells
+from depprobe.figures.drawing.log_axis import LN10, typical_floor, use_decades, whole_decades
+from depprobe.figures.drawing.style import COLUMN, GREY, PAGE, SMALL, figure_of, styled
 
 Floats = NDArray[np.float64]
 

@@ -20,8 +20,8 @@ from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
 
 from depprobe.errors import BadInput
-from depprobe.figures import wording
-from depprobe.figures.style import GREY, PAGE, figure_of, line_style, styled
+from depprobe.figures.drawing import wording
+from depprobe.figures.drawing.style import GREY, PAGE, figure_of, line_style, styled
 
 _UNIT = "nats per step"
 

@@ -26,8 +26,8 @@ from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
 from depprobe.errors import BadInput
-from depprobe.figures import wording
-from depprobe.figures.style import COLOURS, COLUMN, GREY, PAGE, RC, SMALL, figure_of, styled
+from depprobe.figures.drawing import wording
+from depprobe.figures.drawing.style import COLOURS, COLUMN, GREY, PAGE, RC, SMALL, figure_of, styled
 
 Floats = NDArray[np.float64]
 

@@ -19,9 +19,9 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from depprobe.errors import BadInput
-from depprobe.figures import wording
-from depprobe.figures.cost_lines import costs_by_layer, length_axis, look
-from depprobe.figures.style import COLUMN, GREY, figure_of, styled
+from depprobe.figures.drawing import wording
+from depprobe.figures.drawing.cost_lines import costs_by_layer, length_axis, look
+from depprobe.figures.drawing.style import COLUMN, GREY, figure_of, styled
 
 
 class SpeedupDrawing(NamedTuple):

@@ -20,8 +20,8 @@ import xarray as xr
 from numpy.typing import ArrayLike
 from torch import Tensor, nn
 
-import depprobe
 from depprobe import store
+from depprobe._version import __version__
 from depprobe.core.budget import DEFAULT_MEMORY, parse_bytes, readable
 from depprobe.costs.machine import machine
 from depprobe.costs.memory import predicted_bytes
@@ -30,17 +30,17 @@ from depprobe.costs.point import costs, counted
 from depprobe.costs.timing import all_threads
 from depprobe.errors import BadInput, OverBudget, unknown
 from depprobe.registry import Spec, layers
+from depprobe.runs.cache import FinishedPoints
 from depprobe.runs.cases import DTYPES, cases_of_module, cases_of_specs, labels_of, require_room
 from depprobe.runs.inputs import Source
-from depprobe.runs.isolated import measured_alone
-from depprobe.runs.resume import FinishedPoints
+from depprobe.runs.subprocess_executor import measured_alone
 from depprobe.vocabulary import SCHEMA_VERSION, describe
 
 #: called with (points done, points in all, what is under way)
 Progress = Callable[[float, int, str], None]
 
-#: the layers of the article; explicit and fused attention compute the same
-ARTICLE = (
+#: the layers that are compared by default; explicit and fused attention compute the same
+COMPARED = (
     "attention",
     "attention:fused=false",
     "sliding-window",
@@ -67,7 +67,7 @@ DEPENDS: dict[str, tuple[str, ...]] = {
 
 
 def cost(
-    target: nn.Module | str | Sequence[str] = ARTICLE,
+    target: nn.Module | str | Sequence[str] = COMPARED,
     x: Tensor | ArrayLike | None = None,
     *,
     n: int | Sequence[int] = (256, 512, 1024),
@@ -86,8 +86,8 @@ def cost(
 
     Parameters
     ----------
-    target : spec strings of named layers (``"attention:causal=true"``), by default the article's; or your
-        ``nn.Module``, which is measured in this process, in eval mode, at the one length of its input.
+    target : spec strings of named layers (``"attention:causal=true"``), by default those of ``COMPARED``; or
+        your ``nn.Module``, which is measured in this process, in eval mode, at the one length of its input.
     x : (n, d_in), needed with a module.
     n, d : lengths and widths, for spec strings.
     phases : ``forward``, ``forward+backward``, or both.
@@ -165,7 +165,7 @@ def cost(
         "dtype": dtype,
         **attributes,
         "no_stream": "; ".join(f"{', '.join(labels)}: {reason}" for reason, labels in reasons.items()),
-        "depprobe_version": depprobe.__version__,
+        "depprobe_version": __version__,
         "schema_version": SCHEMA_VERSION,
         "provenance": store.provenance(
             command or f"depprobe.cost({', '.join(coords['layer'])})",
@@ -250,7 +250,7 @@ def _of_specs(
 ) -> dict[tuple[str, int, int], Any]:
     points = list(product(coords["layer"], coords["n"], coords["d"]))
     # times of one machine are never taken for those of another
-    origin = {"machine": machine(), "version": depprobe.__version__, "schema": SCHEMA_VERSION}
+    origin = {"machine": machine(), "version": __version__, "schema": SCHEMA_VERSION}
     found = {}
     for done, (label, n, d) in enumerate(points):
         if progress:

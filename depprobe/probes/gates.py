@@ -18,8 +18,8 @@ import xarray as xr
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor, nn
 
-import depprobe
 from depprobe import store
+from depprobe._version import __version__
 from depprobe.core.budget import DEFAULT_MEMORY, parse_bytes, require
 from depprobe.core.targets import wanted_positions
 from depprobe.errors import BadInput
@@ -155,7 +155,7 @@ def gates(
         "d": ds.sizes["unit"],
         "seed": seed,
         "dtype": str(cases[0].x.dtype).removeprefix("torch."),
-        "depprobe_version": depprobe.__version__,
+        "depprobe_version": __version__,
         "schema_version": SCHEMA_VERSION,
         "provenance": store.provenance(
             command or f"depprobe.gates({', '.join(labels)})",

@@ -17,16 +17,16 @@ import xarray as xr
 from numpy.typing import ArrayLike
 from torch import Tensor, nn
 
-import depprobe
 from depprobe import store
+from depprobe._version import __version__
 from depprobe.core.budget import DEFAULT_MEMORY, parse_bytes, require
 from depprobe.core.targets import nearest_outputs, wanted_positions
 from depprobe.errors import unknown
 from depprobe.operators import temporal_jacobian
+from depprobe.runs.cache import Finished
 from depprobe.runs.cases import Case, cases_of
 from depprobe.runs.inputs import Source
 from depprobe.runs.labelling import Result, labelled, stacked
-from depprobe.runs.resume import Finished
 from depprobe.vocabulary import NORMS, SCHEMA_VERSION
 
 #: called with (cases done, cases in all, what is under way)
@@ -126,7 +126,7 @@ def jacobian(
             "dtype": dtype,
             "targets": targets,
         }
-        facts |= {"norm": norm, "version": depprobe.__version__, **options, "compared": len(labels) > 1}
+        facts |= {"norm": norm, "version": __version__, **options, "compared": len(labels) > 1}
         plain = case.x.detach().cpu().numpy()
         result = finished.get(facts, plain) if finished else None
         if result is None:
@@ -150,7 +150,7 @@ def jacobian(
         "d": results[0].shape[1] if isinstance(module, nn.Module) else d,
         "seed": seed,
         "dtype": str(cases[0].x.dtype).removeprefix("torch."),
-        "depprobe_version": depprobe.__version__,
+        "depprobe_version": __version__,
         "schema_version": SCHEMA_VERSION,
         "provenance": store.provenance(
             command or f"depprobe.jacobian({', '.join(labels)})",

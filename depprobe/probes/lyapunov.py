@@ -19,8 +19,8 @@ import xarray as xr
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor, nn
 
-import depprobe
 from depprobe import store
+from depprobe._version import __version__
 from depprobe.core.budget import DEFAULT_MEMORY, parse_bytes
 from depprobe.curves.exponents import stops_of
 from depprobe.curves.growth import exponents_of
@@ -248,7 +248,7 @@ def _attributes(
         "dtype": str(dtype).removeprefix("torch."),
         "method": "qr",
         "warmup": warmup,
-        "depprobe_version": depprobe.__version__,
+        "depprobe_version": __version__,
         "schema_version": SCHEMA_VERSION,
         "provenance": store.provenance(command, x),
     }

@@ -20,8 +20,8 @@ import xarray as xr
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor, nn
 
-import depprobe
 from depprobe import store
+from depprobe._version import __version__
 from depprobe.core.budget import DEFAULT_MEMORY, parse_bytes, require
 from depprobe.dynamics.pseudospectrum import smallest_singular_values
 from depprobe.dynamics.recurrent_weights import named_weights, recurrent_weights
@@ -175,7 +175,7 @@ def spectrum(
         "d": max(m.width for m in matrices) if isinstance(module, nn.Module) else d,
         "seed": seed,
         "dtype": dtype if first is None else str(first.dtype).removeprefix("torch."),
-        "depprobe_version": depprobe.__version__,
+        "depprobe_version": __version__,
         "schema_version": SCHEMA_VERSION,
         "provenance": store.provenance(command or f"depprobe.spectrum({', '.join(labels)})", inputs),
     }

@@ -13,7 +13,7 @@ import numpy as np
 import xarray as xr
 from numpy.typing import ArrayLike
 
-from depprobe import __version__
+from depprobe._version import __version__
 from depprobe.errors import BadInput
 
 

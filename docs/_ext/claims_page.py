@@ -17,8 +17,8 @@ from sphinx.application import Sphinx
 from sphinx.errors import ExtensionError
 from written import write
 
-from depprobe.cli.ledger import tally
 from depprobe.cli.output import with_error
+from depprobe.cli.summaries.claims import tally
 
 DOCS = Path(__file__).parent.parent
 HEAD = """\

@@ -58,7 +58,7 @@ def command_page() -> str:
     """The help of every command, as the program prints it."""
     parts = ["# The commands"]
     for name in COMMANDS:
-        command = getattr(importlib.import_module(f"depprobe.cli.{name}"), name)
+        command = getattr(importlib.import_module(f"depprobe.cli.commands.{name}"), name)
         context = click.Context(command, info_name=name, parent=click.Context(cli, info_name="depprobe"))
         context.max_content_width = 100
         parts.append(f"## depprobe {name}\n\n```text\n{command.get_help(context)}\n```")

@@ -10,7 +10,7 @@ import numpy as np
 import xarray as xr
 
 from depprobe.cli.output import Summary, with_error
-from depprobe.costs.disturbed import APART, SLOWER, disturbed
+from depprobe.costs.disturbed_times import APART, SLOWER, disturbed
 from depprobe.units import scaled, seconds
 
 _HEADINGS = [

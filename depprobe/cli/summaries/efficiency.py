@@ -8,14 +8,14 @@ import xarray as xr
 
 from depprobe.cli.output import Summary
 from depprobe.cli.summaries.cost import disturbances
-from depprobe.curves import efficiency
+from depprobe.ledger.costs.efficiency_table import efficiency
 
 _DIMS = ("layer", "n", "phase")
 
 
 def summary(ds: xr.Dataset) -> Summary:
     """Table and notes of a dataset that ``depprobe.cost`` gave at one width."""
-    from depprobe.figures.efficiency import HEADINGS, rows_of  # matplotlib takes a while to load
+    from depprobe.ledger.costs.efficiency_figure import HEADINGS, rows_of  # matplotlib takes a while to load
 
     table = efficiency(ds)
     reference, at = table.attrs["reference"], table.attrs["reference_n"]

@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from depprobe.core.adapters import call
-from depprobe.core.bands import anchors, is_banded, placed, repeat
+from depprobe.core.banded_rows import anchors, is_banded, placed, repeat
 from depprobe.core.budget import DEFAULT_MEMORY, readable, require
 from depprobe.core.rows import Rows
 from depprobe.core.temporal_jacobian import LogNorms, Scaled, TemporalJacobian

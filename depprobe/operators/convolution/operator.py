@@ -21,7 +21,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from depprobe.core.bands import anchors, is_banded, placed, repeat
+from depprobe.core.banded_rows import anchors, is_banded, placed, repeat
 from depprobe.core.budget import DEFAULT_MEMORY, require
 from depprobe.core.temporal_jacobian import LogNorms, Scaled, TemporalJacobian
 from depprobe.errors import unknown

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from depprobe.core.bands import anchors
+from depprobe.core.banded_rows import anchors
 from depprobe.core.memory import predicted_peak
 from depprobe.core.rows import Rows, gathered
 from depprobe.core.temporal_jacobian import Scaled, TemporalJacobian

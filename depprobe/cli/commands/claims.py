@@ -1,0 +1,96 @@
+"""``depprobe claims``: every statement, what was measured, and the verdict that follows from it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from depprobe.cli import output
+from depprobe.cli.common import shared
+from depprobe.cli.progress import progress
+
+
+@click.command(short_help="statements about layers, measured: confirmed, qualified or refuted")
+@click.argument("names", nargs=-1, metavar="[ID]...")
+@click.option("--quick", is_flag=True, help="The small version: minutes for all instead of hours.")
+@click.option(
+    "--seed",
+    type=click.IntRange(0, 2**32 - 1),
+    default=0,
+    show_default=True,
+    help="Fixes the weights, then the input.",
+)
+# small matrices lose time to a second thread, and with one the numbers are the same on every machine
+@click.option(
+    "--threads", type=click.IntRange(1), default=1, show_default=True, help="Threads to measure with."
+)
+@click.option(
+    "-o",
+    "--output",
+    "folder",
+    type=click.Path(path_type=Path),
+    default=Path("runs/claims"),
+    show_default=True,
+    metavar="DIR",
+    help="Folder where measurements are kept, and taken up again.",
+)
+@click.option("--fresh", is_flag=True, help="Measure again what is kept already.")
+@shared("json", "quiet")
+def claims(
+    names: tuple[str, ...],
+    quick: bool,
+    seed: int,
+    threads: int,
+    folder: Path,
+    fresh: bool,
+    as_json: bool,
+    quiet: bool,
+) -> None:
+    """Print the ledger of statements C1 to C15: numbers and a verdict on every part.
+
+    With one ID, its rule and its evidence too. Measurements are kept; verdicts are computed each time.
+
+    \b
+    depprobe claims --quick
+    depprobe claims C6
+    """
+    from depprobe.cli.summaries.claims import entry_text, record, tally
+    from depprobe.ledger import VERDICTS, Kept
+    from depprobe.ledger import claims as ledger
+
+    chosen = list(dict.fromkeys(ledger[name].id for name in names)) or list(ledger)
+    output.check_writable(folder / "C1.nc")
+    kept = Kept(folder, quick, seed, fresh, threads)
+    records: list[dict[str, Any]] = []
+    faults: list[str] = []
+    verdicts: list[str] = []
+    with progress(quiet) as report:
+        for done, name in enumerate(chosen):
+            claim = ledger[name]
+
+            def inner(part: float, of: int, label: str, done: int = done, name: str = name) -> None:
+                if report:
+                    report(done + part / of, len(chosen), f"{name} {label}")
+
+            ds = kept.of(claim, inner)
+            findings, wrong = claim.judge(ds), claim.checks(ds)
+            faults += [f"{name}: {fault}" for fault in wrong]
+            verdicts += [one.verdict for one in findings]
+            records.append(record(claim, ds, findings, wrong) | {"dataset": str(kept.path(name))})
+            if not as_json:
+                single = ds if len(chosen) == 1 else None
+                output.echo(entry_text(claim, findings, single))
+                if single is not None:
+                    output.echo(f"dataset  {kept.path(name)}")
+    if as_json:
+        counts = {word: verdicts.count(word) for word in VERDICTS}
+        document = {"mode": "quick" if quick else "full", "verdicts": counts, "claims": records}
+        output.echo(output.as_json(document))
+    else:
+        output.echo(tally(verdicts))
+    for fault in faults:
+        click.echo(f"depprobe: check failed: {fault}", err=True)
+    if faults:
+        click.get_current_context().exit(3)

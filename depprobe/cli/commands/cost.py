@@ -1,0 +1,128 @@
+"""``depprobe cost``: FLOPs, bytes, seconds, sequential steps, one more token; the efficiency table."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import click
+
+from depprobe.cli import output
+from depprobe.cli.common import Run, shared
+
+#: lengths at which layers are compared, and those of the efficiency table
+_LENGTHS = "256,512,1024"
+_PASSES = {"both": ("forward", "forward+backward")}
+
+
+@click.command(short_help="FLOPs, bytes, seconds, sequential steps; a figure")
+@click.option(
+    "--layer",
+    "layers",
+    metavar="SPEC",
+    multiple=True,
+    help="A named layer, such as lstm or attention:fused=false; repeat to compare (default: eleven kinds).",
+)
+@click.option(
+    "--n", metavar="LIST", help=f"Sequence lengths (default: {_LENGTHS}; of the efficiency table 1000,5000)."
+)
+@click.option("--d", default="512", show_default=True, metavar="LIST", help="Widths.")
+@click.option(
+    "--phase", default="both", show_default=True, metavar="forward|forward+backward|both", help="Passes."
+)
+@click.option(
+    "--threads", "counts", metavar="LIST", help="Threads to time with (default: 1 and all processors)."
+)
+@click.option("--seconds", default=0.2, show_default=True, help="Time each pass for so long, at least.")
+@shared("seed")
+@click.option("--dtype", default="float32", show_default=True, help="float32 or float64.")
+@shared("memory", "output", "figure", "json")
+@click.option(
+    "--table",
+    type=click.Choice(list(output.TABLES)),
+    help="The efficiency table in this form: time, memory, path, parallelism beside the article's.",
+)
+@shared("quiet", "verbose")
+def cost(layers: tuple[str, ...], n: str | None, **options: Any) -> None:
+    """Measure what layers cost: FLOPs, memory and time at several lengths, and one more token of a stream.
+
+    Each layer at each length runs in a process of its own. Prints a summary, and saves the dataset (netCDF)
+    and figures. An interrupted run goes on where it was.
+
+    \b
+    depprobe cost
+    depprobe cost --layer attention --layer lstm --n 128,512,2048 --d 512
+    depprobe cost --table latex
+    """
+    from depprobe.runs.cache import FinishedPoints
+
+    table = options["table"]
+    layers = layers or _default_layers(table is not None)
+    if n is None:
+        n = ",".join(map(str, _article_lengths())) if table else _LENGTHS
+    run = Run.of("cost", layers, "noise", {"n": n, **options, "threads": None})
+    given = dict(run.options)
+    sizes: dict[str, Any] = {name: _whole(name, given.pop(name)) for name in ("n", "d")}
+    if table and len(sizes["d"]) > 1:
+        from depprobe.errors import BadInput
+
+        raise BadInput(f"the efficiency table is for one --d, not for {options['d']}")
+    counts, phase = given.pop("counts"), given.pop("phase")
+    with run.measuring() as report:
+        from depprobe.probes.cost import cost as measure
+
+        kept = FinishedPoints(run.data.with_name(run.data.name + ".partial"))
+        ds = measure(
+            list(layers),
+            **sizes,
+            phases=_passes(phase),
+            threads=None if counts is None else _whole("threads", counts),
+            command=run.command,
+            progress=report,
+            finished=kept,
+            **given,
+        )
+    figures = run.keep(ds, kind="efficiency" if table else "auto")
+    kept.clear()
+    if table:
+        from depprobe.cli.summaries.efficiency import summary
+
+        run.say(ds, figures, summary=summary(ds))
+    else:
+        run.say(ds, figures)
+
+
+def _default_layers(table: bool) -> tuple[str, ...]:
+    """The layers that are measured unless told otherwise: eleven kinds, or those of the article's table."""
+    if table:
+        from depprobe.ledger.costs.efficiency_table import ARTICLE
+
+        return tuple(ARTICLE)
+    from depprobe.probes import cost as probe
+
+    return probe.COMPARED
+
+
+def _article_lengths() -> Sequence[int]:
+    from depprobe.ledger.costs.efficiency_table import LENGTHS
+
+    return LENGTHS
+
+
+def _passes(phase: str) -> Sequence[str]:
+    from depprobe.errors import unknown
+
+    known = {name: (name,) for name in _PASSES["both"]} | _PASSES
+    if phase not in known:
+        raise unknown("phase", phase, known)
+    return known[phase]
+
+
+def _whole(name: str, text: str) -> list[int]:
+    """The integers of a list such as 128,256."""
+    from depprobe.errors import BadInput
+
+    try:
+        return [int(piece) for piece in text.split(",")]
+    except ValueError:
+        raise BadInput(f"--{name} must be integers such as 128,256, not {text!r}") from None

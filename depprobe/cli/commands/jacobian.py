@@ -1,0 +1,123 @@
+"""``depprobe jacobian``: norms of dh_t/dx_k, a curve, distances, a figure."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from depprobe.cli.common import Run, saying, shared
+from depprobe.vocabulary import METHODS, NORMS, WRT
+
+if TYPE_CHECKING:
+    import xarray as xr
+
+
+@click.command(short_help="norms of dh_t/dx_k, a curve, distances, a figure")
+@shared("layer", "n", "d")
+@click.option(
+    "--targets",
+    default="last",
+    show_default=True,
+    metavar="last|all|every:M|LIST",
+    help="Output positions t.",
+)
+@click.option(
+    "--wrt",
+    type=click.Choice(list(WRT)),
+    default="x",
+    show_default=True,
+    help="Differentiate with respect to the input, or the earlier state.",
+)
+@click.option(
+    "--norm",
+    type=click.Choice(list(NORMS)),
+    default="fro",
+    show_default=True,
+    help="Frobenius norm, or largest singular value.",
+)
+@click.option(
+    "--method",
+    type=click.Choice(METHODS),
+    default="auto",
+    show_default=True,
+    help="Structured operator, autograd, or random probes.",
+)
+@click.option(
+    "--tolerance",
+    default=1e-6,
+    show_default=True,
+    help="Relative error that compression may cause; 0 for none.",
+)
+@click.option("--probes", default=32, show_default=True, help="Random probes for --method probes.")
+@click.option("--theory", is_flag=True, help="Draw what theory predicts, and print it beside the measured.")
+@shared("input", "samples", "seeds", "seed", "dtype", "device", "memory")
+@saying
+def jacobian(layers: tuple[str, ...], input_: str, theory: bool, **options: Any) -> None:
+    """Measure how output position t of a layer moves when input position k moves.
+
+    Prints a summary, and saves the dataset (netCDF) and a figure.
+
+    \b
+    depprobe jacobian --layer lstm --n 1000
+    depprobe jacobian --layer lstm --layer gru --layer rnn --input README.md
+    depprobe jacobian --layer lstm:forget_bias=2 --targets every:50 --samples 16
+    """
+    from depprobe.curves import decay_curve, distances
+    from depprobe.runs.cache import Finished
+
+    run = Run.of("jacobian", layers, input_, options)
+    with run.measuring() as report:
+        from depprobe.probes.jacobian import jacobian as measure
+
+        kept = Finished(run.data.with_name(run.data.name + ".partial"))
+        ds = measure(
+            list(layers), run.source, command=run.command, progress=report, finished=kept, **run.options
+        )
+    predicted = None
+    if theory:
+        from depprobe.probes.theory import theory as predict
+
+        sizes = {name: run.options[name] for name in ("n", "d", "seed")}
+        predicted = predict(list(layers), run.source, **sizes)
+    paths = run.keep(ds, predicted)
+    kept.clear()
+    curve, found = decay_curve(ds), distances(ds)
+    by_lag = {name: curve[name].values for name in ("lag", "log_median", "log_rms")}
+    extra = {"distances": found.attrs, "curve": by_lag}
+    beside = _beside(found, curve, predicted) if predicted is not None else []
+    run.say(ds, paths, extra | ({"theory": beside} if theory else {}))
+    run.note([_said(row) for row in beside])
+
+
+def _beside(found: xr.Dataset, curve: xr.Dataset, predicted: xr.Dataset) -> list[dict[str, Any]]:
+    """Predicted beside measured, one row a layer and theory: decay rates, or widths of bumps."""
+    rows = []
+    for layer in predicted["layer"].values:
+        pick = {"layer": layer} if "layer" in found.dims else {}
+        for kind in predicted["theory"].values:
+            here = predicted.sel(layer=layer, theory=kind)
+            for name, units in (("rate", "ln/step"), ("width", "positions")):
+                value = float(here[f"predicted_{name}"])
+                if value != value:
+                    continue
+                measured = found["decay_rate"].sel(pick) if name == "rate" else _width(curve.sel(pick))
+                row: dict[str, Any] = {"layer": str(layer), "theory": str(kind), "quantity": name}
+                rows.append(row | {"units": units, "predicted": value, "measured": float(measured)})
+    return rows
+
+
+def _width(curve: xr.Dataset) -> float:
+    """Standard deviation of the lag, each lag weighed by the square of its norm."""
+    import numpy as np
+
+    log_norm, lag = curve["log_rms"].values, curve["lag"].values
+    weight = np.nan_to_num(np.exp(2 * (log_norm - np.nanmax(log_norm))))
+    mean = np.average(lag, weights=weight)
+    return float(np.sqrt(np.average((lag - mean) ** 2, weights=weight)))
+
+
+def _said(row: dict[str, Any]) -> str:
+    theory = row["theory"] + (" width" if row["quantity"] == "width" else "")
+    values = f"{row['predicted']:.4f}, measured {row['measured']:.4f} {row['units']}"
+    return f"theory   {row['layer']}: {theory} {values}"

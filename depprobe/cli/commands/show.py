@@ -1,0 +1,44 @@
+"""``depprobe show``: summarise stored datasets, without torch."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from depprobe.cli import output
+
+
+@click.command(short_help="summarise stored datasets")
+@click.argument("files", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="FILE.nc...")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
+@click.option("--table", type=click.Choice(list(output.TABLES)), help="Print the table in this form.")
+def show(files: tuple[Path, ...], as_json: bool, table: str | None) -> None:
+    """Print the summary of one or more stored datasets, and how they came about."""
+    from depprobe.cli.stored_dataset import read
+    from depprobe.cli.summaries import files_by_kind, kind_of, summary_of
+    from depprobe.errors import BadInput
+    from depprobe.vocabulary import KINDS
+
+    if as_json and table:
+        raise BadInput("give --json or --table, not both")
+    documents = []
+    for file in files:
+        ds = read(file)
+        documents.append((file, ds, summary_of(ds)))
+    if as_json:
+        said = {str(file): {"attributes": ds.attrs, "layers": made.records} for file, ds, made in documents}
+        output.echo(output.as_json(said))
+    elif table not in (None, "text"):
+        kinds = files_by_kind([(str(file), ds) for file, ds, _ in documents])
+        if len(kinds) > 1:
+            raise BadInput(f"one table holds one kind of dataset, not {' and '.join(kinds.values())}")
+        output.echo(output.TABLES[table](output.merged([made for *_, made in documents])))
+    else:
+        for file, ds, made in documents:
+            output.echo(output.as_text(made))
+            output.echo("\n".join(["", *made.notes]))
+            tell = KINDS[kind_of(ds)]
+            sizes = ", ".join(f"{name} {size}" for name, size in ds[tell].sizes.items())
+            output.echo(f"file     {file}  ({tell}: {sizes})")
+            output.echo(f"made by  {output.command_of(ds)}\n")

@@ -1,0 +1,1 @@
+"""What figures draw with: axes, lines, words, sizes, files."""

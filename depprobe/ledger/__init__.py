@@ -1,0 +1,12 @@
+"""Statements about sequence layers, each with the measurement that confirms or refutes it.
+
+    measure(quick) -> Dataset -> judge(ds) -> findings, one for each part of the statement
+
+One file a statement; a file that defines ``CLAIM`` is in the ledger. torch is imported when measuring only.
+"""
+
+from depprobe.ledger.claim import VERDICTS, Claim, Finding, Measured
+from depprobe.ledger.claim_cache import Kept
+from depprobe.ledger.table import claims
+
+__all__ = ["VERDICTS", "Claim", "Finding", "Kept", "Measured", "claims"]

@@ -1,0 +1,1 @@
+"""What layers cost: the article's statements on it, each measured."""

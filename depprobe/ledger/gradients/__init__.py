@@ -1,0 +1,1 @@
+"""How far gradients travel: the article's statements on it, each measured."""

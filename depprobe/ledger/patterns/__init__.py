@@ -1,0 +1,1 @@
+"""Sparse attention: what its patterns cost, and what they are recommended for."""
