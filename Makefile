@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test lint bench studies docs clean
+.PHONY: demo test lint wheel bench studies docs clean
 
 demo: $(VENV)/.installed
 	$(BIN)/depprobe jacobian --layer lstm --n 1000
@@ -15,6 +15,14 @@ lint: $(VENV)/.installed-test
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+# the built wheel in an environment with nothing but what it needs at run time
+wheel: | $(BIN)/python
+	rm -rf build/wheel
+	$(BIN)/python -m pip wheel -q -c constraints.txt --no-deps -w build/wheel .
+	$(PYTHON) -m venv build/wheel/env
+	build/wheel/env/bin/python -m pip install -q -c constraints.txt build/wheel/*.whl
+	cd build/wheel && env/bin/depprobe jacobian --layer lstm --n 1000
 
 bench: $(VENV)/.installed-bench
 	$(BIN)/python benchmarks/jacobian.py

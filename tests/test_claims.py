@@ -44,9 +44,7 @@ def test_an_unknown_id_names_the_nearest():
 
 def test_two_files_with_one_id_are_refused(monkeypatch):
     monkeypatch.setattr(eigenvalues, "CLAIM", replace(eigenvalues.CLAIM, id="C6"))
-    with pytest.raises(
-        BadInput, match="two files define C6: depprobe.ledger.gradients.receptive_field is the second"
-    ):
+    with pytest.raises(BadInput, match=r"two files define C6: .*receptive_field is the second"):
         len(Ledger())
 
 

@@ -1,1 +1,1 @@
-"""Which layer to take: by costs measured on this machine, and by the gradient that arrives from a lag."""
+"""Which layer to take: by costs on this machine, and by the gradient that arrives from a lag."""

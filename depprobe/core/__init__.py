@@ -1,1 +1,1 @@
-"""What everything else leans on: numbers with exponents, functions of a sequence, the operator they give."""
+"""Numbers with exponents, functions of a sequence, the temporal Jacobian as a linear operator."""

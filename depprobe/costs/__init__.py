@@ -1,1 +1,1 @@
-"""What a layer costs: FLOPs, bytes, seconds, and what one more token of a stream takes."""
+"""What a layer costs: FLOPs, bytes, seconds, per-token latency."""

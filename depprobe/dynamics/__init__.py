@@ -1,1 +1,1 @@
-"""Trajectories of recurrences and what their step Jacobians tell: exponents, spectra, pseudospectra."""
+"""Trajectories of recurrences, their Lyapunov exponents, spectra and pseudospectra."""

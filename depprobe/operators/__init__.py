@@ -1,4 +1,4 @@
-"""Temporal Jacobians as linear operators, one per structure, and the table that picks one for a module."""
+"""Temporal Jacobians: a folder for each structure, and the table that picks one for a module."""
 
 from depprobe.core.temporal_jacobian import LogNorms, Scaled, TemporalJacobian
 from depprobe.operators.attention import sparse as _sparse_attention  # noqa: F401 (registers itself)

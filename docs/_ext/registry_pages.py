@@ -27,11 +27,12 @@ GROUPS = {
     "Choose": ("depprobe.advice",),
     "The operator": ("depprobe.operators",),
     "Curves and distances": ("depprobe.curves",),
+    "The article": ("depprobe.ledger",),
     "Data": ("depprobe.store", "depprobe.runs.inputs", "depprobe.vocabulary"),
 }
 
 #: packages whose files open with their equations, in the order in which data flows
-EQUATIONS = ("layers", "operators", "costs", "advice", "probes", "curves", "theory")
+EQUATIONS = ("core", "layers", "operators", "dynamics", "costs", "advice", "probes", "curves", "theory")
 
 
 def table(head: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
@@ -129,8 +130,13 @@ def equation_page() -> str:
         "Every file opens with the equations it computes, its shapes and its source. They are repeated here.",
     ]
     for package in EQUATIONS:
-        files = sorted((Path(depprobe.__file__).parent / package).glob("[a-z]*.py"))
-        texts = {file.stem: ast.get_docstring(ast.parse(file.read_text("utf-8"))) for file in files}
+        folder = Path(depprobe.__file__).parent / package
+        texts = {
+            ".".join(file.relative_to(folder).with_suffix("").parts): ast.get_docstring(
+                ast.parse(file.read_text("utf-8"))
+            )
+            for file in sorted(folder.rglob("[a-z]*.py"))
+        }
         parts += [f"## depprobe.{package}"] * bool(texts)
         parts += [f"### {package}.{name}\n\n```text\n{text}\n```" for name, text in texts.items() if text]
     return "\n\n".join(parts) + "\n"
