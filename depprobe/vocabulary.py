@@ -6,12 +6,12 @@ rely on these names, so a change here raises ``SCHEMA_VERSION``.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import xarray as xr
 
-SCHEMA_VERSION = "1"
+SCHEMA_VERSION = "2"
 
 #: what a value of ``log_norm_status`` says of a norm; log_norm is finite for ``finite``, -inf for ``zero``
 #: alone and NaN for all others
@@ -36,6 +36,7 @@ DIMENSIONS: dict[str, tuple[str, str]] = {
     "unit": ("hidden unit", "1"),
     "head": ("attention head", "1"),
     "depth": ("index of a stacked layer", "1"),
+    "submodule": ("submodule at a depth", "1"),
     "layer": ("layer", "1"),
     "sample": ("input sample", "1"),
     "seed": ("seed of the weights", "1"),
@@ -46,6 +47,8 @@ DIMENSIONS: dict[str, tuple[str, str]] = {
     "threads": ("threads", "1"),
     "method": ("operator that ran", "1"),
     "tolerance": ("relative error that compression may cause", "1"),
+    "kind": ("whether log_norm_error is a bound or an estimate", "1"),
+    "dtype": ("dtype of weights and input", "1"),
     "form": ("form of the decay curve", "1"),
     "forget_bias": ("bias of the forget gate", "1"),
     "gain": ("gain of the recurrent weights", "1"),
@@ -70,9 +73,10 @@ DIMENSIONS: dict[str, tuple[str, str]] = {
 #: data variable -> (long name, units)
 VARIABLES: dict[str, tuple[str, str]] = {
     "log_norm": ("natural log of the norm of J[t,k]", "ln 1"),
+    "log_norm_status": ("what is known of log_norm", "1"),
     "log_norm_stderr": ("standard error of log_norm from random probes", "ln 1"),
     "log_norm_error": (
-        "bound on the error of log_norm from compression and single precision",
+        "error of log_norm from compression and rounding",
         "ln 1",
     ),
     "log_median": ("natural log of the median norm", "ln 1"),
@@ -81,7 +85,10 @@ VARIABLES: dict[str, tuple[str, str]] = {
     "log_rms": ("natural log of the root mean square of the norms", "ln 1"),
     "count": ("blocks pooled, exact zeros included", "1"),
     "zeros": ("blocks that are exactly zero", "1"),
-    "unknown": ("blocks where a zero cannot be told from an underflow", "1"),
+    "unknown": ("blocks whose norm is not known", "1"),
+    "underflow": ("blocks that are not zero and below the float floor", "1"),
+    "overflow": ("blocks beyond the largest float", "1"),
+    "undecided": ("blocks where a zero cannot be told from an underflow", "1"),
     "decay_rate": ("decay rate: slope of ln rms against lag", "ln 1 per position"),
     "half_life": ("half-life of the norm, where the form is exponential", "positions"),
     "mean_distance": ("mean dependency distance, weighted by share", "positions"),
@@ -219,8 +226,8 @@ ATTRIBUTES: tuple[str, ...] = (
 JACOBIAN_ATTRIBUTES: tuple[str, ...] = ("norm", "wrt", "method", "tolerance")
 
 
-def describe(name: str) -> dict[str, str]:
-    """The ``long_name`` and ``units`` of a dimension or variable, as xarray attributes.
+def describe(name: str) -> dict[str, Any]:
+    """The ``long_name`` and ``units`` of a dimension or variable, as xarray attributes; its flags, if any.
 
     Examples
     --------
@@ -228,7 +235,8 @@ def describe(name: str) -> dict[str, str]:
     {'long_name': 'lag (position - source)', 'units': 'positions'}
     """
     long_name, units = (DIMENSIONS | VARIABLES)[name]
-    return {"long_name": long_name, "units": units}
+    flags = {"flag_values": list(STATUS.values()), "flag_meanings": " ".join(STATUS)}
+    return {"long_name": long_name, "units": units} | (flags if name == "log_norm_status" else {})
 
 
 def repeats(ds: xr.Dataset) -> str:

@@ -5,7 +5,8 @@ r"""Blocks by lag: both stored forms of a Jacobian dataset as one table, layer b
 so the sources of one target never share a bin, whatever the stride. Only lags where some block is not an
 exact zero get a column; the others are known by their number alone: a banded layer costs its band.
 
-Shapes: m lags with a column, z without, T targets, R repeats (seeds times samples).
+Shapes: m lags with a column, z without, T targets, R repeats (seeds times samples); a curve each for every
+layer and depth.
 """
 
 from __future__ import annotations
@@ -18,11 +19,13 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
+from depprobe.curves.status import UNKNOWN, derived
 from depprobe.errors import BadInput
+from depprobe.vocabulary import STATUS
 
-#: leading dimensions a dataset may have; repeats come in this order
-REPEATS = ("seed", "sample")
-LEADING = ("layer", *REPEATS)
+#: leading dimensions a dataset may have: a curve for each layer and depth, pooled over repeats
+CURVES, REPEATS = ("layer", "depth"), ("seed", "sample")
+LEADING = (*CURVES, *REPEATS)
 VALID = {*LEADING, "target", "source", "lag"}
 
 Floats = NDArray[np.float64]
@@ -37,8 +40,8 @@ class Blocks:
     ----------
     lags : (m,) lags where some block is not an exact zero, ascending; where a layer looks both ways the
         mirror of each too, so that both directions can be pooled by distance.
-    values : (m, T, R) natural logs; -inf exact zero, NaN unknown or not existing.
-    exists : (m, T) whether the source at that lag lies inside the sequence.
+    values : (m, T, R) natural logs; -inf exact zero, NaN unknown, not measured or not existing.
+    status : (m, T, R) what is known of each, see ``vocabulary.STATUS``.
     zero_lags : (z,) the other lags that exist, ascending; every block there is an exact zero.
     zero_counts : (z,) number of blocks at each.
     error : (m,) largest ``log_norm_error`` at each lag, or None.
@@ -47,11 +50,16 @@ class Blocks:
 
     lags: Ints
     values: Floats
-    exists: NDArray[np.bool_]
+    status: NDArray[np.int8]
     zero_lags: Ints
     zero_counts: Ints
     error: Floats | None
     repeats: tuple[int, int]
+
+    def unknown(self, axis: tuple[int, ...]) -> dict[str, Ints]:
+        """Numbers of blocks whose norm is not known: all, and by kind."""
+        kinds = {name: (self.status == STATUS[name]).sum(axis) for name in UNKNOWN}
+        return {"unknown": np.sum(list(kinds.values()), axis=0), **kinds}
 
 
 def check(ds: xr.Dataset) -> None:
@@ -59,9 +67,14 @@ def check(ds: xr.Dataset) -> None:
 
     Raises
     ------
-    BadInput : no ``log_norm``; dimensions other than target, source or lag, layer, seed, sample; no
-        ``position``; no attribute ``n`` beside a banded ``log_norm``; nothing in it; an infinite norm.
+    BadInput : several datasets; no ``log_norm``; dimensions other than target, source or lag, layer, depth,
+        seed, sample; no ``position``, or one that is not known; no attribute ``n`` beside a banded
+        ``log_norm``; nothing in it; an infinite norm.
     """
+    if not isinstance(ds, xr.Dataset):
+        several = isinstance(ds, list | tuple)
+        how = "one at a time, a call for each" if several else "as depprobe.jacobian gives it"
+        raise BadInput(f"a dataset is taken {how}; not {type(ds).__name__}")
     if "log_norm" not in ds:
         held = ", ".join(sorted(map(str, ds.data_vars))) or "nothing"
         raise BadInput(f"the dataset has no variable 'log_norm'; it holds {held}")
@@ -71,10 +84,13 @@ def check(ds: xr.Dataset) -> None:
             f"log_norm has dimensions ({', '.join(map(str, dims))}); "
             f"valid: (target, source) or (target, lag), with {', '.join(LEADING)} before them"
         )
-    if "position" not in ds.coords or set(ds["position"].dims) - {"layer", "target"}:
+    if "position" not in ds.coords or np.isnan(ds["position"].values.astype(np.float64)).any():
         raise BadInput(
-            "the dataset has no coordinate 'position' of each target; lag = position - source needs it"
+            "where the outputs sit among the inputs is not known, and a lag needs it; measure with "
+            "position= (same, end, forecast or an array), or assign the coordinate 'position' on target"
         )
+    if set(ds["position"].dims) - {*CURVES, "target"}:
+        raise BadInput(f"position is over ({', '.join(map(str, ds['position'].dims))}), not over (target)")
     if "lag" in dims and ("n" not in ds.attrs or "lag" not in ds.coords):
         raise BadInput(
             "log_norm(target, lag) needs the attribute 'n' (number of sources) and the coordinate 'lag'"
@@ -87,20 +103,35 @@ def check(ds: xr.Dataset) -> None:
 
 
 def by_layer(ds: xr.Dataset) -> Iterator[tuple[xr.Dataset, Blocks]]:
-    """Each layer's part of a dataset (its only part where there is no ``layer``) and its blocks by lag."""
+    """Each curve's part of a dataset (one a layer and depth, where there are such) and its blocks by lag."""
     check(ds)
-    for i in range(ds.sizes.get("layer", 1)):
-        part = ds.isel(layer=i) if "layer" in ds.dims else ds
+    for part in each_curve(ds):
         yield part, _align(part)
 
 
+def each_curve(ds: xr.Dataset) -> list[xr.Dataset]:
+    """The parts of a dataset that are not pooled: one a layer and depth, layer by layer."""
+    parts = [ds]
+    for dim in CURVES:
+        parts = (
+            [one.isel({dim: i}) for one in parts for i in range(one.sizes[dim])] if dim in ds.dims else parts
+        )
+    return parts
+
+
 def over_layers(ds: xr.Dataset, results: list[xr.Dataset], fill: dict[str, Any]) -> xr.Dataset:
-    """One result per layer joined along ``layer`` with what labels it; ``fill`` for absent lags."""
-    if "layer" not in ds.dims:
-        return results[0]
+    """One result per curve joined along ``layer`` and ``depth`` with its labels; ``fill`` for absent lags."""
+    for dim in [dim for dim in reversed(CURVES) if dim in ds.dims]:
+        size = ds.sizes[dim]
+        runs = [results[i : i + size] for i in range(0, len(results), size)]
+        results = [_joined(ds, run, dim, fill) for run in runs]
+    return results[0]
+
+
+def _joined(ds: xr.Dataset, results: list[xr.Dataset], dim: str, fill: dict[str, Any]) -> xr.Dataset:
     joined = xr.concat(
         results,
-        dim="layer",
+        dim=dim,
         data_vars="all",
         coords="minimal",
         compat="override",
@@ -108,7 +139,7 @@ def over_layers(ds: xr.Dataset, results: list[xr.Dataset], fill: dict[str, Any])
         fill_value=fill,
         combine_attrs="override",
     )
-    return joined.assign_coords({k: v for k, v in ds.coords.items() if v.dims == ("layer",)})
+    return joined.assign_coords({k: v for k, v in ds.coords.items() if v.dims == (dim,)})
 
 
 def sources_of(ds: xr.Dataset, position: Floats) -> Ints:
@@ -124,11 +155,11 @@ def _align(ds: xr.Dataset) -> Blocks:
     repeats = (ds.sizes.get(REPEATS[0], 1), ds.sizes.get(REPEATS[1], 1))
     order = ("target", column, *(dim for dim in REPEATS if dim in ds["log_norm"].dims))
 
-    def cells(name: str) -> Floats:
-        stored = ds[name].transpose(*order).values.astype(np.float64, copy=False)
+    def cells(variable: xr.DataArray) -> NDArray[Any]:
+        stored = variable.transpose(*order).values
         return stored.reshape(*stored.shape[:2], -1)
 
-    x = cells("log_norm")
+    x = cells(ds["log_norm"]).astype(np.float64, copy=False)
     position = ds["position"].values.astype(np.float64)
     here = np.floor(position + 0.5).astype(np.int64)
     source = sources_of(ds, position)
@@ -152,15 +183,19 @@ def _align(ds: xr.Dataset) -> Blocks:
     else:
         exists = np.zeros((len(support), len(here)), bool)
         exists[row, t] = True
+    # a lag that a band leaves out is zero
     values = np.where(exists[:, :, None], -np.inf, np.full((1, 1, x.shape[2]), np.nan))
     values[row, t] = x[t, c]
+    status = derived(values, exists[:, :, None])
+    if "log_norm_status" in ds:
+        status[row, t] = cells(ds["log_norm_status"])[t, c]
 
     error = None
     if "log_norm_error" in ds:
         error = np.zeros(len(support))
-        np.fmax.at(error, row, np.fmax.reduce(cells("log_norm_error")[t, c], axis=1))
+        np.fmax.at(error, row, np.fmax.reduce(cells(ds["log_norm_error"])[t, c], axis=1))
     empty = ~np.isin(found, support)
-    return Blocks(support, values, exists, found[empty], counts[empty] * x.shape[2], error, repeats)
+    return Blocks(support, values, status, found[empty], counts[empty] * x.shape[2], error, repeats)
 
 
 def _lags_of_band(here: Ints, n: int) -> tuple[Ints, Ints]:

@@ -9,10 +9,15 @@ import numpy as np
 import xarray as xr
 
 from depprobe.curves.align import check, sources_of
-from depprobe.vocabulary import describe
+from depprobe.vocabulary import STATUS, describe
 
 #: what stands outside the band: no norm, known exactly
-OUTSIDE = {"log_norm": -np.inf, "log_norm_error": 0.0, "log_norm_stderr": 0.0}
+OUTSIDE: dict[str, float] = {
+    "log_norm": -np.inf,
+    "log_norm_status": STATUS["zero"],
+    "log_norm_error": 0.0,
+    "log_norm_stderr": 0.0,
+}
 
 
 def dense(ds: xr.Dataset) -> xr.Dataset:
@@ -25,7 +30,7 @@ def dense(ds: xr.Dataset) -> xr.Dataset:
 
     Returns
     -------
-    Dataset with ``log_norm``, and ``log_norm_error`` and ``log_norm_stderr`` where present, over
+    Dataset with ``log_norm``, and its status, error and standard error where present, over
     ``(..., target, source)``, sources 0 to n-1; attributes and other coordinates as they were. A dataset that
     is dense already comes back unchanged.
 
@@ -52,7 +57,13 @@ def dense(ds: xr.Dataset) -> xr.Dataset:
     if "layer" in ds["position"].dims:
         parts = [dense(ds.isel(layer=[i]).squeeze("layer")) for i in range(ds.sizes["layer"])]
         joined = xr.concat(
-            parts, dim=ds["layer"], data_vars="all", coords="different", compat="equals", join="outer"
+            parts,
+            dim=ds["layer"],
+            data_vars="all",
+            coords="different",
+            compat="equals",
+            join="outer",
+            fill_value={"log_norm_status": STATUS["not_measured"]},
         )
         return joined.transpose(*ds["log_norm"].dims[:-1], "source").assign_attrs(ds.attrs)
 
@@ -63,7 +74,7 @@ def dense(ds: xr.Dataset) -> xr.Dataset:
     for name, fill in OUTSIDE.items():
         if name in ds:
             stored = ds[name].transpose(..., "target", "lag")
-            values = np.full((*stored.shape[:-1], n), fill)
+            values = np.full((*stored.shape[:-1], n), fill, stored.dtype)
             values[..., t, source[t, c]] = stored.values[..., t, c]
             out[name] = ((*stored.dims[:-1], "source"), values, ds[name].attrs)
     return out

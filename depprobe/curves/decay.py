@@ -12,11 +12,12 @@ import numpy as np
 import xarray as xr
 
 from depprobe.curves.align import REPEATS, Blocks, Floats, Ints, by_layer, over_layers
+from depprobe.curves.status import UNKNOWN
 from depprobe.vocabulary import describe
 
 #: variable -> quantile of the pooled norms
 QUANTILES = {"log_median": 0.5, "log_low": 0.05, "log_high": 0.95}
-COUNTS = ("count", "zeros", "unknown")
+COUNTS = ("count", "zeros", "unknown", *UNKNOWN)
 
 
 def decay_curve(ds: xr.Dataset) -> xr.Dataset:
@@ -25,13 +26,15 @@ def decay_curve(ds: xr.Dataset) -> xr.Dataset:
     Parameters
     ----------
     ds : Jacobian dataset with ``log_norm`` over ``(target, source)`` or ``(target, lag)``, natural logs,
-        with or without ``layer``, ``seed`` and ``sample`` before them; -inf is an exact zero, NaN an unknown.
+        with or without ``layer``, ``seed`` and ``sample`` before them; -inf is an exact zero, NaN an unknown
+        (``log_norm_status`` says of which kind).
 
     Returns
     -------
     Dataset over ``lag``, or ``(layer, lag)``: ``log_median``, ``log_low`` and ``log_high`` (5 and 95 %),
     ``log_rms``, natural logs of norms, -inf where zero, NaN where nothing is known; ``count`` (blocks pooled,
-    zeros included), ``zeros`` (exact zeros among them), ``unknown`` (NaN, left out);
+    zeros included), ``zeros`` (exact zeros among them), ``unknown`` (not known and left out: never taken for
+    zeros), and ``underflow``, ``overflow``, ``undecided`` among these;
     ``log_norm_error`` (the largest at that lag, a bound for all of the above) where the input has it.
     The attributes are those of the input, and ``seeds`` and ``samples``, how many were pooled, where several.
     Lags are every lag that exists, in steps of one input position; negative ones (the future) are left out
@@ -68,13 +71,13 @@ def _curve(blocks: Blocks, causal: bool) -> xr.Dataset:
     # NaN, absent or unknown, sorts last
     ranked = np.sort(pooled, axis=1)
     count = (~np.isnan(pooled)).sum(1)
-    columns = {name: _quantile(ranked, count, q) for name, q in QUANTILES.items()}
+    columns: dict[str, Floats | Ints] = {name: _quantile(ranked, count, q) for name, q in QUANTILES.items()}
     columns["log_rms"] = _log_rms(pooled, count)
     if blocks.error is not None:
         columns["log_norm_error"] = blocks.error
     columns["count"] = count
     columns["zeros"] = (pooled == -np.inf).sum(1)
-    columns["unknown"] = blocks.exists.sum(1) * repeats - count
+    columns |= blocks.unknown((1, 2))
 
     at_zero = {name: np.full(len(blocks.zero_lags), -np.inf) for name in (*QUANTILES, "log_rms")}
     at_zero |= {"count": blocks.zero_counts, "zeros": blocks.zero_counts}

@@ -54,7 +54,8 @@ def distances(ds: xr.Dataset, power: int = 2, resamples: int = 200, seed: int = 
       ``form_share(form)``: share of the draws in which it is the best;
     - ``residual_sd``, ``residual_autocorrelation``: of ln rms about the best smooth form, the latter from one
       distance to the next; near 1, ``bic`` overstates how clearly the forms differ;
-    - ``unknown``: NaN blocks; where there are any, receptive field and width are lower bounds.
+    - ``unknown``: blocks whose norm is not known, and ``underflow``, ``overflow``, ``undecided`` among them;
+      where there are any, receptive field and width are lower bounds.
 
     NaN stands where there are too few distances. Attributes: ``share_power``; ``resampled`` (what was drawn
     again: "target", "seed", "sample" or several of them; "lag" where there is one curve);
@@ -64,7 +65,8 @@ def distances(ds: xr.Dataset, power: int = 2, resamples: int = 200, seed: int = 
 
     Raises
     ------
-    BadInput : not a Jacobian dataset; power other than 1 or 2; fewer than 2 resamples.
+    BadInput : not one Jacobian dataset, or one without known positions; power other than 1 or 2; fewer than 2
+        resamples.
 
     Notes
     -----
@@ -148,8 +150,8 @@ def _measure(blocks: Blocks, power: int, resamples: int, seed: int) -> xr.Datase
     out["form_share"] = ("form", votes, describe("form_share"))
     for name, number in zip(("residual_sd", "residual_autocorrelation"), residuals(form), strict=True):
         out[name] = ((), number, describe(name))
-    known = int((~np.isnan(blocks.values)).sum())
-    out["unknown"] = ((), int(blocks.exists.sum()) * blocks.values.shape[2] - known, describe("unknown"))
+    for name, count in blocks.unknown((0, 1, 2)).items():
+        out[name] = ((), int(count), describe(name))
     return out.assign_attrs(resampled=names[0], resampled_for_rates=" or ".join(names), resampled_run=run)
 
 

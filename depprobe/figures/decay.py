@@ -148,9 +148,9 @@ def decay(
         handles += [end_marker(kind, GREY) for kind in ENDS if kind in kinds]
         if cut is not None:
             handles.append(_note(rf"axis cut; lowest norm $10^{{{cut:.0f}}}$"))
-        blind = sum(int(curve.unknown.sum()) for curve in curves)
+        blind = wording.unknown_norms(parts)
         if blind:
-            handles.append(_note(f"{blind:,} unknown blocks left out"))
+            handles.append(_note(f"{blind}, left out"))
         both = ", negative in the future" if lags.min() < 0 else ""
         ax.set_xlabel(f"lag $t - k$ (positions{both})")
         ax.set_ylabel(wording.norm_label(parts))

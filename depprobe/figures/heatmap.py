@@ -23,11 +23,13 @@ from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
+from depprobe.curves.status import UNKNOWN as UNKNOWN_KINDS
 from depprobe.errors import BadInput
 from depprobe.figures.drawing import wording
 from depprobe.figures.drawing.grid_cells import Cells, cells
 from depprobe.figures.drawing.log_axis import LN10, typical_floor, use_decades, whole_decades
 from depprobe.figures.drawing.style import COLUMN, GREY, PAGE, SMALL, figure_of, styled
+from depprobe.vocabulary import STATUS
 
 Floats = NDArray[np.float64]
 
@@ -226,6 +228,15 @@ def _draw_scale(
     return bar
 
 
+def _unknown(parts: Sequence[xr.Dataset]) -> str:
+    """What kinds of norms the colour of unknown ones stands for."""
+    stored = [part["log_norm_status"].values for part in parts if "log_norm_status" in part]
+    kinds = [kind for kind in UNKNOWN_KINDS if any((one == STATUS[kind]).any() for one in stored)]
+    floors = {part.attrs["log_floor"] for part in parts if "log_floor" in part.attrs}
+    below = rf", below $10^{{{max(floors) / LN10:.0f}}}$" if floors and kinds != ["overflow"] else ""
+    return (", ".join(kinds) or "unknown") + below
+
+
 def _add_legend(
     figure: Figure, axes: Sequence[Axes], parts: Sequence[xr.Dataset], pictures: Sequence[Cells], own: bool
 ) -> Legend | None:
@@ -233,9 +244,7 @@ def _add_legend(
     if any(np.isneginf(picture.values).any() for picture in pictures):
         handles.append(Patch(facecolor=ZERO, edgecolor=GREY, linewidth=0.6, label="exactly zero"))
     if any(np.isnan(picture.values).any() for picture in pictures):
-        floors = {part.attrs["log_floor"] for part in parts if "log_floor" in part.attrs}
-        below = rf", below $10^{{{max(floors) / LN10:.0f}}}$" if floors else ""
-        handles.append(Patch(facecolor=UNKNOWN, edgecolor=GREY, linewidth=0.6, label=f"unknown{below}"))
+        handles.append(Patch(facecolor=UNKNOWN, edgecolor=GREY, linewidth=0.6, label=_unknown(parts)))
     if not handles:
         return None
     if own:

@@ -10,17 +10,15 @@ Each named layer at each length is measured in a process of its own, at batch 1.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
 from itertools import product
 from typing import Any
 
 import numpy as np
 import xarray as xr
-from numpy.typing import ArrayLike
-from torch import Tensor, nn
+from torch import Tensor
 
-from depprobe import store
 from depprobe._version import __version__
 from depprobe.core.budget import DEFAULT_MEMORY, parse_bytes, readable
 from depprobe.costs.machine import machine
@@ -29,15 +27,18 @@ from depprobe.costs.passes import PHASES
 from depprobe.costs.point import costs, counted
 from depprobe.costs.timing import all_threads
 from depprobe.errors import BadInput, OverBudget, unknown
-from depprobe.registry import Spec, layers
 from depprobe.runs.cache import FinishedPoints
-from depprobe.runs.cases import DTYPES, cases_of_module, cases_of_specs, labels_of, require_room
+from depprobe.runs.cases import cases_of_specs, only_case, require_room
+from depprobe.runs.collect import Progress, Report, collect
 from depprobe.runs.inputs import Source
+from depprobe.runs.labelling import origin
+from depprobe.runs.request import Request, refuse
+from depprobe.runs.subject import DTYPES, BuiltModule, NamedLayer, check_dtype, subjects_of
 from depprobe.runs.subprocess_executor import measured_alone
 from depprobe.vocabulary import SCHEMA_VERSION, describe
 
-#: called with (points done, points in all, what is under way)
-Progress = Callable[[float, int, str], None]
+#: lengths, widths and dtype of named layers where a call gives none; what is trained in is float32
+LENGTHS, WIDTH, DTYPE = (256, 512, 1024), 512, "float32"
 
 #: the layers that are compared by default; explicit and fused attention compute the same
 COMPARED = (
@@ -67,16 +68,16 @@ DEPENDS: dict[str, tuple[str, ...]] = {
 
 
 def cost(
-    target: nn.Module | str | Sequence[str] = COMPARED,
-    x: Tensor | ArrayLike | None = None,
+    target: Any = COMPARED,
+    x: Any = None,
     *,
-    n: int | Sequence[int] = (256, 512, 1024),
-    d: int | Sequence[int] = 512,
+    n: int | Sequence[int] | None = None,
+    d: int | Sequence[int] | None = None,
     phases: str | Sequence[str] = PHASES,
     threads: int | Sequence[int] | None = None,
     seconds: float = 0.2,
     seed: int = 0,
-    dtype: str = "float32",
+    dtype: str | None = None,
     memory: int | str = DEFAULT_MEMORY,
     command: str | None = None,
     progress: Progress | None = None,
@@ -86,10 +87,10 @@ def cost(
 
     Parameters
     ----------
-    target : spec strings of named layers (``"attention:causal=true"``), by default those of ``COMPARED``; or
-        your ``nn.Module``, which is measured in this process, in eval mode, at the one length of its input.
+    target : spec strings of named layers (``"attention:causal=true"``), by default those of ``COMPARED``; or your
+        ``nn.Module``, which is measured in this process, in eval mode, at the one length of its input.
     x : (n, d_in), needed with a module.
-    n, d : lengths and widths, for spec strings.
+    n, d : lengths (256, 512, 1024) and widths (512), for spec strings.
     phases : ``forward``, ``forward+backward``, or both.
     threads : numbers of threads to time with; by default one, and as many as there are processors.
     seconds : how long to time each pass at each number of threads, at least.
@@ -138,17 +139,28 @@ def cost(
         raise BadInput(f"seconds must be above 0 and finite, not {seconds}")
     options = {"phases": wanted, "threads": counts, "least": seconds}
     attributes: dict[str, Any] = {"batch": 1, "seconds": seconds} | machine()
-    if isinstance(target, nn.Module):
+    subjects = subjects_of(target)
+    layers = [one for one in subjects if isinstance(one, NamedLayer)]
+    if layers != subjects:
+        if len(subjects) > 1 or not isinstance(subjects[0], BuiltModule):
+            raise BadInput("costs are those of named layers, or of one module at one input x")
+        given = {"n": n, "d": d, "dtype": dtype, "finished": finished}
+        refuse(given, [(name, f"{subjects[0].label} is a module that is already built") for name in given])
         found, coords, inputs = _of_module(target, x, **options)
         dtype = str(inputs.dtype).removeprefix("torch.")
         attributes["process_bytes_unknown"] = "a module is measured in a process that does other things"
     else:
         if x is not None:
             raise BadInput("named layers take noise: leave out x, or give a module")
-        labels, lengths, widths = labels_of(target), _sizes("n", n, 2), _sizes("d", d, 1)
-        for label, width in product(labels, widths):
-            _require_room(label, lengths, width, wanted, seed, dtype, budget)
-        coords = {"layer": labels, "n": lengths, "d": widths}
+        dtype = dtype or DTYPE
+        check_dtype(dtype)
+        lengths, widths = (
+            _sizes("n", LENGTHS if n is None else n, 2),
+            _sizes("d", WIDTH if d is None else d, 1),
+        )
+        for layer, width in product(layers, widths):
+            _require_room(layer, lengths, width, wanted, dtype, budget)
+        coords = {"layer": [layer.label for layer in layers], "n": lengths, "d": widths}
         found = _of_specs(coords, options | {"seed": seed, "dtype": dtype}, progress, finished)
         inputs = None
     reasons: dict[str, list[str]] = {}
@@ -156,22 +168,18 @@ def cost(
         if point["no_stream"] and label not in reasons.setdefault(point["no_stream"], []):
             reasons[point["no_stream"]].append(label)
     ds = _labelled(found, {**coords, "phase": wanted, "threads": counts})
-    ds.attrs = {
-        "title": f"Cost of {', '.join(coords['layer'])}",
-        "layer": ", ".join(coords["layer"]),
-        "n": coords["n"],
-        "d": coords["d"],
-        "seed": seed,
-        "dtype": dtype,
+    ds.attrs = origin(
+        "Cost",
+        coords["layer"],
+        command or f"depprobe.cost({', '.join(coords['layer'])})",
+        None if inputs is None else inputs.detach().cpu().numpy(),
+        n=coords["n"],
+        d=coords["d"],
+        seed=seed,
+        dtype=dtype,
         **attributes,
-        "no_stream": "; ".join(f"{', '.join(labels)}: {reason}" for reason, labels in reasons.items()),
-        "depprobe_version": __version__,
-        "schema_version": SCHEMA_VERSION,
-        "provenance": store.provenance(
-            command or f"depprobe.cost({', '.join(coords['layer'])})",
-            None if inputs is None else inputs.detach().cpu().numpy(),
-        ),
-    }
+        no_stream="; ".join(f"{', '.join(labels)}: {reason}" for reason, labels in reasons.items()),
+    )
     return ds
 
 
@@ -197,12 +205,11 @@ def _sizes(name: str, given: Any, least: int) -> list[int]:
 
 
 def _require_room(
-    label: str, lengths: Sequence[int], d: int, phases: Sequence[str], seed: int, dtype: str, budget: int
+    layer: NamedLayer, lengths: Sequence[int], d: int, phases: Sequence[str], dtype: str, budget: int
 ) -> None:
     """Refuse a layer whose largest pass would not fit the budget, naming a length that would."""
-    require_room([label], Source("noise"), lengths[-1], d, 1, 1, dtype, budget)
-    spec = Spec.parse(label)
-    build = partial(layers[spec.name].build, d, **spec.options())
+    require_room([layer], Source("noise"), Request(n=lengths[-1], d=d, dtype=dtype, budget=budget))
+    build = partial(layer.entry.build, d, **layer.options)
     # the later phase holds all that the earlier one does
     phase = max(phases, key=PHASES.index)
 
@@ -217,18 +224,16 @@ def _require_room(
         fits //= 2
     remedy = f"n = {fits} would fit" if fits > 1 else "no n would fit: use a smaller d"
     raise OverBudget(
-        f"{label} at n = {lengths[-1]}, d = {d} needs {readable(most)} and the memory budget is "
+        f"{layer.label} at n = {lengths[-1]}, d = {d} needs {readable(most)} and the memory budget is "
         f"{readable(budget)}; {remedy}, or use a larger --memory"
     )
 
 
 def _of_module(
-    module: nn.Module, x: Any, **options: Any
+    module: Any, x: Any, **options: Any
 ) -> tuple[dict[tuple[str, int, int], Any], dict[str, list[Any]], Tensor]:
-    cases = cases_of_module(module, x)
-    if len(cases) > 1:
-        raise BadInput(f"costs are taken at one input (n, d), not at {len(cases)} samples")
-    (case,) = cases
+    case = only_case(module, x, "costs are taken at")
+    module = case.build()
     training = [part for part in module.modules() if part.training]
     try:
         # dropout and running statistics would change the module and the random numbers
@@ -250,22 +255,28 @@ def _of_specs(
 ) -> dict[tuple[str, int, int], Any]:
     points = list(product(coords["layer"], coords["n"], coords["d"]))
     # times of one machine are never taken for those of another
-    origin = {"machine": machine(), "version": __version__, "schema": SCHEMA_VERSION}
-    found = {}
-    for done, (label, n, d) in enumerate(points):
-        if progress:
-            progress(done, len(points), f"{label} n={n}" + f" d={d}" * (len(coords["d"]) > 1))
-        request = {"layer": label, "n": n, "d": d, **options}
-        answer = finished.get(request | origin) if finished else None
-        if answer is None:
-            (case,) = cases_of_specs([label], None, n, d, 1, [options["seed"]], options["dtype"], "cpu")
-            answer = measured_alone(request) | counted(case.build(), case.x, options["phases"])
-            if finished:
-                finished.put(request | origin, answer)
-        found[label, n, d] = answer
-    if progress:
-        progress(len(points), len(points), "")
-    return found
+    taken_on = {"machine": machine(), "version": __version__, "schema": SCHEMA_VERSION}
+
+    def request(point: tuple[str, int, int]) -> dict[str, Any]:
+        return {**dict(zip(("layer", "n", "d"), point, strict=True)), **options}
+
+    def measure(point: tuple[str, int, int], report: Report) -> dict[str, Any]:
+        label, n, d = point
+        (case,) = cases_of_specs([label], None, n, d, 1, [options["seed"]], options["dtype"], "cpu")
+        return measured_alone(request(point)) | counted(case.build(), case.x, options["phases"])
+
+    def name(point: tuple[str, int, int]) -> str:
+        return f"{point[0]} n={point[1]}" + f" d={point[2]}" * (len(coords["d"]) > 1)
+
+    found = collect(
+        points,
+        measure,
+        name=name,
+        progress=progress,
+        kept=finished,
+        facts=lambda point: request(point) | taken_on,
+    )
+    return dict(zip(points, found, strict=True))
 
 
 def _labelled(found: dict[tuple[str, int, int], Any], coords: dict[str, list[Any]]) -> xr.Dataset:

@@ -10,17 +10,16 @@ Source: Hochreiter and Schmidhuber 1997; Gers et al. 2000; Tallec and Ollivier 2
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
 import xarray as xr
-from numpy.typing import ArrayLike, NDArray
-from torch import Tensor, nn
+from numpy.typing import NDArray
+from torch import nn
 
-from depprobe import store
-from depprobe._version import __version__
-from depprobe.core.budget import DEFAULT_MEMORY, parse_bytes, require
+from depprobe.core.budget import DEFAULT_MEMORY, require
 from depprobe.core.targets import wanted_positions
 from depprobe.errors import BadInput
 from depprobe.operators.chain.cells import GatedChain
@@ -28,11 +27,9 @@ from depprobe.operators.chain.norms import chain_norms
 from depprobe.operators.chain.step_chains import step_chains
 from depprobe.operators.dispatch import is_plain
 from depprobe.runs.cases import Case, cases_of
-from depprobe.runs.inputs import Source
-from depprobe.vocabulary import SCHEMA_VERSION, describe
-
-#: called with (cases done, cases in all, what is under way)
-Progress = Callable[[float, int, str], None]
+from depprobe.runs.collect import Progress, Report, collect
+from depprobe.runs.labelling import origin, over_cases
+from depprobe.runs.request import Request
 
 #: dimensions of each variable, after (layer, seed, sample)
 _DIMS: dict[str, tuple[str, ...]] = {
@@ -44,21 +41,21 @@ _DIMS: dict[str, tuple[str, ...]] = {
 
 
 def gates(
-    module: nn.Module | str | Sequence[str],
-    x: Tensor | ArrayLike | Source | None = None,
+    module: Any,
+    x: Any = None,
     *,
-    n: int = 1000,
-    d: int = 512,
+    n: int | None = None,
+    d: int | None = None,
     target: str | int = "last",
     depth: int = 0,
     hold_h: bool = False,
     lags: Sequence[int] | None = None,
     tolerance: float = 1e-6,
-    samples: int = 1,
-    seeds: int = 1,
+    samples: int | None = None,
+    seeds: int | None = None,
     seed: int = 0,
-    dtype: str = "float64",
-    device: str = "cpu",
+    dtype: str | None = None,
+    device: str | None = None,
     memory: int | str = DEFAULT_MEMORY,
     command: str | None = None,
     progress: Progress | None = None,
@@ -67,11 +64,11 @@ def gates(
 
     Parameters
     ----------
-    module : ``nn.LSTM`` or ``nn.GRU`` in one direction, trained or not; or the spec string of such a named
-        layer (``"lstm:forget_bias=2"``), or several of one kind.
+    module : ``nn.LSTM`` or ``nn.GRU`` in one direction, trained or not; the spec string of such a named
+        layer (``"lstm:forget_bias=2"``), or several of one kind; a factory of them, or a mapping from labels.
     x : (n, d_in), or (samples, n, d_in), tensor or array; needed with a module. With spec strings also a
         ``depprobe.runs.inputs.Source``; by default seeded noise, x ~ N(0, 1).
-    n, d : length and width, for spec strings; a module and its input bring their own.
+    n, d : length (1000) and width (512), for spec strings; a module and its input bring their own.
     target : position t at which the rows end, or ``last``.
     depth : the stacked layer measured, 0 being the bottom one.
     hold_h : whether h_k stays as it is when c_k moves (LSTM). By default h_k = o_k tanh(c_k) moves with it,
@@ -79,7 +76,7 @@ def gates(
     lags : lags for which to give the share of units that hold longer; powers of ten up to n by default.
     tolerance : relative error that compression may cause (default 1e-6); 0 for no compression.
     samples : number of inputs, for spec strings; same weights.
-    seeds : number of draws of the weights, from ``seed`` on, for spec strings.
+    seeds : number of draws of the weights, from ``seed`` on, of named layers and factories.
     seed : fixes the weights, then the input.
     dtype, device : of named layers; a module keeps its own.
     memory : budget in bytes, or a size such as ``"4GiB"``.
@@ -110,59 +107,58 @@ def gates(
     >>> ds.log_norm_cc.dims, ds.gate_value.sizes["gate"], bool(ds.log_gate_product.max() <= 0)
     (('source',), 4, True)
     """
-    budget = parse_bytes(memory) if isinstance(memory, str) else memory
     if not 0 <= tolerance < 1:
         raise BadInput(f"tolerance must lie in [0, 1), not {tolerance}")
-    labels, seed_values, cases = cases_of(
-        module, x, n, d, samples=samples, seeds=seeds, seed=seed, dtype=dtype, device=device, memory=budget
-    )
-    length = cases[0].x.shape[0]
+    asked = Request(n, d, samples, seeds, seed, dtype, device, memory)
+    measured = cases_of(module, x, asked)
+    length = len(measured.cases[0].x)
     at = wanted_positions(target, length)
     if len(at) != 1:
         raise BadInput(f"gates are measured at one target (last, or a position), not {target!r}")
     t = int(at[0])
     wanted = _lags(lags, length)
+    kinds: dict[str, GatedChain] = {}
 
-    results: list[dict[str, NDArray]] = []
-    names: list[tuple[str, ...]] = []
-    for done, case in enumerate(cases):
-        if progress:
-            progress(done, len(cases), case.label)
-        chain = _chain(case, depth, hold_h, budget, len(cases))
-        names.append(chain.gates)
-        if names[-1] != names[0]:
+    def measure(case: Case, report: Report) -> dict[str, NDArray[np.float64]]:
+        chain = _chain(case, depth, hold_h, asked.memory, len(measured.cases))
+        first = next(iter(kinds.values()), chain)
+        if chain.gates != first.gates:
             raise BadInput(
-                f"{labels[0]} and {case.label} have different gates ({', '.join(names[0])} and "
-                f"{', '.join(names[-1])}); measure them one kind at a time"
+                f"{measured.labels[0]} and {case.label} have different gates ({', '.join(first.gates)} and "
+                f"{', '.join(chain.gates)}); measure them one kind at a time"
             )
-        results.append(_measure(chain, t, wanted, hold_h, tolerance))
-    if progress:
-        progress(len(cases), len(cases), "")
+        kinds[case.label] = chain
+        return _measure(chain, t, wanted, hold_h, tolerance)
 
-    ds = _labelled(results, labels, seed_values, names[0], wanted)
-    inputs = [case.x.detach().cpu().numpy().ravel() for case in cases]
-    ds.attrs = {
-        "title": f"Gates of {', '.join(labels)}",
-        "wrt": "h" if "log_norm_hh" in ds else "c" if hold_h else "cell",
-        "norm": "fro",
-        "method": "chain",
-        "tolerance": tolerance,
-        "target": t,
-        "depth": depth,
-        "keeper": chain.keeper,
-        "layer": ", ".join(labels),
-        "n": length,
-        "d": ds.sizes["unit"],
-        "seed": seed,
-        "dtype": str(cases[0].x.dtype).removeprefix("torch."),
-        "depprobe_version": __version__,
-        "schema_version": SCHEMA_VERSION,
-        "provenance": store.provenance(
-            command or f"depprobe.gates({', '.join(labels)})",
-            np.concatenate(inputs),
-            **({"input_projection": "fixed random"} if any(case.projected for case in cases) else {}),
-        ),
+    results = collect(measured.cases, measure, name=lambda case: case.label, progress=progress)
+    gate = next(iter(kinds.values()))
+    coords: dict[str, Any] = {
+        "gate": list(gate.gates),
+        "lag": wanted,
+        "source": np.arange(t + 1),
+        "target": np.arange(length),
     }
+    coords["unit"] = np.arange(len(results[0]["time_constant"]))
+    dims = {name: _DIMS.get(name, ("source",)) for name in sorted(results[0])}
+    ds = over_cases([{name: one[name] for name in dims} for one in results], dims, measured.lead, coords)
+    ds.attrs = origin(
+        "Gates",
+        measured.labels,
+        command or f"depprobe.gates({measured.named})",
+        measured.numbers,
+        wrt="h" if "log_norm_hh" in ds else "c" if hold_h else "cell",
+        norm="fro",
+        method="chain",
+        tolerance=tolerance,
+        target=t,
+        depth=depth,
+        keeper=gate.keeper,
+        n=length,
+        d=ds.sizes["unit"],
+        seed=seed,
+        dtype=measured.dtype,
+        projected=any(case.projected for case in measured.cases),
+    )
     return ds
 
 
@@ -193,8 +189,8 @@ def _chain(case: Case, depth: int, hold_h: bool, budget: int, cases: int) -> Gat
     if hold_h and kind is not nn.LSTM:
         raise BadInput(f"hold_h needs a cell state and {case.label} has none; leave it out")
     # what all cases give, and a copy of it
-    size = 80.0 * cases * case.x.shape[0] * module.hidden_size
-    what = f"gates at {case.x.shape[0]} positions of {cases} cases"
+    size = 80.0 * cases * len(case.x) * module.hidden_size
+    what = f"gates at {len(case.x)} positions of {cases} cases"
     require(size, budget, what, "use a smaller n or d, or fewer layers, samples or seeds")
     chain = step_chains(module, case.x, memory=budget)[depth][0]
     assert isinstance(chain, GatedChain)
@@ -227,37 +223,3 @@ def _measure(
             found[f"log_norm_{name}_error"] = error[: t + 1]
     found["log_gap"] = found[f"log_norm_{next(iter(paths))}"] - found["log_norm_product"]
     return found
-
-
-def _labelled(
-    results: list[dict[str, NDArray]],
-    labels: list[str],
-    seeds: list[int],
-    names: tuple[str, ...],
-    lags: list[int],
-) -> xr.Dataset:
-    lead = (len(labels), len(seeds), len(results) // (len(labels) * len(seeds)))
-    ds = xr.Dataset(
-        {
-            name: (
-                ("layer", "seed", "sample", *_DIMS.get(name, ("source",))),
-                np.stack([one[name] for one in results]).reshape(*lead, *results[0][name].shape),
-            )
-            for name in sorted(results[0])
-        },
-        coords={
-            "layer": labels,
-            "seed": seeds,
-            "sample": np.arange(lead[2]),
-            "gate": list(names),
-            "lag": lags,
-            "source": np.arange(len(results[0]["log_norm_product"])),
-            "target": np.arange(results[0]["gate_value"].shape[1]),
-            "unit": np.arange(results[0]["time_constant"].shape[0]),
-        },
-    )
-    single = [name for name, size in zip(("layer", "seed", "sample"), lead, strict=True) if size == 1]
-    ds = ds.squeeze(single, drop=True)
-    for variable in ds.variables:
-        ds[variable].attrs = describe(str(variable))
-    return ds

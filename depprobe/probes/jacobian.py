@@ -9,47 +9,47 @@ decided by the module; the attributes say which ran.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import xarray as xr
-from numpy.typing import ArrayLike
-from torch import Tensor, nn
 
-from depprobe import store
 from depprobe._version import __version__
-from depprobe.core.budget import DEFAULT_MEMORY, parse_bytes, require
+from depprobe.core.budget import DEFAULT_MEMORY, require
 from depprobe.core.targets import nearest_outputs, wanted_positions
-from depprobe.errors import unknown
-from depprobe.operators import temporal_jacobian
+from depprobe.errors import BadInput, unknown
+from depprobe.operators import TemporalJacobian, temporal_jacobian
 from depprobe.runs.cache import Finished
 from depprobe.runs.cases import Case, cases_of
-from depprobe.runs.inputs import Source
-from depprobe.runs.labelling import Result, labelled, stacked
-from depprobe.vocabulary import NORMS, SCHEMA_VERSION
+from depprobe.runs.collect import Progress, Report, collect
+from depprobe.runs.given import numbers
+from depprobe.runs.labelling import Result, floor_of, labelled, origin, stacked
+from depprobe.runs.request import Request
+from depprobe.store import fingerprint
+from depprobe.vocabulary import METHODS, NORMS
 
-#: called with (cases done, cases in all, what is under way)
-Progress = Callable[[float, int, str], None]
+#: number of random probes where a call gives none
+PROBES = 32
 
 
 def jacobian(
-    module: nn.Module | str | Sequence[str],
-    x: Tensor | ArrayLike | Source | None = None,
+    target: Any,
+    x: Any = None,
     *,
-    n: int = 1000,
-    d: int = 512,
     targets: str | int | Sequence[int] = "last",
     wrt: str = "x",
     norm: str = "fro",
     tolerance: float = 1e-6,
     method: str = "auto",
-    probes: int = 32,
-    samples: int = 1,
-    seeds: int = 1,
+    probes: int | None = None,
+    n: int | None = None,
+    d: int | None = None,
+    samples: int | None = None,
+    seeds: int | None = None,
     seed: int = 0,
-    dtype: str = "float64",
-    device: str = "cpu",
+    dtype: str | None = None,
+    device: str | None = None,
     memory: int | str = DEFAULT_MEMORY,
     forward: Mapping[str, Any] | None = None,
     command: str | None = None,
@@ -58,23 +58,29 @@ def jacobian(
 ) -> xr.Dataset:
     """Natural logs of the norms of the temporal Jacobian, as a labelled dataset.
 
+    An argument that has no meaning in a call is refused by name.
+
     Parameters
     ----------
-    module : your ``nn.Module``; or the spec string of a named layer (``"lstm:forget_bias=2"``), or several.
-    x : (n, d_in), or (samples, n, d_in), tensor or array; needed with a module. With spec strings also a
+    target : the spec string of a named layer (``"lstm:forget_bias=2"``), or several; your ``nn.Module``,
+        measured as it is; a factory, called with a seed (if it has a parameter) to draw the weights; or a
+        mapping from labels to any of these, measured side by side.
+    x : floats (n, d_in) or (samples, n, d_in), integer ids (n,) or (samples, n), or a mapping of keyword
+        arguments of the forward; needed with a module or factory. With spec strings alone also a
         ``depprobe.runs.inputs.Source``; by default seeded noise, x ~ N(0, 1).
-    n, d : length and width, for spec strings; a module and its input bring their own.
-    targets : output positions t, by the input position they sit at: ``last``, ``all``, ``every:M``, a list.
+    targets : output positions t, by the input position they sit at: ``last``, ``all``, ``every:M``,
+        ``random:K``, a list.
     wrt : ``x`` the input, ``h`` or ``c`` the earlier state of a recurrent module (the pair it carries from
         step to step, the other held; of a stack, all its layers).
     norm : ``fro`` or ``spectral``.
     tolerance : relative error that compression may cause (default 1e-6); 0 for no compression.
-    method : ``auto``, ``structured``, ``autograd`` or ``probes``.
-    probes : number of random probes for ``method="probes"``.
-    samples : number of inputs, for spec strings (windows of a file, or draws of noise); same weights.
-    seeds : number of draws of the weights, from ``seed`` on, for spec strings.
-    seed : fixes the weights, then the input.
-    dtype, device : of named layers; a module keeps its own.
+    method : ``auto``, ``structured``, ``autograd`` or ``probes``; all but the first insist.
+    probes : number of random probes for ``method="probes"``, by default 32.
+    n, d : length of an input that is read or drawn (1000), and width of named layers (512).
+    samples : number of inputs where they are read or drawn (windows of a file, draws of noise); same weights.
+    seeds : number of draws of the weights, from ``seed`` on, of named layers and factories.
+    seed : fixes the weights, then the input, then random targets and probes.
+    dtype, device : of named layers (float64 on the CPU) and of what factories build (their own).
     memory : budget in bytes, or a size such as ``"4GiB"``.
     forward : further arguments of the module's forward, such as ``attn_mask``.
     command : what to record as the command; the call itself by default.
@@ -83,10 +89,11 @@ def jacobian(
 
     Returns
     -------
-    Dataset with ``log_norm(target, source)`` (preceded by ``layer``, ``seed``, ``sample`` where there are
-    several), or ``log_norm(target, lag)`` from banded operators with several targets; ``log_norm_error``
-    where a compressed sweep measured its own error, ``log_norm_stderr`` where random probes estimated.
-    -inf is an exact zero; NaN a zero that cannot be told from an underflow below ``log_floor``.
+    Dataset with ``log_norm(target, source)`` (preceded by ``layer``, ``seed``, ``sample``, ``depth`` where
+    there are several), or ``log_norm(target, lag)`` from banded operators with several targets;
+    ``log_norm_status``, what is known of each norm: finite, zero (-inf), or, where ``log_norm`` is NaN,
+    underflow, overflow, undecided or not measured; ``log_norm_error``, what compression and rounding can have
+    changed; ``log_norm_stderr`` where random probes estimated. Some norm below ``log_floor`` is not known.
 
     Raises
     ------
@@ -98,105 +105,99 @@ def jacobian(
     >>> ds = jacobian("lstm", n=30, d=5)
     >>> ds.log_norm.dims, ds.method
     (('target', 'source'), 'chain')
+    >>> import torch
+    >>> make = {"GRU": lambda seed: torch.nn.GRU(3, 4), "RNN": lambda seed: torch.nn.RNN(3, 4)}
+    >>> jacobian(make, np.ones((9, 3)), seeds=2).log_norm.sizes["seed"]
+    2
     """
     if norm not in NORMS:
         raise unknown("norm", norm, NORMS)
-    budget = parse_bytes(memory) if isinstance(memory, str) else memory
-    measured = cases_of(
-        module, x, n, d, samples=samples, seeds=seeds, seed=seed, dtype=dtype, device=device, memory=budget
-    )
-    labels, seed_values, cases = measured
+    if method not in METHODS:
+        raise unknown("method", method, METHODS)
+    asked = Request(n, d, samples, seeds, seed, dtype, device, memory)
+    others = {"forward": forward, "probes": probes}
+    unused = [] if method == "probes" else [("probes", "only method='probes' draws any")]
+    measured = cases_of(target, x, asked, others, unused)
+    labels, compared = measured.labels, len(measured.labels) > 1
+    options: dict[str, Any] = {"wrt": wrt, "method": method, "tolerance": tolerance, "memory": asked.memory}
+    options["probes"] = PROBES if probes is None else probes
+    if measured.length is not None:
+        count = len(wanted_positions(targets, measured.length, seed))
+        require(
+            24.0 * count * measured.length * len(measured.cases),
+            asked.memory,
+            f"the result ({len(measured.cases)} x {count} x {measured.length} norms)",
+            "ask for fewer targets (last, every:M), or fewer layers, samples or seeds",
+        )
 
-    options = {"wrt": wrt, "method": method, "tolerance": tolerance, "probes": probes, "memory": budget}
-    length = cases[0].x.shape[0]
-    count = len(wanted_positions(targets, length))
-    require(
-        24.0 * count * length * len(cases),
-        budget,
-        f"the result ({len(cases)} x {count} x {length} norms)",
-        "ask for fewer targets (last, every:M), or fewer layers, samples or seeds",
+    def facts(case: Case) -> dict[str, Any]:
+        asked_for = {"layer": case.label, "seed": case.seed, "d": asked.of("d"), "dtype": asked.of("dtype")}
+        asked_for |= {"targets": targets, "norm": norm, "compared": compared, "version": __version__}
+        return asked_for | options | {"first": seed, "input": fingerprint(numbers(case.given))}
+
+    def measure(case: Case, report: Report) -> Result:
+        module = case.build()
+        operator = temporal_jacobian(
+            module, case.x, seed=case.seed, batched=case.batched, forward=forward, **options
+        )
+        return _norms(operator, case.label, targets, norm, compared, seed, report)
+
+    results = collect(
+        measured.cases, measure, name=lambda c: c.label, progress=progress, kept=finished, facts=facts
     )
-    results = []
-    for done, case in enumerate(cases):
-        facts = {
-            "layer": case.label,
-            "seed": case.seed,
-            "n": length,
-            "d": d,
-            "dtype": dtype,
-            "targets": targets,
-        }
-        facts |= {"norm": norm, "version": __version__, **options, "compared": len(labels) > 1}
-        plain = case.x.detach().cpu().numpy()
-        result = finished.get(facts, plain) if finished else None
-        if result is None:
-            result = _measure(
-                case, targets, norm, options, forward, progress, done, len(cases), len(labels) > 1
-            )
-            if finished:
-                finished.put(facts, plain, result)
-        results.append(result)
-    if progress:
-        progress(len(cases), len(cases), "")
-    ds = labelled(results, labels, seed_values, cases[0].x.dtype)
-    inputs = [case.x.detach().cpu().numpy() for case in cases]
-    ds.attrs |= {
-        "title": f"Temporal Jacobian of {', '.join(labels)}",
-        "norm": norm,
-        "wrt": wrt,
-        "layer": ", ".join(labels),
-        "n": length,
+    ds = labelled(results, measured)
+    ds.attrs |= origin(
+        "Temporal Jacobian",
+        labels,
+        command or f"depprobe.jacobian({', '.join(labels)})",
+        measured.numbers,
+        norm=norm,
+        wrt=wrt,
+        n=results[0].shape[2],
         # a module's own width is what it puts out, a named layer's is what it was built with
-        "d": results[0].shape[1] if isinstance(module, nn.Module) else d,
-        "seed": seed,
-        "dtype": str(cases[0].x.dtype).removeprefix("torch."),
-        "depprobe_version": __version__,
-        "schema_version": SCHEMA_VERSION,
-        "provenance": store.provenance(
-            command or f"depprobe.jacobian({', '.join(labels)})",
-            np.concatenate([one.ravel() for one in inputs]),
-            **({"input_projection": "fixed random"} if any(case.projected for case in cases) else {}),
-        ),
-    }
-    return ds
+        d=results[0].shape[1] if measured.own_width else asked.of("d"),
+        seed=seed,
+        dtype=measured.dtype,
+        projected=any(case.projected for case in measured.cases),
+    )
+    return ds.assign_attrs(floor_of(ds, measured.dtype))
 
 
-def _measure(
-    case: Case,
+def _norms(
+    operator: TemporalJacobian,
+    label: str,
     targets: str | int | Sequence[int],
     norm: str,
-    options: dict[str, Any],
-    forward: Mapping[str, Any] | None,
-    progress: Progress | None,
-    done: int,
-    total: int,
     compared: bool,
+    seed: int,
+    report: Report,
 ) -> Result:
-    if progress:
-        progress(done, total, case.label)
-    x = case.x
-    operator = temporal_jacobian(
-        case.build(), x, seed=case.seed, batched=case.batched, forward=forward, **options
-    )
-    position = np.asarray(operator.position, dtype=np.float64)
-    if compared:
+    n_out, _, n_in, _ = operator.shape
+    position = None if operator.position is None else np.asarray(operator.position, dtype=np.float64)
+    chosen = wanted = wanted_positions(targets, n_out, seed)
+    if compared and position is not None:
         # layers that shorten the sequence answer for the same input positions as the others
-        target = wanted_positions(targets, x.shape[0])
-        chosen = nearest_outputs(target, position)
-    else:
-        target = chosen = wanted_positions(targets, len(position))
+        wanted = wanted_positions(targets, n_in, seed)
+        chosen = nearest_outputs(wanted, position)
+    elif compared and n_out != n_in:
+        raise BadInput(
+            f"{label} gives {n_out} outputs for {n_in} inputs, so its targets cannot be compared with those "
+            "of the other layers; give position="
+        )
     parts = []
     # a hundred parts are enough to see progress by, and few enough to leave large products whole
     size = max(operator.targets_at_once, math.ceil(len(chosen) / 100))
     for part in (chosen[first : first + size] for first in range(0, len(chosen), size)):
         parts.append(operator.log_norms(part.tolist(), None, norm))
-        if progress:
-            progress(done + sum(len(p.values) for p in parts) / len(chosen), total, case.label)
+        report(sum(len(p.values) for p in parts) / len(chosen))
+    at = None if position is None else position[chosen]
     return Result(
-        stacked(parts, position[chosen], x.shape[0]),
-        target,
-        position[chosen],
+        stacked(parts, at, n_in),
+        wanted,
+        at,
         operator.method,
         operator.tolerance,
         operator.shape,
+        getattr(operator, "error_kind", "bound"),
+        getattr(operator, "zero_proof", ""),
     )

@@ -9,7 +9,7 @@ Source: Benettin et al. 1980, Shimada and Nagashima 1979; for recurrent networks
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -19,9 +19,7 @@ import xarray as xr
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor, nn
 
-from depprobe import store
-from depprobe._version import __version__
-from depprobe.core.budget import DEFAULT_MEMORY, parse_bytes
+from depprobe.core.budget import DEFAULT_MEMORY
 from depprobe.curves.exponents import stops_of
 from depprobe.curves.growth import exponents_of
 from depprobe.dynamics.benettin import Growth
@@ -30,27 +28,29 @@ from depprobe.dynamics.maps import map_stretches
 from depprobe.dynamics.trajectory import Recurrence
 from depprobe.errors import BadInput, unknown
 from depprobe.operators.dispatch import check, is_plain
-from depprobe.runs.cases import Case, cases_of
+from depprobe.runs.cases import Case, Cases, cases_of
+from depprobe.runs.collect import Progress, Report, collect
 from depprobe.runs.inputs import Source
-from depprobe.vocabulary import DRIVES, SCHEMA_VERSION
-
-Progress = Callable[[float, int, str], None]
+from depprobe.runs.labelling import origin
+from depprobe.runs.request import Request
+from depprobe.runs.subject import NamedLayer, subjects_of
+from depprobe.vocabulary import DRIVES
 
 
 def lyapunov(
-    module: nn.Module | str | Sequence[str],
-    x: Tensor | ArrayLike | Source | None = None,
+    module: Any,
+    x: Any = None,
     *,
-    n: int = 1000,
-    d: int = 512,
+    n: int | None = None,
+    d: int | None = None,
     exponents: int | str | None = None,
     drive: str = "input",
     warmup: int | None = None,
-    samples: int = 1,
-    seeds: int = 1,
+    samples: int | None = None,
+    seeds: int | None = None,
     seed: int = 0,
-    dtype: str = "float64",
-    device: str = "cpu",
+    dtype: str | None = None,
+    device: str | None = None,
     memory: int | str = DEFAULT_MEMORY,
     command: str | None = None,
     progress: Progress | None = None,
@@ -59,17 +59,18 @@ def lyapunov(
 
     Parameters
     ----------
-    module : ``nn.RNN``, ``nn.GRU`` or ``nn.LSTM`` in one direction, of any depth; or the spec string of a
-        named layer (``"lstm:forget_bias=2"``), or several.
+    module : ``nn.RNN``, ``nn.GRU`` or ``nn.LSTM`` in one direction, of any depth; the spec string of a
+        named layer (``"lstm:forget_bias=2"``), or several; a factory of them, or a mapping from labels.
     x : (n, d_in), or (samples, n, d_in), tensor or array; needed with a module that is driven. With spec
         strings also a ``depprobe.runs.inputs.Source``; by default seeded noise, x ~ N(0, 1).
-    n, d : steps in all (warm-up included) and width, for spec strings; without input, n is for modules too.
+    n, d : steps in all (1000, warm-up included) and width (512), for spec strings; without input, n and
+        samples are for modules too.
     exponents : how many, the largest first; ``"all"``; by default 16, or all where the state is smaller.
     drive : ``input``: driven by x from the zero state; ``none``: autonomous, zero input, from a random state
         s ~ N(0, 1) (the zero state of a module without biases is a fixed point).
     warmup : steps before anything is counted; a fifth of n by default.
     samples : number of inputs, or of starting states; same weights.
-    seeds : number of draws of the weights, from ``seed`` on, for spec strings.
+    seeds : number of draws of the weights, from ``seed`` on, of named layers and factories.
     seed : fixes the weights, then the input, the starting state and the first frame.
     dtype, device : of named layers; a module keeps its own.
     memory : budget in bytes, or a size such as ``"4GiB"``.
@@ -99,60 +100,78 @@ def lyapunov(
     """
     if drive not in DRIVES:
         raise unknown("drive", drive, DRIVES)
-    budget = parse_bytes(memory) if isinstance(memory, str) else memory
+    asked = Request(n, d, samples, seeds, seed, dtype, device, memory)
     if drive == "none":
         if x is not None and not isinstance(x, Source):
             raise BadInput("drive='none' takes no input: leave out x, or use drive='input'")
-        if isinstance(module, nn.Module):
-            x = np.zeros((max(samples, 0), n, _recurrent(module, type(module).__name__).input_size))
-    labels, seed_values, cases = cases_of(
-        module, x, n, d, samples=samples, seeds=seeds, seed=seed, dtype=dtype, device=device, memory=budget
-    )
-    if drive == "none":
-        cases = [replace(case, x=torch.zeros_like(case.x)) for case in cases]
+        measured = _undriven(module, asked)
+    else:
+        measured = cases_of(module, x, asked)
+    cases = measured.cases
     length = len(cases[0].x)
     before = warmup_of(warmup, length)
     stops = stops_of(length - before)
-    per_label = len(cases) // len(labels)
-    each = per_label // len(seed_values)
+    widths: list[int] = []
+    numbered = [(case, index % measured.samples) for index, case in enumerate(cases)]
 
-    results, widths = [], []
-    for done, case in enumerate(cases):
-        if progress:
-            progress(done, len(cases), case.label)
+    def measure(item: tuple[Case, int], report: Report) -> Growth:
+        case, sample = item
         built = case.build()
         recurrent = _recurrent(built, case.label)
         check(built, case.x)
         if case.x.shape[1] != recurrent.input_size:
             raise BadInput(f"x is {case.x.shape[1]} wide and the module reads {recurrent.input_size}")
         flow = Recurrence(recurrent)
-        own_seed = seed if isinstance(module, nn.Module) else case.seed
-        rng = np.random.default_rng([own_seed, done % each, 2])
+        rng = np.random.default_rng([case.seed, sample, 2])
         start = flow.random_state(rng) if drive == "none" else None
         m = count_of(exponents, flow.width)
-        require_frame(flow.width, m, budget)
-
-        def report(steps: int, done: int = done, case: Case = case) -> None:
-            if progress:
-                progress(done + steps / length, len(cases), case.label)
-
-        results.append(
-            grown(flow.stretches(case.x.detach(), start), flow.width, m, before, stops, case.x, rng, report)
-        )
+        require_frame(flow.width, m, asked.memory)
         widths.append(flow.width)
+        stretches = flow.stretches(case.x, start)
+        return grown(
+            stretches, flow.width, m, before, stops, case.x, rng, lambda steps: report(steps / length)
+        )
+
+    results = collect(numbered, measure, name=lambda item: item[0].label, progress=progress)
     if len({result.increments.shape[1] for result in results}) > 1:
         raise BadInput(
-            f"the layers have states of {', '.join(map(str, widths[::per_label]))}; "
+            f"the layers have states of {', '.join(map(str, dict.fromkeys(widths)))}; "
             f"ask for at most {min(widths)} exponents to compare them"
         )
-    if progress:
-        progress(len(cases), len(cases), "")
-    ds = _labelled(results, labels, seed_values, stops, widths)
-    inputs = np.concatenate([case.x.detach().cpu().numpy().ravel() for case in cases])
-    called = command or f"depprobe.lyapunov({', '.join(labels)})"
-    ds.attrs |= _attributes(", ".join(labels), length, seed, cases[0].x.dtype, before, called, inputs)
-    ds.attrs |= {"drive": drive, "d": recurrent.hidden_size if isinstance(module, nn.Module) else d}
+    ds = _labelled(results, measured.labels, measured.seeds, stops, widths)
+    called = command or f"depprobe.lyapunov({measured.named})"
+    ds.attrs |= origin(
+        "Lyapunov exponents",
+        measured.labels,
+        called,
+        measured.numbers,
+        n=length,
+        seed=seed,
+        dtype=measured.dtype,
+        method="qr",
+        warmup=before,
+        drive=drive,
+        d=_recurrent(cases[-1].build(), "").hidden_size if measured.own_width else asked.of("d"),
+    )
     return ds
+
+
+def _undriven(module: Any, asked: Request) -> Cases:
+    """Cases with an input of zeros, which the package makes, of modules and factories too."""
+    width = {}
+    for subject in subjects_of(module):
+        if not isinstance(subject, NamedLayer):
+            width[subject.label] = _recurrent(subject.build(asked.seed, asked), subject.label).input_size
+    if not width:
+        measured = cases_of(module, None, asked)
+        return measured._replace(cases=[replace(c, given=torch.zeros_like(c.x)) for c in measured.cases])
+    if len(set(width.values())) > 1 or len(width) < len(subjects_of(module)):
+        raise BadInput("without input, modules are measured beside modules of one input width")
+    samples = asked.of("samples")
+    if samples < 1:
+        raise BadInput(f"samples must be at least 1, not {samples}")
+    zeros = np.zeros((samples, asked.of("n"), next(iter(width.values()))))
+    return cases_of(module, zeros, replace(asked, n=None, samples=None))
 
 
 def lyapunov_of_map(
@@ -213,8 +232,19 @@ def lyapunov_of_map(
     ds = _labelled([result], [name], [seed], stops, [len(start)])
     read = None if inputs is None else torch.as_tensor(inputs).detach().cpu().numpy()
     called = f"depprobe.lyapunov_of_map({name})"
-    ds.attrs |= _attributes(name, total, seed, start.dtype, before, called, read)
-    ds.attrs |= {"drive": "none" if inputs is None else "input", "d": len(start)}
+    ds.attrs |= origin(
+        "Lyapunov exponents",
+        [name],
+        called,
+        read,
+        n=total,
+        seed=seed,
+        dtype=str(start.dtype).removeprefix("torch."),
+        method="qr",
+        warmup=before,
+        drive="none" if inputs is None else "input",
+        d=len(start),
+    )
     return ds
 
 
@@ -235,20 +265,3 @@ def _recurrent(module: nn.Module, label: str) -> nn.RNNBase:
         f"{label} has no known recurrence: Lyapunov exponents are those of nn.RNN, nn.GRU and nn.LSTM "
         "(layers rnn, gru, lstm); for any other map use depprobe.lyapunov_of_map"
     )
-
-
-def _attributes(
-    label: str, n: int, seed: int, dtype: torch.dtype, warmup: int, command: str, x: ArrayLike | None
-) -> dict[str, Any]:
-    return {
-        "title": f"Lyapunov exponents of {label}",
-        "layer": label,
-        "n": n,
-        "seed": seed,
-        "dtype": str(dtype).removeprefix("torch."),
-        "method": "qr",
-        "warmup": warmup,
-        "depprobe_version": __version__,
-        "schema_version": SCHEMA_VERSION,
-        "provenance": store.provenance(command, x),
-    }

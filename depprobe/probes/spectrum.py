@@ -11,29 +11,27 @@ between, which the largest norm of a power and the pseudospectrum show. Sources:
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import xarray as xr
-from numpy.typing import ArrayLike, NDArray
-from torch import Tensor, nn
+from numpy.typing import NDArray
 
-from depprobe import store
-from depprobe._version import __version__
-from depprobe.core.budget import DEFAULT_MEMORY, parse_bytes, require
+from depprobe.core.budget import DEFAULT_MEMORY, require
 from depprobe.dynamics.pseudospectrum import smallest_singular_values
 from depprobe.dynamics.recurrent_weights import named_weights, recurrent_weights
 from depprobe.dynamics.spectra import DENSE, Spectrum, leading_spectrum, spectrum_of
 from depprobe.dynamics.square_matrices import SquareMatrix, step_matrices, weight_matrices
 from depprobe.errors import BadInput
-from depprobe.runs.cases import Case, cases_of
+from depprobe.runs.cases import Case, Cases, cases_of
+from depprobe.runs.collect import Progress, collect
 from depprobe.runs.inputs import Source
-from depprobe.vocabulary import SCHEMA_VERSION, describe
-
-#: called with (cases done, cases in all, what is under way)
-Progress = Callable[[float, int, str], None]
+from depprobe.runs.labelling import origin
+from depprobe.runs.request import Request, refuse
+from depprobe.runs.subject import NamedLayer, subjects_of
+from depprobe.vocabulary import describe
 
 #: bytes an entry of a dense matrix takes on its way through the decompositions
 _BYTES_PER_ENTRY = 160
@@ -42,8 +40,8 @@ _MARGIN = 1.25
 
 
 def spectrum(
-    module: nn.Module | str | Sequence[str],
-    x: Tensor | ArrayLike | Source | None = None,
+    module: Any,
+    x: Any = None,
     *,
     weight: str | Sequence[str] | None = None,
     steps: str | int | Sequence[int] | None = None,
@@ -51,12 +49,12 @@ def spectrum(
     powers: int = 64,
     grid: int = 33,
     dense: int = DENSE,
-    n: int = 1000,
-    d: int = 512,
-    seeds: int = 1,
+    n: int | None = None,
+    d: int | None = None,
+    seeds: int | None = None,
     seed: int = 0,
-    dtype: str = "float64",
-    device: str = "cpu",
+    dtype: str | None = None,
+    device: str | None = None,
     memory: int | str = DEFAULT_MEMORY,
     command: str | None = None,
     progress: Progress | None = None,
@@ -65,8 +63,8 @@ def spectrum(
 
     Parameters
     ----------
-    module : your ``nn.Module``, of which all recurrent weights are taken, gate by gate; or the spec string
-        of a named layer, or several.
+    module : your ``nn.Module``, of which all recurrent weights are taken, gate by gate; the spec string of a
+        named layer, or several; a factory, or a mapping from labels.
     x : (n, d_in), needed with a module where ``steps`` are asked for. With spec strings also a
         ``depprobe.runs.inputs.Source``; by default seeded noise, x ~ N(0, 1).
     weight : name of a square parameter or buffer to take instead (``"encoder.weight"``), or several.
@@ -77,8 +75,8 @@ def spectrum(
     grid : points a side of the grid for the pseudospectrum, odd; 0 leaves it out.
     dense : widest matrix that is taken apart whole; wider ones by ARPACK (step Jacobians without forming
         them), the residual being stated in ``residual``.
-    n, d : length and width, for spec strings.
-    seeds : number of draws of the weights, from ``seed`` on, for spec strings.
+    n, d : length along which steps are taken (1000) and width (512), for spec strings.
+    seeds : number of draws of the weights, from ``seed`` on, of named layers and factories.
     seed : fixes the weights, then the input.
     dtype, device : of named layers; a module keeps its own. Spectra are computed in float64.
     memory : budget in bytes, or a size such as ``"4GiB"``.
@@ -113,76 +111,66 @@ def spectrum(
     >>> round(float(ds.spectral_radius[0]), 6), round(float(ds.henrici[0]), 6)
     (0.9, 0.0)
     """
-    budget = parse_bytes(memory) if isinstance(memory, str) else memory
-    _check(weight, steps, powers, grid, dense, seeds)
+    asked = Request(n, d, None, seeds, seed, dtype, device, memory)
+    _check(weight, steps, powers, grid, dense)
     along = steps is not None
-    if isinstance(module, nn.Module) and not along:
-        labels = [type(module).__name__]
-        cases = [Case(labels[0], seed, lambda: module, Tensor())]
-    else:
-        # weights need no input: the shortest noise stands in for it
-        labels, _, cases = cases_of(
-            module,
-            x if along else None,
-            n if along else 2,
-            d,
-            samples=1,
-            seeds=seeds,
-            seed=seed,
-            dtype=dtype,
-            device=device,
-            memory=budget,
-        )
-        if isinstance(module, nn.Module) and len(cases) > 1:
-            raise BadInput(f"steps are taken along one input (n, d), not along {len(cases)} samples")
+    measured = cases_of(module, x, asked) if along else _without_input(module, asked, x)
+    cases, labels = measured.cases, measured.labels
+    if measured.samples > 1:
+        raise BadInput(f"steps are taken along one input (n, d), not along {measured.samples} samples")
 
     names = [weight] if isinstance(weight, str) else weight
     matrices, matrix_seeds = [], []
     for case in cases:
-        before, after = f"{case.label} " * (len(labels) > 1), f" seed {case.seed}" * (seeds > 1)
-        for one in _matrices(case, names, steps, budget):
+        before, after = f"{case.label} " * (len(labels) > 1), f" seed {case.seed}" * (len(measured.seeds) > 1)
+        for one in _matrices(case, names, steps, asked.memory):
             matrices.append(replace(one, label=f"{before}{one.label}{after}"))
             matrix_seeds.append(case.seed)
     widest = max([min(m.width, dense) for m in matrices])
     require(
         _BYTES_PER_ENTRY * widest**2 + 8.0 * len(matrices) * (grid**2 + 3 * widest),
-        budget,
+        asked.memory,
         f"the spectrum of {len(matrices)} matrices up to {widest} wide",
         "lower dense, ask for fewer steps or a smaller grid",
     )
-    found = []
-    for done, matrix in enumerate(matrices):
-        if progress:
-            progress(done, len(matrices), matrix.label)
-        found.append(_take_apart(matrix, modes, powers, grid, dense))
-    if progress:
-        progress(len(matrices), len(matrices), "")
-
-    ds = _labelled(matrices, matrix_seeds, found, grid)
-    inputs = (
-        np.concatenate([case.x.detach().cpu().numpy().ravel() for case in cases])
-        if steps is not None
-        else None
+    found = collect(
+        matrices,
+        lambda matrix, report: _take_apart(matrix, modes, powers, grid, dense),
+        name=lambda matrix: matrix.label,
+        progress=progress,
     )
+    ds = _labelled(matrices, matrix_seeds, found, grid)
     first = next(cases[0].build().parameters(), None)
-    ds.attrs = {
-        "title": f"Spectrum of {'steps' if steps is not None else 'weights'} of {', '.join(labels)}",
-        "method": "+".join(sorted({"dense" if one[0].triangular is not None else "arpack" for one in found})),
-        "of": "steps" if steps is not None else "weights",
-        "powers": powers,
-        "layer": ", ".join(labels),
-        "n": cases[0].x.shape[0] if steps is not None else 0,
-        "d": max(m.width for m in matrices) if isinstance(module, nn.Module) else d,
-        "seed": seed,
-        "dtype": dtype if first is None else str(first.dtype).removeprefix("torch."),
-        "depprobe_version": __version__,
-        "schema_version": SCHEMA_VERSION,
-        "provenance": store.provenance(command or f"depprobe.spectrum({', '.join(labels)})", inputs),
-    }
+    ds.attrs = origin(
+        f"Spectrum of {'steps' if along else 'weights'}",
+        labels,
+        command or f"depprobe.spectrum({measured.named})",
+        measured.numbers if along else None,
+        method="+".join(sorted({"dense" if one[0].triangular is not None else "arpack" for one in found})),
+        of="steps" if along else "weights",
+        powers=powers,
+        n=len(cases[0].x) if along else 0,
+        d=max(m.width for m in matrices) if measured.own_width else asked.of("d"),
+        seed=seed,
+        dtype=asked.of("dtype") if first is None else str(first.dtype).removeprefix("torch."),
+    )
     return ds
 
 
-def _check(weight: Any, steps: Any, powers: int, grid: int, dense: int, seeds: int) -> None:
+def _without_input(module: Any, asked: Request, x: Any) -> Cases:
+    """Cases whose weights are looked at and nothing else: they are given no input."""
+    refuse({"n": asked.n}, [("n", "weights are read without an input; steps need one")])
+    if x is not None and not isinstance(x, Source):
+        raise BadInput("x has no meaning without steps: weights are read without an input")
+    subjects = subjects_of(module)
+    if all(isinstance(one, NamedLayer) for one in subjects):
+        # the shortest noise stands in for an input
+        return cases_of(module, None, replace(asked, n=2))
+    stand_in = np.zeros((2, 1))
+    return cases_of(module, stand_in, asked)
+
+
+def _check(weight: Any, steps: Any, powers: int, grid: int, dense: int) -> None:
     if weight is not None and steps is not None:
         raise BadInput("give weight or steps, not both")
     if weight is not None and not weight:
@@ -193,8 +181,6 @@ def _check(weight: Any, steps: Any, powers: int, grid: int, dense: int, seeds: i
         raise BadInput(f"grid must be 0 or an odd number from 3 on, not {grid}")
     if dense < 1:
         raise BadInput(f"dense must be at least 1, not {dense}")
-    if seeds < 1:
-        raise BadInput(f"seeds must be at least 1, not {seeds}")
 
 
 def _matrices(

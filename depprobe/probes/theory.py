@@ -12,9 +12,8 @@ Sources: the files of ``depprobe.theory``.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from functools import singledispatch
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import xarray as xr
@@ -24,9 +23,8 @@ from torch import Tensor, nn
 from depprobe.errors import BadInput
 from depprobe.layers.convolution import Convolution
 from depprobe.layers.dilated_convolution import ConvolutionBlock
-from depprobe.registry import Spec
-from depprobe.runs.cases import cases_of_module, cases_of_specs
-from depprobe.runs.inputs import Source
+from depprobe.runs.cases import cases_of
+from depprobe.runs.request import Request
 from depprobe.theory.eigenvalue import eigenvalue_rate
 from depprobe.theory.gated import Gate, gru_update, lstm_forget
 from depprobe.theory.meanfield import mean_field
@@ -102,11 +100,11 @@ def _(module: nn.Module, x: Tensor, lags: Floats) -> dict[str, Prediction]:
 
 
 def theory(
-    module: nn.Module | str | Sequence[str],
-    x: Tensor | Source | None = None,
+    module: Any,
+    x: Any = None,
     *,
-    n: int = 1000,
-    d: int = 512,
+    n: int | None = None,
+    d: int | None = None,
     seed: int = 0,
 ) -> xr.Dataset:
     """What theory predicts for ||dh_t/dx_k||_F, for the layers to which any applies.
@@ -135,14 +133,12 @@ def theory(
     >>> ds["theory"].values.tolist(), bool((ds.predicted_rate < 0.3).all())
     (['eigenvalue', 'bound', 'mean field'], True)
     """
-    if isinstance(module, nn.Module):
-        labels, cases = [type(module).__name__], cases_of_module(module, x)[:1]
-    else:
-        labels = [str(Spec.parse(text)) for text in ([module] if isinstance(module, str) else module)]
-        cases = cases_of_specs(labels, x, n, d, 1, [seed], "float64", "cpu")
+    measured = cases_of(module, x, Request(n=n, d=d, seed=seed))
+    labels, cases = measured.labels, measured.cases[:: measured.samples]
     lags = np.arange(cases[0].x.shape[0], dtype=np.float64)
     found = {case.label: predictions(case.build(), case.x, lags) for case in cases}
     found = {label: curves for label, curves in found.items() if curves}
+    width = cases[0].x.shape[1] if measured.own_width else Request(d=d).of("d")
     if not found:
         raise BadInput(
             f"no theory applies to {', '.join(labels)}; it does to rnn, gru and lstm with one layer and "
@@ -170,7 +166,7 @@ def theory(
             "constant": ("theory", heights, describe("constant")),
             "lag": ("lag", lags, describe("lag")),
         },
-        attrs={"title": f"Theory of {', '.join(found)}", "n": len(lags), "d": d, "seed": seed},
+        attrs={"title": f"Theory of {', '.join(found)}", "n": len(lags), "d": width, "seed": seed},
     )
 
 

@@ -1,95 +1,132 @@
 """Finished cases of a long run, kept on disk until all are there, so that an interrupted run goes on.
 
 Each case is one file, .npz or JSON, named by a hash of all that bears on it (module, weights' seed, options,
-input, and the machine where that does), so that nothing stale is ever taken up.
+input, and the machine where that does), so that nothing stale is ever taken up. A folder made here holds a
+marker; one without it is someone else's, and nothing in it is read, written or removed.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-import os
-import shutil
+import re
 import zipfile
+from abc import ABC, abstractmethod
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 
-from depprobe.runs.labelling import Result
+from depprobe.errors import BadInput
 from depprobe.operators import LogNorms
+from depprobe.runs.labelling import Result
 from depprobe.store import replacing
 
+Found = TypeVar("Found")
 
-class Finished:
-    """The finished cases of one run, in a folder of its own."""
+#: the file that says whose a folder is, and what it says
+MARKER = "depprobe-unfinished-run.txt"
+_SAYS = "Finished cases of a run of depprobe that has not ended; the same command takes them up.\n"
+#: names of the files that are written here, whole or not
+_OURS = re.compile(r"[0-9a-f]{24}\.(npz|json)|\.[0-9a-f]{16}\.tmp")
+
+#: fields of norms that may be missing
+_OPTIONAL = ("error", "stderr", "lags", "status")
+
+
+class _Folder(ABC, Generic[Found]):
+    """Results by the facts they follow from, one file each, in a folder of their own."""
+
+    suffix: str
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
 
-    def _path(self, facts: dict[str, Any], x: np.ndarray) -> Path:
-        return self.folder / f"{_mark(facts, np.ascontiguousarray(x).tobytes())}.npz"
+    @abstractmethod
+    def _read(self, path: Path) -> Found | None: ...
 
-    def get(self, facts: dict[str, Any], x: np.ndarray) -> Result | None:
-        """The result of a case measured before, or None."""
-        try:
-            with self._path(facts, x).open("rb") as stream, np.load(stream, allow_pickle=False) as kept:
-                fields = {name: kept[name] for name in kept.files}
-            optional = {name: fields.get(name) for name in ("error", "stderr", "lags")}
-            return Result(
-                LogNorms(fields["values"], **optional),
-                fields["target"],
-                fields["position"],
-                str(fields["method"]),
-                float(fields["tolerance"]),
-                tuple(int(size) for size in fields["shape"]),  # type: ignore[arg-type]
+    @abstractmethod
+    def _write(self, path: Path, found: Found) -> None: ...
+
+    def claim(self) -> None:
+        """Refuse a folder that was not made here, before anything is measured; raises ``BadInput``."""
+        there = self.folder.is_symlink() or self.folder.exists()
+        if there and not self._is_ours():
+            raise BadInput(
+                f"finished cases would be kept in {str(self.folder)!r}, which is not depprobe's: move it, or "
+                "name another --output"
             )
-        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
-            return None  # a damaged one is measured again
 
-    def put(self, facts: dict[str, Any], x: np.ndarray, result: Result) -> None:
-        """Keep the result of a case; written under another name and renamed."""
-        self.folder.mkdir(parents=True, exist_ok=True)
-        path = self._path(facts, x)
-        fields = {
-            name: getattr(result, name) for name in ("target", "position", "method", "tolerance", "shape")
-        }
-        norms = {name: getattr(result.norms, name) for name in ("values", "error", "stderr", "lags")}
-        temporary = path.with_suffix(".tmp")
-        with temporary.open("wb") as stream:
-            np.savez(stream, **fields, **{name: value for name, value in norms.items() if value is not None})
-        os.replace(temporary, path)
+    def get(self, facts: dict[str, Any]) -> Found | None:
+        """What was measured under these facts before, or None; a damaged file is measured again."""
+        path = self._path(facts)
+        try:
+            return self._read(path) if path.is_file() and not path.is_symlink() else None
+        except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile):
+            return None
+
+    def put(self, facts: dict[str, Any], found: Found) -> None:
+        """Keep what was measured; written under another name and renamed."""
+        if not self.folder.exists():
+            self.folder.mkdir(parents=True)
+            (self.folder / MARKER).write_text(_SAYS, encoding="utf-8")
+        with replacing(self._path(facts)) as temporary:
+            self._write(temporary, found)
 
     def clear(self) -> None:
-        """Remove the folder: the run is whole."""
-        shutil.rmtree(self.folder, ignore_errors=True)
+        """The run is whole: remove what was written here, file by file, and the folder if nothing else is in it."""
+        if not self._is_ours():
+            return
+        for path in self.folder.iterdir():
+            if _OURS.fullmatch(path.name):
+                path.unlink(missing_ok=True)
+        if {path.name for path in self.folder.iterdir()} == {MARKER}:
+            (self.folder / MARKER).unlink()
+            self.folder.rmdir()
+
+    def _is_ours(self) -> bool:
+        marker = self.folder / MARKER
+        if self.folder.is_symlink() or not marker.is_file() or marker.is_symlink():
+            return False
+        return marker.read_bytes() == _SAYS.encode()
+
+    def _path(self, facts: dict[str, Any]) -> Path:
+        mark = hashlib.sha256(json.dumps(facts, sort_keys=True, default=str).encode()).hexdigest()
+        return self.folder / f"{mark[:24]}{self.suffix}"
 
 
-class FinishedPoints:
-    """The finished points of one run whose results are numbers by name, in a folder of its own."""
+class Finished(_Folder[Result]):
+    """The finished cases of one run that gives norms."""
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    suffix = ".npz"
 
-    def get(self, facts: dict[str, Any]) -> dict[str, Any] | None:
-        """The numbers of a point measured before, or None."""
-        try:
-            kept = json.loads((self.folder / f"{_mark(facts)}.json").read_text(encoding="utf-8"))
-        except (OSError, ValueError):
-            return None  # a damaged one is measured again
+    def _read(self, path: Path) -> Result | None:
+        with np.load(path, allow_pickle=False) as kept:
+            fields = {name: kept[name] for name in kept.files}
+        norms = LogNorms(**{name: fields.pop(name) for name in ("values", *_OPTIONAL) if name in fields})
+        words = {name: str(fields.pop(name)) for name in ("method", "error_kind", "zero_proof")}
+        shape = tuple(int(size) for size in fields.pop("shape"))
+        position = fields.pop("position", None)
+        result = Result(
+            norms, fields["target"], position, tolerance=float(fields["tolerance"]), shape=shape, **words
+        )
+        return result if len(result.norms.values) == len(result.target) else None
+
+    def _write(self, path: Path, found: Result) -> None:
+        fields = {name: value for name, value in vars(found).items() if name != "norms" and value is not None}
+        norms = {name: getattr(found.norms, name) for name in ("values", *_OPTIONAL)}
+        with path.open("wb") as stream:
+            np.savez(stream, **fields, **{name: value for name, value in norms.items() if value is not None})
+
+
+class FinishedPoints(_Folder[dict[str, Any]]):
+    """The finished points of one run whose results are numbers by name."""
+
+    suffix = ".json"
+
+    def _read(self, path: Path) -> dict[str, Any] | None:
+        kept = json.loads(path.read_text(encoding="utf-8"))
         return kept if isinstance(kept, dict) else None
 
-    def put(self, facts: dict[str, Any], numbers: dict[str, Any]) -> None:
-        """Keep the numbers of a point; written under another name and renamed."""
-        with replacing(self.folder / f"{_mark(facts)}.json") as temporary:
-            temporary.write_text(json.dumps(numbers), encoding="utf-8")
-
-    def clear(self) -> None:
-        """Remove the folder: the run is whole."""
-        shutil.rmtree(self.folder, ignore_errors=True)
-
-
-def _mark(facts: dict[str, Any], data: bytes = b"") -> str:
-    mark = hashlib.sha256(json.dumps(facts, sort_keys=True, default=str).encode())
-    mark.update(data)
-    return mark.hexdigest()[:24]
+    def _write(self, path: Path, found: dict[str, Any]) -> None:
+        path.write_text(json.dumps(found), encoding="utf-8")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, NamedTuple
@@ -11,12 +11,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from depprobe.errors import BadInput, unknown
-from depprobe.runs.inputs import Source, joined
 from depprobe.core.budget import require
-from depprobe.registry import Layer, Spec, layers
-
-DTYPES = {"float32": torch.float32, "float64": torch.float64}
+from depprobe.errors import BadInput
+from depprobe.runs.given import Sample, length_of, numbers
+from depprobe.runs.inputs import Source
+from depprobe.runs.request import OF_THE_INPUT, Request, refuse
+from depprobe.runs.subject import DTYPES, NamedLayer, Subject, check_dtype, subjects_of
 
 #: share of the budget below which one (d x d) matrix cannot make the weights exceed it
 _SMALL_SHARE = 0.01
@@ -24,17 +24,23 @@ _SMALL_SHARE = 0.01
 
 @dataclass(frozen=True)
 class Case:
-    """One module at one input: ``build()`` is the module, ``x`` is (n, d_in).
-
-    ``batched`` says that an unknown module is to be given (1, n, d_in).
-    """
+    """One module at one input: ``build()`` is the module, ``given`` floats (n, d_in), ids or a mapping."""
 
     label: str
     seed: int
     build: Callable[[], nn.Module]
-    x: Tensor
-    batched: bool = False
+    given: Sample
     projected: bool = False
+    named: bool = True
+    batched: bool = False
+
+    @property
+    def x(self) -> Tensor:
+        """The input (n, d_in), where it is floats; raises ``BadInput`` for ids or a mapping."""
+        if isinstance(self.given, Tensor) and self.given.is_floating_point():
+            return self.given
+        what = "token ids" if isinstance(self.given, Tensor) else "a mapping"
+        raise BadInput(f"x must be floats (n, d) here, not {what}")
 
 
 class Cases(NamedTuple):
@@ -49,183 +55,146 @@ class Cases(NamedTuple):
         """The layers in one line."""
         return ", ".join(self.labels)
 
+    @property
+    def samples(self) -> int:
+        """Number of inputs, of the same weights."""
+        return len(self.cases) // (len(self.labels) * len(self.seeds))
+
+    @property
+    def lead(self) -> dict[str, Sequence[Any]]:
+        """Labels of the dimensions that number the cases."""
+        return {"layer": self.labels, "seed": self.seeds, "sample": range(self.samples)}
+
+    @property
+    def length(self) -> int | None:
+        """Number of input positions, where the input itself tells it."""
+        return length_of(self.cases[0].given)
+
+    @property
+    def dtype(self) -> str:
+        """dtype of the first input that is floats, or else of the weights that read it."""
+        case = self.cases[0]
+        values = case.given.values() if isinstance(case.given, Mapping) else [case.given]
+        floats = [value for value in values if _is_float(value)]
+        weights = floats or [p for p in case.build().parameters() if p.is_floating_point()]
+        return str(weights[0].dtype if weights else torch.float32).removeprefix("torch.")
+
+    @property
+    def numbers(self) -> np.ndarray:
+        """All inputs in a row, for their fingerprint."""
+        return np.concatenate([numbers(case.given) for case in self.cases])
+
+    @property
+    def own_width(self) -> bool:
+        """Whether what is measured has a width of its own, rather than the one asked for."""
+        return not all(case.named for case in self.cases)
+
 
 def cases_of(
-    target: nn.Module | str | Sequence[str],
+    target: Any,
     x: Any,
-    n: int,
-    d: int,
-    *,
-    samples: int,
-    seeds: int,
-    seed: int,
-    dtype: str,
-    device: str,
-    memory: int,
+    request: Request,
+    others: Mapping[str, Any] | None = None,
+    unused: Sequence[tuple[str, str]] = (),
 ) -> Cases:
-    """Cases of a user's module at x, or of named layers at noise, at a ``Source`` or at data.
+    """The cases of one call, layer by layer, then seed by seed, then sample by sample.
+
+    Parameters
+    ----------
+    target : spec string or several; module; factory; or a mapping from labels to any of these.
+    x : a ``Source``, None for noise, or an input as ``runs.given`` takes it.
+    request : sizes, numbers, dtype, device and budget.
+    others : further arguments of the call, by name, which a subject may refuse.
+    unused : (name, reason) of arguments that the call would not use.
 
     Raises
     ------
-    BadInput : fewer than one sample or seed, no layer, one twice, or what the module or a layer refuses.
+    BadInput : fewer than one sample or seed, no layer, one twice, what the module or a layer refuses, or an
+        argument that has no meaning in this call.
     OverBudget : input or weights that would not fit.
     """
+    subjects = subjects_of(target)
+    drawn = x is None or isinstance(x, Source)
+    meaningless = [*unused, *((name, why) for one in subjects for name, why in one.refuses.items())]
+    if not drawn:
+        meaningless += [(name, "x is given and brings its own") for name in OF_THE_INPUT]
+    refuse(request.given() | dict(others or {}), meaningless)
+    samples, seeds = request.of("samples"), request.of("seeds")
     if samples < 1 or seeds < 1:
         raise BadInput(f"samples and seeds must be at least 1, not {samples} and {seeds}")
-    if isinstance(target, nn.Module):
-        return Cases([type(target).__name__], [seed], cases_of_module(target, x))
-    labels = labels_of(target)
-    drawn = list(range(seed, seed + seeds))
-    if x is None or isinstance(x, Source):
-        require_room(labels, x or Source("noise"), n, d, samples, seeds, dtype, memory)
-    return Cases(labels, drawn, cases_of_specs(labels, x, n, d, samples, drawn, dtype, device))
-
-
-def _names(target: Any) -> list[str]:
-    """Spec strings, where they are some; raises ``BadInput`` for what else Python may hand over."""
-    named = [target] if isinstance(target, str) or not isinstance(target, Iterable) else list(target)
-    for one in named:
-        if isinstance(one, nn.Module):
-            raise BadInput("several modules are measured one by one, not in a list: a call for each")
-        if not isinstance(one, str):
-            what = "a function" if callable(one) else f"{type(one).__name__} {one!r}"
-            raise BadInput(f"{what} is neither a module nor the name of a layer; wrap it in an nn.Module")
-    return named
-
-
-def labels_of(specs: str | Sequence[str]) -> list[str]:
-    """Spec strings as they are written in labels, each once; raises ``BadInput`` for none or one twice."""
-    labels = [str(Spec.parse(text)) for text in _names(specs)]
-    if not labels:
-        raise BadInput("no layer was given; see depprobe layers")
-    if len(set(labels)) < len(labels):
-        raise BadInput(f"a layer is given twice: {', '.join(labels)}")
-    return labels
-
-
-def cases_of_module(module: nn.Module, x: Any) -> list[Case]:
-    """One case a sample for a user's module at x: (n, d_in), or (samples, n, d_in).
-
-    Arrays are brought to the module's dtype and device; tensors must be of both already.
-    """
-    if x is None or isinstance(x, Source):
+    layers = [one for one in subjects if isinstance(one, NamedLayer)]
+    if drawn and len(layers) < len(subjects):
         raise BadInput("a module needs its input: pass x of shape (n, d) or (samples, n, d)")
-    if not isinstance(x, Tensor):
-        array = np.asarray(x)
-        if array.dtype.kind not in "iuf":
-            raise BadInput(f"x holds {array.dtype}; it must hold real numbers")
-        weights = (p for p in module.parameters() if p.is_floating_point())
-        x = torch.as_tensor(array).to(next(weights, torch.zeros(0, dtype=torch.float64)))
-    if x.ndim not in (2, 3) or x.numel() == 0:
-        raise BadInput(f"x must be (n, d) or (samples, n, d) with entries, not {tuple(x.shape)}")
-    if x.dtype in (torch.float16, torch.bfloat16):
-        raise BadInput(f"{x.dtype} has too few digits to measure with: use module.float() and x.float()")
-    label = type(module).__name__
-    inputs = x[None] if x.ndim == 2 else x
-    return [Case(label, 0, lambda: module, one, batched=x.ndim == 3) for one in inputs]
+    if layers or request.dtype:
+        check_dtype(request.of("dtype"))
+    if layers and request.of("d") < 1:
+        raise BadInput(f"d must be at least 1, not {request.of('d')}")
+    if drawn:
+        require_room(layers, x or Source("noise"), request)
+    first = request.seed
+    if first < 0 or first + seeds > 2**63:
+        raise BadInput(f"seeds must lie between 0 and 2^63 - 1, not {first} to {first + seeds - 1}")
+    draws = list(range(first, first + seeds))
+    cases = [case for one in subjects for seed in draws for case in _cases(one, x, seed, request)]
+    return Cases([one.label for one in subjects], draws, cases)
 
 
 def cases_of_specs(
-    labels: list[str], x: Any, n: int, d: int, samples: int, seeds: list[int], dtype: str, device: str
+    labels: Sequence[str], x: Any, n: int, d: int, samples: int, seeds: list[int], dtype: str, device: str
 ) -> list[Case]:
-    """Cases of named layers, layer by layer, then seed by seed, then sample by sample.
-
-    Raises
-    ------
-    BadInput : unknown layer, option, dtype or device; an input that does not fit.
-    """
-    _check_width_and_dtype(d, dtype)
-    if min(seeds) < 0 or max(seeds) >= 2**63:
-        raise BadInput(f"seeds must lie between 0 and 2^63 - 1, not {seeds[0]} to {seeds[-1]}")
-    where = _device(device)
-    cases = []
-    for label in labels:
-        spec = Spec.parse(label)
-        entry, options = layers[spec.name], spec.options()
-        for seed in seeds:
-            inputs = _windows(x, n, d, samples, seed)
-            projected = inputs.shape[-1] != d and not entry.reads_any_width
-            if projected:
-                inputs = joined(inputs, d)
-            widths = {"d_in": inputs.shape[-1]} if entry.reads_any_width else {}
-            build = partial(_build, entry, d, widths | options, seed, where, DTYPES[dtype])
-            cases += [
-                Case(label, seed, build, torch.from_numpy(one).to(where, DTYPES[dtype]), projected=projected)
-                for one in inputs
-            ]
-    return cases
+    """Cases of named layers at seeds of one's own choice, without regard to the budget."""
+    check_dtype(dtype)
+    asked = Request(n=n, d=d, samples=samples, dtype=dtype, device=device)
+    layers = subjects_of(list(labels))
+    return [case for one in layers for seed in seeds for case in _cases(one, x, seed, asked)]
 
 
-def require_room(
-    labels: Sequence[str], source: Source, n: int, d: int, samples: int, seeds: int, dtype: str, memory: int
-) -> None:
+def _cases(subject: Subject, x: Any, seed: int, request: Request) -> list[Case]:
+    inputs, projected = subject.inputs(x, seed, request)
+    named = isinstance(subject, NamedLayer)
+    batched = not named and getattr(x, "ndim", 0) == 3
+    build: Callable[[], nn.Module] = partial(subject.build, seed, request)
+    if isinstance(subject, NamedLayer):
+        assert isinstance(inputs[0], Tensor)
+        build = partial(subject.build, seed, request, inputs[0].shape[-1])
+    return [Case(subject.label, seed, build, one, projected, named, batched) for one in inputs]
+
+
+def only_case(target: Any, x: Any, what: str) -> Case:
+    """The case of one module at one input; raises ``BadInput`` where x holds several samples."""
+    cases = cases_of(target, x, Request()).cases
+    if len(cases) > 1:
+        raise BadInput(f"{what} one input (n, d), not at {len(cases)} samples")
+    return cases[0]
+
+
+def require_room(layers: Sequence[NamedLayer], source: Source, request: Request) -> None:
     """Refuse inputs or weights that would not fit the budget, before either is allocated.
 
     Raises
     ------
     OverBudget : naming options that would fit.
-    BadInput : unknown layer, option or dtype; a source that is too short.
+    BadInput : a source that is too short.
     """
-    _check_width_and_dtype(d, dtype)
-    source.check(n, samples)
-    inputs = len(labels) * seeds * samples
-    # drawn or read in float64, whatever the dtype asked for
-    position = 8.0 * inputs * max(d, source.width or d)
+    n, d, memory = request.of("n"), request.of("d"), request.memory
+    size = DTYPES[request.of("dtype")].itemsize
+    source.check(n, request.of("samples"))
+    inputs, width = len(layers) * request.of("seeds") * request.of("samples"), max(d, source.width or d)
     require(
-        position * n,
+        # drawn or read in float64, whatever the dtype asked for
+        8.0 * inputs * width * n,
         memory,
-        f"the input ({inputs} x {n} x {max(d, source.width or d)})",
+        f"the input ({inputs} x {n} x {width})",
         "use a smaller --n or --d, fewer layers, samples or seeds, or a larger --memory",
     )
-    for label in labels:
-        spec = Spec.parse(label)
-        entry, options = layers[spec.name], spec.options()
-        # drawing weights without storage can cost seconds of torch's start-up: only where it could matter
-        if DTYPES[dtype].itemsize * d**2 < _SMALL_SHARE * memory:
-            continue
-        widths = {"d_in": source.width or d} if entry.reads_any_width else {}
+    # drawing weights without storage can cost seconds of torch's start-up: only where it could matter
+    for layer in layers if size * d**2 >= _SMALL_SHARE * memory else ():
         with torch.device("meta"):
-            module = entry.build(d, **widths, **options)
-        size = DTYPES[dtype].itemsize * sum(p.numel() for p in (*module.parameters(), *module.buffers()))
-        cheaper = "a smaller --d" if dtype == "float32" else "a smaller --d, or --dtype float32"
-        require(size, memory, f"{label} with its weights", f"use {cheaper}, or a larger --memory")
+            module = layer.entry.build(d, **layer.widths(source.width or d), **layer.options)
+        needed = size * sum(p.numel() for p in (*module.parameters(), *module.buffers()))
+        cheaper = "a smaller --d" if size == 4 else "a smaller --d, or --dtype float32"
+        require(needed, memory, f"{layer.label} with its weights", f"use {cheaper}, or a larger --memory")
 
 
-def _check_width_and_dtype(d: int, dtype: str) -> None:
-    if dtype in ("float16", "bfloat16"):
-        raise BadInput(f"{dtype} has too few digits to measure with: use --dtype float32")
-    if dtype not in DTYPES:
-        raise unknown("dtype", dtype, DTYPES)
-    if d < 1:
-        raise BadInput(f"d must be at least 1, not {d}")
-
-
-def _windows(x: Any, n: int, d: int, samples: int, seed: int) -> np.ndarray:
-    if x is None or isinstance(x, Source):
-        return (x or Source("noise")).windows(n, d, samples, seed)
-    given = np.asarray(x.detach().cpu() if isinstance(x, Tensor) else x, dtype=np.float64)
-    if given.ndim not in (2, 3) or given.size == 0:
-        raise BadInput(f"x must be (n, d) or (samples, n, d) with entries, not {given.shape}")
-    return given[None] if given.ndim == 2 else given
-
-
-def _build(
-    entry: Layer, d: int, options: dict[str, Any], seed: int, device: torch.device, dtype: torch.dtype
-) -> nn.Module:
-    """The layer with weights drawn from ``seed``, in eval mode; drawn in float32, so that dtypes agree."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        module = entry.build(d, **options)
-    return module.to(device=device, dtype=dtype).eval()
-
-
-def _device(name: str) -> torch.device:
-    try:
-        device = torch.device(name)
-        # reading a value back tells devices that hold none
-        torch.zeros(1, device=device).item()
-    except (RuntimeError, AssertionError, NotImplementedError):
-        have = ["cpu"] + (["cuda"] if torch.cuda.is_available() else [])
-        have += ["mps"] if torch.backends.mps.is_available() else []
-        raise BadInput(f"no device {name!r} here; there is {', '.join(have)}") from None
-    return device
+def _is_float(value: Any) -> bool:
+    return isinstance(value, Tensor) and value.is_floating_point()

@@ -1,135 +1,208 @@
-"""Norms of many cases as one labelled dataset."""
+"""Results of many cases as one labelled dataset, and the attributes that every dataset carries."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
 import xarray as xr
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
+from depprobe._version import __version__
+from depprobe import store
+from depprobe.curves.status import derived
 from depprobe.operators import LogNorms
-from depprobe.vocabulary import describe
+from depprobe.runs.cases import Cases
+from depprobe.vocabulary import SCHEMA_VERSION, STATUS, describe
+
+#: variable of a Jacobian dataset -> the field of ``LogNorms``, and what stands where there is no block
+_FIELDS: dict[str, tuple[str, float]] = {
+    "log_norm": ("values", -np.inf),
+    "log_norm_error": ("error", 0.0),
+    "log_norm_stderr": ("stderr", 0.0),
+    "log_norm_status": ("status", STATUS["zero"]),
+}
 
 
 @dataclass
 class Result:
-    """Norms of one case, and how they came about."""
+    """Norms of one case, and how they came about.
+
+    Attributes
+    ----------
+    norms : (T, sources or lags).
+    target, position : (T,) output positions, and the input positions they sit at; None where not known.
+    method, tolerance, shape : of the operator.
+    error_kind : whether ``norms.error`` is a ``bound`` or an ``estimate``.
+    zero_proof : what proved zeros, "" where nothing is said.
+    """
 
     norms: LogNorms
     target: NDArray[np.int64]
-    position: NDArray[np.float64]
+    position: NDArray[np.float64] | None
     method: str
     tolerance: float
-    shape: tuple[int, int, int, int]
+    shape: tuple[int, ...]
+    error_kind: str = "bound"
+    zero_proof: str = ""
 
 
-def labelled(
-    results: list[Result],
-    labels: list[str],
-    seeds: list[int],
-    dtype: torch.dtype,
+def over_cases(
+    results: Sequence[Mapping[str, NDArray]],
+    dims: Mapping[str, tuple[str, ...]],
+    lead: Mapping[str, Sequence[Any]],
+    coords: Mapping[str, Any],
 ) -> xr.Dataset:
-    """All cases as one dataset over (layer, seed, sample, target, source or lag); single dimensions dropped.
+    """Arrays of every case as one dataset; dimensions of ``lead`` that hold a single entry are dropped.
 
-    ``results`` come layer by layer, then seed by seed, then sample by sample.
+    Parameters
+    ----------
+    results : name -> array of each case, in the order of ``lead``, the last of its dimensions fastest.
+    dims : name -> dimensions of its array in one case.
+    lead : dimension -> its labels, which together number the cases.
+    coords : further coordinates.
     """
-    samples = len(results) // (len(labels) * len(seeds))
-    n = results[0].shape[2]
-    lead = (len(labels), len(seeds), samples)
-    norms = [result.norms for result in results]
-    lags = norms[0].lags
-    banded = len(labels) == 1 and all(
-        one.lags is not None and lags is not None and np.array_equal(one.lags, lags) for one in norms
-    )
-    if not banded:
-        norms = [over_sources(one, result.position, n) for one, result in zip(norms, results, strict=True)]
-    last: tuple[str, NDArray] = ("lag", lags) if banded and lags is not None else ("source", np.arange(n))
-    dims = ("layer", "seed", "sample", "target", last[0])
-
-    def stack(rows: list[NDArray[np.float64]]) -> NDArray[np.float64]:
-        return np.stack(rows).reshape(*lead, *rows[0].shape)
-
-    columns = {"log_norm": stack([one.values for one in norms])}
-    for name, attribute in (("log_norm_error", "error"), ("log_norm_stderr", "stderr")):
-        fields = [getattr(one, attribute) for one in norms]
-        if any(values is not None for values in fields):
-            # beside an estimate, an exact operator errs by nothing but round-off
-            exact = np.zeros_like(norms[0].values)
-            columns[name] = stack([exact if values is None else values for values in fields])
-    every = len(seeds) * samples
-    per_layer = results[::every]
-    position = np.stack([result.position for result in per_layer])
-    shared = bool((position == position[0]).all())
-    ds = xr.Dataset(
-        {name: (dims, values) for name, values in columns.items()},
-        coords={
-            "layer": labels,
-            "seed": seeds,
-            "sample": np.arange(samples),
-            "target": results[0].target,
-            last[0]: last[1],
-            "position": ("target", position[0]) if shared else (("layer", "target"), position),
-        },
-    )
-    methods, tolerances = [r.method for r in per_layer], [r.tolerance for r in per_layer]
-    if len(labels) > 1:
-        ds = ds.assign_coords(method=("layer", methods), tolerance=("layer", tolerances))
-    else:
-        ds.attrs |= {"method": methods[0], "tolerance": tolerances[0]}
-    inside = np.ones(columns["log_norm"].shape[3:], dtype=bool)
-    if last[0] == "lag":
-        source = np.floor(position[0][:, None] - last[1][None, :] + 0.5)
-        inside = (source >= 0) & (source < n)
-    if np.isnan(columns["log_norm"][..., inside]).any():
-        # a factor or product below the normal numbers of the dtype is not told from zero
-        ds.attrs["log_floor"] = math.log(torch.finfo(dtype).smallest_normal)
-    single = [name for name, size in zip(("layer", "seed", "sample"), lead, strict=True) if size == 1]
-    ds = ds.squeeze(single, drop=True)
-    for variable in ds.variables:
-        ds[variable].attrs = describe(str(variable))
+    sizes = [len(labels) for labels in lead.values()]
+    variables = {
+        name: (
+            (*lead, *dims[name]),
+            np.stack([one[name] for one in results]).reshape(*sizes, *results[0][name].shape),
+        )
+        for name in results[0]
+    }
+    ds = xr.Dataset(variables, {**{name: list(labels) for name, labels in lead.items()}, **coords})
+    ds = ds.squeeze([name for name, labels in lead.items() if len(labels) == 1], drop=True)
+    for name in ds.variables:
+        ds[name].attrs = describe(str(name))
     return ds
 
 
-def stacked(parts: list[LogNorms], position: NDArray[np.float64], n: int) -> LogNorms:
+def origin(
+    title: str, labels: Sequence[str], command: str, inputs: ArrayLike | None, **facts: Any
+) -> dict[str, Any]:
+    """The attributes that every dataset carries; ``facts`` are n, d, seed, dtype and the measurement's own."""
+    projected = {"input_projection": "fixed random"} if facts.pop("projected", False) else {}
+    named = ", ".join(labels)
+    return {
+        "title": f"{title} of {named}",
+        "layer": named,
+        **facts,
+        "depprobe_version": __version__,
+        "schema_version": SCHEMA_VERSION,
+        "provenance": store.provenance(command, inputs, **projected),
+    }
+
+
+def labelled(results: list[Result], measured: Cases, depths: Sequence[str] = ()) -> xr.Dataset:
+    """Norms of all cases over (layer, seed, sample, depth, target, source or lag); single dimensions dropped.
+
+    ``results`` come layer by layer, then seed by seed, sample by sample, and depth by depth.
+    """
+    n = results[0].shape[2]
+    labels, lags = measured.labels, results[0].norms.lags
+    every = len(results) // len(labels)
+    per_layer = results[::every]
+    banded = len(labels) == 1 and lags is not None and all(_same(one.norms.lags, lags) for one in results)
+    norms = [one.norms if banded else over_sources(one.norms, one.position, n) for one in results]
+    position = _positions(per_layer)
+    column: tuple[str, Any] = ("lag", lags) if banded else ("source", np.arange(n))
+    inside = _inside(position[0], lags, n) if lags is not None and banded else True
+
+    # beside an estimate, an exact operator errs by nothing but round-off
+    present = [name for name, (field, _) in _FIELDS.items() if any(getattr(one, field) is not None for one in norms)]
+    columns = [{name: _field(one, name) for name in present} for one in norms]
+    for one in columns:
+        stored = one.get("log_norm_status")
+        there = derived(one["log_norm"], inside)
+        # a stored status says which kind of unknown; what lies outside the sequence was not measured
+        one["log_norm_status"] = there if stored is None else np.where(there == 0, there, stored).astype(np.int8)
+    lead = measured.lead | ({"depth": range(len(depths))} if depths else {})
+    coords: dict[str, Any] = {"target": results[0].target, column[0]: column[1]}
+    if not np.isnan(position).all():
+        shared = bool((position == position[0]).all())
+        coords["position"] = ("target", position[0]) if shared else (("layer", "target"), position)
+    if len(depths) > 1:
+        coords["submodule"] = ("depth", list(depths))
+    if len(labels) > 1:
+        coords |= {"method": ("layer", [one.method for one in per_layer])}
+        coords |= {"tolerance": ("layer", [one.tolerance for one in per_layer])}
+        if "log_norm_error" in present:
+            coords["kind"] = ("layer", [one.error_kind for one in per_layer])
+    dims = dict.fromkeys(columns[0], ("target", column[0]))
+    ds = over_cases(columns, dims, lead, coords)
+    if len(labels) == 1:
+        ds.attrs |= {"method": results[0].method, "tolerance": results[0].tolerance}
+        if "log_norm_error" in ds:
+            ds["log_norm_error"].attrs["kind"] = results[0].error_kind
+    proofs = sorted({one.zero_proof for one in per_layer if one.zero_proof})
+    return ds.assign_attrs(zero_proof="; ".join(proofs)) if proofs else ds
+
+
+def floor_of(ds: xr.Dataset, dtype: str) -> dict[str, float]:
+    """``log_floor``, below which norms are not told from zero, where some norm is unknown for that reason."""
+    blind = ds["log_norm_status"].isin([STATUS["underflow"], STATUS["undecided"]])
+    return {"log_floor": math.log(torch.finfo(getattr(torch, dtype)).smallest_normal)} if blind.any() else {}
+
+
+def _positions(results: Sequence[Result]) -> NDArray[np.float64]:
+    """(layers, T), NaN where not known."""
+    unknown = np.full(len(results[0].target), np.nan)
+    return np.stack([unknown if one.position is None else one.position for one in results])
+
+
+def _same(lags: NDArray | None, others: NDArray) -> bool:
+    return lags is not None and np.array_equal(lags, others)
+
+
+def _field(norms: LogNorms, name: str) -> NDArray:
+    field, _ = _FIELDS[name]
+    values = getattr(norms, field)
+    if values is not None:
+        return np.asarray(values)
+    return derived(norms.values) if field == "status" else np.zeros_like(norms.values)
+
+
+def _inside(position: NDArray[np.float64], lags: NDArray[np.int64], n: int) -> NDArray[np.bool_]:
+    source = np.floor(position[:, None] - lags[None, :] + 0.5)
+    return (source >= 0) & (source < n)
+
+
+def stacked(parts: list[LogNorms], position: NDArray[np.float64] | None, n: int) -> LogNorms:
     """Norms of successive targets as one; banded ones stay banded where all have the same lags."""
     if len(parts) == 1:
         return parts[0]
     lags = parts[0].lags
-    if lags is None or not all(part.lags is not None and np.array_equal(part.lags, lags) for part in parts):
+    if lags is None or not all(_same(part.lags, lags) for part in parts):
         lags = None
         ends = np.cumsum([len(part.values) for part in parts])
         parts = [
-            over_sources(part, position[end - len(part.values) : end], n)
+            over_sources(part, None if position is None else position[end - len(part.values) : end], n)
             for part, end in zip(parts, ends, strict=True)
         ]
 
-    def joined_field(name: str) -> NDArray[np.float64] | None:
-        fields = [getattr(part, name) for part in parts]
+    def joined(field: str) -> NDArray | None:
+        fields = [getattr(part, field) for part in parts]
         return None if any(values is None for values in fields) else np.concatenate(fields)
 
-    return LogNorms(
-        np.concatenate([p.values for p in parts]), joined_field("error"), joined_field("stderr"), lags
-    )
+    return LogNorms(**{field: joined(field) for field, _ in _FIELDS.values()}, lags=lags)  # type: ignore[arg-type]
 
 
-def over_sources(norms: LogNorms, position: NDArray[np.float64], n: int) -> LogNorms:
+def over_sources(norms: LogNorms, position: NDArray[np.float64] | None, n: int) -> LogNorms:
     """Banded norms (targets, lags) as norms (targets, n), exact zeros elsewhere; others as they are."""
     if norms.lags is None:
         return norms
+    assert position is not None, "lags were counted from positions"
+    inside = _inside(position, norms.lags, n)
     source = np.floor(position[:, None] - norms.lags[None, :] + 0.5).astype(int)
-    inside = (source >= 0) & (source < n)
     rows = np.nonzero(inside)[0]
-
-    def spread(values: NDArray[np.float64] | None, fill: float) -> NDArray[np.float64] | None:
-        if values is None:
-            return None
-        out = np.full((len(position), n), fill)
-        out[rows, source[inside]] = values[inside]
-        return out
-
-    values = spread(norms.values, -np.inf)
-    assert values is not None
-    return LogNorms(values, spread(norms.error, 0.0), spread(norms.stderr, 0.0))
+    spread: dict[str, Any] = {}
+    for field, fill in _FIELDS.values():
+        values = getattr(norms, field)
+        if values is not None:
+            spread[field] = np.full((len(position), n), fill, values.dtype)
+            spread[field][rows, source[inside]] = values[inside]
+    return LogNorms(**spread)

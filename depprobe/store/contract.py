@@ -6,10 +6,19 @@ import numpy as np
 import xarray as xr
 
 from depprobe.errors import BadInput
-from depprobe.vocabulary import ATTRIBUTES, DIMENSIONS, JACOBIAN_ATTRIBUTES, KINDS, SCHEMA_VERSION
+from depprobe.vocabulary import (
+    ATTRIBUTES,
+    DIMENSIONS,
+    JACOBIAN_ATTRIBUTES,
+    KINDS,
+    SCHEMA_VERSION,
+    STATUS,
+    describe,
+)
 
 #: dimensions that may stand before those of a block
-_LEADING = ("layer", "seed", "sample")
+_LEADING = ("layer", "depth", "seed", "sample")
+_FLAGS = {name: describe("log_norm_status")[name] for name in ("flag_values", "flag_meanings")}
 
 
 def validate(ds: xr.Dataset) -> None:
@@ -18,9 +27,10 @@ def validate(ds: xr.Dataset) -> None:
     Dimensions come from the vocabulary; every attribute of ``vocabulary.ATTRIBUTES`` is there, or a
     coordinate of its name on ``layer``, ``seed`` or ``sample`` where it varies; the schema version is known;
     every variable has ``long_name`` and ``units``; one of ``vocabulary.KINDS`` is there;
-    ``log_norm`` is float64, over (target, source) or
-    (target, lag) after any of (layer, seed, sample), with a coordinate ``position`` on ``target``, or on
-    ``layer`` and ``target``.
+    ``log_norm`` is float64, over (target, source) or (target, lag) after any of (layer, depth, seed, sample),
+    with ``log_norm_status`` beside it: int8 with CF flags, log_norm being finite for finite, -inf for zero
+    alone and NaN for all others; ``position``, where it is known, is on ``target``, or on ``layer`` and
+    ``target``.
 
     Parameters
     ----------
@@ -78,14 +88,33 @@ def _log_norm_faults(ds: xr.Dataset) -> list[str]:
             f"log_norm is over ({', '.join(map(str, dims))}), not over (target, source) or (target, lag) "
             f"after any of ({', '.join(_LEADING)})"
         )
-    for name in ("log_norm", "log_norm_error", "log_norm_stderr"):
-        if name in ds and ds[name].dtype != np.float64:
-            faults.append(f"{name} is {ds[name].dtype}, not float64")
+    for name in ("log_norm", "log_norm_error", "log_norm_stderr", "log_norm_status"):
+        dtype = np.dtype(np.int8 if name == "log_norm_status" else np.float64)
+        if name in ds and ds[name].dtype != dtype:
+            faults.append(f"{name} is {ds[name].dtype}, not {dtype}")
         if name in ds and ds[name].dims != dims:
             faults.append(f"{name} is not over the dimensions of log_norm")
     # layers with strides sit at different positions
-    if "target" in dims and (
-        "position" not in ds.coords or ds["position"].dims not in (("target",), ("layer", "target"))
-    ):
-        faults.append("no coordinate 'position' on target")
+    if "position" in ds.coords and ds["position"].dims not in (("target",), ("layer", "target")):
+        faults.append("position is not over target, or layer and target")
+    return faults or _status_faults(ds)
+
+
+def _status_faults(ds: xr.Dataset) -> list[str]:
+    if "log_norm_status" not in ds:
+        return ["no variable 'log_norm_status' beside log_norm"]
+    values, status = ds["log_norm"].values, ds["log_norm_status"].values
+    faults = []
+    if not np.isin(status, list(STATUS.values())).all():
+        faults.append(
+            f"log_norm_status holds codes other than {min(STATUS.values())} to {max(STATUS.values())}"
+        )
+    for name, expected in (("finite", np.isfinite(values)), ("zero", np.isneginf(values))):
+        wrong = int((expected != (status == STATUS[name])).sum())
+        if wrong:
+            faults.append(f"log_norm and log_norm_status disagree on what is {name} in {wrong} blocks")
+    if np.isposinf(values).any():
+        faults.append("log_norm is +inf; an overflow is NaN with the status overflow")
+    if {name: ds["log_norm_status"].attrs.get(name) for name in _FLAGS} != _FLAGS:
+        faults.append(f"log_norm_status has not the flags {_FLAGS['flag_meanings']!r}")
     return faults

@@ -15,11 +15,14 @@ import xarray as xr
 from depprobe.errors import BadInput
 from depprobe.store.atomic import one_line, reason_of, replacing
 from depprobe.store.storable import first_unstorable
+from depprobe.store.version_1 import from_version_1
+from depprobe.vocabulary import STATUS
 
 #: smaller variables gain nothing from compression, and HDF5 cannot compress scalars
 _COMPRESS_FROM = 1024
 #: compressed data carry a checksum too, so damage is an error instead of wrong numbers
 _COMPRESSION = {"zlib": True, "complevel": 4, "shuffle": True}
+_STATUS = "log_norm_status"
 
 
 def save(ds: xr.Dataset, path: str | os.PathLike[str]) -> Path:
@@ -58,6 +61,12 @@ def save(ds: xr.Dataset, path: str | os.PathLike[str]) -> Path:
         for name, variable in plain.variables.items()
         if variable.dtype.kind in "iuf"
     }
+    if _STATUS in plain:
+        plain = plain.assign({_STATUS: plain[_STATUS].copy()})
+        encoding[_STATUS]["_FillValue"] = np.int8(STATUS["not_measured"])
+        # CF: of the type of the variable
+        flags = np.array(plain[_STATUS].attrs.get("flag_values", []), np.int8)
+        plain[_STATUS].attrs |= {"flag_values": flags} if flags.size else {}
     with replacing(path) as temporary:
         try:
             plain.to_netcdf(temporary, mode="w", format="NETCDF4", engine="h5netcdf", encoding=encoding)
@@ -75,7 +84,8 @@ def load(path: str | os.PathLike[str]) -> xr.Dataset:
 
     Returns
     -------
-    The dataset, its attributes as Python numbers, strings and lists.
+    The dataset, its attributes as Python numbers, strings and lists. One of schema version 1 comes back in
+    the present version: a Jacobian gets its ``log_norm_status``.
 
     Raises
     ------
@@ -104,6 +114,8 @@ def load(path: str | os.PathLike[str]) -> xr.Dataset:
             phony_dims="access",
             decode_times=False,
             decode_timedelta=False,
+            # the fill value is a code of its own
+            mask_and_scale={_STATUS: False},
         ) as stored:
             if any(str(dim).startswith("phony_dim") for dim in stored.dims):
                 raise BadInput("it is HDF5 but not netCDF-4: its dimensions have no names")
@@ -116,10 +128,12 @@ def load(path: str | os.PathLike[str]) -> xr.Dataset:
         # damage surfaces as whatever the decoder meets first: OSError, KeyError, RuntimeError, ...
         fault = f"truncated, damaged or not netCDF-4 ({one_line(error)})"
         raise BadInput(f"cannot read {str(path)!r}: {fault}") from error
+    if _STATUS in ds:
+        ds[_STATUS].attrs.pop("_FillValue", None)
     holders: list[Any] = [ds, *ds.variables.values()]
     for holder in holders:
         holder.attrs = {name: _as_python(value) for name, value in holder.attrs.items()}
-    return ds
+    return from_version_1(ds) if ds.attrs.get("schema_version") == "1" else ds
 
 
 def _as_python(value: Any) -> Any:

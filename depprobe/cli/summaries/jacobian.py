@@ -10,6 +10,7 @@ import xarray as xr
 
 from depprobe.cli.output import Summary, power_of_ten, with_error
 from depprobe.curves import decay_curve, distances
+from depprobe.curves.status import UNKNOWN, in_words
 from depprobe.vocabulary import repeats
 
 #: heading, unit, and the variable of ``distances`` behind each column
@@ -28,8 +29,8 @@ def summary(ds: xr.Dataset) -> Summary:
     headings = _headings(rows)
     columns = [_cells(row, _have_far_ends(rows)) for row in rows]
     if any(row["unknown"] for row in rows):
-        headings.append("unknown (zero or underflow)")
-        columns = [[*column, str(row["unknown"])] for column, row in zip(columns, rows, strict=True)]
+        headings.append("norms not known")
+        columns = [[*column, in_words(row) or "0"] for column, row in zip(columns, rows, strict=True)]
     return Summary(_title(ds), headings, columns, rows, _notes(ds, found))
 
 
@@ -53,7 +54,7 @@ def _records(ds: xr.Dataset, found: xr.Dataset, curve: xr.Dataset) -> list[dict[
             "far_lag": int(lags[far]),
             "log_norm_far": float(medians[far]),
             "best_form": str(line["best_form"].item()),
-            "unknown": int(line["unknown"].item()),
+            **{name: int(line[name].item()) for name in ("unknown", *UNKNOWN)},
         }
         for _, _, name in _COLUMNS:
             row[name] = float(line[name].item())
@@ -109,15 +110,18 @@ def _notes(ds: xr.Dataset, found: xr.Dataset) -> list[str]:
     """What a reader must know to take the numbers as they are meant."""
     lines = []
     if "log_norm_error" in ds and float(ds["log_norm_error"].max()) > 0:
+        changed = f"{float(ds['log_norm_error'].max()):.1e} (relative)"
         single = " and single precision" if ds.attrs.get("dtype") == "float64" else ""
-        worst = float(ds["log_norm_error"].max())
-        lines.append(f"compression{single} changed no norm by more than {worst:.1e} (relative)")
+        if "estimate" in np.atleast_1d(ds.get("kind", ds["log_norm_error"].attrs.get("kind", "bound"))):
+            lines.append(f"compression and rounding are estimated to have changed norms by up to {changed}")
+        else:
+            lines.append(f"compression{single} changed no norm by more than {changed}")
     if "log_norm_stderr" in ds:
         worst = float(ds["log_norm_stderr"].max())
         lines.append(f"norms are estimates from random probes; standard error up to {worst:.1e} (relative)")
     if "log_floor" in ds.attrs:
         floor = power_of_ten(ds.attrs["log_floor"])
-        lines.append(f"some zeros could not be told from an underflow below {floor}; they count as unknown")
+        lines.append(f"norms below {floor} that are not proved zero count as not known")
     lines.append(
         f"form chosen by BIC on ln rms; standard errors by resampling {found.attrs.get('resampled')}; "
         f"shares are norm^{found.attrs.get('share_power')}"

@@ -13,7 +13,7 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
-from depprobe.curves.align import REPEATS, check, sources_of
+from depprobe.curves.align import CURVES, REPEATS, check, sources_of
 from depprobe.errors import BadInput
 from depprobe.figures.drawing.log_axis import log10_of
 
@@ -55,8 +55,8 @@ def cells(ds: xr.Dataset, finest: int) -> Cells:
     BadInput : not a Jacobian dataset of one layer.
     """
     check(ds)
-    if "layer" in ds["log_norm"].dims:
-        raise BadInput("cells are those of one layer")
+    if set(CURVES) & set(ds["log_norm"].dims):
+        raise BadInput("cells are those of one layer and depth")
     position, rows = np.unique(ds["position"].values.astype(np.float64), return_index=True)
     ds = ds.isel(target=rows)
     banded = "lag" in ds["log_norm"].dims

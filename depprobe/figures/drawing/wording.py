@@ -8,11 +8,13 @@ from typing import Any
 
 import xarray as xr
 
+from depprobe.curves.align import each_curve
+from depprobe.curves.status import UNKNOWN, in_words
 from depprobe.errors import BadInput
 from depprobe.vocabulary import NORMS, repeats
 
 #: where two datasets show the same layer, what may tell them apart
-_DISTINGUISHING = ("n", "d", "seed", "norm", "wrt", "dtype", "method", "tolerance")
+_DISTINGUISHING = ("depth", "n", "d", "seed", "norm", "wrt", "dtype", "method", "tolerance")
 
 
 def as_list(datasets: xr.Dataset | Sequence[xr.Dataset]) -> list[xr.Dataset]:
@@ -27,23 +29,18 @@ def as_list(datasets: xr.Dataset | Sequence[xr.Dataset]) -> list[xr.Dataset]:
 def by_layer(
     datasets: xr.Dataset | Sequence[xr.Dataset], labels: Sequence[str] | None
 ) -> list[tuple[str, xr.Dataset]]:
-    """Each layer of each dataset with the name it goes by in the figure.
+    """Each layer (and depth) of each dataset with the name it goes by in the figure.
 
     Parameters
     ----------
-    datasets : one dataset or several, each with or without the dimension ``layer``.
+    datasets : one dataset or several, each with or without ``layer`` and ``depth``.
     labels : one name per layer, or None for the spec strings, told apart by attributes where they repeat.
 
     Raises
     ------
     BadInput : no dataset, something else than a dataset, or a wrong number of labels.
     """
-    parts = []
-    for ds in as_list(datasets):
-        if "layer" in ds.dims:
-            parts += [ds.isel(layer=i) for i in range(ds.sizes["layer"])]
-        else:
-            parts.append(ds)
+    parts = [part for ds in as_list(datasets) for part in each_curve(ds)]
     if not parts:
         raise BadInput("nothing to draw: no dataset was given")
     if labels is not None and len(labels) != len(parts):
@@ -84,6 +81,13 @@ def norm_label(parts: Sequence[xr.Dataset]) -> str:
     """Axis label of the norm that all parts show."""
     symbol = NORMS.get(str(_shared(parts, "norm")), r"\Vert J_{t,k}\Vert")
     return f"norm ${symbol}$ (dimensionless)"
+
+
+def unknown_norms(parts: Sequence[xr.Dataset]) -> str:
+    """How many norms of decay curves are not known, by kind; "" where all are."""
+    counts = {name: sum(int(part[name].sum()) for part in parts if name in part) for name in UNKNOWN}
+    total = sum(int(part["unknown"].sum()) for part in parts)
+    return in_words(counts) or (f"{total:,} unknown" if total else "")
 
 
 def conditions(parts: Sequence[xr.Dataset]) -> str:
