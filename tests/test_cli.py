@@ -256,7 +256,7 @@ def test_input_files_are_read(good, suffix):
     provenance = json.loads(ds.provenance)
     assert f"--input x.{suffix}" in provenance["command"]
     if suffix == "npy":
-        expected = depprobe.jacobian("gru", rows[:12], n=12, d=4)
+        expected = depprobe.jacobian("gru", rows[:12], d=4)
         assert ds["log_norm"].equals(expected["log_norm"])
 
 
@@ -408,7 +408,7 @@ def test_python_dash_m_is_the_same_program():
         ("n must be at least 2, not 1", [*LSTM, "--n", "1"]),
         ("n must be at least 2, not -5", [*LSTM, "--n", "-5"]),
         ("d must be at least 1, not 0", [*LSTM, "--d", "0"]),
-        ("targets must be last, all, every:M or a list.*'some'", [*LSTM, "--targets", "some"]),
+        ("targets must be last, all, every:M, random:K or a list.*'some'", [*LSTM, "--targets", "some"]),
         ("targets must be .*'every:x'", [*LSTM, "--targets", "every:x"]),
         ("targets must be .*not ''", [*LSTM, "--targets", ""]),
         ("step must lie between 1 and n = 12", [*LSTM, "--targets", "every:0"]),

@@ -224,7 +224,7 @@ def test_an_interrupted_run_goes_on(run, measured, monkeypatch):
     code, _, err = run(*call)
     assert code == 130
     assert "the same command resumes" in err
-    assert len(list(Path("a.nc.partial").iterdir())) == 3
+    assert len(list(Path("a.nc.partial").glob("*.json"))) == 3
     monkeypatch.setattr(probe, "measured_alone", here)
     good(run, *call)
     assert measured == [("conv", 8), ("conv", 16), ("rnn", 8), ("rnn", 16)]

@@ -19,12 +19,14 @@ from matplotlib.text import Text
 
 from depprobe import figures
 from depprobe.curves import decay_curve
+from depprobe.curves.status import derived
 from depprobe.errors import BadInput, DepprobeError
 from depprobe.figures import heatmap as draw_heatmap
 from depprobe.figures.drawing.float_limits import LIMITS
 from depprobe.figures.drawing.log_axis import LN10, BetweenDecades, DecadeLocator, PowerOfTen
 from depprobe.figures.drawing.style import line_style
 from depprobe.figures.heatmap import UNKNOWN, ZERO
+from depprobe.vocabulary import STATUS
 
 N = 40
 
@@ -199,7 +201,7 @@ def test_curve_and_band_are_the_quantiles_of_the_norms():
     for distance, (low, _, high) in expected.items():
         heights = vertices[vertices[:, 0] == distance, 1]
         assert [heights.min(), heights.max()] == pytest.approx([low, high])
-    assert f"{np.isnan(x).sum()} unknown blocks left out" in legend_texts(drawn)
+    assert f"{np.isnan(x).sum()} undecided, left out" in legend_texts(drawn)
 
 
 def test_pooled_curve_and_jacobian_give_the_same_lines():
@@ -530,6 +532,16 @@ def test_no_legend_without_zeros():
 def test_unknowns_say_below_what():
     drawn = figures.heatmap(spotted().assign_attrs(log_floor=-103.28))
     assert "unknown, below $10^{-45}$" in legend_texts(drawn)
+
+
+def test_kinds_of_unknown_norms_are_named():
+    ds = spotted()
+    status = derived(ds["log_norm"].values)
+    unknown = np.flatnonzero(status.ravel() == STATUS["undecided"])
+    status.ravel()[unknown[0]], status.ravel()[unknown[1:]] = STATUS["overflow"], STATUS["underflow"]
+    ds["log_norm_status"] = (ds["log_norm"].dims, status)
+    assert "underflow, overflow" in legend_texts(figures.heatmap(ds))
+    assert f"{len(unknown) - 1} underflow, 1 overflow, left out" in legend_texts(figures.decay(ds))
 
 
 def test_sparse_targets_reach_half_way_to_the_next():

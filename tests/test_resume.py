@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 
 import depprobe
+from depprobe.errors import BadInput
 from depprobe.operators import RecurrentJacobian
-from depprobe.runs.cache import Finished
+from depprobe.runs.cache import MARKER, Finished
 
 
 @pytest.fixture
@@ -29,11 +31,11 @@ def test_finished_cases_are_taken_up_and_the_data_are_the_same(tmp_path, counted
     options = {"n": 12, "d": 4, "seeds": 5}
     with pytest.raises(KeyboardInterrupt):
         depprobe.jacobian("gru", **options, finished=kept)
-    assert len(list(kept.folder.iterdir())) == 2
+    assert sorted(path.suffix for path in kept.folder.iterdir()) == [".npz", ".npz", ".txt"]
     resumed = depprobe.jacobian("gru", **options, finished=kept)
     assert len(counted) == 3 + 3, "two cases were finished, the third was not"
     assert resumed.identical(depprobe.jacobian("gru", **options))
-    for path in kept.folder.iterdir():
+    for path in kept.folder.glob("*.npz"):
         path.write_bytes(path.read_bytes()[:100])
     assert depprobe.jacobian("gru", **options, finished=kept).identical(resumed)
     before = len(counted)
@@ -41,3 +43,56 @@ def test_finished_cases_are_taken_up_and_the_data_are_the_same(tmp_path, counted
     assert len(counted) == before + 5, "another tolerance is another measurement"
     kept.clear()
     assert not kept.folder.exists()
+
+
+def test_a_folder_of_the_user_is_refused_and_never_touched(run, tmp_path):
+    mine = tmp_path / "q.nc.partial"
+    mine.mkdir()
+    np.save(mine / "in.npy", np.random.default_rng(0).normal(size=(8, 3)))
+    before = (mine / "in.npy").read_bytes()
+    measure = ("jacobian", "--layer", "gru", "--n", "8", "--d", "4")
+    code, out, err = run(*measure, "--input", str(mine / "in.npy"), "-o", "q.nc")
+    assert (code, out) == (2, "")
+    assert "would be kept in 'q.nc.partial', which is not depprobe's: move it" in err
+    assert [path.name for path in mine.iterdir()] == ["in.npy"]
+    assert (mine / "in.npy").read_bytes() == before
+    assert not (tmp_path / "q.nc").exists()
+    code, _, err = run("cost", "--layer", "gru", "--n", "8", "--d", "4", "-o", "q.nc")
+    assert (code, [path.name for path in mine.iterdir()]) == (2, ["in.npy"])
+
+
+def test_what_someone_put_beside_finished_cases_stays(tmp_path):
+    kept = Finished(tmp_path / "a.nc.partial")
+    depprobe.jacobian("gru", n=12, d=4, finished=kept)
+    notes = kept.folder / "notes.txt"
+    notes.write_text("mine")
+    kept.clear()
+    assert {path.name for path in kept.folder.iterdir()} == {MARKER, "notes.txt"}
+    assert notes.read_text() == "mine"
+
+
+@pytest.mark.parametrize("make", ["file", "link", "empty"])
+def test_only_a_marked_folder_is_taken(tmp_path, make):
+    place = tmp_path / "partial"
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    {"file": lambda: place.write_text(""), "link": lambda: place.symlink_to(elsewhere), "empty": place.mkdir}[
+        make
+    ]()
+    kept = Finished(place)
+    with pytest.raises(BadInput, match="which is not depprobe's: move it, or name another --output"):
+        depprobe.jacobian("gru", n=12, d=4, finished=kept)
+    kept.clear()
+    assert place.exists()
+    assert list(elsewhere.iterdir()) == []
+
+
+def test_an_entry_that_is_no_file_is_measured_again(tmp_path, counted):
+    kept = Finished(tmp_path / "partial")
+    depprobe.jacobian("gru", n=12, d=4, finished=kept)
+    (entry,) = kept.folder.glob("*.npz")
+    moved = entry.rename(tmp_path / "moved.npz")
+    entry.symlink_to(moved)
+    depprobe.jacobian("gru", n=12, d=4, finished=kept)
+    assert len(counted) == 2
+    assert not entry.is_symlink()

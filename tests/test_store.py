@@ -15,6 +15,7 @@ import pytest
 import xarray as xr
 
 from depprobe import store
+from depprobe.curves.status import derived
 from depprobe.errors import BadInput, DepprobeError
 from depprobe.vocabulary import ATTRIBUTES, SCHEMA_VERSION, describe
 
@@ -52,7 +53,9 @@ def jacobian(targets=7, sources=301, layers=None):
         coords["method"] = ("layer", np.array(["chain"] * len(layers)), {"long_name": "method", "units": "1"})
         coords["tolerance"] = ("layer", np.zeros(len(layers)), {"long_name": "tolerance", "units": "1"})
         attrs = {name: value for name, value in attrs.items() if name not in ("layer", "method", "tolerance")}
-    return xr.Dataset({"log_norm": (names, values, describe("log_norm"))}, coords, attrs)
+    variables = {"log_norm": (names, values, describe("log_norm"))}
+    variables["log_norm_status"] = (names, derived(values), describe("log_norm_status"))
+    return xr.Dataset(variables, coords, attrs)
 
 
 def files(folder):
@@ -80,6 +83,47 @@ def test_round_trip_keeps_every_bit_and_every_label(tmp_path):
     assert loaded["elapsed"].dtype == np.float64
     json.dumps(loaded.attrs)
     assert {type(loaded.attrs[name]) for name in ("seed", "float", "list")} == {int, float, list}
+
+
+def test_status_is_stored_as_flags_that_other_programs_read(tmp_path):
+    ds = jacobian()
+    path = store.save(ds, tmp_path / "a.nc")
+    with h5py.File(path) as file:
+        status = file["log_norm_status"]
+        assert (status.dtype, status.attrs["_FillValue"].item()) == (np.int8, 0)
+        assert (status.attrs["flag_values"].dtype, status.attrs["flag_values"].tolist()) == (
+            np.int8,
+            [*range(6)],
+        )
+    loaded = store.load(path)
+    assert loaded["log_norm_status"].dtype == np.int8
+    assert ds["log_norm_status"].attrs == loaded["log_norm_status"].attrs == describe("log_norm_status")
+    store.validate(loaded)
+    # joined to one that has other targets, what is missing is not measured
+    with xr.open_dataset(path, engine="h5netcdf") as plain:
+        joined = xr.concat([plain, plain.assign_coords(target=plain.target + 1)], dim="sample", join="outer")
+        missing = np.isnan(joined["log_norm_status"].values)
+    assert missing.reshape(2, -1).any(1).all()
+
+
+def test_version_1_is_read_as_version_2(tmp_path):
+    old = jacobian().drop_vars("log_norm_status").assign_attrs(schema_version="1")
+    new = store.load(store.save(old, tmp_path / "old.nc"))
+    store.validate(new)
+    xr.testing.assert_identical(new, jacobian())
+    with pytest.raises(BadInput, match="unknown schema version '1'; known: '2'"):
+        store.validate(old)
+
+
+def test_version_1_by_lag_knows_what_lies_outside(tmp_path):
+    values = np.array([[0.0, np.nan], [np.nan, -1.0]])
+    old = xr.Dataset(
+        {"log_norm": (("target", "lag"), values)},
+        {"target": [0, 1], "lag": [0, 1], "position": ("target", [0.0, 1.0])},
+        {"n": 2, "schema_version": "1"},
+    )
+    new = store.load(store.save(old, tmp_path / "old.nc"))
+    assert new["log_norm_status"].values.tolist() == [[1, 0], [5, 1]]
 
 
 def test_empty_dataset_and_empty_dimension(tmp_path):
@@ -370,6 +414,19 @@ def test_valid_datasets():
     strided = jacobian(layers=["lstm", "conv:stride=2"])
     position = strided["position"].expand_dims(layer=2)
     store.validate(strided.drop_vars("position").assign_coords(position=position))
+    # where outputs sit is not known of every module
+    store.validate(jacobian().drop_vars("position"))
+
+
+def coded(ds, old, new):
+    status = ds["log_norm_status"].copy()
+    status.values[status.values == old] = new
+    return ds.assign(log_norm_status=status)
+
+
+def unflagged(ds):
+    del ds["log_norm_status"].attrs["flag_meanings"]
+    return ds
 
 
 def unlabelled(ds, name):
@@ -380,6 +437,15 @@ def unlabelled(ds, name):
 @pytest.mark.parametrize(
     ("spoil", "fault"),
     [
+        (lambda ds: ds.drop_vars("log_norm_status"), "no variable 'log_norm_status' beside log_norm"),
+        (
+            lambda ds: ds.assign(log_norm_status=ds.log_norm_status * 1.0),
+            "log_norm_status is float64, not int8",
+        ),
+        (lambda ds: coded(ds, 1, 9), "holds codes other than 0 to 5; .*what is finite in 1049 blocks"),
+        (lambda ds: coded(ds, 2, 3), "disagree on what is zero in 1057 blocks"),
+        (lambda ds: ds.assign(log_norm=ds.log_norm.fillna(np.inf)), r"log_norm is \+inf"),
+        (lambda ds: unflagged(ds), "has not the flags 'not_measured finite zero underflow"),
         (lambda ds: ds.rename(source="time"), "unknown dimension 'time' .known: target, source"),
         (
             lambda ds: ds.rename(source="unit"),
@@ -394,8 +460,11 @@ def unlabelled(ds, name):
             lambda ds: ds.assign(log_norm=ds.log_norm.astype("float32").assign_attrs(ds.log_norm.attrs)),
             "float32",
         ),
-        (lambda ds: ds.drop_vars("position"), "no coordinate 'position' on target"),
-        (lambda ds: ds.assign_attrs(schema_version="999"), "unknown schema version '999'; known: '1'"),
+        (
+            lambda ds: ds.assign_coords(position=("source", ds.source.values * 1.0, describe("position"))),
+            "position is not over target, or layer and target",
+        ),
+        (lambda ds: ds.assign_attrs(schema_version="999"), "unknown schema version '999'; known: '2'"),
         (lambda ds: ds.assign(log_norm_error=ds.log_norm[0]), "log_norm_error is not over the dimensions"),
     ],
 )
@@ -418,11 +487,11 @@ def test_method_of_several_layers_is_a_coordinate():
 
 
 def test_all_faults_in_one_line():
-    ds = unlabelled(jacobian(), "source").drop_vars("position")
+    ds = unlabelled(jacobian(), "source").drop_vars("log_norm_status")
     del ds.attrs["norm"]
     with pytest.raises(BadInput) as caught:
         store.validate(ds)
-    for fault in ("norm", "'source'", "position"):
+    for fault in ("norm", "'source'", "log_norm_status"):
         assert fault in str(caught.value)
     assert "\n" not in str(caught.value)
 

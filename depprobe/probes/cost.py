@@ -87,8 +87,8 @@ def cost(
 
     Parameters
     ----------
-    target : spec strings of named layers (``"attention:causal=true"``), by default those of ``COMPARED``; or your
-        ``nn.Module``, which is measured in this process, in eval mode, at the one length of its input.
+    target : spec strings of named layers (``"attention:causal=true"``), by default those of ``COMPARED``; or
+        your ``nn.Module``, which is measured in this process, in eval mode, at the one length of its input.
     x : (n, d_in), needed with a module.
     n, d : lengths (256, 512, 1024) and widths (512), for spec strings.
     phases : ``forward``, ``forward+backward``, or both.

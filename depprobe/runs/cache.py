@@ -70,7 +70,11 @@ class _Folder(ABC, Generic[Found]):
         if not self.folder.exists():
             self.folder.mkdir(parents=True)
             (self.folder / MARKER).write_text(_SAYS, encoding="utf-8")
-        with replacing(self._path(facts)) as temporary:
+        path = self._path(facts)
+        if path.is_symlink():
+            # what it leads to is not ours
+            path.unlink()
+        with replacing(path) as temporary:
             self._write(temporary, found)
 
     def clear(self) -> None:
@@ -101,7 +105,7 @@ class Finished(_Folder[Result]):
     suffix = ".npz"
 
     def _read(self, path: Path) -> Result | None:
-        with np.load(path, allow_pickle=False) as kept:
+        with path.open("rb") as stream, np.load(stream, allow_pickle=False) as kept:
             fields = {name: kept[name] for name in kept.files}
         norms = LogNorms(**{name: fields.pop(name) for name in ("values", *_OPTIONAL) if name in fields})
         words = {name: str(fields.pop(name)) for name in ("method", "error_kind", "zero_proof")}

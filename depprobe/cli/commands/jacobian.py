@@ -49,7 +49,7 @@ if TYPE_CHECKING:
     show_default=True,
     help="Relative error that compression may cause; 0 for none.",
 )
-@click.option("--probes", default=32, show_default=True, help="Random probes for --method probes.")
+@click.option("--probes", type=int, show_default="32", help="Random probes for --method probes.")
 @click.option("--theory", is_flag=True, help="Draw what theory predicts, and print it beside the measured.")
 @shared("input", "samples", "seeds", "seed", "dtype", "device", "memory")
 @saying

@@ -22,7 +22,7 @@ from depprobe.cli.common import Run, saying, shared
     metavar="last|all|every:M|LIST",
     help="Take the step Jacobians at these positions of a trajectory instead of weights.",
 )
-@click.option("--n", default=1000, show_default=True, help="Length of the trajectory for --steps.")
+@click.option("--n", type=int, show_default="1000", help="Length of the trajectory for --steps.")
 @click.option("--modes", default=16, show_default=True, help="Leading modes of matrices wider than 1024.")
 @click.option("--powers", default=64, show_default=True, help="Highest power searched for growth.")
 @click.option(
