@@ -1,0 +1,267 @@
+"""What is measured, and what has no meaning in a call: modules, factories, mappings; weights of layers."""
+
+from __future__ import annotations
+
+import random
+import threading
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+import depprobe
+from depprobe import store
+from depprobe.errors import BadInput
+from depprobe.registry import Spec, layers
+from depprobe.runs.weights import drawn_from
+
+F64 = torch.float64
+X = np.random.default_rng(0).normal(size=(9, 3))
+SPECS = [spec for name, entry in layers.items() for spec in (name, *entry.examples)]
+
+
+class Around(nn.Module):
+    """A class of its own around a GRU and a Linear."""
+
+    def __init__(self, d_in=3, width=4, dtype=F64):
+        super().__init__()
+        self.inner = nn.GRU(d_in, width, batch_first=True, dtype=dtype)
+        self.out = nn.Linear(width, 2, dtype=dtype)
+
+    def forward(self, x):
+        return self.out(self.inner(x)[0])
+
+
+def values(ds):
+    return ds["log_norm"].values
+
+
+# what has no meaning is refused
+
+
+def test_everything_that_a_built_module_would_ignore_is_named():
+    with pytest.raises(BadInput) as caught:
+        depprobe.jacobian(Around(), X, n=999, d=3, seeds=5, samples=7, dtype="float32", device="cuda")
+    said = str(caught.value)
+    for given in ("n=999", "samples=7", "d=3", "seeds=5", "dtype='float32'", "device='cuda'"):
+        assert given in said
+    assert "Around is a module that is already built" in said
+    assert "\n" not in said
+
+
+@pytest.mark.parametrize(
+    ("target", "x", "options", "said"),
+    [
+        (nn.GRU(3, 4), X, {"probes": 8}, r"probes=8 has no meaning.*only method='probes' draws any"),
+        ("gru", None, {"forward": {"hx": 1}}, "forward=.*gru is a named layer, which has its own"),
+        ("gru", X, {"n": 9}, r"n=9 has no meaning in this call \(x is given and brings its own\)"),
+        (lambda seed: Around(), X, {"d": 4}, "d=4 has no meaning in this call .*has its own width"),
+        ({"a": Around(), "b": lambda seed: Around()}, X, {"seeds": 2}, r"seeds=2 .*\(a is a module that is"),
+        ("gru", None, {"seeds": 0}, "samples and seeds must be at least 1, not 1 and 0"),
+        ([], None, {}, "no layer was given"),
+        ({}, X, {}, "the mapping is empty"),
+        ({3: "gru"}, None, {}, "a label must be text, not 3"),
+        (["gru", Around()], X, {}, "a list holds names of layers, not modules and factories"),
+        (["gru", "gru"], None, {}, "a layer is given twice: gru, gru"),
+        (7, X, {}, "int 7 is neither the name of a layer, nor an nn.Module, nor a factory"),
+        (lambda d, width: Around(), X, {}, "needs the arguments d, width; a factory takes the seed alone"),
+        (lambda seed: "gru", X, {}, "the factory of <lambda> returned str, not an nn.Module"),
+        (lambda seed: 1 / 0, X, {}, "the factory of <lambda> raised ZeroDivisionError: division by zero"),
+        (Around(), None, {}, "a module needs its input"),
+        ("gru", np.ma.masked_array(X, X > 1), {}, "masked entries"),
+        ("gru", None, {"targets": "random:0", "n": 9}, "the number must lie between 1 and n = 9"),
+    ],
+)
+def test_wrong_calls_are_one_line(target, x, options, said):
+    with pytest.raises(BadInput, match=said) as caught:
+        depprobe.jacobian(target, x, **options)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("probe", "module"),
+    [
+        (depprobe.gates, nn.GRU(3, 4, dtype=F64)),
+        (depprobe.lyapunov, nn.GRU(3, 4, dtype=F64)),
+        (depprobe.cost, nn.GRU(3, 4, dtype=F64)),
+    ],
+)
+def test_other_probes_refuse_alike(probe, module):
+    with pytest.raises(BadInput, match=r"d=3.*GRU"):
+        probe(module, X, d=3)
+    with pytest.raises(BadInput, match=r"n=8 has no meaning in this call"):
+        probe(module, X, n=8)
+
+
+def test_spectrum_refuses_what_weights_do_not_need():
+    with pytest.raises(BadInput, match=r"n=8 has no meaning.*read without an input"):
+        depprobe.spectrum("gru", n=8, d=4)
+    with pytest.raises(BadInput, match=r"x has no meaning without steps"):
+        depprobe.spectrum("gru", X, d=4)
+    with pytest.raises(BadInput, match=r"seeds=2 .*already built"):
+        depprobe.spectrum(nn.RNN(3, 4), seeds=2)
+
+
+# factories and mappings
+
+
+def test_a_factory_draws_its_weights_from_each_seed():
+    def make(seed):
+        torch.manual_seed(seed)
+        return Around()
+
+    def plain():
+        return Around()
+
+    given, forked = (depprobe.jacobian(one, X, seeds=3, seed=4) for one in (make, plain))
+    assert given["seed"].values.tolist() == [4, 5, 6]
+    np.testing.assert_array_equal(values(given), values(forked))
+    for i, seed in enumerate((4, 5, 6)):
+        np.testing.assert_array_equal(values(given)[i], values(depprobe.jacobian(make(seed), X)))
+    assert len(np.unique(values(given)[:, 0, 0])) == 3
+
+
+def test_a_factory_that_ignores_its_seed_gives_as_many_curves():
+    module = Around()
+    ds = depprobe.jacobian(lambda seed: module, X, seeds=5)
+    assert ds.sizes["seed"] == 5
+    assert (values(ds) == values(ds)[0]).all()
+
+
+def test_dtype_of_a_factory():
+    ds = depprobe.jacobian(lambda: Around(), X, dtype="float32")
+    assert ds.attrs["dtype"] == "float32"
+    assert depprobe.jacobian(lambda: Around(dtype=torch.float32), X).attrs["dtype"] == "float32"
+
+
+def test_a_mapping_is_one_dataset():
+    module = Around()
+    kinds = {"named": "gru", "built": module, "made": lambda seed: Around(width=5)}
+    ds = depprobe.jacobian(kinds, X, targets="every:4")
+    store.validate(ds)
+    assert ds["layer"].values.tolist() == ["named", "built", "made"]
+    np.testing.assert_array_equal(
+        values(ds.sel(layer="built")), values(depprobe.jacobian(module, X, targets="every:4"))
+    )
+    curves = depprobe.figures.decay(ds)
+    assert [line.get_label() for line in curves.lines] == ["named", "built", "made"]
+
+
+def test_bands_over_the_seeds_of_factories():
+    make = {"GRU": lambda seed: Around(), "wide": lambda seed: Around(width=6)}
+    ds = depprobe.jacobian(make, X, seeds=4)
+    assert ds["log_norm"].dims == ("layer", "seed", "target", "source")
+    assert all(band is not None for band in depprobe.figures.decay(ds).bands)
+    assert depprobe.distances(ds)["mean_distance"].dims == ("layer",)
+
+
+def test_several_datasets_are_refused_in_one_line():
+    ds = depprobe.jacobian("gru", n=9, d=4)
+    with pytest.raises(BadInput, match="a dataset is taken one at a time, a call for each; not list"):
+        depprobe.distances([ds, ds])
+
+
+def test_random_targets_are_stratified_and_follow_the_seed():
+    first, again, other = (
+        depprobe.jacobian("gru", n=40, d=4, targets="random:5", seed=seed)["target"].values
+        for seed in (1, 1, 2)
+    )
+    np.testing.assert_array_equal(first, again)
+    assert not np.array_equal(first, other)
+    np.testing.assert_array_equal(first // 8, np.arange(5))
+
+
+# weights of named layers touch nothing of the process
+
+
+def parameters(text, seed=3):
+    spec = Spec.parse(text)
+    with drawn_from(seed):
+        module = layers[spec.name].build(8, **spec.options())
+    return [*module.parameters(), *module.buffers()]
+
+
+@pytest.mark.parametrize("text", SPECS)
+def test_weights_are_those_of_torchs_own_generator(text):
+    spec = Spec.parse(text)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(3)
+        module = layers[spec.name].build(8, **spec.options())
+    expected = [*module.parameters(), *module.buffers()]
+    before = torch.get_rng_state()
+    found = parameters(text)
+    assert torch.equal(before, torch.get_rng_state())
+    assert all(map(torch.equal, expected, found))
+
+
+def modes():
+    yield torch.no_grad()
+    yield torch.inference_mode()
+    yield torch.autocast("cpu", dtype=torch.bfloat16)
+    yield torch.device("meta")
+
+
+@pytest.mark.parametrize("mode", range(4))
+def test_modes_of_the_caller_change_no_number(mode):
+    specs, call = ["lstm:gain=0.9,orthogonal=true", "conv:kernel=5"], {"n": 12, "d": 4}
+    plain = depprobe.jacobian(specs, **call)
+    with list(modes())[mode]:
+        inside = depprobe.jacobian(specs, **call)
+    np.testing.assert_array_equal(values(plain), values(inside))
+
+
+def test_default_dtype_and_device_change_no_number():
+    call = {"n": 12, "d": 4}
+    plain = depprobe.jacobian("lstm", **call)
+    try:
+        torch.set_default_dtype(F64)
+        torch.set_default_device("meta")
+        inside = depprobe.jacobian("lstm", **call)
+    finally:
+        torch.set_default_dtype(torch.float32)
+        torch.set_default_device(None)
+    np.testing.assert_array_equal(values(plain), values(inside))
+
+
+def test_layers_built_in_concurrent_threads_are_those_built_alone():
+    texts = [f"{name}:gain={gain},orthogonal=true" for gain in (1, 2) for name in ("rnn", "gru", "lstm")] * 4
+    alone = [parameters(text, seed) for seed, text in enumerate(texts)]
+    found: list = [None] * len(texts)
+    gate = threading.Barrier(len(texts))
+
+    def build(seed, text):
+        gate.wait()
+        found[seed] = parameters(text, seed)
+
+    before = torch.get_rng_state()
+    threads = [threading.Thread(target=build, args=one) for one in enumerate(texts)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert torch.equal(before, torch.get_rng_state())
+    assert all(all(map(torch.equal, *pair)) for pair in zip(alone, found, strict=True))
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_a_factory_leaves_the_process_as_it_was(fails):
+    def make(seed):
+        torch.manual_seed(99)
+        np.random.seed(99)
+        random.seed(99)
+        torch.set_default_dtype(F64)
+        if fails:
+            raise KeyboardInterrupt
+        return Around()
+
+    before = torch.get_rng_state(), np.random.get_state()[1].copy(), random.getstate()
+    if fails:
+        with pytest.raises(KeyboardInterrupt):
+            depprobe.jacobian(make, X)
+    else:
+        depprobe.jacobian(make, X)
+    assert torch.get_default_dtype() == torch.float32
+    assert torch.equal(before[0], torch.get_rng_state())
+    assert np.array_equal(before[1], np.random.get_state()[1])
+    assert before[2] == random.getstate()
