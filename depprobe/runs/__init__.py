@@ -1,0 +1,1 @@
+"""What is measured: cases, the loop over them, inputs, weights, finished cases on disk, labelling."""

@@ -1,0 +1,231 @@
+"""What is measured: a named layer, a module, a factory that draws its weights; each gives modules and inputs.
+
+    "lstm:forget_bias=2"      a named layer: built here, at an input that is drawn, read or given
+    module                    measured as it is, at the input given
+    seed -> module, () -> module   a factory: built here, at the input given
+    {"label": any of these}   several, in one dataset
+"""
+
+from __future__ import annotations
+
+import abc
+import inspect
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from depprobe.errors import BadInput, DepprobeError, unknown
+from depprobe.registry import Spec, layers
+from depprobe.runs.given import Sample, moved, samples_of
+from depprobe.runs.inputs import Source, joined
+from depprobe.runs.request import Request
+from depprobe.runs.weights import drawn_from, factory_state
+
+DTYPES = {"float32": torch.float32, "float64": torch.float64}
+
+
+class Subject(abc.ABC):
+    """Something that is measured, under its label in datasets."""
+
+    #: arguments that have no meaning for it -> why
+    refuses: Mapping[str, str] = {}
+
+    def __init__(self, label: str) -> None:
+        self.label = label
+
+    @abc.abstractmethod
+    def build(self, seed: int, request: Request) -> nn.Module:
+        """The module with the weights of one seed."""
+
+    @abc.abstractmethod
+    def inputs(self, x: Any, seed: int, request: Request) -> tuple[list[Sample], bool]:
+        """Its inputs, one a sample, and whether a fixed random projection joined them to its width."""
+
+
+class NamedLayer(Subject):
+    """A layer of the registry, by its spec string; weights drawn in float32, so that dtypes agree."""
+
+    def __init__(self, label: str, text: str) -> None:
+        super().__init__(label)
+        self.spec = Spec.parse(text)
+        self.entry, self.options = layers[self.spec.name], self.spec.options()
+        self.refuses = dict.fromkeys(("forward", "layout"), f"{label} is a named layer, which has its own")
+
+    def build(self, seed: int, request: Request, d_in: int | None = None) -> nn.Module:
+        """The layer in eval mode; ``d_in`` where it differs from d and the layer reads any width."""
+        device, dtype = device_of(request.of("device")), DTYPES[request.of("dtype")]
+        with drawn_from(seed):
+            module: nn.Module = self.entry.build(request.of("d"), **self.widths(d_in), **self.options)
+            return module.to(device=device, dtype=dtype).eval()
+
+    def widths(self, d_in: int | None) -> dict[str, int]:
+        """The width of the input, where the builder takes one."""
+        return {"d_in": d_in} if d_in is not None and self.entry.reads_any_width else {}
+
+    def inputs(self, x: Any, seed: int, request: Request) -> tuple[list[Sample], bool]:
+        """Windows of a source, or x as given, joined to the layer's width where it reads no other."""
+        n, d, samples = (request.of(name) for name in ("n", "d", "samples"))
+        device, dtype = device_of(request.of("device")), DTYPES[request.of("dtype")]
+        if x is None or isinstance(x, Source):
+            windows = (x or Source("noise")).windows(n, d, samples, seed)
+        else:
+            given = samples_of(x)
+            if not all(isinstance(one, Tensor) and one.is_floating_point() for one in given):
+                raise BadInput(f"{self.label} reads floats (n, d) or (samples, n, d), not ids or a mapping")
+            windows = torch.stack([one for one in given if isinstance(one, Tensor)]).double().cpu().numpy()
+        projected = windows.shape[-1] != d and not self.entry.reads_any_width
+        if projected:
+            windows = joined(windows, d)
+        return [torch.from_numpy(one).to(device, dtype) for one in windows], projected
+
+
+class BuiltModule(Subject):
+    """A module that a user built: measured as it is."""
+
+    def __init__(self, label: str, module: nn.Module) -> None:
+        super().__init__(label)
+        self.module = module
+        self.refuses = {
+            "d": f"{label} has its own width",
+            **dict.fromkeys(("seeds", "dtype", "device"), f"{label} is a module that is already built"),
+        }
+
+    def build(self, seed: int, request: Request) -> nn.Module:
+        """The module itself."""
+        return self.module
+
+    def inputs(self, x: Any, seed: int, request: Request) -> tuple[list[Sample], bool]:
+        """x in the dtype and on the device of the module, where it is an array; tensors as they are."""
+        return placed(x, self.module), False
+
+
+class Factory(Subject):
+    """A function that builds a module: from a seed, or from nothing, then under a generator seeded by it."""
+
+    def __init__(self, label: str, make: Callable[..., Any]) -> None:
+        super().__init__(label)
+        self.make, self.takes_seed = make, _takes_seed(label, make)
+        self.refuses = {"d": f"{label} has its own width"}
+
+    def build(self, seed: int, request: Request) -> nn.Module:
+        """A module with the weights of one seed, moved to the dtype and device that were asked for."""
+        device = None if request.device is None else device_of(request.device)
+        try:
+            with factory_state(seed):
+                module = self.make(seed) if self.takes_seed else self.make()
+        except DepprobeError:
+            raise
+        except Exception as error:
+            said = " ".join(str(error).split())
+            raise BadInput(f"the factory of {self.label} raised {type(error).__name__}: {said}") from error
+        if not isinstance(module, nn.Module):
+            raise BadInput(f"the factory of {self.label} returned {type(module).__name__}, not an nn.Module")
+        dtype = None if request.dtype is None else DTYPES[request.dtype]
+        return module if device is dtype is None else module.to(device=device, dtype=dtype)
+
+    def inputs(self, x: Any, seed: int, request: Request) -> tuple[list[Sample], bool]:
+        """x in the dtype and on the device of the module built."""
+        if request.dtype is None and request.device is None:
+            if isinstance(x, Tensor):
+                return samples_of(x), False
+            return placed(x, self.build(seed, request)), False
+        dtype = None if request.dtype is None else DTYPES[request.dtype]
+        device = None if request.device is None else device_of(request.device)
+        return [moved(one, dtype, device) for one in samples_of(x)], False
+
+
+def placed(x: Any, module: nn.Module) -> list[Sample]:
+    """The samples of x; arrays in the dtype and on the device of the module's weights, tensors as they are."""
+    samples = samples_of(x)
+    if isinstance(x, Tensor):
+        return samples
+    weights = (p for p in (*module.parameters(), *module.buffers()) if p.is_floating_point())
+    like = next(weights, torch.zeros(0, dtype=torch.float64))
+    # what a mapping holds as tensors keeps its dtype, as in a call of the module
+    dtype = None if isinstance(x, Mapping) else like.dtype
+    return [moved(one, dtype, like.device) for one in samples]
+
+
+def subjects_of(target: Any) -> list[Subject]:
+    """What a target names, each with its label.
+
+    Raises
+    ------
+    BadInput : nothing, a label twice, or what is neither spec string, module, factory nor a mapping of these.
+    """
+    if isinstance(target, Mapping):
+        if not target:
+            raise BadInput("the mapping is empty; give label: module, factory or spec string")
+        for label in target:
+            if not isinstance(label, str) or not label.strip():
+                raise BadInput(f"a label must be text, not {label!r}")
+        return [_subject(label, one) for label, one in target.items()]
+    if isinstance(target, str | nn.Module) or callable(target) or not isinstance(target, Iterable):
+        return [_subject(None, target)]
+    named = list(target)
+    for one in named:
+        if not isinstance(one, str):
+            what = "modules and factories" if callable(one) else f"{type(one).__name__} {one!r}"
+            raise BadInput(f"a list holds names of layers, not {what}; several are measured as a mapping "
+                           "{label: module or factory}")
+    if not named:
+        raise BadInput("no layer was given; see depprobe layers")
+    subjects = [_subject(None, one) for one in named]
+    labels = [subject.label for subject in subjects]
+    if len(set(labels)) < len(labels):
+        raise BadInput(f"a layer is given twice: {', '.join(labels)}")
+    return subjects
+
+
+def _subject(label: str | None, target: Any) -> Subject:
+    if isinstance(target, str):
+        return NamedLayer(label or str(Spec.parse(target)), target)
+    if isinstance(target, nn.Module):
+        return BuiltModule(label or type(target).__name__, target)
+    if callable(target):
+        name: str = getattr(target, "__name__", type(target).__name__)
+        return Factory(label or name, target)
+    raise BadInput(
+        f"{type(target).__name__} {target!r} is neither the name of a layer, nor an nn.Module, nor a factory "
+        "seed -> nn.Module"
+    )
+
+
+def _takes_seed(label: str, make: Callable[..., Any]) -> bool:
+    try:
+        parameters = list(inspect.signature(make).parameters.values())
+    except (TypeError, ValueError):
+        return False
+    kinds = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    needed = [p for p in parameters if p.default is p.empty and p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
+    if len(needed) > 1 or any(p.kind not in kinds for p in needed):
+        names = ", ".join(p.name for p in needed)
+        raise BadInput(
+            f"{label} needs the arguments {names}; a factory takes the seed alone, or nothing: wrap it, as in "
+            "lambda seed: Model(...)"
+        )
+    # one that has a default is the seed only if it says so
+    return bool(needed) or any(p.name == "seed" and p.kind in kinds for p in parameters[:1])
+
+
+def device_of(name: str) -> torch.device:
+    """A device that is there and holds values; raises ``BadInput`` naming those that are."""
+    try:
+        device = torch.device(name)
+        # reading a value back tells devices that hold none
+        torch.zeros(1, device=device).item()
+    except (RuntimeError, AssertionError, NotImplementedError):
+        have = ["cpu"] + (["cuda"] if torch.cuda.is_available() else [])
+        have += ["mps"] if torch.backends.mps.is_available() else []
+        raise BadInput(f"no device {name!r} here; there is {', '.join(have)}") from None
+    return device
+
+
+def check_dtype(dtype: str) -> None:
+    """Refuse a dtype that is not one to measure with."""
+    if dtype in ("float16", "bfloat16"):
+        raise BadInput(f"{dtype} has too few digits to measure with: use --dtype float32")
+    if dtype not in DTYPES:
+        raise unknown("dtype", dtype, DTYPES)
