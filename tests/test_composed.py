@@ -245,7 +245,7 @@ def test_a_zero_does_not_set_the_exponent_of_what_it_is_added_to():
     values = torch.tensor([[[0.0]], [[1.0]]], dtype=torch.float64)
     log_scale = torch.tensor([[[0.0]], [[-921.0]]], dtype=torch.float64)
     rows = Rows(values, log_scale, torch.tensor([3, 4])).settled()
-    total = gathered([(rows.values, rows.log_scale, torch.tensor([2, 2]))])
+    total = gathered([rows._replace(where=torch.tensor([2, 2]))])
     assert float(total.log_scale + total.values.log()) == -921
 
 

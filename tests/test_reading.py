@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import nn
 
+from depprobe.core.scaled import Scaled
 from depprobe.operators import temporal_jacobian
 from depprobe.operators.chain import compression as compression_module
 from depprobe.operators.chain import norms as chain_norms_module
@@ -216,10 +217,11 @@ def test_errors_that_share_a_row_or_a_column_are_not_averaged(dim):
     cell = step_chains(nn.GRU(64, 24).to(F64), torch.randn(3, 64, dtype=F64))[0][0]
     reading = reading_module.SingleReading(cell)
     states = torch.randn(24, cell.width, dtype=F64)
+    states /= states.abs().amax(1, keepdim=True)
     exact = states @ cell.columns("x", F64).matrices(2, 3)[0]
     factor = torch.ones(exact.shape)
     factor.select(dim, 7)[:] += 1e-2
-    block = compression_module.Carried(kept=(states, torch.zeros(24, dtype=F64)))
+    block = compression_module.Carried(F64, kept=Scaled(states, torch.zeros(24, 1, dtype=F64)))
     close = exact.float() * factor
     reading.compare(2, states, close, [block])
     off = float((close.double() * exact).sum() / exact.square().sum()) - 1

@@ -13,11 +13,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from depprobe.core.scaled import Scaled
+from depprobe.core.scaled import Scaled, singular_values
 
 
 @dataclass(frozen=True)
@@ -89,10 +88,7 @@ class TemporalJacobian(abc.ABC):
 
     def singular_values(self, t: int, k: int) -> Scaled:
         """Singular values of J[t,k], largest first: values (min(d_out, d_in),)."""
-        values, log_scale = self.block(t, k)
-        peak = log_scale.max()
-        common = values.double() * (log_scale - peak).exp()
-        return Scaled(torch.linalg.svdvals(common), peak)
+        return singular_values(self.block(t, k))
 
     @abc.abstractmethod
     def vjp(self, cotangent: Tensor) -> Tensor:

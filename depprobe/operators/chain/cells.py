@@ -35,6 +35,11 @@ def _dtanh(z: Tensor) -> Tensor:
     return 4 * _dsigmoid(2 * z)
 
 
+def _overflow(h: Tensor) -> int:
+    bad = (~h.isfinite()).any(1).nonzero()
+    return int(bad[0]) if len(bad) else len(h)
+
+
 @dataclass(frozen=True)
 class CellWeights:
     """Weights of one layer and direction: hh (gates d, d_h), ih (gates d, d_in), hr (d_h, d)."""
@@ -65,6 +70,8 @@ class CellChain(abc.ABC):
     d_in: int
     d_h: int
     d_c: int = 0
+    #: first step after which the state is not finite; n where there is none
+    overflow: int
     #: names of the gates in torch's order, empty for a cell without
     gates: tuple[str, ...] = ()
     #: [W_hh | W_ih], columns last, and how many of the columns are W_hh's
@@ -150,7 +157,7 @@ class RNNChain(CellChain):
 
     def __init__(self, weights: CellWeights, x: Tensor, h: Tensor, h_before: Tensor, relu: bool) -> None:
         self.n, self.d_in, self.d_h = x.shape[0], x.shape[1], h.shape[1]
-        self._weight, self._recurrent = weights.stacked(1)[0], self.d_h
+        self._weight, self._recurrent, self.overflow = weights.stacked(1)[0], self.d_h, _overflow(h)
         z = sum(weights.preactivations(x, h_before))
         assert isinstance(z, Tensor)
         self._slope = (z > 0).to(z.dtype) if relu else _dtanh(z)
@@ -188,7 +195,7 @@ class GRUChain(GatedChain):
             ],
             1,
         )
-        self._weight, self._recurrent = weights.stacked(3), self.d_h
+        self._weight, self._recurrent, self.overflow = weights.stacked(3), self.d_h, _overflow(h)
         self._links = (self._weight != 0).any(0)
 
     def matrices(self, start: int, stop: int) -> Tensor:
@@ -236,7 +243,7 @@ class LSTMChain(GatedChain):
         )
         self._keep, self._keep_to_m = f, f * self._to_m
         self._weight, self._project, self._recurrent = weights.stacked(4), weights.hr, self.d_h
-        self._links = (self._weight != 0).any(0)
+        self._links, self.overflow = (self._weight != 0).any(0), _overflow(h)
 
     def matrices(self, start: int, stop: int) -> Tensor:
         i, f, g, o = self._slopes[start:stop, :, :, None].unbind(1)

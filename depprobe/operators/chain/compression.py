@@ -26,7 +26,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from depprobe.core.log_norm import log_norm_of
+from depprobe.core.scaled import Scaled, added, log_hypot, log_norms
 
 #: rows of the sketches of what is discarded and of what is rounded, and the 0.1 % quantiles of chi-squared
 #: with as many degrees of freedom over their number
@@ -44,39 +44,38 @@ class Carried:
     Attributes
     ----------
     rows : (r, S), all groups; row i stands for ``rows[i] * exp(scale[i])``.
-    scale : (r,) float64.
-    alive : (r,) whether a row was other than zero when it was last rescaled.
+    scale : (r, 1) float64; -inf for a row that was zero when it was last rescaled.
     of : slice of each group, by name.
     """
 
-    def __init__(self, **groups: tuple[Tensor, Tensor]) -> None:
-        self.rows = torch.cat([rows for rows, _ in groups.values()])
-        self.scale = torch.cat([scale for _, scale in groups.values()])
-        ends = np.cumsum([len(rows) for rows, _ in groups.values()]).tolist()
+    def __init__(self, dtype: torch.dtype, **groups: Scaled) -> None:
+        self.rows = torch.cat([group.values for group in groups.values()])
+        self.scale = torch.cat([group.log_scale for group in groups.values()])
+        ends = np.cumsum([len(group.values) for group in groups.values()]).tolist()
         self.of = {name: slice(*ends) for name, ends in zip(groups, pairwise([0, *ends]), strict=True)}
-        self.alive = peaks(self.rows) != 0
+        self.rescale()
+        self.rows = self.rows.to(dtype)
 
     def rescale(self) -> None:
         """Bring the largest entry of every row to 1 before it leaves the range of floats."""
-        peak = peaks(self.rows)
-        self.alive = peak != 0
-        peak = torch.where((peak > 0) & peak.isfinite(), peak, torch.ones_like(peak))
-        self.rows = self.rows / peak[:, None]
-        self.scale = self.scale + peak.double().log()
+        self.rows, self.scale = Scaled(self.rows, self.scale).rescaled((1,))
 
-    def to(self, dtype: torch.dtype) -> Carried:
-        """The same in another precision, scaled before it is rounded."""
-        self.rescale()
-        self.rows = self.rows.to(dtype)
-        return self
+    @property
+    def alive(self) -> Tensor:
+        """Whether a row was other than zero when it was last rescaled: (r,)."""
+        return ~self.scale[:, 0].isneginf()
 
-    def group(self, name: str, unit: Tensor) -> Tensor:
-        """Rows of a group over exp(unit), in float64."""
-        return self.rows[self.of[name]].double() * (self.scale[self.of[name]] - unit).exp()[:, None]
+    def read(self, name: str, taps: Tensor) -> Scaled:
+        """Taps (steps, r, width) of a group of the rows, with the rows' exponents."""
+        return Scaled(taps[:, self.of[name]], self.scale[self.of[name]])
+
+    def group(self, name: str) -> Scaled:
+        """Rows of a group, in float64."""
+        return Scaled(self.rows[self.of[name]].double(), self.scale[self.of[name]])
 
     def top(self, name: str = "kept") -> Tensor:
         """Largest exponent of a row of the group that is not zero; -inf where there is none."""
-        return self.scale[self.of[name]].masked_fill(~self.alive[self.of[name]], -math.inf).amax()
+        return self.scale[self.of[name]].amax()
 
 
 class RowBlock:
@@ -90,8 +89,8 @@ class RowBlock:
     """
 
     def __init__(self, rows: Tensor) -> None:
-        zeros = torch.zeros(rows.shape[0], dtype=torch.float64, device=rows.device)
-        self.parts = [Carried(kept=(rows, zeros))]
+        zeros = torch.zeros(rows.shape[0], 1, dtype=torch.float64, device=rows.device)
+        self.parts = [Carried(rows.dtype, kept=Scaled(rows, zeros))]
         self._dtype = rows.dtype
         self._mix = rows[:0]
         self._generator = torch.Generator(device=rows.device).manual_seed(0)
@@ -107,13 +106,13 @@ class RowBlock:
         """
         value, error = (np.full(len(taps[0]), fill) for fill in (-np.inf, 0.0))
         for part, tap in zip(self.parts, taps, strict=True):
-            found = log_norm_of(tap[:, part.of["kept"]], part.scale[part.of["kept"]], norm)
-            value = 0.5 * np.logaddexp(2 * value, 2 * found)
+            found = log_norms(part.read("kept", tap), norm).cpu().numpy()
+            value = log_hypot(value, found)
             if tap.dtype != self._dtype:
                 error[~(np.abs(found - float(part.top())) < _SAFE)] = np.inf
         last = self.parts[-1]
         sketch, rounded = (
-            log_norm_of(taps[-1][:, last.of[name]], last.scale[last.of[name]], "fro")
+            log_norms(last.read(name, taps[-1])).cpu().numpy()
             if name in last.of
             else np.full(len(value), -np.inf)
             for name in ("sketch", "rounded")
@@ -128,11 +127,11 @@ class RowBlock:
     def _log_rounded(self, high_taps: Tensor, low_taps: Tensor) -> NDArray[np.float64]:
         """ln norm of the difference between combinations of the low rows and the same of rows in float64."""
         high, low = self.parts
-        mixed, kept, unit = high.of["mixed"], low.of["kept"], high.top("mixed")
-        mix = (self._mix * (low.scale[kept] - unit).exp()).to(low_taps.dtype)
-        sure = high_taps[:, mixed].double() * (high.scale[mixed] - unit).exp()[:, None]
-        apart = torch.linalg.vector_norm(sure - mix @ low_taps[:, kept], dim=(1, 2))
-        return (apart.log() + unit).cpu().numpy()
+        unit = high.top("mixed")
+        mix = Scaled(self._mix, low.scale[low.of["kept"]].T).relative_to(unit).to(low_taps.dtype)
+        sure, scale = high.read("mixed", high_taps)
+        apart = Scaled(sure.double(), scale).relative_to(unit) - mix @ low_taps[:, low.of["kept"]]
+        return Scaled(apart, unit).log_norm((1, 2)).cpu().numpy()
 
     def compress(self, threshold: float, split: bool = False) -> None:
         """Discard directions whose joint share of the Frobenius norm is at most ``threshold``.
@@ -142,8 +141,10 @@ class RowBlock:
         unit = torch.stack([part.top() for part in self.parts]).max()
         if not bool(unit.isfinite()):
             return
+        common = torch.cat([part.group("kept").relative_to(unit) for part in self.parts])
+        if not bool(common.isfinite().all()):
+            return
         # in float64 also for float32 rows: a Gram matrix resolves shares only down to the root of epsilon
-        common = torch.cat([part.group("kept", unit) for part in self.parts])
         power, U = torch.linalg.eigh(common @ common.T)
         power = power.clamp_min(0)
         noise = torch.finfo(power.dtype).eps * power[-1]
@@ -154,21 +155,24 @@ class RowBlock:
         last = self.parts[-1]
         riding = {"sketch": self._normal(SKETCH_ROWS, cut, power) @ U[:, :cut].T @ common}
         if len(self.parts) > 1:
-            riding["rounded"] = self.parts[0].group("mixed", unit) - self._mix @ last.group("kept", unit)
+            mixed, kept = self.parts[0].group("mixed"), last.group("kept")
+            riding["rounded"] = mixed.relative_to(unit) - self._mix @ kept.relative_to(unit)
         # sketches of different things are independent: their sum is one of both
-        sketches = {name: _sum(rows, unit, last, name) for name, rows in riding.items()}
-        if "rounded" in last.of and "rounded" not in riding:
-            sketches["rounded"] = last.rows[last.of["rounded"]].double(), last.scale[last.of["rounded"]]
-        rows, scale = U[:, cut:].T @ common, unit.expand(len(power) - cut)
+        sketches: dict[str, Scaled] = {
+            name: last.group(name) for name in ("sketch", "rounded") if name in last.of
+        }
+        for name, rows in riding.items():
+            more = _over(rows, unit)
+            sketches[name] = added(sketches[name], more) if name in sketches else more
+        rows = U[:, cut:].T @ common
         low = int((tail <= _LOW_SHARE**2 * whole).sum()) - cut if split else 0
         if low < _FEWEST_LOW:
-            self.parts = [Carried(kept=(rows, scale), **sketches).to(self._dtype)]
+            self.parts = [Carried(self._dtype, kept=_over(rows, unit), **sketches)]
             return
         self._mix = self._normal(ROUNDED_ROWS, low, power)
-        mixed = self._mix @ rows[:low], unit.expand(ROUNDED_ROWS)
         self.parts = [
-            Carried(kept=(rows[low:], scale[low:]), mixed=mixed).to(self._dtype),
-            Carried(kept=(rows[:low], scale[:low]), **sketches).to(torch.float32),
+            Carried(self._dtype, kept=_over(rows[low:], unit), mixed=_over(self._mix @ rows[:low], unit)),
+            Carried(torch.float32, kept=_over(rows[:low], unit), **sketches),
         ]
 
     def _normal(self, rows: int, columns: int, like: Tensor) -> Tensor:
@@ -177,18 +181,9 @@ class RowBlock:
         return drawn / math.sqrt(rows)
 
 
-def _sum(rows: Tensor, unit: Tensor, part: Carried, name: str) -> tuple[Tensor, Tensor]:
-    """Rows over exp(unit) added to a group where the part has it, and the exponents of the sum."""
-    if name not in part.of:
-        return rows, unit.expand(len(rows))
-    peak = torch.maximum(part.scale[part.of[name]], unit)[:, None]
-    return part.group(name, peak[:, 0]) + rows * (unit - peak).exp(), peak[:, 0]
-
-
-def peaks(rows: Tensor) -> Tensor:
-    """Largest modulus in each row (r, S): (r,); NaN where a row holds one."""
-    low, high = rows.aminmax(dim=1)
-    return torch.maximum(-low, high)
+def _over(rows: Tensor, unit: Tensor) -> Scaled:
+    """Rows (r, S) that share one exponent, each with its own."""
+    return Scaled(rows, unit.expand(len(rows), 1))
 
 
 def _share(log_part: NDArray[np.float64], log_whole: NDArray[np.float64]) -> NDArray[np.float64]:

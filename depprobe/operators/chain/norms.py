@@ -20,6 +20,7 @@ from torch import Tensor
 from depprobe.core.parallel import Stopped, each
 from depprobe.operators.chain.cells import CellChain
 from depprobe.operators.chain.sweep import Step, is_wide, sweep
+from depprobe.vocabulary import STATUS
 
 #: share of the norm one compression may discard, times the square root of the tolerance: the error is half
 #: the square of the share, which grows while it rides along, and its upper bound is nine times its estimate
@@ -133,3 +134,32 @@ def _reach(stack: Sequence[CellChain], t: int, lowest: int, wrt: str, of: str) -
         if wrt == "x" and above is not None:
             reached[k - lowest] = bool(above.any())
     return reached
+
+
+def overflowed(layers: Sequence[Sequence[CellChain]], t: NDArray[np.int64]) -> NDArray[np.bool_]:
+    """Whether a block J[t,k] was linearised about a state that left the range of floats: (T, n).
+
+    Parameters
+    ----------
+    layers : the chains of every layer, each with one entry a direction, in reading order.
+    t : targets (T,).
+    """
+    n = layers[0][0].n
+    k = np.arange(n)
+    out = np.zeros((len(t), n), dtype=bool)
+    stacks = list(zip(*layers, strict=True))
+    for direction, stack in enumerate(stacks):
+        first = min(cell.overflow for cell in stack)
+        if len(stacks) > 1 < len(layers):  # the layers above read both ways
+            out |= first < n
+            continue
+        here, source = (n - 1 - t, n - 1 - k) if direction else (t, k)
+        out |= (here >= first)[:, None] & (source <= here[:, None])
+    return out
+
+
+def statuses(values: NDArray[np.float64], overflow: NDArray[np.bool_]) -> NDArray[np.int8]:
+    """Status of each norm, given which of them overflowed; see ``vocabulary.STATUS``."""
+    unknown = np.where(overflow, STATUS["overflow"], STATUS["undecided"])
+    known = np.where(np.isneginf(values), STATUS["zero"], STATUS["finite"])
+    return np.where(np.isnan(values), unknown, known).astype(np.int8)

@@ -19,11 +19,11 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from depprobe.core.budget import DEFAULT_MEMORY, require
-from depprobe.core.log_norm import log_norm_of
-from depprobe.core.temporal_jacobian import LogNorms, Scaled, TemporalJacobian
+from depprobe.core.scaled import Scaled, log_hypot, log_norms
+from depprobe.core.temporal_jacobian import LogNorms, TemporalJacobian
 from depprobe.errors import BadInput
 from depprobe.operators.chain.cells import CellChain, CellWeights, GRUChain, LSTMChain, RNNChain
-from depprobe.operators.chain.norms import chain_norms, targets_at_once
+from depprobe.operators.chain.norms import chain_norms, overflowed, statuses, targets_at_once
 from depprobe.operators.chain.sweep import Step, sweep
 from depprobe.operators.chain.vjp_rows import pull, push
 
@@ -88,8 +88,12 @@ class RecurrentJacobian(TemporalJacobian):
         """Natural logs of the norms of J[t,k]; ``error`` is the measured bound where rows were compressed."""
         columns = np.arange(self.shape[2]) if sources is None else np.asarray(sources, dtype=np.int64)
         lowest = int(columns.min())
-        values, error = self._norm_rows(np.asarray(targets, dtype=np.int64), lowest, norm)
-        return LogNorms(values[:, columns], error[:, columns] if self.tolerance else None)
+        t = np.asarray(targets, dtype=np.int64)
+        values, error = self._norm_rows(t, lowest, norm)
+        unknown = overflowed(self._layers, t)
+        values[unknown], error[unknown] = np.nan, 0.0
+        status = statuses(values, unknown)[:, columns] if unknown.any() else None
+        return LogNorms(values[:, columns], error[:, columns] if self.tolerance else None, status=status)
 
     @property
     def targets_at_once(self) -> int:
@@ -112,26 +116,22 @@ class RecurrentJacobian(TemporalJacobian):
             if direction:
                 rows, bounds = rows[:, ::-1], bounds[:, ::-1]
             # the two directions meet at k = t alone, where Frobenius norms add in squares
-            with np.errstate(invalid="ignore"):  # NaN: unknown stays unknown
-                values, error = 0.5 * np.logaddexp(2 * values, 2 * rows), np.maximum(error, bounds)
+            values, error = log_hypot(values, rows), np.maximum(error, bounds)
         if len(stacks) > 1 and norm == "spectral":
             for row, target in zip(values, t.tolist(), strict=True):
-                found = self.singular_values(target, target)
-                row[target] = float(found.values[0].log() + found.log_scale)
+                row[target] = float(log_norms(self.block(target, target), norm))
         return values, error
 
     def _pulled_norms(self, t: int, norm: str) -> NDArray[np.float64]:
         if norm == "spectral":
-            values, log_scale = self.row(t)
-            return log_norm_of(values.transpose(0, 1), log_scale[:, :, 0].T, norm)
+            return log_norms(self.row(t), norm, (0, 2)).cpu().numpy()
         _, d_out, n_in, d_in = self.shape
         each = 4 * n_in * max(d_out, d_in) * torch.finfo(self._dtype).bits // 8
         chunk = max(1, min(d_out, self._memory // (2 * each)))
         total = np.full(n_in, -np.inf)
         for first in range(0, d_out, chunk):
-            values, log_scale = self._pull_units(t, range(first, min(first + chunk, d_out)))
-            part = log_norm_of(values.transpose(0, 1), log_scale[:, :, 0].T, norm)
-            total = 0.5 * np.logaddexp(2 * total, 2 * part)
+            part = self._pull_units(t, range(first, min(first + chunk, d_out)))
+            total = log_hypot(total, log_norms(part, norm, (0, 2)).cpu().numpy())
         return total
 
     # -- blocks --------------------------------------------------------------------------------------
@@ -169,7 +169,7 @@ class RecurrentJacobian(TemporalJacobian):
                     if only is None or k == only:
                         column = k if only is None else 0
                         values[first : first + height, column] = tap
-                        log_scale[first : first + height, column, 0] = step.block.parts[0].scale
+                        log_scale[first : first + height, column] = step.block.parts[0].scale
 
             here = n_in - 1 - t if direction else t
             last = 0 if only is None else (n_in - 1 - only if direction else only)

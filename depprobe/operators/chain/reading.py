@@ -61,7 +61,7 @@ class SingleReading:
         parts = [len(block.rows) for block in blocks]
         for block, close, sure in zip(blocks, taps.split(parts), exact.split(parts), strict=True):
             kept = block.of["kept"]
-            weight = (block.scale[kept] - block.scale[kept].max()).exp()[:, None]
+            weight = (block.scale[kept] - block.top()).exp()
             Y = weight * sure[kept]
             off = (weight * close[kept] - Y) * Y
             power = float(Y.square().sum())

@@ -18,8 +18,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from depprobe.core.scaled import peaks
 from depprobe.operators.chain.cells import CellChain
-from depprobe.operators.chain.compression import Carried, RowBlock, peaks
+from depprobe.operators.chain.compression import Carried, RowBlock
 from depprobe.operators.chain.reading import SingleReading
 
 #: steps between two rescalings, as far as buffers allow; the first run; steps before the first compression,
@@ -224,7 +225,7 @@ def _out_of_range(taps: Tensor, rows: Tensor, part: Carried, limits: tuple[float
     """Whether the rows left these limits since they were last scaled to 1."""
     low, high = limits
     for found in (rows, taps[-1]):
-        peak = peaks(found)[part.alive] if found.shape[1] else found
+        peak = peaks(found, (1,))[part.alive] if found.shape[1] else found
         if peak.numel() and not (float(peak.min()) >= low and float(peak.max()) <= high):
             return True
     return False

@@ -27,7 +27,8 @@ from depprobe.core.adapters import call
 from depprobe.core.banded_rows import anchors, is_banded, placed, repeat
 from depprobe.core.budget import DEFAULT_MEMORY, readable, require
 from depprobe.core.rows import Rows
-from depprobe.core.temporal_jacobian import LogNorms, Scaled, TemporalJacobian
+from depprobe.core.scaled import Scaled, log_hypot, log_norms
+from depprobe.core.temporal_jacobian import LogNorms, TemporalJacobian
 from depprobe.errors import unknown
 from depprobe.layers.dilated_convolution import ConvolutionBlock
 from depprobe.layers.residual import Added
@@ -157,7 +158,8 @@ class ComposedJacobian(TemporalJacobian):
         total = np.full(len(where), -np.inf)
         for rows in self._row_parts(t, chunk):
             place = np.searchsorted(where, rows.where.cpu().numpy())
-            total[place] = 0.5 * np.logaddexp(2 * total[place], 2 * _log_norms(rows, norm))
+            found = log_norms(rows.scaled, norm, (1, 2)).cpu().numpy()
+            total[place] = log_hypot(total[place], found)
         zeros = np.flatnonzero(np.isneginf(total))
         if len(zeros) and not self._zeros_are_exact:
             ignored = independent(
@@ -201,10 +203,7 @@ class ComposedJacobian(TemporalJacobian):
         size = 3 * int(np.prod(self.shape[1:])) * self._x.element_size()
         require(size, self._memory, f"the row of {self.shape[2]} blocks", "ask for norms")
         parts = [rows.dense(self.shape[2]) for rows in self._row_parts(t, self._chunk(t))]
-        values = torch.cat([values for values, _ in parts])
-        log_scale = torch.cat([log_scale for _, log_scale in parts])
-        # what carries nothing is zero already; an exponent of -inf would make its product NaN
-        return Scaled(values, torch.where(log_scale.isfinite(), log_scale, 0))
+        return Scaled(*(torch.cat(part) for part in zip(*parts, strict=True)))
 
     @cached_property
     def _autograd(self) -> AutogradJacobian:
@@ -229,25 +228,6 @@ def _placed(
     which = np.repeat(np.arange(len(rows)), [len(where) for where, _ in rows])
     where, values = (np.concatenate(parts) for parts in zip(*rows, strict=True))
     return placed(which, where, values, anchor, n_in, lags).values
-
-
-def _log_norms(rows: Rows, norm: str) -> NDArray[np.float64]:
-    """ln norm of each (r, d) block: (P,)."""
-    if norm == "fro":
-        # settled rows are in the middle of the float range: their squares are in it too
-        lengths = torch.linalg.vector_norm(rows.values, dim=2, dtype=torch.float64).log()
-        logs = lengths + rows.log_scale[:, :, 0]
-        return (0.5 * torch.logsumexp(2 * logs, 1)).cpu().numpy()
-    peak = rows.values.abs().amax(2, keepdim=True)
-    safe = torch.where(peak > 0, peak, 1)
-    scale = torch.where(peak > 0, safe.double().log() + rows.log_scale, -torch.inf)[:, :, 0]
-    top = scale.amax(1)
-    out = np.full(len(top), -np.inf)
-    for i in torch.nonzero(top.isfinite()).flatten().tolist():
-        block = (rows.values[i] / safe[i]).double() * (scale[i] - top[i]).exp()[:, None]
-        gram = block @ block.T if block.shape[0] <= block.shape[1] else block.T @ block
-        out[i] = float(0.5 * torch.linalg.eigvalsh(gram)[-1].log() + top[i])
-    return out
 
 
 @structured.register(nn.Sequential)

@@ -81,5 +81,5 @@ class Conv(Level):
                 values = torch.einsum(
                     "prgo,goi->prgi", values.unflatten(2, (len(weight), -1)), weight
                 ).flatten(2)
-            parts.append((values, scale, source[read, tap]))
+            parts.append(Rows(values, scale, source[read, tap]))
         return gathered(parts).settled()

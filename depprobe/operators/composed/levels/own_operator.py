@@ -19,7 +19,7 @@ from torch import Tensor
 from depprobe.core.banded_rows import anchors
 from depprobe.core.memory import predicted_peak
 from depprobe.core.rows import Rows, gathered
-from depprobe.core.temporal_jacobian import Scaled, TemporalJacobian
+from depprobe.core.temporal_jacobian import TemporalJacobian
 from depprobe.operators.chain.operator import RecurrentJacobian
 from depprobe.operators.composed.levels.level import Level, Positions
 
@@ -48,7 +48,7 @@ class Recurrence(Level):
 
     def pull(self, rows: Rows) -> Rows:
         """The backward sweep, over the positions up to the last that carries anything."""
-        values, log_scale = self.jacobian._pull(Scaled(*rows.dense(self.n)))
+        values, log_scale = self.jacobian._pull(rows.dense(self.n))
         stop = self.n if self.both else int(rows.where.max()) + 1
         where = torch.arange(stop, device=rows.where.device)
         return Rows(
@@ -90,12 +90,11 @@ class Mixing(Level):
     def pull(self, rows: Rows) -> Rows:
         """Rows times the operator's row, or vector-Jacobian products."""
         if len(rows.where) == 1:
-            row, row_scale = self.jacobian.row(int(rows.where[0]))
+            row = self.jacobian.row(int(rows.where[0]))
             where = torch.from_numpy(self.support(rows.where.cpu().numpy())).to(rows.where.device)
-            common = row_scale.amax(0, keepdim=True).expand(1, row.shape[1], 1)
-            safe = torch.where(common.isfinite(), common, 0)
-            row = (row * (row_scale - safe).exp().to(row.dtype))[:, where]
-            values = torch.einsum("ro,opi->pri", rows.values[0], row)
+            common = row.log_scale.amax(0, keepdim=True).expand(1, row.values.shape[1], 1)
+            safe = torch.where(common.isneginf(), 0, common)
+            values = torch.einsum("ro,opi->pri", rows.values[0], row.relative_to(safe)[:, where])
             scale = safe.transpose(0, 1)[where] + rows.log_scale[:1]
             if bool((safe == 0).all()):
                 scale = rows.log_scale[:1]
@@ -112,8 +111,7 @@ class Mixing(Level):
             base = peak - bucket * _BUCKET[values.dtype]
             chosen = torch.where(depth == bucket, values * (log_scale - base).exp().to(values.dtype), 0)
             pulled = torch.cat([self._products(y, leaf, part) for part in chosen.split(self._chunk)])
-            part = Rows(pulled[:, where].transpose(0, 1), base.transpose(0, 1), where).normalised()
-            parts.append((part.values, part.log_scale, where))
+            parts.append(Rows(pulled[:, where].transpose(0, 1), base.transpose(0, 1), where).settled())
         return gathered(parts).settled()
 
     def _products(self, y: Tensor, leaf: Tensor, cotangents: Tensor) -> Tensor:

@@ -105,8 +105,4 @@ class Residual(Level):
 
     def pull(self, rows: Rows) -> Rows:
         """The sum of what comes through the branches."""
-        parts = []
-        for branch in self.branches:
-            pulled = pull_through(branch, rows)
-            parts.append((pulled.values, pulled.log_scale, pulled.where))
-        return gathered(parts).settled()
+        return gathered([pull_through(branch, rows) for branch in self.branches]).settled()
