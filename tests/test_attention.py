@@ -46,6 +46,8 @@ def masks():
     number = torch.randn(H, N, N, generator=generator, dtype=torch.float64)
     later = torch.ones(N, N, dtype=torch.bool).triu(1)
     padding = torch.arange(N) > 7
+    one_head = heads.clone()
+    one_head[1, 2] = one_head[3, 5:7] = True
     return {
         "none": {},
         "boolean": {"attn_mask": some},
@@ -59,6 +61,9 @@ def masks():
         "padding and causal": {"key_padding_mask": padding, "attn_mask": later, "is_causal": True},
         "float padding": {"key_padding_mask": number[0, 0]},
         "padding and float": {"key_padding_mask": number[0, 0], "attn_mask": number[1]},
+        "first row without a key": {"key_padding_mask": torch.arange(N) < 1, "attn_mask": later},
+        "heads without a key": {"attn_mask": one_head},
+        "no key at all": {"key_padding_mask": torch.ones(N, dtype=torch.bool)},
     }
 
 
@@ -176,8 +181,6 @@ BAD_MASKS = {
     ),
     "dtype": ({"attn_mask": torch.zeros(N, N, dtype=torch.int64)}, "torch.bool or of x's torch.float64"),
     "nan": ({"attn_mask": torch.full((N, N), math.nan, dtype=torch.float64)}, "NaN or"),
-    "row": ({"attn_mask": torch.ones(N, N, dtype=torch.bool).tril(-1).T}, "leave target 0 no key.*NaN"),
-    "all padded": ({"key_padding_mask": torch.ones(N, dtype=torch.bool)}, "leave target 0 no key.*NaN"),
     "hint": ({"is_causal": True}, "is_causal is a hint"),
     "argument": ({"attn_maks": None}, "did you mean 'attn_mask'"),
 }
@@ -186,12 +189,39 @@ BAD_MASKS = {
 @pytest.mark.parametrize("case", list(BAD_MASKS))
 def test_bad_masks_are_refused_in_one_line(case):
     forward, message = BAD_MASKS[case]
-    if case == "row":
-        forward = {"attn_mask": torch.ones(N, N, dtype=torch.bool).triu()}
-        forward["attn_mask"][0] = True
     with pytest.raises(BadInput, match=message) as caught:
         temporal_jacobian(mha(), noise(), forward=forward)
     assert "\n" not in str(caught.value)
+
+
+def test_a_row_masked_by_least_numbers_sees_all_keys_alike():
+    """The gradient of torch's plain attention; that of its fused one loses ln 10 in rounding ln sum exp."""
+    module, x = mha(), noise()
+    mask, padding = torch.zeros(N, N, dtype=torch.float64), torch.zeros(N, dtype=torch.float64)
+    mask[0, 1:], padding[0] = torch.finfo(torch.float64).min, -math.inf
+    forward = {"attn_mask": mask, "key_padding_mask": padding}
+    leaf = x.clone().requires_grad_()
+    y = module(leaf, leaf, leaf, need_weights=True, **forward)[0][0]
+    expected = torch.stack([torch.autograd.grad(unit, leaf, retain_graph=True)[0] for unit in y])
+    found = temporal_jacobian(module, x, forward=forward).row(0).dense()
+    torch.testing.assert_close(found, expected, rtol=TOLERANCE, atol=1e-13)
+
+
+def test_only_targets_whose_output_is_nan_are_refused():
+    """With weights asked for, torch gives NaN where a head sees no key, else what it gives without."""
+    module, x, forward = mha(), noise(), masks()["heads without a key"]
+    with_weights = temporal_jacobian(module, x, forward=forward | {"need_weights": True})
+    lost = module(x, x, x, **forward)[0].isnan().any(1)
+    assert lost.nonzero().flatten().tolist() == [2, 5, 6]
+    sound = (~lost).nonzero().flatten().tolist()
+    without = temporal_jacobian(module, x, forward=forward)
+    found, expected = (J.log_norms(sound).values for J in (with_weights, without))
+    np.testing.assert_allclose(found, expected, rtol=1e-12)
+    for ask in (lambda: with_weights.log_norms([0, 5]), lambda: with_weights.row(5)):
+        with pytest.raises(BadInput, match=r"target 5 no key, and with need_weights=True .* NaN there"):
+            ask()
+    with pytest.raises(BadInput, match="leave need_weights out"):
+        with_weights.vjp(x)
 
 
 @pytest.mark.parametrize("name", NAMES)

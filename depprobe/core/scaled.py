@@ -91,15 +91,9 @@ class Scaled(NamedTuple):
     def settled(self, dim: tuple[int, ...]) -> Scaled:
         """``rescaled`` if any largest modulus over ``dim`` left the middle of the float range."""
         peak = peaks(self.values, dim)
-        alive = peak != 0
-        if peak.numel() == 0:
-            return self
-        low, high = torch.where(alive, peak, 1).aminmax()
-        limits = torch.finfo(self.values.dtype)
-        # a product of a few numbers of the middle is in range, and so is its sum with many others
-        if bool(low > limits.tiny**0.2) and bool(high < limits.max**0.2):
-            return Scaled(self.values, torch.where(alive, self.log_scale, -math.inf))
-        return self._rescaled(peak)
+        if not within(peak, *middle(self.values.dtype)):
+            return self._rescaled(peak)
+        return Scaled(self.values, torch.where(peak != 0, self.log_scale, -math.inf))
 
     def _rescaled(self, peak: Tensor) -> Scaled:
         alive = peak != 0
@@ -118,6 +112,20 @@ def peaks(values: Tensor, dim: tuple[int, ...]) -> Tensor:
         return values.new_zeros(shape)
     # a third of the time of the modulus of every entry, a fifth of aminmax
     return torch.maximum(values.amax(dim, keepdim=True), -values.amin(dim, keepdim=True))
+
+
+def middle(dtype: torch.dtype) -> tuple[float, float]:
+    """Moduli in the middle of a dtype's range: products of a few, and sums of many of those, are in range."""
+    limits = torch.finfo(dtype)
+    return limits.tiny**0.2, limits.max**0.2
+
+
+def within(peak: Tensor, low: float, high: float) -> bool:
+    """Whether all moduli given that are not 0 lie between ``low`` and ``high``."""
+    if peak.numel() == 0:
+        return True
+    least, most = torch.where(peak != 0, peak, 1).aminmax()
+    return bool(least > low) and bool(most < high)
 
 
 def added(a: Scaled, b: Scaled) -> Scaled:
@@ -220,7 +228,7 @@ def log_norms_of_squares(squares: Tensor, bound: Tensor, accuracy: float) -> tup
     """
     limits = torch.finfo(squares.dtype)
     known = (squares * (accuracy / (8 * limits.eps)) > bound) & (squares > limits.tiny / limits.eps)
-    return 0.5 * squares.double().clamp_min(0).log(), known & squares.isfinite()
+    return squares.double().clamp_min(0).log_().mul_(0.5), known
 
 
 def _aligned(log_scale: Tensor, ndim: int) -> Tensor:

@@ -15,6 +15,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from depprobe.core.scaled import Scaled
+
 #: how far from the identity the second Gram matrix may lie
 _NEAR = 0.1
 
@@ -50,11 +52,12 @@ def orthonormalise(columns: Tensor) -> Orthonormal:
     # powers of two, so that scaling rounds nothing
     safe = torch.exp2(safe.log2().floor())
     scaled = columns / safe
-    length = torch.linalg.vector_norm(scaled, dim=0)
+    log_length = Scaled.plain(scaled).log_norm(0)
+    length = log_length.exp().to(scaled.dtype)
     scaled = scaled / torch.where(length > 0, length, torch.ones_like(length))
     frame, kept = _cholesky_twice(scaled) or _householder(scaled)
     kept = torch.where(length > 0, kept, torch.zeros_like(kept))
-    log_r = kept.double().log() + length.double().log() + safe.double().log()
+    log_r = kept.double().log() + log_length + safe.double().log()
     return Orthonormal(frame, log_r, kept)
 
 

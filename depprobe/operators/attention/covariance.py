@@ -18,6 +18,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from depprobe.core.scaled import Scaled, log_norms
 from depprobe.operators.attention.gram import Gram
 from depprobe.operators.attention.heads import Tile
 
@@ -49,8 +50,8 @@ class QueryPart:
             (a @ b.T).view(H, e, H, e).transpose(1, 2) for a, b in ((W_Q, W_Q), (W_V, W_Q), (W_Q, W_K))
         )
         self.F = gram.G @ self.VQ.transpose(0, 1)  # F_gh = G_gh W_V^h W_Q^gT
-        self.sizes = torch.linalg.matrix_norm(gram.G.diagonal().movedim(-1, 0), 2).sqrt()
-        self.sizes = self.sizes * torch.linalg.matrix_norm(self.QQ.diagonal().movedim(-1, 0), 2).sqrt()
+        logs = [log_norms(Scaled.plain(M.diagonal()), "spectral", (0, 1)) for M in (gram.G, self.QQ)]
+        self.sizes = (0.5 * (logs[0] + logs[1])).exp().to(W_Q.dtype)
         self.k_mean = heads.k.mean(0)
 
     def through(self, tile: Tile, log_a: Tensor, mixed: Tensor, own: Tensor) -> Through:

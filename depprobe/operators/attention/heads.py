@@ -3,6 +3,7 @@ r"""The quantities of multi-head attention at one input, from which every block 
     q_t = W_Q x_t + b_Q,  k_j = W_K x_j + b_K,  v_j = W_V x_j + b_V         per head, e = d / heads
     ln a_tj = log_softmax_j(q_t . k_j / sqrt(e) + mask_tj),  o_t = sum_j a_tj v_j,  y_t = sum_heads W_O o_t
 
+A head that sees no key at t has o_t = 0.
 Shapes: x (n, d); H heads; q (n, H, e); k and v (n + extra, H, e), the extra keys having weight but no
 source; W_Q, W_K, W_V (H, e, d); W_O (H, d, e). Tiles: T groups of c targets that share m keys.
 Source: Vaswani et al. 2017, section 3.2.
@@ -67,6 +68,10 @@ class Support(Protocol):
         """The lags of all pairs, ascending, where they are few; else None."""
         ...
 
+    def check(self, targets: Sequence[int]) -> None:
+        """Refuse targets at which the output is NaN."""
+        ...
+
 
 @dataclass(frozen=True)
 class Heads:
@@ -112,4 +117,8 @@ class Heads:
         scores = q @ k
         if tile.bias is not None:
             scores += tile.bias.to(scores.dtype)
-        return scores.log_softmax(-1)
+        log_a = scores.log_softmax(-1)
+        if tile.bias is not None and bool(log_a[..., 0].isnan().any()):
+            # a head that sees no key weighs none, as torch's fused attention has it
+            log_a.masked_fill_(tile.bias.isneginf().all(-1, keepdim=True), -math.inf)
+        return log_a

@@ -4,6 +4,7 @@ r"""Which keys a target of dense attention sees, under any mask that ``nn.Multih
 
 Shapes: attn_mask (n, n) or (H, n, n), key_padding_mask (n,); extra keys (bias_k, a zero) are seen by all.
 With ``is_causal``, no padding and no weights asked for, torch drops the mask for j <= t, extra keys included.
+A head that sees no key gives 0, or NaN where weights are asked for.
 Source: torch.nn.functional.multi_head_attention_forward.
 """
 
@@ -18,6 +19,8 @@ from torch import Tensor, nn
 from depprobe.errors import BadInput, unknown
 from depprobe.operators.attention.heads import Tile
 
+#: pairs of positions looked at together
+_PAIRS = 1 << 22
 #: arguments of the forward pass that leave x as query, key and value
 ARGUMENTS = ("attn_mask", "key_padding_mask", "is_causal", "need_weights", "average_attn_weights")
 
@@ -33,6 +36,7 @@ class Dense:
     mask : (n, n) or (H, n, n), boolean (true: not seen) or additive.
     padding : (n,), likewise.
     like : a tensor of the dtype and device that tiles are to have.
+    nan : whether the output is NaN at a target of which some head sees no key.
     """
 
     def __init__(
@@ -44,10 +48,23 @@ class Dense:
         mask: Tensor | None = None,
         padding: Tensor | None = None,
         like: Tensor,
+        nan: bool = False,
     ) -> None:
         self._n, self._extra, self._causal = n, extra, causal
         self._mask = mask if mask is None or mask.ndim == 3 else mask[None]
-        self._padding, self._like = padding, like
+        self._padding, self._like, self._nan = padding, like, nan
+
+    def check(self, targets: Sequence[int]) -> None:
+        """Refuse targets at which the output is NaN."""
+        for tile in self.tiles(targets, _PAIRS) if self._nan else ():
+            if tile.bias is None:
+                continue
+            lost = tile.targets[0, tile.bias.isneginf().all(-1).any(1)[0]]
+            if len(lost):
+                raise BadInput(
+                    f"the masks leave target {int(lost[0])} no key, and with need_weights=True torch's "
+                    "attention gives NaN there; leave need_weights out, or ask for other targets"
+                )
 
     def lags(self) -> list[int] | None:
         """None: the pairs are not few."""
@@ -91,8 +108,8 @@ def masks_of(module: nn.MultiheadAttention, x: Tensor, forward: Mapping[str, Any
 
     Raises
     ------
-    BadInput : an argument that would replace x; a mask of the wrong shape or dtype, or with NaN or +inf; a
-        row that is masked as a whole, where torch returns NaN; is_causal without a mask.
+    BadInput : an argument that would replace x; a mask of the wrong shape or dtype, or with NaN or +inf;
+        is_causal without a mask.
     """
     for name in forward:
         if name not in ARGUMENTS:
@@ -107,24 +124,15 @@ def masks_of(module: nn.MultiheadAttention, x: Tensor, forward: Mapping[str, Any
     if causal and mask is None:
         raise BadInput("is_causal is a hint about attn_mask, and torch wants the mask too: give attn_mask")
     causal = causal and padding is None and not forward.get("need_weights", False)
-    support = Dense(
+    return Dense(
         n,
         extra=(module.bias_k is not None) + module.add_zero_attn,
         causal=causal,
         mask=None if causal else mask,
         padding=padding,
         like=x,
+        nan=bool(forward.get("need_weights", False)),
     )
-    for tile in support.tiles(range(n), 1 << 22):
-        if tile.bias is not None:
-            nothing = tile.bias.isneginf().all(-1).any(1)[0]
-            if bool(nothing.any()):
-                t = int(tile.targets[0, nothing][0])
-                raise BadInput(
-                    f"the masks leave target {t} no key to see, and torch's attention gives NaN there; "
-                    "unmask at least one key in every row"
-                )
-    return support
 
 
 def _check(mask: Any, name: str, shapes: tuple[tuple[int, ...], ...], x: Tensor) -> None:

@@ -21,7 +21,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from depprobe.core.budget import DEFAULT_MEMORY, require
-from depprobe.core.temporal_jacobian import LogNorms, Scaled, TemporalJacobian
+from depprobe.core.scaled import Scaled, log_norms, log_norms_of_squares
+from depprobe.core.temporal_jacobian import LogNorms, TemporalJacobian
 from depprobe.errors import BadInput
 from depprobe.layers.attention import Attention
 from depprobe.operators.attention.covariance import QueryPart
@@ -29,7 +30,7 @@ from depprobe.operators.attention.gram import Gram
 from depprobe.operators.attention.heads import Heads, Support, Tile
 from depprobe.operators.attention.masks import Dense, masks_of
 from depprobe.operators.attention.products import jvp, vjp
-from depprobe.operators.attention.row import Row, log_norms_of
+from depprobe.operators.attention.row import Row
 from depprobe.operators.dispatch import is_plain, structured
 
 #: pairs times heads in one tile of the norms
@@ -112,6 +113,7 @@ class AttentionJacobian(TemporalJacobian):
                 f"spectral norms of {len(wanted)} x {width} blocks of {d} x {d} would take hours; ask for "
                 f"{affordable} blocks at most (fewer targets or sources), or norm='fro'"
             )
+        self._support.check(wanted.tolist())
         out, row_of = np.full((len(wanted), width), -np.inf), np.full(n, -1)
         row_of[wanted] = np.arange(len(wanted))
         for tile in self._support.tiles(wanted.tolist(), _PAIRS // self._heads.q.shape[1]):
@@ -137,10 +139,9 @@ class AttentionJacobian(TemporalJacobian):
         log_a = heads.log_weights(tile)
         mixed = torch.einsum("thcm,tmhe->tche", log_a.exp(), heads.v[tile.keys])
         value, bound, peak = query.gram.squares(tile, log_a, mixed)
-        eps, accuracy = torch.finfo(value.dtype).eps, _ACCURACY[value.dtype]
-        limit = accuracy / (8 * eps)
-        doubtful = ~(value * limit > bound)
-        norms = value.double().clamp_min(0).log_().mul_(0.5) + peak
+        accuracy = _ACCURACY[value.dtype]
+        norms, known = log_norms_of_squares(value, bound, accuracy)
+        norms += peak
         own = tile.own()[..., None]
         if bool(asked.gather(2, own).any()):
             log_own = log_a.gather(3, own[:, None].expand(-1, log_a.shape[1], -1, -1))[..., 0]
@@ -148,10 +149,12 @@ class AttentionJacobian(TemporalJacobian):
             scale = peak.gather(2, own).exp().flatten()
             total = value.gather(2, own).flatten() * scale**2 + extra.value
             size = bound.gather(2, own).flatten().sqrt() * scale + extra.size
-            bad = ~(total * limit > size**2) | ~(total.clamp_min(0).sqrt() * limit > extra.rounding)
-            norms.scatter_(2, own, total.double().clamp_min(0).log().mul(0.5).view(own.shape))
-            doubtful.scatter_(2, own, bad.view(own.shape))
-        again = doubtful & asked
+            logs, sure = log_norms_of_squares(total, size.square(), accuracy)
+            limit = accuracy / (8 * torch.finfo(total.dtype).eps)
+            sure &= total.clamp_min(0).sqrt() * limit > extra.rounding
+            norms.scatter_(2, own, logs.view(own.shape))
+            known.scatter_(2, own, sure.view(own.shape))
+        again = asked & ~known
         return torch.where(again, self._made(tile, again, "fro"), norms) if bool(again.any()) else norms
 
     def _made(self, tile: Tile, asked: Tensor, norm: str) -> Tensor:
@@ -160,7 +163,7 @@ class AttentionJacobian(TemporalJacobian):
         for i, r in asked.any(-1).nonzero().tolist():
             row, columns = self._row(tile.only(i, r)), asked[i, r].nonzero().flatten()
             for part in columns.split(max(1, _BLOCKS // self.shape[1] ** 2)):
-                out[i, r, part] = log_norms_of(row.blocks(tile.keys[i, part]), norm)
+                out[i, r, part] = log_norms(row.blocks(tile.keys[i, part]), norm)
         return out
 
     def _constants(self) -> QueryPart:
@@ -180,6 +183,7 @@ class AttentionJacobian(TemporalJacobian):
         return Row(*self._double, tile)
 
     def _row_of(self, t: int) -> Row:
+        self._support.check([t])
         tile = next(iter(self._support.tiles([t], 1)))
         i, r = (tile.targets == t).nonzero()[0].tolist()
         return self._row(tile.only(i, r))
@@ -215,6 +219,7 @@ class AttentionJacobian(TemporalJacobian):
         return jvp(self._heads, self._every(), tangent)
 
     def _every(self) -> Any:
+        self._support.check(range(self.shape[0]))
         return self._support.tiles(range(self.shape[0]), _PAIRS // self._heads.q.shape[1])
 
 

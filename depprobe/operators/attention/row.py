@@ -16,7 +16,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from depprobe.core.temporal_jacobian import Scaled
+from depprobe.core.scaled import Scaled
 from depprobe.operators.attention.heads import Heads, Tile
 
 
@@ -33,6 +33,7 @@ class Row:
     def __init__(self, heads: Heads, values: Tensor, tile: Tile) -> None:
         self.t = int(tile.targets)
         seen = tile.seen()[0, 0]
+        seen = seen | ~seen.any()  # of no key, all blocks are zero
         self.keys = tile.keys[0, seen]
         self._heads, self._values = heads, values
         self._log_a = heads.log_weights(tile)[0, :, 0, seen]  # (H, m)
@@ -67,11 +68,3 @@ class Row:
             C = self._C * (self._L - peak[i]).exp()[:, None, None]
             out[i] += heads.W_O.transpose(0, 1).flatten(1) @ (C @ heads.W_Q).flatten(0, 1)
         return Scaled(out, peak[:, None, None])
-
-
-def log_norms_of(blocks: Scaled, norm: str) -> Tensor:
-    """ln of the Frobenius or spectral norm of each block: (blocks,)."""
-    size = blocks.values.abs().amax((1, 2), keepdim=True)
-    unit = blocks.values / torch.where(size > 0, size, 1)
-    norms = torch.linalg.matrix_norm(unit, "fro" if norm == "fro" else 2)
-    return norms.log() + (size.log() + blocks.log_scale)[:, 0, 0]

@@ -39,6 +39,9 @@ class Tiled:
         self._pattern, self._like = pattern, like
         self._tiles = pattern.tiles(like.shape[0], like.device)
 
+    def check(self, targets: Sequence[int]) -> None:
+        """Nothing to refuse: every target sees itself."""
+
     def lags(self) -> list[int] | None:
         """Lags of all pairs, ascending, or None."""
         return self._pattern.lags(self._like.shape[0])

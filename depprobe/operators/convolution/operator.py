@@ -11,7 +11,6 @@ Shapes: W_i (d_out, d_in), block-diagonal with the groups; kernel K. Source: Gra
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import Any
@@ -23,7 +22,8 @@ from torch import Tensor, nn
 
 from depprobe.core.banded_rows import anchors, is_banded, placed, repeat
 from depprobe.core.budget import DEFAULT_MEMORY, require
-from depprobe.core.temporal_jacobian import LogNorms, Scaled, TemporalJacobian
+from depprobe.core.scaled import Scaled, log_norms, log_norms_of_squares
+from depprobe.core.temporal_jacobian import LogNorms, TemporalJacobian
 from depprobe.errors import unknown
 from depprobe.layers.convolution import Convolution
 from depprobe.operators.convolution.taps import Taps, require_width
@@ -32,8 +32,8 @@ from depprobe.vocabulary import NORMS
 
 #: numbers in the sums of taps that are made at once
 _NUMBERS = 1 << 21
-#: squares of all terms over that of their sum above which digits are lost, and least square over the largest
-_CANCELLED, _SMALLEST = 1e3, 1e-280
+#: relative error that rounding may leave in a norm from products of taps; beyond it the sum is made
+_ACCURACY = 2e-12
 
 
 class ToeplitzJacobian(TemporalJacobian):
@@ -135,15 +135,11 @@ class ToeplitzJacobian(TemporalJacobian):
 
     def _from_products(self, sets: NDArray[np.bool_]) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
         """ln Frobenius norms of sums of taps (M,) from products of taps, and where they keep their digits."""
-        peak = float(self._flat.abs().max())
-        if not 0 < peak < math.inf:
-            return np.zeros(len(sets)), np.zeros(len(sets), dtype=bool)
-        unit = self._flat / peak
-        gram = (unit @ unit.T).cpu().numpy()
-        squares = ((sets @ gram) * sets).sum(1)
-        terms = (sets @ np.sqrt(gram.diagonal())) ** 2
-        known = (squares > _SMALLEST) & (terms < _CANCELLED * squares)
-        return 0.5 * np.log(np.where(known, squares, 1)) + math.log(peak), known
+        unit, peak = Scaled.plain(self._flat).rescaled((0, 1))
+        gram, chosen = unit @ unit.T, torch.from_numpy(sets).to(unit)
+        bound = (chosen @ gram.diagonal().sqrt()).square()
+        logs, known = log_norms_of_squares(((chosen @ gram) * chosen).sum(1), bound, _ACCURACY)
+        return (logs + peak[:, 0]).cpu().numpy(), known.cpu().numpy()
 
     def _norms_of(self, sets: NDArray[np.bool_], norm: str) -> NDArray[np.float64]:
         """ln norms of sums of taps, (M,), one for each set (M, K)."""
@@ -158,16 +154,11 @@ class ToeplitzJacobian(TemporalJacobian):
         step = max(1, _NUMBERS // flat.shape[1])
         for part in (new[first : first + step] for first in range(0, len(new), step)):
             total = torch.from_numpy(part).to(flat) @ flat
-            peak = total.abs().amax(1)
-            safe = torch.where(peak > 0, peak, 1)
+            blocks = Scaled.plain(total.view(len(part), self._groups, -1, self._weight.shape[1]))
             # of blocks on a diagonal, squares add for Frobenius and the largest counts for the spectral norm
-            blocks = (total / safe[:, None]).view(len(part), self._groups, -1, self._weight.shape[1])
-            if norm == "fro":
-                size = torch.linalg.vector_norm(blocks, dim=(1, 2, 3))
-            else:
-                size = torch.linalg.matrix_norm(blocks, ord=2).amax(1)
-            logs = torch.where(peak > 0, size.log() + safe.log(), -torch.inf).tolist()
-            self._norms |= {(norm, taps.tobytes()): log for taps, log in zip(part, logs, strict=True)}
+            logs = blocks.log_norm((1, 2, 3)) if norm == "fro" else log_norms(blocks, norm).amax(1)
+            measured = zip(part, logs.tolist(), strict=True)
+            self._norms |= {(norm, taps.tobytes()): log for taps, log in measured}
         return np.array([self._norms[key] for key in keys])
 
     def _summed(self, taps: NDArray[np.bool_]) -> Tensor:

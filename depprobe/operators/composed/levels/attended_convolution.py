@@ -26,9 +26,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from depprobe.core.rows import Rows
-from depprobe.core.temporal_jacobian import Scaled
+from depprobe.core.scaled import Scaled, log_norms, log_norms_of_squares
 from depprobe.operators.attention.operator import AttentionJacobian
-from depprobe.operators.attention.row import Row, log_norms_of
+from depprobe.operators.attention.row import Row
 from depprobe.operators.composed.levels.convolution import Conv
 from depprobe.operators.composed.levels.level import Level, Positions
 from depprobe.operators.composed.levels.own_operator import Mixing
@@ -86,9 +86,9 @@ class AttendedConv(Level):
         p = torch.einsum("hed,he->hd", heads.W_K, heads.q[t]) * heads.scale
         r = torch.einsum("hd,kdi->khi", p, constants.W).flatten(0, 1)
         total, bound = _squares(constants, alpha, m, r)
-        norms = 0.5 * total.clamp_min(0).log() + peak
-        limit = _ACCURACY / (8 * torch.finfo(torch.float64).eps)
-        again = ~(total * limit > bound) | torch.isin(where, torch.from_numpy(own).to(device))
+        norms, known = log_norms_of_squares(total, bound, _ACCURACY)
+        norms += peak
+        again = ~known | torch.isin(where, torch.from_numpy(own).to(device))
         for place in again.nonzero().flatten().tolist():
             norms[place] = self._block_log_norm(row, keys, source, t, int(where[place]))
         return where.cpu().numpy(), norms.cpu().numpy()
@@ -103,8 +103,7 @@ class AttendedConv(Level):
             key, tap = torch.cat([key, torch.full_like(own, t)]), torch.cat([tap, own])
         blocks = row.blocks(key)
         peak = blocks.log_scale.max()
-        scaled = blocks.values * (blocks.log_scale - peak).exp()
-        return float(log_norms_of(Scaled((scaled @ W[tap]).sum(0)[None], peak.view(1, 1, 1)), "fro"))
+        return float(log_norms(Scaled((blocks.relative_to(peak) @ W[tap]).sum(0), peak)))
 
     def _constants(self) -> _Constants:
         if self._made is None:

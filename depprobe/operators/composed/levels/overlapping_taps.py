@@ -20,10 +20,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from depprobe.core.scaled import Scaled, log_norms_of_squares, middle, peaks, within
 from depprobe.operators.composed.levels.convolution import Conv
 
-#: the sizes of all terms together over their sum, above which the sum is not trusted
-_CANCELLED = 1e3
+#: relative error of a norm, were all products of float64, up to which a sum is trusted
+_ACCURACY = 2e-12
 #: bytes of products that are worked on at once
 _NEAR_BYTES = 8 << 20
 
@@ -64,7 +65,7 @@ class Meeting(NamedTuple):
         return cls(*(np.concatenate(part) for part in zip(*found, strict=True)))
 
 
-def squares_below(
+def log_norms_below(
     values: Tensor,
     units: Tensor,
     conv: Conv,
@@ -72,7 +73,7 @@ def squares_below(
     where: NDArray[np.int64],
     memory: int,
 ) -> tuple[NDArray[np.float64], NDArray[np.bool_]] | None:
-    """Squared norms of the blocks at ``where`` (Q,) and which are known; None if it is no shorter way.
+    """ln norms of the blocks at ``where`` (Q,) and which are known; None if it is no shorter way.
 
     Parameters
     ----------
@@ -89,14 +90,15 @@ def squares_below(
     if len(products) * a >= (source >= 0).sum() * conv.width:
         return None
     grams = 4 * len(pairs) * conv.matrix(0).shape[0] ** 2 * size
-    if values.numel() == 0 or grams > memory or not _can_be_squared(values):
+    peak = peaks(values, (1, 2))
+    if not bool(peak.any()) or grams > memory or not within(peak, *middle(values.dtype)):
         return None
-    lengths = torch.linalg.vector_norm(values, dim=(1, 2), dtype=torch.float64).cpu().numpy()
+    lengths = Scaled.plain(values).log_norm((1, 2)).exp().cpu().numpy()
     total, terms = np.zeros(len(where)), np.zeros(len(where))
     key, keys = met.first * P + met.second, products[:, 0] * P + products[:, 1]
     for chosen, taps in _alike(met, np.searchsorted(keys, key), len(products)):
         gram = torch.stack([conv.gram(i, j) for i, j in taps], 2)
-        sizes = torch.linalg.vector_norm(gram, dim=(0, 1), dtype=torch.float64).cpu().numpy()
+        sizes = Scaled.plain(gram).log_norm((0, 1)).exp().cpu().numpy()
         step = max(1, _NEAR_BYTES // (a * a * size * len(taps)))
         for part in (chosen[low : low + step] for low in range(0, len(chosen), step)):
             p, q = (torch.from_numpy(end).to(values.device) for end in products[part].T)
@@ -108,9 +110,10 @@ def squares_below(
             column = (met.taps[here][:, None] == taps).all(2).argmax(1)
             np.add.at(total, met.into[here], met.times[here] * traces.double().cpu().numpy()[row, column])
             np.add.at(terms, met.into[here], met.times[here] * bound[row] * sizes[column])
-    # a sum of nothing at all is not known either: what underflowed looks the same
+    logs, known = log_norms_of_squares(torch.from_numpy(total), torch.from_numpy(terms), _ACCURACY)
+    # a sum of nothing at all is not known either: what underflowed in narrower numbers looks the same
     limits = torch.finfo(values.dtype)
-    return total, (total > limits.tiny / limits.eps) & (terms <= _CANCELLED * total)
+    return logs.numpy(), known.numpy() & (total > limits.tiny / limits.eps)
 
 
 def _alike(
@@ -123,14 +126,3 @@ def _alike(
     kinds, kind = np.unique(needs, axis=0, return_inverse=True)
     for index, chosen in enumerate(kinds):
         yield np.flatnonzero(kind.reshape(-1) == index), pairs[chosen]
-
-
-def _can_be_squared(values: Tensor) -> bool:
-    """Whether products of the entries that matter stay in the middle of the float range."""
-    limits = torch.finfo(values.dtype)
-    low, high = values.flatten(1).aminmax(dim=1)
-    peak = torch.maximum(-low, high)
-    alive = peak[peak > 0]
-    if alive.numel() == 0:
-        return False
-    return float(alive.min()) > limits.tiny**0.25 and float(alive.max()) < limits.max**0.25

@@ -19,6 +19,7 @@ from torch import Tensor
 from depprobe.core.banded_rows import anchors
 from depprobe.core.memory import predicted_peak
 from depprobe.core.rows import Rows, gathered
+from depprobe.core.scaled import Scaled
 from depprobe.core.temporal_jacobian import TemporalJacobian
 from depprobe.operators.chain.operator import RecurrentJacobian
 from depprobe.operators.composed.levels.level import Level, Positions
@@ -109,7 +110,7 @@ class Mixing(Level):
             y = self.function(leaf)
         for bucket in depth[log_scale.isfinite()].unique().tolist():
             base = peak - bucket * _BUCKET[values.dtype]
-            chosen = torch.where(depth == bucket, values * (log_scale - base).exp().to(values.dtype), 0)
+            chosen = torch.where(depth == bucket, Scaled(values, log_scale).relative_to(base), 0)
             pulled = torch.cat([self._products(y, leaf, part) for part in chosen.split(self._chunk)])
             parts.append(Rows(pulled[:, where].transpose(0, 1), base.transpose(0, 1), where).settled())
         return gathered(parts).settled()

@@ -21,9 +21,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from depprobe.core.scaled import Scaled, log_hypot, peaks, within
 from depprobe.operators.composed.levels.convolution import Conv
 from depprobe.operators.composed.levels.level import Level, Positions
-from depprobe.operators.composed.levels.overlapping_taps import squares_below
+from depprobe.operators.composed.levels.overlapping_taps import log_norms_below
 from depprobe.operators.composed.levels.per_position import Elementwise
 
 #: bytes of gathered weights, or of sums, that are worked on at once
@@ -78,7 +79,7 @@ def row_log_norms(
         most = max(most, len(where) * conv.width)
     where = last.support(where)
     chunk = max(1, memory // (4 * most * start.values.element_size()))
-    squares = np.zeros(len(where))
+    logs = np.full(len(where), -np.inf)
     for values in start.values.split(chunk, dim=1):
         rows = start._replace(values=values)
         for conv, below in upper:
@@ -89,19 +90,18 @@ def row_log_norms(
         left = np.arange(len(where))
         if cut is None:
             source = last.taps.sources(rows.where.cpu().numpy())
-            found = squares_below(rows.values, rows.units, last, source, where, memory)
+            found = log_norms_below(rows.values, rows.units, last, source, where, memory)
             if found is not None:
                 known = found[1]
-                squares[known] += found[0][known]
+                logs[known] = log_hypot(logs[known], found[0][known])
                 left = np.flatnonzero(~known)
         for part in _pulled(rows, last, cut, where[left]):
             if not _in_range(part.values):
                 return None
-            norms = torch.linalg.vector_norm(part.values, dim=(1, 2), dtype=torch.float64)
+            norms = Scaled.plain(part.values).log_norm((1, 2)).cpu().numpy()
             here, left = left[: len(norms)], left[len(norms) :]
-            squares[here] += norms.square().cpu().numpy()
-    with np.errstate(divide="ignore"):
-        return where, 0.5 * np.log(squares)
+            logs[here] = log_hypot(logs[here], norms)
+    return where, logs
 
 
 def _stages(levels: Sequence[Level]) -> Iterator[tuple[Conv, Elementwise | None]]:
@@ -162,9 +162,4 @@ def _pulled(
 def _in_range(values: Tensor) -> bool:
     """Whether the largest entry of every row that is not zero can be squared."""
     limits = torch.finfo(values.dtype)
-    low, high = values.aminmax(dim=-1)
-    peak = torch.maximum(-low, high)
-    alive = peak[peak > 0]
-    if alive.numel() == 0:
-        return True
-    return float(alive.min()) > math.sqrt(limits.tiny) and float(alive.max()) < math.sqrt(limits.max)
+    return within(peaks(values, (-1,)), math.sqrt(limits.tiny), math.sqrt(limits.max))
