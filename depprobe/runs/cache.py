@@ -78,7 +78,7 @@ class _Folder(ABC, Generic[Found]):
             self._write(temporary, found)
 
     def clear(self) -> None:
-        """The run is whole: remove what was written here, file by file, and the folder if nothing else is in it."""
+        """The run is whole: remove what was written here by name, and the folder if nothing else is in it."""
         if not self._is_ours():
             return
         for path in self.folder.iterdir():

@@ -1,8 +1,8 @@
 """The input that a call brings itself: a tensor, an array, token ids, or the keyword arguments of a forward.
 
-    floats    (n, d_in)   or (samples, n, d_in)
-    integers  (n,)        or (samples, n)          token ids
-    mapping   name -> value, as a tokenizer gives it; a first axis of its tensors longer than 1 holds samples
+floats    (n, d_in)   or (samples, n, d_in)
+integers  (n,)        or (samples, n)          token ids
+mapping   name -> value, as a tokenizer gives it; a first axis of its tensors longer than 1 holds samples
 """
 
 from __future__ import annotations
@@ -52,7 +52,9 @@ def tensor_of(x: Any) -> Tensor:
     if isinstance(x, Tensor):
         return x.detach()
     if isinstance(x, np.ma.MaskedArray) and np.ma.is_masked(x):
-        raise BadInput("x has masked entries, whose values are not known: fill them (x.filled) or leave them out")
+        raise BadInput(
+            "x has masked entries, whose values are not known: fill them (x.filled) or leave them out"
+        )
     try:
         array = np.asarray(x)
     except ValueError as error:

@@ -12,8 +12,8 @@ import torch
 import xarray as xr
 from numpy.typing import ArrayLike, NDArray
 
-from depprobe._version import __version__
 from depprobe import store
+from depprobe._version import __version__
 from depprobe.curves.status import derived
 from depprobe.operators import LogNorms
 from depprobe.runs.cases import Cases
@@ -84,7 +84,7 @@ def over_cases(
 def origin(
     title: str, labels: Sequence[str], command: str, inputs: ArrayLike | None, **facts: Any
 ) -> dict[str, Any]:
-    """The attributes that every dataset carries; ``facts`` are n, d, seed, dtype and the measurement's own."""
+    """The attributes that every dataset carries; ``facts`` are n, d, seed, dtype and further ones."""
     projected = {"input_projection": "fixed random"} if facts.pop("projected", False) else {}
     named = ", ".join(labels)
     return {
@@ -113,13 +113,17 @@ def labelled(results: list[Result], measured: Cases, depths: Sequence[str] = ())
     inside = _inside(position[0], lags, n) if lags is not None and banded else True
 
     # beside an estimate, an exact operator errs by nothing but round-off
-    present = [name for name, (field, _) in _FIELDS.items() if any(getattr(one, field) is not None for one in norms)]
+    present = [
+        name for name, (field, _) in _FIELDS.items() if any(getattr(one, field) is not None for one in norms)
+    ]
     columns = [{name: _field(one, name) for name in present} for one in norms]
     for one in columns:
         stored = one.get("log_norm_status")
         there = derived(one["log_norm"], inside)
         # a stored status says which kind of unknown; what lies outside the sequence was not measured
-        one["log_norm_status"] = there if stored is None else np.where(there == 0, there, stored).astype(np.int8)
+        one["log_norm_status"] = (
+            there if stored is None else np.where(there == 0, there, stored).astype(np.int8)
+        )
     lead = measured.lead | ({"depth": range(len(depths))} if depths else {})
     coords: dict[str, Any] = {"target": results[0].target, column[0]: column[1]}
     if not np.isnan(position).all():

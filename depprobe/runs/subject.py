@@ -1,9 +1,9 @@
 """What is measured: a named layer, a module, a factory that draws its weights; each gives modules and inputs.
 
-    "lstm:forget_bias=2"      a named layer: built here, at an input that is drawn, read or given
-    module                    measured as it is, at the input given
-    seed -> module, () -> module   a factory: built here, at the input given
-    {"label": any of these}   several, in one dataset
+"lstm:forget_bias=2"      a named layer: built here, at an input that is drawn, read or given
+module                    measured as it is, at the input given
+seed -> module, () -> module   a factory: built here, at the input given
+{"label": any of these}   several, in one dataset
 """
 
 from __future__ import annotations
@@ -137,7 +137,7 @@ class Factory(Subject):
 
 
 def placed(x: Any, module: nn.Module) -> list[Sample]:
-    """The samples of x; arrays in the dtype and on the device of the module's weights, tensors as they are."""
+    """The samples of x; arrays in the dtype and on the device of the module's weights."""
     samples = samples_of(x)
     if isinstance(x, Tensor):
         return samples
@@ -168,8 +168,10 @@ def subjects_of(target: Any) -> list[Subject]:
     for one in named:
         if not isinstance(one, str):
             what = "modules and factories" if callable(one) else f"{type(one).__name__} {one!r}"
-            raise BadInput(f"a list holds names of layers, not {what}; several are measured as a mapping "
-                           "{label: module or factory}")
+            raise BadInput(
+                f"a list holds names of layers, not {what}; several are measured as a mapping "
+                "{label: module or factory}"
+            )
     if not named:
         raise BadInput("no layer was given; see depprobe layers")
     subjects = [_subject(None, one) for one in named]
@@ -199,12 +201,14 @@ def _takes_seed(label: str, make: Callable[..., Any]) -> bool:
     except (TypeError, ValueError):
         return False
     kinds = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
-    needed = [p for p in parameters if p.default is p.empty and p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
+    needed = [
+        p for p in parameters if p.default is p.empty and p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)
+    ]
     if len(needed) > 1 or any(p.kind not in kinds for p in needed):
         names = ", ".join(p.name for p in needed)
         raise BadInput(
-            f"{label} needs the arguments {names}; a factory takes the seed alone, or nothing: wrap it, as in "
-            "lambda seed: Model(...)"
+            f"{label} needs the arguments {names}; a factory takes the seed alone, or nothing: wrap it, as "
+            "in lambda seed: Model(...)"
         )
     # one that has a default is the seed only if it says so
     return bool(needed) or any(p.name == "seed" and p.kind in kinds for p in parameters[:1])

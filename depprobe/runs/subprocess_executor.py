@@ -68,8 +68,8 @@ def measured_alone(request: dict[str, Any]) -> dict[str, Any]:
 
 
 def _answer(request: dict[str, Any]) -> dict[str, Any]:
-    from depprobe.runs.cases import cases_of_specs
     from depprobe.costs.point import costs
+    from depprobe.runs.cases import cases_of_specs
 
     (case,) = cases_of_specs(
         [request["layer"]], None, request["n"], request["d"], 1, [request["seed"]], request["dtype"], "cpu"
