@@ -22,7 +22,7 @@ wheel: | $(BIN)/python
 	$(BIN)/python -m pip wheel -q -c constraints.txt --no-deps -w build/wheel .
 	$(PYTHON) -m venv build/wheel/env
 	build/wheel/env/bin/python -m pip install -q -c constraints.txt build/wheel/*.whl
-	cd build/wheel && env/bin/depprobe jacobian --layer lstm --n 1000
+	cd build/wheel && env -u PYTHONPATH env/bin/depprobe jacobian --layer lstm --n 1000
 
 bench: $(VENV)/.installed-bench
 	$(BIN)/python benchmarks/jacobian.py

@@ -39,7 +39,7 @@ class Finding:
     verdict : one of ``VERDICTS``.
     numbers : what was measured, by name.
     note : for ``qualified`` the condition, for ``refuted`` the corrected form, for ``not measured here`` what
-        would be needed; none of these may be empty.
+        would be needed; none of these may be empty. A confirmed part keeps none.
 
     Examples
     --------
@@ -56,7 +56,9 @@ class Finding:
     def __post_init__(self) -> None:
         if self.verdict not in VERDICTS:
             raise DepprobeError(f"no verdict {self.verdict!r}; known: {', '.join(VERDICTS)}")
-        if self.verdict != CONFIRMED and not self.note:
+        if self.verdict == CONFIRMED:
+            object.__setattr__(self, "note", "")
+        elif not self.note:
             raise DepprobeError(f"{self.part!r} is {self.verdict} without a word why")
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import xarray as xr
@@ -19,50 +19,46 @@ from depprobe.vocabulary import DIMENSIONS, SCHEMA_VERSION, VARIABLES, describe
 Entry = tuple[Sequence[str], Any] | tuple[Sequence[str], Any, str, str]
 
 
+class About(NamedTuple):
+    """What the attributes of evidence say: the claim's id, a title, and what was measured how."""
+
+    claim: str
+    title: str
+    layer: str
+    n: int
+    d: int
+    quick: bool
+    seed: int
+
+
 def evidence(
-    claim: str,
-    variables: Mapping[str, Entry],
-    coords: Mapping[str, Any],
-    *,
-    quick: bool,
-    seed: int,
-    n: int,
-    d: int,
-    layer: str,
-    title: str,
-    **attributes: Any,
+    about: About, variables: Mapping[str, Entry], coords: Mapping[str, Any], **attributes: Any
 ) -> xr.Dataset:
     """A labelled dataset of what was measured for a statement.
 
     Parameters
     ----------
-    claim : its id.
+    about : the statement, and what was measured for it.
     variables : name to (dims, values), or (dims, values, long name, units) for names the vocabulary lacks.
     coords : values along each dimension.
-    quick, seed, n, d, layer, title : for the attributes.
     **attributes : further ones.
     """
     ds = xr.Dataset(
         {name: (tuple(dims), np.asarray(values)) for name, (dims, values, *_) in variables.items()},
         coords={name: (name, np.asarray(values)) for name, values in coords.items()},
     )
-    for name, (_, _, *about) in variables.items():
-        ds[name].attrs = dict(zip(("long_name", "units"), about, strict=True)) if about else describe(name)
+    for name, (_, _, *words) in variables.items():
+        ds[name].attrs = dict(zip(("long_name", "units"), words, strict=True)) if words else describe(name)
     for key in ds.coords:
         if str(key) in DIMENSIONS | VARIABLES:
             ds[key].attrs = describe(str(key))
     ds.attrs = {
-        "title": title,
-        "claim": claim,
-        "mode": "quick" if quick else "full",
-        "layer": layer,
-        "n": n,
-        "d": d,
-        "seed": seed,
+        **{name: value for name, value in about._asdict().items() if name != "quick"},
+        "mode": "quick" if about.quick else "full",
         "dtype": "float64",
         "depprobe_version": __version__,
         "schema_version": SCHEMA_VERSION,
-        "provenance": store.provenance(command_of(claim, quick, seed)),
+        "provenance": store.provenance(command_of(about.claim, about.quick, about.seed)),
         **attributes,
     }
     return ds

@@ -79,16 +79,7 @@ def advise(
         from depprobe.advice.ranking import advise as rank
         from depprobe.ledger.choosing.article_rules import beside_map, beside_ranking
 
-        ds = rank(
-            n,
-            d,
-            lag,
-            stream=stream,
-            memory=memory,
-            specs=layers,
-            folder=cache,
-            progress=report,
-        )
+        ds = rank(n, d, lag, stream=stream, memory=memory, specs=layers, folder=cache, progress=report)
         ds = beside_ranking(ds)
         grid = None
         if map_ is not None:

@@ -47,20 +47,16 @@ def judge(ds: xr.Dataset) -> list[Finding]:
 
 
 CLAIM = Claim(
-    id="C12",
-    statement=(
-        "Take attention below 500 positions; from 500 to 5000 convolution where dependencies are local and "
-        "sparse attention where they are global; above 5000 recurrence with gradient clipping."
-    ),
-    rule=(
-        f"A leaf holds in a cell where a layer it names lets the gradient arrive and takes at most "
-        f"{WITHIN:g} times as long as the cheapest layer that does; confirmed if it holds in every cell, "
-        f"refuted if in none. Arrives: untrained, default options, in at most 16 layers, above 1.2e-7 of "
-        f"the largest in its row. Times are ratios on one machine, fitted to measurements at shorter "
-        f"lengths; a training step, or one more token of a stream. What is learned, and how accurate it is, "
-        f"is not measured here."
-    ),
-    measure=measure,
-    judge=judge,
-    checks=checks,
+    "C12",
+    "Take attention below 500 positions; from 500 to 5000 convolution where dependencies are local and "
+    "sparse attention where they are global; above 5000 recurrence with gradient clipping.",
+    f"A leaf holds in a cell where a layer it names lets the gradient arrive and takes at most "
+    f"{WITHIN:g} times as long as the cheapest layer that does; confirmed if it holds in every cell, "
+    f"refuted if in none. Arrives: untrained, default options, in at most 16 layers, above 1.2e-7 of "
+    f"the largest in its row. Times are ratios on one machine, fitted to measurements at shorter "
+    f"lengths; a training step, or one more token of a stream. What is learned, and how accurate it is, "
+    f"is not measured here.",
+    measure,
+    judge,
+    checks,
 )

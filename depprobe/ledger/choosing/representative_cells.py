@@ -25,7 +25,7 @@ from depprobe.advice.ranking import DROWNED, candidates
 from depprobe.advice.stack_depth import MOST_LAYERS, stack
 from depprobe.ledger.choosing.article_rules import FAMILIES, is_of
 from depprobe.ledger.claim import CONFIRMED, Finding, Measured, Progress, verdict
-from depprobe.ledger.evidence import evidence, mean
+from depprobe.ledger.evidence import About, evidence, mean
 
 #: a layer is as good as the cheapest where it takes at most so many times as long
 WITHIN = 2.0
@@ -101,10 +101,8 @@ def measured(
         "recurrence": list(FAMILIES["recurrence"]),
         "seed": list(range(SEEDS)),
     }
-    return evidence(
-        claim, variables, coords, quick=quick, seed=seed, n=max(cell.n for cell in cells), d=d,
-        layer=", ".join(names), title=title, threads=1, arrival_width=WIDTH,
-    )  # fmt: skip
+    about = About(claim, title, ", ".join(names), max(cell.n for cell in cells), d, quick, seed)
+    return evidence(about, variables, coords, threads=1, arrival_width=WIDTH)
 
 
 def _part(progress: Progress | None, part: int, of: int) -> Progress | None:
@@ -186,9 +184,7 @@ def horizons(ds: xr.Dataset) -> Finding:
         "the gradient reaches the far past through a recurrence",
         verdict(int(everywhere), 1),
         {f"{name} at initialisation": mean(values, "positions") for name, values in far.items()},
-        ""
-        if everywhere
-        else f"from beyond lag {longest} it drowns in float32, at any n: a long sequence needs another layer",
+        f"from beyond lag {longest} it drowns in float32, at any n: a long sequence needs another layer",
     )
 
 

@@ -66,18 +66,14 @@ def judge(ds: xr.Dataset) -> list[Finding]:
 
 
 CLAIM = Claim(
-    id="C13",
-    statement=(
-        "Rules of thumb: attention for short sequences (n < 500); dilated convolution for long ones with "
-        "local patterns; recurrence for streams and real time; sparse attention mixed with convolution for "
-        "documents over 10,000."
-    ),
-    rule=(
-        f"As C12: a rule holds in a cell where its layer lets the gradient arrive and takes at most "
-        f"{WITHIN:g} times as long as the cheapest layer that does. The rules agree with the tree where both "
-        f"name a common layer."
-    ),
-    measure=measure,
-    judge=judge,
-    checks=checks,
+    "C13",
+    "Rules of thumb: attention for short sequences (n < 500); dilated convolution for long ones with "
+    "local patterns; recurrence for streams and real time; sparse attention mixed with convolution for "
+    "documents over 10,000.",
+    f"As C12: a rule holds in a cell where its layer lets the gradient arrive and takes at most "
+    f"{WITHIN:g} times as long as the cheapest layer that does. The rules agree with the tree where both "
+    f"name a common layer.",
+    measure,
+    judge,
+    checks,
 )

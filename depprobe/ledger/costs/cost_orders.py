@@ -19,7 +19,7 @@ import xarray as xr
 
 from depprobe import curves
 from depprobe.ledger.claim import CONFIRMED, QUALIFIED, REFUTED, Claim, Finding, Measured, Progress
-from depprobe.ledger.evidence import evidence
+from depprobe.ledger.evidence import About, evidence
 from depprobe.runs.cases import cases_of_specs
 
 #: (n, d, seconds to time each point for)
@@ -81,7 +81,15 @@ def measure(quick: bool, progress: Progress | None = None, seed: int = 0) -> xr.
     heads = [*HEADS, *[1] * (len(LAYERS) - len(HEADS))]
     kernels = [*[1] * len(HEADS), *KERNELS, *[1] * len(RECURRENCES)]
     return evidence(
-        "C2",
+        About(
+            "C2",
+            "Costs in n, d and k, counted and timed",
+            ", ".join(LAYERS),
+            max(lengths),
+            max(widths),
+            quick,
+            seed,
+        ),
         {
             "flops": (over, flops),
             "flops_part": (("quantity", *over), parts, "FLOPs counted of one head's part", "FLOPs"),
@@ -90,12 +98,6 @@ def measure(quick: bool, progress: Progress | None = None, seed: int = 0) -> xr.
             **{name: (over, times[i]) for i, name in enumerate(("time", "time_low", "time_high"))},
         },
         {"layer": list(LAYERS), "n": list(lengths), "d": list(widths), "quantity": list(PARTS)},
-        quick=quick,
-        seed=seed,
-        n=max(lengths),
-        d=max(widths),
-        layer=", ".join(LAYERS),
-        title="Costs in n, d and k, counted and timed",
         threads=1,
     ).assign_attrs(dtype="float32")
 
@@ -119,7 +121,7 @@ def _judge_exponents(part: str, found: dict[str, tuple[float, ...]], stated: tup
         part,
         CONFIRMED if off < EXACT else REFUTED,
         {"largest miss of a stated exponent": Measured(off)},
-        "" if off < EXACT else f"{worst} grows with exponents {_text(found[worst])} in {names}",
+        f"{worst} grows with exponents {_text(found[worst])} in {names}",
     )
 
 
@@ -162,7 +164,7 @@ def _whole(attention: xr.Dataset) -> Finding:
             )
             for at in (wide, long)
         },
-        "" if all_of_it else "the output projection W_O is left out, n d^2 as each of Q, K, V for all heads",
+        "the output projection W_O is left out, n d^2 as each of Q, K, V for all heads",
     )
 
 
@@ -179,7 +181,7 @@ def _two_terms(attention: xr.Dataset) -> Finding:
             "FLOPs / n d^2": Measured(float(b)),
             "largest relative residual": Measured(off),
         },
-        "" if off < EXACT else "the two terms do not make up the count",
+        "the two terms do not make up the count",
     )
 
 
@@ -233,9 +235,7 @@ def _times(ds: xr.Dataset) -> Finding:
         "times grow as FLOPs do",
         CONFIRMED if not off else QUALIFIED if off < len(numbers) else REFUTED,
         numbers,
-        ""
-        if not off
-        else f"{off} of {len(numbers)} exponents of time differ: a time holds calls, memory traffic and "
+        f"{off} of {len(numbers)} exponents of time differ: a time holds calls, memory traffic and "
         "elementwise work besides products",
     )
 
@@ -266,19 +266,15 @@ def checks(ds: xr.Dataset) -> list[str]:
 
 
 CLAIM = Claim(
-    id="C2",
-    statement=(
-        "Attention costs O(n^2 d + n d^2), the first term dominating for n >> d; 1-D convolution O(k n d^2); "
-        "recurrence O(n d^2). Of attention, Q, K and V cost O(n d d_k) each, scores O(n^2 d_k), output "
-        "O(n^2 d_v)."
-    ),
-    rule=(
-        "Orders are confirmed if exponents fitted to counted FLOPs are the stated ones within 1e-6. The "
-        "stated parts are all of attention if they add up to its count. n^2 d dominates if its share of the "
-        "count rises with n / d and exceeds one half at the longest. Times follow if their exponents are "
-        "within 0.25 and two standard errors of those of FLOPs; qualified if some are."
-    ),
-    measure=measure,
-    judge=judge,
-    checks=checks,
+    "C2",
+    "Attention costs O(n^2 d + n d^2), the first term dominating for n >> d; 1-D convolution O(k n d^2); "
+    "recurrence O(n d^2). Of attention, Q, K and V cost O(n d d_k) each, scores O(n^2 d_k), output "
+    "O(n^2 d_v).",
+    "Orders are confirmed if exponents fitted to counted FLOPs are the stated ones within 1e-6. The "
+    "stated parts are all of attention if they add up to its count. n^2 d dominates if its share of the "
+    "count rises with n / d and exceeds one half at the longest. Times follow if their exponents are "
+    "within 0.25 and two standard errors of those of FLOPs; qualified if some are.",
+    measure,
+    judge,
+    checks,
 )

@@ -74,11 +74,7 @@ def _ratio(
 ) -> tuple[float, float, float]:
     """Ratio of a layer's cost to the LSTM's, and its ends by quartiles."""
     one, other = (ds.sel(layer=x, phase=phase, n=N) for x in (layer, RECURRENCE))
-    return (
-        float(one[name] / other[name]),
-        float(one[low] / other[high]),
-        float(one[high] / other[low]),
-    )
+    return (float(one[name] / other[name]), float(one[low] / other[high]), float(one[high] / other[low]))
 
 
 def _judge_ratios(ds: xr.Dataset, words: str, stated: str, names: tuple[str, str, str]) -> list[Finding]:
@@ -106,14 +102,7 @@ def _judge_ratios(ds: xr.Dataset, words: str, stated: str, names: tuple[str, str
         order = "greater" if wanted > 1 else "less"
         note = f"{sum(near)} of {len(near)} are within a factor {NEAR:g} of {wanted:.3g}"
         note += f"; it is {order} than the LSTM's in {sum(same_side)} of {len(same_side)}"
-        findings.append(
-            Finding(
-                f"{words} of {label} is {wanted:.3g} of the LSTM's",
-                verdict,
-                numbers,
-                "" if verdict == CONFIRMED else note,
-            )
-        )
+        findings.append(Finding(f"{words} of {label} is {wanted:.3g} of the LSTM's", verdict, numbers, note))
     return findings
 
 
@@ -133,15 +122,13 @@ def _judge_paths(ds: xr.Dataset) -> list[Finding]:
             "gradient path of attention 1, of the LSTM n",
             CONFIRMED if ends else REFUTED,
             {name: Measured(paths[name], unit="steps") for name in (EXPLICIT, FUSED, RECURRENCE)},
-            "" if ends else "the paths are as measured",
+            "the paths are as measured",
         ),
         Finding(
             "gradient path of convolution log_k n ~ 10",
             CONFIRMED if right else QUALIFIED if some else REFUTED,
             {"log_3 n": Measured(logarithm)} | {k: Measured(v, unit="layers") for k, v in stacks.items()},
-            ""
-            if right
-            else f"log_k n holds for dilations that grow as k^l ({', '.join(some)}), where it is "
+            f"log_k n holds for dilations that grow as k^l ({', '.join(some)}), where it is "
             f"{logarithm:.1f}, not {claimed:g}; layers alike need (n - 1) / (k - 1), twice that if the "
             "future is seen too"
             if some
@@ -193,20 +180,16 @@ def checks(ds: xr.Dataset) -> list[str]:
 
 
 CLAIM = Claim(
-    id="C4",
-    statement=(
-        "At n = 1000, d = 512 attention / convolution (k = 3) / LSTM take 42.3 / 5.7 / 38.5 ms and 210 / 15 "
-        "/ 45 MB; gradients travel 1 / log_k n ~ 10 / n steps; parallelism is full / per position / none."
-    ),
-    rule=(
-        "Times (one thread) and bytes are judged as ratios to the LSTM's, of each pass and kind of "
-        "attention: confirmed if all are within a factor 1.5 of the article's, by quartiles; refuted if none "
-        "is and some lie on the other side of 1; else qualified. Paths are confirmed if equal (n and n - 1 "
-        "count as equal), qualified for the convolution if some stack needs ceil(log_3 n) layers. "
-        "Parallelism is refuted unless sequential steps are 1, 1 and n, and qualified if a step of the LSTM "
-        "is parallel within."
-    ),
-    measure=measure,
-    judge=judge,
-    checks=checks,
+    "C4",
+    "At n = 1000, d = 512 attention / convolution (k = 3) / LSTM take 42.3 / 5.7 / 38.5 ms and 210 / 15 "
+    "/ 45 MB; gradients travel 1 / log_k n ~ 10 / n steps; parallelism is full / per position / none.",
+    "Times (one thread) and bytes are judged as ratios to the LSTM's, of each pass and kind of "
+    "attention: confirmed if all are within a factor 1.5 of the article's, by quartiles; refuted if none "
+    "is and some lie on the other side of 1; else qualified. Paths are confirmed if equal (n and n - 1 "
+    "count as equal), qualified for the convolution if some stack needs ceil(log_3 n) layers. "
+    "Parallelism is refuted unless sequential steps are 1, 1 and n, and qualified if a step of the LSTM "
+    "is parallel within.",
+    measure,
+    judge,
+    checks,
 )

@@ -28,7 +28,7 @@ from depprobe.ledger.costs.hybrid_factors import (
     of_printed,
     of_strides,
 )
-from depprobe.ledger.evidence import evidence
+from depprobe.ledger.evidence import About, evidence
 
 #: (lengths, d, rounds)
 QUICK, FULL = ((256, 1024), 128, 5), ((512, 1024, 2048, 4096), 512, 5)
@@ -79,7 +79,15 @@ def measure(quick: bool, progress: Progress | None = None, seed: int = 0) -> xr.
             classifying[:, j] = list(interleaved_seconds(steps, rounds).values())
     over: tuple[str, ...] = ("layer", "n", "phase")
     return evidence(
-        "C10",
+        About(
+            "C10",
+            "Attention alone and after a convolution",
+            f"{ALONE}, {PRINTED}",
+            max(lengths),
+            d,
+            quick,
+            seed,
+        ),
         {
             "flops": (over, flops),
             "peak_bytes": (over, peak),
@@ -92,12 +100,6 @@ def measure(quick: bool, progress: Progress | None = None, seed: int = 0) -> xr.
             ),
         },
         {"layer": list(LAYERS), "n": list(lengths), "phase": list(PHASES), "round": np.arange(rounds)},
-        quick=quick,
-        seed=seed,
-        n=max(lengths),
-        d=d,
-        layer=f"{ALONE}, {PRINTED}",
-        title="Attention alone and after a convolution",
         dtype="float32",
         heads=HEADS,
     )
@@ -125,19 +127,15 @@ def checks(ds: xr.Dataset) -> list[str]:
 
 
 CLAIM = Claim(
-    id="C10",
-    statement=(
-        "A Conv1d (same padding) followed by nn.MultiheadAttention (8 heads), output returned, is 3 times "
-        "faster than attention alone on long-text classification."
-    ),
-    rule=(
-        "Numbers are those of attention alone over the hybrid's, times of passes taken in turn: the median, "
-        "and half the distance of the quartiles. A factor "
-        "is reached where the lower quartile of the rounds is at least 3: confirmed at every length and "
-        "pass (forward, forward and backward, classifier), refuted at none, qualified in between. The same "
-        "for strides over lengths, and for fused against written-out attention."
-    ),
-    measure=measure,
-    judge=judge,
-    checks=checks,
+    "C10",
+    "A Conv1d (same padding) followed by nn.MultiheadAttention (8 heads), output returned, is 3 times "
+    "faster than attention alone on long-text classification.",
+    "Numbers are those of attention alone over the hybrid's, times of passes taken in turn: the median, "
+    "and half the distance of the quartiles. A factor "
+    "is reached where the lower quartile of the rounds is at least 3: confirmed at every length and "
+    "pass (forward, forward and backward, classifier), refuted at none, qualified in between. The same "
+    "for strides over lengths, and for fused against written-out attention.",
+    measure,
+    judge,
+    checks,
 )

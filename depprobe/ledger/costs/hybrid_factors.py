@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import xarray as xr
 
-from depprobe.ledger.claim import CONFIRMED, QUALIFIED, Finding, Measured, verdict
+from depprobe.ledger.claim import QUALIFIED, Finding, Measured, verdict
 
 STATED = 3.0
 HEADS = 8
@@ -86,9 +86,7 @@ def of_printed(ds: xr.Dataset) -> Finding:
             "FLOPs, most": Measured(float((alone["flops"] / hybrid["flops"]).max())),
             "memory, most": Measured(float((alone["peak_bytes"] / hybrid["peak_bytes"]).max())),
         },
-        ""
-        if found == CONFIRMED
-        else f"in {where}"
+        f"in {where}"
         if found == QUALIFIED
         else "all of attention remains and the convolution comes on top: it takes more time in every pass"
         if slower
@@ -123,9 +121,7 @@ def of_strides(ds: xr.Dataset) -> Finding:
         "a convolution with a stride, which shortens the sequence, makes it 3 times faster",
         found,
         numbers,
-        ""
-        if found == CONFIRMED
-        else f"at d = {d}: {said}; FLOPs ask for n = 13 d, 2.25 d, 0.77 d at stride 2, 3, 4"
+        f"at d = {d}: {said}; FLOPs ask for n = 13 d, 2.25 d, 0.77 d at stride 2, 3, 4"
         if found == QUALIFIED
         else "no stride and length measured reaches 3",
     )
@@ -143,9 +139,7 @@ def of_kernels(ds: xr.Dataset) -> Finding:
             f"time, {name}, n = {longest}": _measured(ratio.sel({"pass": name, "n": longest}))
             for name in ratio["pass"].values
         },
-        ""
-        if found == CONFIRMED
-        else f"{where}; that is the kernel's factor, not the convolution's"
+        f"{where}; that is the kernel's factor, not the convolution's"
         if found == QUALIFIED
         else "not at any length or pass measured",
     )

@@ -19,7 +19,7 @@ import numpy as np
 import xarray as xr
 
 from depprobe.ledger.claim import CONFIRMED, REFUTED, Claim, Finding, Measured, Progress
-from depprobe.ledger.evidence import evidence
+from depprobe.ledger.evidence import About, evidence
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -121,7 +121,7 @@ def measure(quick: bool, progress: Progress | None = None, seed: int = 0) -> xr.
     updates = np.stack([parts[name] for name in UPDATES])
     macs = count_flops(nn.LSTM(300, 512, num_layers=2), torch.zeros(100, 300)) // 2
     return evidence(
-        "C3",
+        About("C3", "Cost of one LSTM step", "lstm", 1, max(widths), quick, seed),
         {
             "flops_gate": (("gate", *over), flops, "FLOPs of a gate's products in one step", "FLOPs"),
             "elements_gate": (("gate", *over), elements, "numbers by elementwise operations of a gate", "1"),
@@ -134,12 +134,6 @@ def measure(quick: bool, progress: Progress | None = None, seed: int = 0) -> xr.
             "macs": ((), macs, "multiply-adds of an LSTM 300 -> 512, 2 layers, n = 100", "1"),
         },
         {"gate": list(GATES), "quantity": list(UPDATES), "d_in": list(inputs), "d": list(widths)},
-        quick=quick,
-        seed=seed,
-        n=1,
-        d=max(widths),
-        layer="lstm",
-        title="Cost of one LSTM step",
     )
 
 
@@ -216,17 +210,13 @@ def checks(ds: xr.Dataset) -> list[str]:
 
 
 CLAIM = Claim(
-    id="C3",
-    statement=(
-        "One LSTM step costs O(d d_h + d_h^2) a gate and O(d_h) for the cell and hidden updates, with d the "
-        "width of the input and d_h that of the state."
-    ),
-    rule=(
-        "Products of every gate are counted and fitted by a d d_h + b d_h^2; confirmed if no residual "
-        "exceeds 1e-6. Updates are confirmed if they hold no product, and as many numbers a unit at every d "
-        "and d_h."
-    ),
-    measure=measure,
-    judge=judge,
-    checks=checks,
+    "C3",
+    "One LSTM step costs O(d d_h + d_h^2) a gate and O(d_h) for the cell and hidden updates, with d the "
+    "width of the input and d_h that of the state.",
+    "Products of every gate are counted and fitted by a d d_h + b d_h^2; confirmed if no residual "
+    "exceeds 1e-6. Updates are confirmed if they hold no product, and as many numbers a unit at every d "
+    "and d_h.",
+    measure,
+    judge,
+    checks,
 )

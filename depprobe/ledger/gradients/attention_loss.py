@@ -16,7 +16,7 @@ import numpy as np
 import xarray as xr
 
 from depprobe.ledger.claim import CONFIRMED, QUALIFIED, REFUTED, Claim, Finding, Progress, verdict
-from depprobe.ledger.evidence import evidence, mean
+from depprobe.ledger.evidence import About, evidence, mean
 from depprobe.ledger.gradients.attention_measurements import (
     DEPTHS,
     PARTS,
@@ -67,7 +67,7 @@ def measure(quick: bool, progress: Progress | None = None, seed: int = 0) -> xr.
     exact = uniform()
     ln = "ln 1"
     return evidence(
-        "C9",
+        About("C9", "Loss of gradient through attention", "attention", max(lengths), d, quick, seed),
         {
             "log_norm_own": (("n", "seed"), lengthened["log_norm_own"], "ln norm of J[t,t]", ln),
             "entropy": (("n", "seed"), lengthened["entropy"], "entropy of the weights over ln n", "1"),
@@ -109,12 +109,6 @@ def measure(quick: bool, progress: Progress | None = None, seed: int = 0) -> xr.
             "task_lag": list(lags),
             "snapshot": ["before", "after"],
         },
-        quick=quick,
-        seed=seed,
-        n=max(lengths),
-        d=d,
-        layer="attention",
-        title="Loss of gradient through attention",
         stack_n=stack[0],
         stack_d=stack[1],
     )
@@ -147,7 +141,7 @@ def _distance(ds: xr.Dataset) -> Finding:
         "global: what arrives does not depend on the distance",
         CONFIRMED if even else REFUTED,
         {f"norm at the far end of the past over that nearby, n = {n}": each[n] for n in {worst, max(each)}},
-        "" if even else "norms at the far end of the past differ from those nearby",
+        "norms at the far end of the past differ from those nearby",
     )
 
 
@@ -224,9 +218,7 @@ def _depth(ds: xr.Dataset) -> Finding:
             )
             for stream in STREAMS
         },
-        ""
-        if len(kept) == len(STREAMS)
-        else "only on a residual stream; without one every layer loses and all positions become one"
+        "only on a residual stream; without one every layer loses and all positions become one"
         if kept == ["residual"]
         else "every layer loses"
         + (" on a residual stream" if kept else ", with a residual stream or without"),
@@ -244,16 +236,14 @@ def checks(ds: xr.Dataset) -> list[str]:
 
 
 CLAIM = Claim(
-    id="C9",
-    statement="Attention gives loss-free global dependency.",
-    rule=(
-        f"Global: at every n the norms at the far end of the past are within a factor {ALIKE:g} of those "
-        "nearby. Loss-free, by the slope of ln norm against ln n, untrained over all distances and trained "
-        f"at the lag the task needs: confirmed above {FREE:g}, refuted below {LOST:g}, else qualified. "
-        f"Depth: a stack loses if its far norm falls below 1/{ALIKE:g} of that of one layer; confirmed if it "
-        "does not, with a residual stream and without, refuted if it does in both, else qualified."
-    ),
-    measure=measure,
-    judge=judge,
-    checks=checks,
+    "C9",
+    "Attention gives loss-free global dependency.",
+    f"Global: at every n the norms at the far end of the past are within a factor {ALIKE:g} of those "
+    "nearby. Loss-free, by the slope of ln norm against ln n, untrained over all distances and trained "
+    f"at the lag the task needs: confirmed above {FREE:g}, refuted below {LOST:g}, else qualified. "
+    f"Depth: a stack loses if its far norm falls below 1/{ALIKE:g} of that of one layer; confirmed if it "
+    "does not, with a residual stream and without, refuted if it does in both, else qualified.",
+    measure,
+    judge,
+    checks,
 )

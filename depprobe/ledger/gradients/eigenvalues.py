@@ -17,7 +17,7 @@ import numpy as np
 import xarray as xr
 
 from depprobe.ledger.claim import CONFIRMED, QUALIFIED, REFUTED, Claim, Finding, Measured, Progress
-from depprobe.ledger.evidence import evidence, mean
+from depprobe.ledger.evidence import About, evidence, mean
 from depprobe.probes.jacobian import jacobian
 from depprobe.theory.eigenvalue import eigenvalue_rate
 from depprobe.theory.meanfield import mean_field
@@ -109,7 +109,7 @@ def measure(quick: bool, progress: Progress | None = None, seed: int = 0) -> xr.
         rho[i, j, s], sigma[i, j, s] = eigenvalue_rate(W), bound_rate(W)
     over, nats = ("layer", "gain", "seed"), "nats per step"
     return evidence(
-        "C7",
+        About("C7", "Decay of gradients against the largest eigenvalue", "rnn", n, d, quick, seed),
         {
             "rate_tanh": (over, tanh, "decay rate of dh_t/dh_k, tanh", nats),
             "rate_linear": (over, linear, "decay rate of dh_t/dh_k, linear", nats),
@@ -124,12 +124,6 @@ def measure(quick: bool, progress: Progress | None = None, seed: int = 0) -> xr.
             ),
         },
         {"layer": list(WEIGHTS), "gain": list(GAINS), "seed": seed + np.arange(seeds)},
-        quick=quick,
-        seed=seed,
-        n=n,
-        d=d,
-        layer="rnn",
-        title="Decay of gradients against the largest eigenvalue",
         noise=NOISE,
     )
 
@@ -210,9 +204,7 @@ def judge(ds: xr.Dataset) -> list[Finding]:
                     float(field.max()), unit="nats per step"
                 ),
             },
-            ""
-            if all(right.values())
-            else "for linear recurrences at large lags; with tanh phi' shifts the rate"
+            "for linear recurrences at large lags; with tanh phi' shifts the rate"
             if right["linear"]
             else "not even the linear recurrence follows ln rho at these lags",
         )
@@ -232,18 +224,14 @@ def checks(ds: xr.Dataset) -> list[str]:
 
 
 CLAIM = Claim(
-    id="C7",
-    statement=(
-        "The gradient through a recurrence is a product of factors diag(phi') W; if the largest |eigenvalue| "
-        "of W is below 1 it decays exponentially."
-    ),
-    rule=(
-        "The product is confirmed if its norms equal the probe's within 1e-4 in ln. Sufficiency is refuted "
-        "by one kind of weights and gain with rho < 1 whose mean rate exceeds 0 by two standard errors; "
-        "necessity by one with rho > 1 whose rate is below 0 by two. The rate is ln rho if it is within "
-        "0.1 nats a step everywhere; qualified if that holds for the linear recurrence only."
-    ),
-    measure=measure,
-    judge=judge,
-    checks=checks,
+    "C7",
+    "The gradient through a recurrence is a product of factors diag(phi') W; if the largest |eigenvalue| "
+    "of W is below 1 it decays exponentially.",
+    "The product is confirmed if its norms equal the probe's within 1e-4 in ln. Sufficiency is refuted "
+    "by one kind of weights and gain with rho < 1 whose mean rate exceeds 0 by two standard errors; "
+    "necessity by one with rho > 1 whose rate is below 0 by two. The rate is ln rho if it is within "
+    "0.1 nats a step everywhere; qualified if that holds for the linear recurrence only.",
+    measure,
+    judge,
+    checks,
 )

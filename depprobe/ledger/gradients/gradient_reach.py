@@ -18,7 +18,7 @@ import numpy as np
 import xarray as xr
 
 from depprobe.ledger.claim import CONFIRMED, QUALIFIED, REFUTED, Claim, Finding, Measured, Progress, verdict
-from depprobe.ledger.evidence import evidence, mean
+from depprobe.ledger.evidence import About, evidence, mean
 from depprobe.ledger.gradients.gettysburg_address import prose
 from depprobe.probes.jacobian import jacobian
 from depprobe.runs.inputs import Source
@@ -57,7 +57,7 @@ def measure(quick: bool, progress: Progress | None = None, seed: int = 0) -> xr.
     support, reach, arrival = row_numbers(norms)
     over = ("input", "layer", "seed")
     ds = evidence(
-        "C15",
+        About("C15", "Reach of recurrence, convolution and attention", ", ".join(layers), n, d, quick, seed),
         {
             "receptive_field": (over, support),
             "effective_range": (over, reach),
@@ -71,12 +71,6 @@ def measure(quick: bool, progress: Progress | None = None, seed: int = 0) -> xr.
             "target": [n - 1],
             "source": np.arange(n),
         },
-        quick=quick,
-        seed=seed,
-        n=n,
-        d=d,
-        layer=", ".join(layers),
-        title="Reach of recurrence, convolution and attention",
         norm="fro",
         wrt="x",
     )
@@ -161,14 +155,8 @@ def judge(ds: xr.Dataset) -> list[Finding]:
         Finding(
             "attention is global",
             CONFIRMED if sees and spread else QUALIFIED if sees else REFUTED,
-            {
-                "support": full["support"],
-                "range": full["range"],
-                f"arrival from lag {last}": full["arrival"],
-            },
-            ""
-            if sees and spread
-            else "some positions have no weight at all"
+            {"support": full["support"], "range": full["range"], f"arrival from lag {last}": full["arrival"]},
+            "some positions have no weight at all"
             if not sees
             else "in its support; most of the squared norms lie near",
         )
@@ -190,20 +178,16 @@ def checks(ds: xr.Dataset) -> list[str]:
 
 
 CLAIM = Claim(
-    id="C15",
-    statement=(
-        "Recurrence reaches the whole past in theory but decays in practice; a convolution's dependence is "
-        "local; attention's is global."
-    ),
-    rule=(
-        "Theory: the largest lag with a non-zero block, which for recurrence must be the whole past in every "
-        f"layer. Practice: the lag within which {SHARE:.0%} of the squared norms lie; recurrence decays if "
-        f"it is below {SHORT:g} n with every draw and input. Convolution is local if the support of every "
-        "layer ends before the first input. Attention is global if its support does not end and the range "
-        f"exceeds {LONG:g} n, qualified if only the support is. Confirmed if all layers of a kind agree, "
-        "refuted if none does, qualified in between."
-    ),
-    measure=measure,
-    judge=judge,
-    checks=checks,
+    "C15",
+    "Recurrence reaches the whole past in theory but decays in practice; a convolution's dependence is "
+    "local; attention's is global.",
+    "Theory: the largest lag with a non-zero block, which for recurrence must be the whole past in every "
+    f"layer. Practice: the lag within which {SHARE:.0%} of the squared norms lie; recurrence decays if "
+    f"it is below {SHORT:g} n with every draw and input. Convolution is local if the support of every "
+    "layer ends before the first input. Attention is global if its support does not end and the range "
+    f"exceeds {LONG:g} n, qualified if only the support is. Confirmed if all layers of a kind agree, "
+    "refuted if none does, qualified in between.",
+    measure,
+    judge,
+    checks,
 )

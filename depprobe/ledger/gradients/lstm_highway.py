@@ -17,7 +17,7 @@ import numpy as np
 import xarray as xr
 
 from depprobe.ledger.claim import CONFIRMED, QUALIFIED, REFUTED, Claim, Finding, Measured, Progress, verdict
-from depprobe.ledger.evidence import evidence, mean
+from depprobe.ledger.evidence import About, evidence, mean
 from depprobe.probes.gates import gates
 
 BIASES, GAINS = (-2, 0, 1, 2, 4, 6), (0.0, 0.1, 0.5, 1.0, 4.0)
@@ -43,7 +43,7 @@ def measure(quick: bool, progress: Progress | None = None, seed: int = 0) -> xr.
         for name, values in columns.items():
             values[i, j] = ds[name].values.reshape(seeds, n)
     return evidence(
-        "C8",
+        About("C8", "The forget gate as a gradient highway", "lstm", n, d, quick, seed),
         {name: (("forget_bias", "gain", "seed", "source"), values) for name, values in columns.items()},
         {
             "forget_bias": list(BIASES),
@@ -51,12 +51,6 @@ def measure(quick: bool, progress: Progress | None = None, seed: int = 0) -> xr.
             "seed": seed + np.arange(seeds),
             "source": np.arange(n),
         },
-        quick=quick,
-        seed=seed,
-        n=n,
-        d=d,
-        layer="lstm",
-        title="The forget gate as a gradient highway",
         target=n - 1,
     )
 
@@ -102,9 +96,7 @@ def judge(ds: xr.Dataset) -> list[Finding]:
                 f"true over product, {closest}": gaps[closest],
                 f"cells within {NEAR:g} decade": Measured(len(near), unit=f"of {len(gaps)}"),
             },
-            ""
-            if alike == CONFIRMED
-            else f"{paths}; the product is exact without recurrent weights and holds at this lag for "
+            f"{paths}; the product is exact without recurrent weights and holds at this lag for "
             + ("; ".join(near) or "no cell"),
         )
     ]
@@ -146,18 +138,14 @@ def checks(ds: xr.Dataset) -> list[str]:
 
 
 CLAIM = Claim(
-    id="C8",
-    statement=(
-        "Through the cell of an LSTM gradients take a highway: dc_t/dc_k is about the product of the forget "
-        "gates f_t, and does not decay when f_t ~ 1."
-    ),
-    rule=(
-        f"At the largest lag, means over seeds. The product is confirmed if the true norm is within {NEAR:g} "
-        "decade of it with every forget bias and gain > 0, refuted if with none, qualified in between. f ~ 1 "
-        f"is where the product itself loses less than {NEAR:g} decade: refuted if the true norm loses more "
-        "than that with one such cell, qualified if it gains more than that with one."
-    ),
-    measure=measure,
-    judge=judge,
-    checks=checks,
+    "C8",
+    "Through the cell of an LSTM gradients take a highway: dc_t/dc_k is about the product of the forget "
+    "gates f_t, and does not decay when f_t ~ 1.",
+    f"At the largest lag, means over seeds. The product is confirmed if the true norm is within {NEAR:g} "
+    "decade of it with every forget bias and gain > 0, refuted if with none, qualified in between. f ~ 1 "
+    f"is where the product itself loses less than {NEAR:g} decade: refuted if the true norm loses more "
+    "than that with one such cell, qualified if it gains more than that with one.",
+    measure,
+    judge,
+    checks,
 )

@@ -18,7 +18,7 @@ import numpy as np
 import xarray as xr
 
 from depprobe.ledger.claim import CONFIRMED, QUALIFIED, REFUTED, Claim, Finding, Measured, Progress
-from depprobe.ledger.evidence import evidence
+from depprobe.ledger.evidence import About, evidence
 
 
 def _over(reach: float) -> Callable[[int], int]:
@@ -85,7 +85,7 @@ def measure(quick: bool, progress: Progress | None = None, seed: int = 0) -> xr.
             assert found is not None
             parallel[i, j], steps[i, j] = found.parallelism, found.sequential_steps
     return evidence(
-        "C1",
+        About("C1", "Path length and parallelism", ", ".join(names), max(lengths), D, quick, seed),
         {
             "path_counted": (("layer", "n"), counted, "steps counted on the Jacobian's support", "steps"),
             "path_length": (("layer", "n"), formula),
@@ -94,12 +94,6 @@ def measure(quick: bool, progress: Progress | None = None, seed: int = 0) -> xr.
             "sequential_steps": (("layer", "length"), steps),
         },
         {"layer": names, "n": list(lengths), "length": list(LENGTHS)},
-        quick=quick,
-        seed=seed,
-        n=max(lengths),
-        d=D,
-        layer=", ".join(names),
-        title="Path length and parallelism",
     )
 
 
@@ -153,9 +147,7 @@ def judge(ds: xr.Dataset) -> list[Finding]:
                     max(float(ratio[name].max()) for name in CONVOLUTIONS)
                 ),
             },
-            ""
-            if every
-            else "without dilation only: ceil((n-1)/(k-1)) layers with causal padding, about twice as many "
+            "without dilation only: ceil((n-1)/(k-1)) layers with causal padding, about twice as many "
             "with same padding; dilations 1, 2, 4, ... need ceil(log2((n-1)/(k-1) + 1)), dilations k^l need "
             "ceil(log_k n)"
             if plain
@@ -222,18 +214,14 @@ def checks(ds: xr.Dataset) -> list[str]:
 
 
 CLAIM = Claim(
-    id="C1",
-    statement=(
-        "Distance between two positions: self-attention O(1), one step to anywhere; convolution O(n/k), "
-        "layer by layer; recurrence O(n), in order."
-    ),
-    rule=(
-        "Steps are counted on the Jacobian's support. Attention is confirmed if 1 at every length, "
-        "recurrence if n - 1. Convolution is confirmed if layers over n/k lie between 0.5 and 3 at every "
-        "length and kernel, qualified if that holds without dilation only. Order: the exponent in n of FLOPs "
-        "over those on the longest chain is below 0.1 for recurrences and above 0.5 for the others."
-    ),
-    measure=measure,
-    judge=judge,
-    checks=checks,
+    "C1",
+    "Distance between two positions: self-attention O(1), one step to anywhere; convolution O(n/k), "
+    "layer by layer; recurrence O(n), in order.",
+    "Steps are counted on the Jacobian's support. Attention is confirmed if 1 at every length, "
+    "recurrence if n - 1. Convolution is confirmed if layers over n/k lie between 0.5 and 3 at every "
+    "length and kernel, qualified if that holds without dilation only. Order: the exponent in n of FLOPs "
+    "over those on the longest chain is below 0.1 for recurrences and above 0.5 for the others.",
+    measure,
+    judge,
+    checks,
 )

@@ -19,7 +19,7 @@ import numpy as np
 import xarray as xr
 
 from depprobe.ledger.claim import CONFIRMED, REFUTED, Claim, Finding, Measured, Progress, verdict
-from depprobe.ledger.evidence import evidence, mean
+from depprobe.ledger.evidence import About, evidence, mean
 from depprobe.probes.jacobian import jacobian
 from depprobe.theory.receptive import Level, moments
 
@@ -80,15 +80,9 @@ def measure(quick: bool, progress: Progress | None = None, seed: int = 0) -> xr.
         if name != "layer"
     }
     return evidence(
-        "C6",
+        About("C6", "Support of stacks of dilated convolutions", "dilated-conv", n, d, quick, seed),
         variables,
         {"layer": [row["layer"] for row in rows]},
-        quick=quick,
-        seed=seed,
-        n=n,
-        d=d,
-        layer="dilated-conv",
-        title="Support of stacks of dilated convolutions",
         seeds=seeds,
     )
 
@@ -136,9 +130,7 @@ def judge(ds: xr.Dataset) -> list[Finding]:
             f"four layers cover {STATED_AT_FOUR} positions",
             holds,
             {f"four layers at k = {a}": Measured(w, unit="positions") for a, w in four.items()},
-            ""
-            if holds == CONFIRMED
-            else "four layers cover "
+            "four layers cover "
             + ", ".join(f"{w} (k = {a})" for a, w in four.items())
             + (f"; {STATED_AT_FOUR} is {' and '.join(equal)}" if equal else ""),
         )
@@ -185,17 +177,13 @@ def checks(ds: xr.Dataset) -> list[str]:
 
 
 CLAIM = Claim(
-    id="C6",
-    statement=(
-        "A stack of L convolutions with kernel k and dilations 1, 2, 4, ... sees k (2^L - 1) positions; "
-        "four layers see 15; a sequence of n positions needs O(log n) layers."
-    ),
-    rule=(
-        "Counted: sources with a non-zero block in the last output's row. The formula is confirmed if it "
-        "equals every count, else refuted, and the candidate nearest to all counts is named; the example is "
-        "judged at every k; the order is confirmed if every stack covers at least 2^L positions."
-    ),
-    measure=measure,
-    judge=judge,
-    checks=checks,
+    "C6",
+    "A stack of L convolutions with kernel k and dilations 1, 2, 4, ... sees k (2^L - 1) positions; "
+    "four layers see 15; a sequence of n positions needs O(log n) layers.",
+    "Counted: sources with a non-zero block in the last output's row. The formula is confirmed if it "
+    "equals every count, else refuted, and the candidate nearest to all counts is named; the example is "
+    "judged at every k; the order is confirmed if every stack covers at least 2^L positions.",
+    measure,
+    judge,
+    checks,
 )

@@ -120,9 +120,7 @@ def of_cost(ds: xr.Dataset, name: str) -> Finding:
             "exponent in n: memory": Measured(memory),
             "largest tensor over n^2": Measured(square),
         },
-        ""
-        if counted and cheap
-        else f"pairs and FLOPs are {order}, time or memory grows faster"
+        f"pairs and FLOPs are {order}, time or memory grows faster"
         if counted
         else f"pairs grow as {found}; FLOPs a pair vary by {spread:.3g}",
     )

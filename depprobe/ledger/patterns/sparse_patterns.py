@@ -16,7 +16,7 @@ import numpy as np
 import xarray as xr
 
 from depprobe.ledger.claim import Claim, Finding, Progress
-from depprobe.ledger.evidence import evidence
+from depprobe.ledger.evidence import About, evidence
 from depprobe.ledger.patterns.cost_exponents import ORDERS, PAIRS, of_cost
 from depprobe.ledger.patterns.recommended_uses import named, of_documents, of_periods, of_window
 
@@ -43,7 +43,15 @@ def measure(quick: bool, progress: Progress | None = None, seed: int = 0) -> xr.
     shares = pattern_shares(n, d, window, every, seeds.tolist(), report)
     over = ("layer", "n")
     return evidence(
-        "C11",
+        About(
+            "C11",
+            "Sparse attention patterns: cost and shares of gradient",
+            ", ".join(ORDERS),
+            max(lengths),
+            width,
+            quick,
+            seed,
+        ),
         {
             "pairs": (over, costs["pairs"]),
             "flops_core": (over, costs["flops_core"], "FLOPs counted less those of the projections", "FLOPs"),
@@ -78,12 +86,6 @@ def measure(quick: bool, progress: Progress | None = None, seed: int = 0) -> xr.
             "input": list(INPUTS),
             "seed": seeds,
         },
-        quick=quick,
-        seed=seed,
-        n=max(lengths),
-        d=width,
-        layer=", ".join(ORDERS),
-        title="Sparse attention patterns: cost and shares of gradient",
         heads=heads,
         shares_n=n,
         shares_d=d,
@@ -122,21 +124,17 @@ def checks(ds: xr.Dataset) -> list[str]:
 
 
 CLAIM = Claim(
-    id="C11",
-    statement=(
-        "Sparse patterns: sliding window O(n k), for local dependence; dilated attention O(n log n), for "
-        "periodic signals; block attention O(n sqrt n), for documents."
-    ),
-    rule=(
-        "An order is confirmed if the pairs are a multiple of it plus multiples of n and 1 exactly, FLOPs "
-        "a pair vary by less than 1.1 and no tensor has n^2 numbers, and if from n = 4096 on memory and "
-        "the time of the fastest round grow with exponents nearer to that of the pairs than to the 2 of a "
-        "full product; qualified without the last. A pattern is for something if the sources meant get a "
-        "larger share of gradient, k != t, than full attention gives them, by two standard errors of the "
-        "ratio, at every period or boundary (qualified: at some), in a window all of it; documents also "
-        "need two layers to reach every position."
-    ),
-    measure=measure,
-    judge=judge,
-    checks=checks,
+    "C11",
+    "Sparse patterns: sliding window O(n k), for local dependence; dilated attention O(n log n), for "
+    "periodic signals; block attention O(n sqrt n), for documents.",
+    "An order is confirmed if the pairs are a multiple of it plus multiples of n and 1 exactly, FLOPs "
+    "a pair vary by less than 1.1 and no tensor has n^2 numbers, and if from n = 4096 on memory and "
+    "the time of the fastest round grow with exponents nearer to that of the pairs than to the 2 of a "
+    "full product; qualified without the last. A pattern is for something if the sources meant get a "
+    "larger share of gradient, k != t, than full attention gives them, by two standard errors of the "
+    "ratio, at every period or boundary (qualified: at some), in a window all of it; documents also "
+    "need two layers to reach every position.",
+    measure,
+    judge,
+    checks,
 )

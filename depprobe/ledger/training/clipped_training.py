@@ -94,9 +94,7 @@ def _bounded(learned: np.ndarray, act: np.ndarray, diverged: np.ndarray) -> Find
             "steps clipped": mean(act),
             "sign test": Measured(sign_test(wins, losses)),
         },
-        ""
-        if helps
-        else "fewer are learned with clipping than without"
+        "fewer are learned with clipping than without"
         if harms
         else "free and clipped do not differ beyond chance in these runs",
     )
@@ -117,9 +115,7 @@ def _vanished(learned: np.ndarray, act: np.ndarray) -> Finding:
             "learned, clipped": Measured(int(learned[:, 1].sum()), unit=of),
             "steps clipped": mean(act),
         },
-        ""
-        if wins == len(learned)
-        else "in some runs only"
+        "in some runs only"
         if wins
         else "the gradient is short already, so clipping never acts; and where it acts one factor scales all "
         "lags alike"
@@ -145,9 +141,7 @@ def _long(row: dict[str, np.ndarray], learned: np.ndarray, kind: dict[str, np.nd
         f"recurrence with clipping learns lag {longest}",
         result,
         numbers,
-        ""
-        if result == CONFIRMED
-        else f"within the steps allowed only some runs of {', '.join(names)}{none_vanished}"
+        f"within the steps allowed only some runs of {', '.join(names)}{none_vanished}"
         if names
         else "no recurrence did within the steps allowed",
     )
@@ -166,16 +160,14 @@ def checks(ds: xr.Dataset) -> list[str]:
 
 
 CLAIM = Claim(
-    id="C14",
-    statement="Recurrence can be used for long sequences with gradient clipping.",
-    rule=(
-        "Runs from the same weights, free and clipped to norm 1, by the norm of J at the task's lag before "
-        "training. Where it is above 1e-3: confirmed if clipping adds learned runs of gradient descent, "
-        "refuted if it takes some away, beyond chance (one-sided sign test, 5 %), else qualified. Where it "
-        "is below: confirmed if clipping makes every such run learn, refuted if none, else qualified. The "
-        "longest lag: confirmed if every clipped run learns it, refuted if none, else qualified."
-    ),
-    measure=measure,
-    judge=judge,
-    checks=checks,
+    "C14",
+    "Recurrence can be used for long sequences with gradient clipping.",
+    "Runs from the same weights, free and clipped to norm 1, by the norm of J at the task's lag before "
+    "training. Where it is above 1e-3: confirmed if clipping adds learned runs of gradient descent, "
+    "refuted if it takes some away, beyond chance (one-sided sign test, 5 %), else qualified. Where it "
+    "is below: confirmed if clipping makes every such run learn, refuted if none, else qualified. The "
+    "longest lag: confirmed if every clipped run learns it, refuted if none, else qualified.",
+    measure,
+    judge,
+    checks,
 )
