@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import InitVar, dataclass, field
 from typing import NamedTuple
 
 import xarray as xr
@@ -39,7 +39,7 @@ class Finding:
     verdict : one of ``VERDICTS``.
     numbers : what was measured, by name.
     note : for ``qualified`` the condition, for ``refuted`` the corrected form, for ``not measured here`` what
-        would be needed; none of these may be empty. A confirmed part keeps none.
+        would be needed; none of these may be empty. A confirmed part keeps ``remark`` instead.
 
     Examples
     --------
@@ -52,12 +52,13 @@ class Finding:
     verdict: str
     numbers: dict[str, Measured] = field(default_factory=dict)
     note: str = ""
+    remark: InitVar[str] = ""
 
-    def __post_init__(self) -> None:
+    def __post_init__(self, remark: str) -> None:
         if self.verdict not in VERDICTS:
             raise DepprobeError(f"no verdict {self.verdict!r}; known: {', '.join(VERDICTS)}")
         if self.verdict == CONFIRMED:
-            object.__setattr__(self, "note", "")
+            object.__setattr__(self, "note", remark)
         elif not self.note:
             raise DepprobeError(f"{self.part!r} is {self.verdict} without a word why")
 

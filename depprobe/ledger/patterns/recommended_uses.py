@@ -136,4 +136,5 @@ def of_documents(ds: xr.Dataset) -> Finding:
             for layers in map(int, ds["depth"].values)
         },
         "; ".join(notes),
+        remark="; ".join(notes),
     )
