@@ -9,7 +9,7 @@ import mpmath
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from mpmath import mpf
 
@@ -35,7 +35,9 @@ SIZES = st.one_of(
 )
 ENTRIES = st.tuples(SIZES, st.sampled_from([1.0, -1.0])).map(math.prod)
 EXPONENTS = st.one_of(st.floats(-1e6, 1e6), st.floats(-800, 800), st.just(0.0))
-quickly = settings(max_examples=300, deadline=None, derandomize=True)
+quickly = settings(
+    max_examples=300, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow]
+)
 
 
 @st.composite

@@ -29,7 +29,7 @@ from torch import nn
 from depprobe._version import __version__
 from depprobe.advice.cost_model import is_recurrence, refusal
 from depprobe.advice.stack_depth import stack
-from depprobe.core.log_norm import log_length
+from depprobe.core.scaled import Scaled
 from depprobe.operators import temporal_jacobian
 from depprobe.runs.cache import FinishedPoints
 from depprobe.runs.cases import cases_of_specs
@@ -179,6 +179,6 @@ def _estimated(module: nn.Module, x: torch.Tensor, seed: int) -> NDArray[np.floa
     y = module(leaf)[-1]
     draws = torch.randn(COTANGENTS, len(y), generator=torch.Generator().manual_seed(seed), dtype=y.dtype)
     rows = [torch.autograd.grad(y, leaf, cotangent, retain_graph=True)[0] for cotangent in draws]
-    norms = log_length(torch.stack(rows, 1).flatten(1)).numpy()
+    norms = Scaled.plain(torch.stack(rows, 1)).log_norm((1, 2)).numpy()
     # a 0 may be an underflow: that nothing arrives is for the support to say
     return np.where(np.isneginf(norms), np.nan, norms)

@@ -12,6 +12,7 @@ import numpy as np
 import xarray as xr
 
 from depprobe.curves.align import REPEATS, Blocks, Floats, Ints, by_layer, over_layers
+from depprobe.curves.pool import log_weighted
 from depprobe.curves.status import UNKNOWN
 from depprobe.vocabulary import describe
 
@@ -105,8 +106,6 @@ def _quantile(ranked: Floats, count: Ints, q: float) -> Floats:
 
 
 def _log_rms(pooled: Floats, count: Ints) -> Floats:
-    peak = np.fmax.reduce(pooled, axis=1, initial=-np.inf)
-    shift = np.where(np.isfinite(peak), peak, 0.0)
-    square = np.nansum(np.exp(2 * (pooled - shift[:, None])), axis=1)
+    squares = np.where(np.isnan(pooled), -np.inf, 2 * pooled)
     with np.errstate(divide="ignore", invalid="ignore"):
-        return shift + 0.5 * (np.log(square) - np.log(count))
+        return 0.5 * (log_weighted(np.ones((1, pooled.shape[1])), squares.T)[0] - np.log(count))

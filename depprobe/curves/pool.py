@@ -126,7 +126,7 @@ def weigh(units: Units, weights: Floats) -> Curves:
         return Curves(
             units.distance,
             units.empty,
-            0.5 * (_log_weighted(weights, units.log_square) - np.log(known)),
+            0.5 * (log_weighted(weights, units.log_square) - np.log(known)),
             (weights @ units.zeros) / known,
             (weights @ units.share) / rows,
             np.stack([_furthest(weights, side) for side in units.furthest.T], axis=1),
@@ -148,7 +148,7 @@ def _empty(blocks: Blocks, distance: Ints) -> Ints:
     return np.setdiff1d(np.abs(lags[np.isin(np.sign(lags), list(sides))]), distance)
 
 
-def _log_weighted(weights: Floats, logs: Floats) -> Floats:
+def log_weighted(weights: Floats, logs: Floats) -> Floats:
     """Natural log of weights (B, U) times exp(logs (U, m)), also where a draw leaves out what is largest."""
     peak = np.max(logs, axis=0, initial=-np.inf)
     shift = np.where(np.isfinite(peak), peak, 0.0)

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from depprobe.core.budget import DEFAULT_MEMORY, require
+from depprobe.core.scaled import log_norm_of_logs
 from depprobe.core.targets import wanted_positions
 from depprobe.errors import BadInput
 from depprobe.operators.chain.cells import GatedChain
@@ -208,7 +209,7 @@ def _measure(
     with np.errstate(divide="ignore"):
         time_constant = -1 / rate
     found = {
-        "log_norm_product": 0.5 * torch.from_numpy(2 * product).logsumexp(1).numpy(),
+        "log_norm_product": log_norm_of_logs(torch.from_numpy(product), (1,))[:, 0].numpy(),
         "log_gate_product": product,
         "gate_value": chain.gate_values().cpu().numpy(),
         "time_constant": time_constant,

@@ -22,9 +22,9 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from depprobe.core.budget import DEFAULT_MEMORY, readable, require
-from depprobe.core.log_norm import log_length
 from depprobe.core.memory import predicted_peak
-from depprobe.core.temporal_jacobian import LogNorms, Scaled, TemporalJacobian
+from depprobe.core.scaled import Scaled, log_norms
+from depprobe.core.temporal_jacobian import LogNorms, TemporalJacobian
 from depprobe.errors import BadInput
 from depprobe.operators.autograd.support import independent
 
@@ -123,10 +123,7 @@ class AutogradJacobian(TemporalJacobian):
 
     def _norm_row(self, t: int, columns: list[int], norm: str) -> tuple[np.ndarray, np.ndarray]:
         if norm == "spectral":
-            row = self.row(t).values[:, columns].transpose(0, 1)
-            peak = row.abs().amax((1, 2), keepdim=True)
-            unit = row.double() / torch.where(peak > 0, peak, 1).double()
-            logs = torch.linalg.matrix_norm(unit, ord=2).log() + peak[:, 0, 0].double().log()
+            logs = log_norms(Scaled.plain(self.row(t).values[:, columns]), norm, (0, 2))
             return logs.cpu().numpy(), np.zeros(len(columns))
         if self._probes is None:
             cotangents = self._identity()
@@ -136,11 +133,8 @@ class AutogradJacobian(TemporalJacobian):
                 self._probes, self.shape[1], generator=generator, dtype=self._x.dtype, device=self._x.device
             )
         # logs of the squared norm of each product: sums of squares would underflow before the values do
-        logs = torch.cat(
-            [
-                2 * torch.cat([log_length(g) for g in grad]).view(len(grad), -1)[:, columns]
-                for grad in self._products(t, cotangents)
-            ]
+        logs = 2 * torch.cat(
+            [Scaled.plain(grad).log_norm(2)[:, columns] for grad in self._products(t, cotangents)]
         )
         total = torch.logsumexp(logs, 0)
         if self._probes is None:
