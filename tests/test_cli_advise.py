@@ -65,7 +65,7 @@ def test_the_table_says_what_to_take_and_why(run, tmp_path):
 def test_where_the_article_differs_it_is_said_why(run):
     _, out, _ = run("--n", "200", "--d", "16", "--dependency", "1", *LAYERS, "-q")
     # conv costs as much: where times are equal, the order of the call
-    assert "take     gru or conv: their times are not told apart; " in out
+    assert "take     gru or conv: their times are indistinguishable within noise; " in out
     assert "; attention takes 3 times as long as gru\n" in out
     assert "says attention, which differs: attention is number 3 and takes 3 times as long" in out
     _, out, _ = run("--n", "6000", "--d", "16", *LAYERS, "-q")
@@ -73,7 +73,7 @@ def test_where_the_article_differs_it_is_said_why(run):
     assert "* continued from sequences of up to 512 positions, of recurrences 4096" in out
 
 
-def test_times_within_their_errors_are_not_told_apart(run, made):
+def test_times_within_their_errors_are_indistinguishable(run, made):
     call = ("--n", "200", "--d", "16", "--dependency", "1", *LAYERS, "-q")
     # ln 3 = 1.10: within both errors from 0.55 on
     made["error"] = 0.54
@@ -81,9 +81,13 @@ def test_times_within_their_errors_are_not_told_apart(run, made):
     made["error"] = 0.56
     out = run(*call)[1]
     assert out.splitlines()[3].split()[4:6] == ["×/÷", "1.8"]
-    assert "take     gru, conv or attention: their times are not told apart; the gradient" in out
-    assert "says attention: attention is number 3, and its time is not told from the first\n" in out
-    assert json.loads(run(*call, "--json")[1])["attributes"]["not_told_apart"] == "conv;attention"
+    assert (
+        "take     gru, conv or attention: their times are indistinguishable within noise; the gradient" in out
+    )
+    assert (
+        "says attention: attention is number 3, and its time is indistinguishable from the first's\n" in out
+    )
+    assert json.loads(run(*call, "--json")[1])["attributes"]["indistinguishable"] == "conv;attention"
 
 
 def test_an_error_that_is_no_float_as_a_factor(run, made):

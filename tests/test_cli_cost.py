@@ -160,7 +160,7 @@ def test_quartiles_far_apart_are_disturbed():
     ds["step_time_low"], ds["step_time_high"] = (0 * ds["flops"] + value for value in (1.0, 1.9))
     ds["step_time_high"].loc[{"layer": "gru", "n": 256}] = 2.1
     named = next(note for note in summary(ds).notes if note.startswith("disturbed"))
-    said = "1 thread: conv n = 64 | 2 threads: conv n = 64 | one more token: gru n = 256"
+    said = "1 thread: conv n = 64 | 2 threads: conv n = 64 | per-token latency: gru n = 256"
     assert named.startswith(f"disturbed times ({said}): quartiles more than 2 times apart")
     assert np.isnan(growth_of(ds)["conv"])
 

@@ -95,7 +95,7 @@ def time_terms(found: Complexity, n: int, d: int) -> list[float]:
 
 
 def token_terms(found: Complexity, n: int, d: int) -> list[float]:
-    """What the time of one more token is made of."""
+    """What per-token latency is made of."""
     return [1.0, time_terms(found, n, d)[1] / n, found.state or 0]
 
 

@@ -1,7 +1,7 @@
 """Costs of layers on this machine, measured once and kept, and the models fitted to them.
 
     a training step   forward and backward of one sequence: seconds, and peak bytes of tensors
-    one more token    seconds, at one thread
+    per-token latency seconds, at one thread
 
 float32, batch 1, all processors unless told otherwise. Seconds are lower quartiles: what else a machine does
 only adds to them. Where a pass takes several times as long as with one thread, threads waited for processors
@@ -65,7 +65,7 @@ class Costs:
 
     Attributes
     ----------
-    stream : whether ``times`` are those of one more token.
+    stream : whether ``times`` are per-token latencies.
     times, sizes : models of seconds and, unless streamed, of bytes.
     no_stream : spec -> why it takes no stream.
     disturbed : spec -> the points (n, d) whose times something else disturbed.
@@ -113,7 +113,7 @@ def fitted(
     Parameters
     ----------
     specs : of the layers.
-    streamed : whether one more token is what costs, instead of a training step.
+    streamed : whether per-token latency is the cost, instead of a training step.
     kept : where measured points are kept, and taken up from.
     progress : called with (layers done, in all, what is under way).
     grid : what is measured; of a window or block only the lengths that hold one.

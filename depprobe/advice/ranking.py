@@ -4,7 +4,7 @@ A layer is usable where a stack of ``MOST_LAYERS`` reaches the lag, it fits the 
 token after another if asked to, and the gradient from the lag is at least float32's epsilon times the largest
 one in the row: what is less is lost when gradients are added up. Next come layers in which the gradient
 drowns, last those that do not fit. Within a group the predicted time decides; usable layers whose
-times differ from the first's by no more than both errors together are not told apart from it:
+times differ from the first's by no more than both errors together are indistinguishable from it within noise:
 
     ln(time / time of the first) <= error + error of the first
 """
@@ -90,7 +90,7 @@ def advise(
     ----------
     n, d : length in positions, and width.
     dependency : how far back what matters lies, in positions; or ``local`` (16) or ``global`` (n - 1).
-    stream : whether tokens come one by one; costs are then those of one more token, else of a training step
+    stream : whether tokens come one by one; costs are then per-token latencies, else those of a training step
         (forward and backward) of one sequence.
     memory : budget for activations, or for the state of a stream, in bytes or as ``"4GiB"``.
     specs : which layers; by default all the named ones.
@@ -102,7 +102,7 @@ def advise(
     Dataset over ``layer``, best first: ``predicted_time`` (s), ``predicted_error`` (of its logarithm),
     ``predicted_bytes``, ``layers_needed``, ``log_arrival`` with ``log_arrival_stderr``, ``extrapolated``
     (0 or 1) and ``group`` (0 usable, 1 the gradient drowns, 2 unfit). Attributes: ``reasons`` (JSON),
-    ``not_told_apart`` (usable layers whose times are not told from the first, separated by semicolons),
+    ``indistinguishable`` (usable layers as fast as the first within noise, separated by semicolons),
     ``disturbed`` (points whose times something else disturbed), and the machine.
 
     Raises
@@ -188,7 +188,7 @@ def ranked(
         "arrival_width": WIDTH,
         "arrival_longest": LONGEST,
         "arrival_longest_recurrence": STRETCH * LONGEST,
-        "not_told_apart": ";".join(not_told_apart(rows, order)),
+        "indistinguishable": ";".join(indistinguishable(rows, order)),
         "disturbed": "; ".join(
             f"{spec} at (n, d) = {', '.join(map(str, at))}" for spec, at in costs.disturbed.items()
         ),
@@ -201,14 +201,14 @@ def ranked(
     return ds
 
 
-def not_told_apart(rows: Mapping[str, Mapping[str, Any]], order: Sequence[str]) -> list[str]:
+def indistinguishable(rows: Mapping[str, Mapping[str, Any]], order: Sequence[str]) -> list[str]:
     """The usable layers, in the order of the ranking, whose times are within both errors of the first's.
 
     Examples
     --------
     >>> def row(time, error):
     ...     return {"predicted_time": time, "predicted_error": error, "group": USABLE}
-    >>> not_told_apart({"a": row(1, 0.1), "b": row(2, 0.7), "c": row(3, 0.7)}, ["a", "b", "c"])
+    >>> indistinguishable({"a": row(1, 0.1), "b": row(2, 0.7), "c": row(3, 0.7)}, ["a", "b", "c"])
     ['b']
     """
     first, *others = [spec for spec in order if rows[spec]["group"] == USABLE] or [""]

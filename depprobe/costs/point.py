@@ -1,4 +1,4 @@
-"""The costs of one module at one input: bytes, seconds, formulas, one more token; and its FLOPs, counted."""
+"""The costs of one module at one input: bytes, seconds, formulas, per-token latency, and counted FLOPs."""
 
 from __future__ import annotations
 

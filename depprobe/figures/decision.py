@@ -94,7 +94,7 @@ def _draw_regions(ax: Axes, ds: xr.Dataset, looks: dict[str, tuple[Any, str]]) -
         )
     ax.text(0.04, 0.96, "lag not below $n$", transform=ax.transAxes, va="top", fontsize=SMALL, color=GREY)
     ax.set_xlabel("sequence length $n$ (positions)")
-    what = "one more token" if ds.attrs["stream"] else "training step"
+    what = "per-token latency" if ds.attrs["stream"] else "training step"
     ax.set_title(f"{what}, $d$ = {ds.attrs['d']}", loc="left", pad=25)
     return shown
 

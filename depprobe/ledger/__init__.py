@@ -2,11 +2,11 @@
 
     measure(quick) -> Dataset -> judge(ds) -> findings, one for each part of the statement
 
-One file a statement; a file that defines ``CLAIM`` is in the ledger. torch is imported when measuring only.
+One file a statement; a file that defines ``CLAIM`` is in the ledger. Importing the ledger loads torch.
 """
 
 from depprobe.ledger.claim import VERDICTS, Claim, Finding, Measured
-from depprobe.ledger.claim_cache import Kept
+from depprobe.ledger.claim_cache import ClaimCache
 from depprobe.ledger.table import claims
 
-__all__ = ["VERDICTS", "Claim", "Finding", "Kept", "Measured", "claims"]
+__all__ = ["VERDICTS", "Claim", "ClaimCache", "Finding", "Measured", "claims"]

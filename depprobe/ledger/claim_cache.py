@@ -19,12 +19,12 @@ from depprobe.vocabulary import SCHEMA_VERSION
 
 
 @dataclass(frozen=True)
-class Kept:
+class ClaimCache:
     """Measurements in ``folder``; ``fresh`` measures again whatever is there, with so many ``threads``.
 
     Examples
     --------
-    >>> Kept(Path("runs/claims"), quick=True).path("C6").as_posix()
+    >>> ClaimCache(Path("runs/claims"), quick=True).path("C6").as_posix()
     'runs/claims/C6_quick_seed0.nc'
     """
 

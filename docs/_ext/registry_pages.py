@@ -116,6 +116,8 @@ def reference_page() -> str:
     parts.append(listing("Layers and errors", "depprobe", names))
     drawing = [name for name in depprobe.figures.__all__ if callable(getattr(depprobe.figures, name))]
     parts.append(listing("Figures", "depprobe.figures", drawing))
+    rules = ["beside_ranking", "beside_map", "tree", "rule_of_thumb"]
+    parts.append(listing("Decision rules of the article", "depprobe.ledger.choosing.article_rules", rules))
     parts.append("Theory\n------\n\nNone of this needs torch, apart from the last function.")
     for module in [*modules_of("theory"), importlib.import_module("depprobe.probes.theory")]:
         lines = [".. currentmodule:: " + module.__name__, "", ".. autosummary::", "   :toctree: api", ""]

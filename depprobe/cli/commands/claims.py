@@ -57,12 +57,12 @@ def claims(
     depprobe claims C6
     """
     from depprobe.cli.summaries.claims import entry_text, record, tally
-    from depprobe.ledger import VERDICTS, Kept
+    from depprobe.ledger import VERDICTS, ClaimCache
     from depprobe.ledger import claims as ledger
 
     chosen = list(dict.fromkeys(ledger[name].id for name in names)) or list(ledger)
     output.check_writable(folder / "C1.nc")
-    kept = Kept(folder, quick, seed, fresh, threads)
+    kept = ClaimCache(folder, quick, seed, fresh, threads)
     records: list[dict[str, Any]] = []
     faults: list[str] = []
     verdicts: list[str] = []

@@ -1,4 +1,4 @@
-"""``depprobe cost``: FLOPs, bytes, seconds, sequential steps, one more token; the efficiency table."""
+"""``depprobe cost``: FLOPs, bytes, seconds, sequential steps, per-token latency; the efficiency table."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ _PASSES = {"both": ("forward", "forward+backward")}
 )
 @shared("quiet", "verbose")
 def cost(layers: tuple[str, ...], n: str | None, **options: Any) -> None:
-    """Measure what layers cost: FLOPs, memory and time at several lengths, and one more token of a stream.
+    """Measure what layers cost: FLOPs, memory and time at several lengths, and per-token latency.
 
     Each layer at each length runs in a process of its own. Prints a summary, and saves the dataset (netCDF)
     and figures. An interrupted run goes on where it was.

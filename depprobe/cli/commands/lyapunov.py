@@ -1,4 +1,4 @@
-"""``depprobe lyapunov``: how fast states that start together part, in nats a step."""
+"""``depprobe lyapunov``: how fast nearby trajectories diverge, in nats a step."""
 
 from __future__ import annotations
 

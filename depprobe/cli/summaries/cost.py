@@ -21,7 +21,7 @@ _HEADINGS = [
     "sequential steps",
     "path length",
     "parallelism",
-    "one more token",
+    "per-token latency",
 ]
 _QUANTITIES = ("time", "peak_bytes", "flops")
 _NAMES = {"time": "time", "peak_bytes": "memory", "flops": "FLOPs"}
@@ -205,7 +205,7 @@ def disturbances(ds: xr.Dataset) -> list[str]:
         counts = ds["threads"].values.tolist() if "threads" in found.dims else []
         parts = {f"{k} thread{'s' * (k > 1)}": found.sel(threads=k) for k in counts} or {"passes": found}
     if {"step_time_low", "step_time_high"} <= set(ds):
-        parts["one more token"] = ds["step_time_high"] > APART * ds["step_time_low"]
+        parts["per-token latency"] = ds["step_time_high"] > APART * ds["step_time_low"]
     said = []
     for what, found in parts.items():
         at = found.any([dim for dim in found.dims if dim not in ("layer", "n")])

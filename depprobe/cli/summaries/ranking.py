@@ -38,7 +38,7 @@ def _table(ds: xr.Dataset, rows: list[dict[str, Any]]) -> str:
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     from depprobe.core.budget import readable
 
-    time, size = ("one more token", "state") if ds.attrs["stream"] else ("training step", "activations")
+    time, size = ("per-token latency", "state") if ds.attrs["stream"] else ("training step", "activations")
     for heading in ("", "layer", time, size, "layers", "gradient", ""):
         table.add_column(
             heading, justify="right" if heading in (time, size, "layers", "gradient") else "left"
@@ -75,7 +75,7 @@ def _verdict(ds: xr.Dataset, rows: list[dict[str, Any]]) -> list[str]:
         names = [usable[0]["layer"], *alike]
         why = f"the cheapest layer through which the gradient arrives from lag {lag}"
         if alike:
-            why = f"their times are not told apart; the gradient arrives from lag {lag}"
+            why = f"their times are indistinguishable within noise; the gradient arrives from lag {lag}"
         slower = [row for row in usable if row["layer"] not in names]
         if slower:
             times = slower[0]["predicted_time"] / usable[0]["predicted_time"]
@@ -95,8 +95,8 @@ def _verdict(ds: xr.Dataset, rows: list[dict[str, Any]]) -> list[str]:
 
 
 def _alike(ds: xr.Dataset) -> list[str]:
-    """Usable layers whose times are not told from the first."""
-    return [name for name in str(ds.attrs["not_told_apart"]).split(";") if name]
+    """Usable layers as fast as the first within noise."""
+    return [name for name in str(ds.attrs["indistinguishable"]).split(";") if name]
 
 
 def _either(names: list[str]) -> str:
@@ -113,7 +113,7 @@ def _differs(family: str, rows: list[dict[str, Any]], alike: list[str]) -> str:
     if best["group"] != _USABLE:
         return f", which differs: {_against(best)}"
     if best["layer"] in alike:
-        return f": {best['layer']} is number {place}, and its time is not told from the first"
+        return f": {best['layer']} is number {place}, and its time is indistinguishable from the first's"
     times = best["predicted_time"] / rows[0]["predicted_time"]
     return f", which differs: {best['layer']} is number {place} and takes {times:.2g} times as long"
 
@@ -127,7 +127,7 @@ def _against(row: dict[str, Any]) -> str:
 def _notes(ds: xr.Dataset, rows: list[dict[str, Any]]) -> list[str]:
     lines = [
         "time and bytes: fitted to measurements of this machine (float32, batch 1); ×/÷ is the fit's error, "
-        "the factor by which it misses a point that is left out; times within both are not told apart",
+        "the factor by which it misses a point that is left out; times within both are indistinguishable",
         f"gradient: norm at the lag over the largest in its row, in as many layers as reach it, untrained, "
         f"d = {ds.attrs['arrival_width']}; below 1.2e-7 it drowns in a float32 sum",
     ]

@@ -54,7 +54,7 @@ CLAIM = Claim(
     f"{WITHIN:g} times as long as the cheapest layer that does; confirmed if it holds in every cell, "
     f"refuted if in none. Arrives: untrained, default options, in at most 16 layers, above 1.2e-7 of "
     f"the largest in its row. Times are ratios on one machine, fitted to measurements at shorter "
-    f"lengths; a training step, or one more token of a stream. What is learned, and how accurate it is, "
+    f"lengths; a training step, or per-token latency. What is learned, and how accurate it is, "
     f"is not measured here.",
     measure,
     judge,

@@ -1,6 +1,6 @@
 """Whether the layer that a rule names is the one to take: cost and gradient in representative cells.
 
-    cell      length n, lag, a training step or one more token of a stream
+    cell      length n, lag, a training step or per-token latency
     factor    predicted time of the family's best member over that of the cheapest layer of all
 
 In both, only layers count through which the gradient arrives: reached within ``MOST_LAYERS``, and not below
@@ -87,7 +87,7 @@ def measured(
     variables |= {
         "cell_n": (("cell",), [cell.n for cell in cells], "sequence length", "positions"),
         "cell_lag": (("cell",), [cell.lag for cell in cells], "lag of the dependency", "positions"),
-        "cell_stream": (("cell",), [int(cell.stream) for cell in cells], "1 for one more token", "1"),
+        "cell_stream": (("cell",), [int(cell.stream) for cell in cells], "1 for per-token latency", "1"),
         "horizon": (
             ("recurrence", "seed"),
             horizons,
