@@ -2,7 +2,8 @@
 
     measure(quick) -> Dataset -> judge(ds) -> findings, one for each part of the statement
 
-One file a statement; a file that defines ``CLAIM`` is in the ledger. Importing the ledger loads torch.
+One file a statement; a file that defines ``CLAIM`` is in the ledger. Reading the table of
+claims imports all of these files, and with them torch.
 """
 
 from depprobe.ledger.claim import VERDICTS, Claim, Finding, Measured
