@@ -27,7 +27,8 @@ _HOME: dict[str, str | None] = {
     "lyapunov_of_map": "depprobe.probes.lyapunov",
     "temporal_jacobian": "depprobe.operators",
     "TemporalJacobian": "depprobe.operators",
-    "structured": "depprobe.operators",
+    "SequenceFunction": "depprobe.core.function",
+    "register_jacobian": "depprobe.operators",
     "layers": "depprobe.registry",
     "decay_curve": "depprobe.curves",
     "distances": "depprobe.curves",
@@ -48,10 +49,11 @@ if TYPE_CHECKING:
     from depprobe import figures
     from depprobe.advice.decision_map import decision_map
     from depprobe.advice.ranking import advise
+    from depprobe.core.function import SequenceFunction
     from depprobe.curves import crossovers, decay_curve, dense, distances, scaling
     from depprobe.errors import BadInput
     from depprobe.ledger.costs.efficiency_table import efficiency
-    from depprobe.operators import TemporalJacobian, structured, temporal_jacobian
+    from depprobe.operators import TemporalJacobian, register_jacobian, temporal_jacobian
     from depprobe.probes.cost import cost
     from depprobe.probes.gates import gates
     from depprobe.probes.jacobian import jacobian

@@ -176,7 +176,7 @@ BAD_MASKS = {
     ),
     "heads": ({"attn_mask": torch.zeros(3, N, N, dtype=torch.bool)}, r"\(4, 11, 11\), not \(3, 11, 11\)"),
     "padding": (
-        {"key_padding_mask": torch.zeros(1, N, dtype=torch.bool)},
+        {"key_padding_mask": torch.zeros(2, N, dtype=torch.bool)},
         r"key_padding_mask must have shape",
     ),
     "dtype": ({"attn_mask": torch.zeros(N, N, dtype=torch.int64)}, "torch.bool or of x's torch.float64"),

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from depprobe.core.adapters import call
+from depprobe.core.calling.passes import call_once as call
 from depprobe.core.rows import Rows, gathered
 from depprobe.errors import BadInput, OverBudget
 from depprobe.layers.convolution import Convolution
@@ -23,6 +23,18 @@ def _named(text, d=6):
     torch.manual_seed(0)
     spec = Spec.parse(text)
     return layers[spec.name].build(d, d_in=D_IN, **spec.options())
+
+
+def _along_time(d_in, d, kernel, *, padding=0, padding_mode="zeros", **options):
+    """A convolution that takes (n, d) like the layers around it, padded on both sides as nn.Conv1d is."""
+    module = Convolution(d_in, d, **options)
+    module.conv = nn.Conv1d(d_in, d, kernel, **options)
+    module.pad, module.padding_mode = (padding, padding), padding_mode
+    return module
+
+
+def _attention(d, heads):
+    return layers["attention"].build(d, heads=heads)
 
 
 def _stacks():
@@ -42,39 +54,45 @@ def _stacks():
             nn.GELU(),
         ),
         "linear": nn.Sequential(
-            nn.Conv1d(D_IN, 6, 3, padding=2), nn.Linear(6, 7), nn.Conv1d(7, 5, 3, stride=2, padding=1)
+            _along_time(D_IN, 6, 3, padding=2),
+            nn.Linear(6, 7),
+            _along_time(7, 5, 3, stride=2, padding=1),
         ),
         "norms": nn.Sequential(
             nn.Linear(D_IN, 6),
             nn.LayerNorm(6),
-            nn.Conv1d(6, 6, 3, padding=1),
-            batch_norm,
-            nn.GroupNorm(2, 6),
+            _along_time(6, 6, 3, padding=1),
             nn.Dropout(0.5),
-            nn.Conv1d(6, 5, 3),
+            _along_time(6, 5, 3),
             nn.RMSNorm(5),
             nn.Softmax(-1),
         ).eval(),
+        "batch norm": nn.Sequential(nn.Conv1d(D_IN, 6, 3), batch_norm, nn.ReLU(), nn.Conv1d(6, 5, 3)).eval(),
         "lstm in the middle": nn.Sequential(
-            nn.Conv1d(D_IN, 5, 3, padding=1), nn.LSTM(5, 6, num_layers=2), nn.SiLU(), nn.Conv1d(6, 7, 3)
+            _along_time(D_IN, 5, 3, padding=1),
+            nn.LSTM(5, 6, num_layers=2, batch_first=True),
+            nn.SiLU(),
+            _along_time(6, 7, 3),
         ),
         "gru both ways below": nn.Sequential(
             nn.GRU(D_IN, 3, bidirectional=True, batch_first=True),
             nn.Linear(6, 5),
-            nn.Conv1d(5, 6, 3, padding=1),
+            _along_time(5, 6, 3, padding=1),
         ),
-        "attention on top": nn.Sequential(nn.Conv1d(D_IN, 6, 3), nn.ELU(), nn.MultiheadAttention(6, 2)),
+        "attention on top": nn.Sequential(_along_time(D_IN, 6, 3), nn.ELU(), _attention(6, 2)),
         "attention on a wrapped convolution": nn.Sequential(
-            nn.Conv1d(D_IN, 6, 3, padding=2, padding_mode="reflect", groups=2), nn.MultiheadAttention(6, 3)
+            _along_time(D_IN, 6, 3, padding=2, padding_mode="reflect", groups=2), _attention(6, 3)
         ),
         "attention on a strided convolution": nn.Sequential(
-            nn.Conv1d(D_IN, 6, 4, stride=2, padding=3), nn.MultiheadAttention(6, 2, add_bias_kv=True)
+            _along_time(D_IN, 6, 4, stride=2, padding=3), _attention(6, 2)
         ),
         "attention below": nn.Sequential(
-            nn.Linear(D_IN, 6), nn.MultiheadAttention(6, 3), nn.LayerNorm(6), nn.Conv1d(6, 5, 3, padding=1)
+            nn.Linear(D_IN, 6), _attention(6, 3), nn.LayerNorm(6), _along_time(6, 5, 3, padding=1)
         ),
         "attention below an lstm": nn.Sequential(
-            nn.Linear(D_IN, 6), _named_attention("sliding-window:window=3,heads=2"), nn.LSTM(6, 5)
+            nn.Linear(D_IN, 6),
+            _named_attention("sliding-window:window=3,heads=2"),
+            nn.LSTM(6, 5, batch_first=True),
         ),
         "nested": nn.Sequential(
             nn.Sequential(nn.Conv1d(D_IN, 6, 3, padding=1), nn.Identity()), nn.Sequential(nn.Sigmoid())
@@ -165,10 +183,10 @@ def test_linear_stacks_compute_one_row_and_the_edges(padding, stride, mode, monk
     torch.manual_seed(0)
     first, second, third = padding
     stack = nn.Sequential(
-        nn.Conv1d(D_IN, 5, 3, padding=first, padding_mode=mode),
-        nn.Conv1d(5, 5, 2, padding=second, stride=stride, padding_mode=mode),
+        _along_time(D_IN, 5, 3, padding=first, padding_mode=mode),
+        _along_time(5, 5, 2, padding=second, stride=stride, padding_mode=mode),
         nn.Linear(5, 6),
-        nn.Conv1d(6, 3, 3, padding=third, padding_mode=mode),
+        _along_time(6, 3, 3, padding=third, padding_mode=mode),
     )
     fast, J = _both(stack, 29)
     pulled = []
@@ -199,9 +217,9 @@ def test_norms_below_the_range_of_floats(dtype):
     """Weights of 1e-100 in an LSTM's input and a chain of scalings: a closed form for every exponent."""
     scale = {torch.float32: 1e-12, torch.float64: 1e-100}[dtype]
     down = [nn.Linear(1, 1, bias=False) for _ in range(6)]
-    stack = nn.Sequential(nn.Conv1d(1, 1, 3, padding=1, bias=False), *down).to(dtype)
+    stack = nn.Sequential(_along_time(1, 1, 3, padding=1, bias=False), *down).to(dtype)
     with torch.no_grad():
-        stack[0].weight.fill_(0.5)
+        stack[0].conv.weight.fill_(0.5)
         for layer in down:
             layer.weight.fill_(scale)
     J = temporal_jacobian(stack, torch.randn(9, 1, dtype=dtype))
@@ -229,7 +247,7 @@ def test_an_lstm_in_a_stack_below_1e_308_is_the_chain_through_a_linear_layer():
 def test_a_window_below_a_deep_lstm_keeps_exponents():
     """Cotangents hundreds of decades apart reach far sources through a window: none may vanish."""
     torch.manual_seed(0)
-    window, lstm = _named_attention("sliding-window:window=3,heads=2"), nn.LSTM(6, 6)
+    window, lstm = _named_attention("sliding-window:window=3,heads=2"), nn.LSTM(6, 6, batch_first=True)
     with torch.no_grad():
         lstm.weight_hh_l0 *= 0.1
     x, n = torch.randn(1701, 6).double(), 1701
@@ -292,7 +310,7 @@ def test_attention_on_a_convolution_keeps_weights_below_the_range_of_floats(monk
 @pytest.mark.parametrize(
     ("stack", "where"),
     [
-        (nn.Sequential(nn.Conv1d(2, 2, 3, padding=1), nn.MultiheadAttention(2, 1)), range(15)),
+        (nn.Sequential(_along_time(2, 2, 3, padding=1), _attention(2, 1)), range(15)),
         (
             nn.Sequential(_named("conv:causal=true", 6), _named_attention("attention:causal=true,heads=1")),
             range(8),
@@ -305,7 +323,7 @@ def test_attention_on_a_convolution_keeps_weights_below_the_range_of_floats(monk
     ids=["conv below attention", "causal", "window"],
 )
 def test_support_of_hybrids(stack, where):
-    d_in = 2 if isinstance(stack[0], nn.Conv1d) else D_IN
+    d_in = stack[0].conv.in_channels
     norms = temporal_jacobian(stack.double(), torch.randn(15, d_in).double()).log_norms([7]).values[0]
     assert np.flatnonzero(np.isfinite(norms)).tolist() == list(where)
     assert np.isneginf(np.delete(norms, where)).all()
@@ -314,9 +332,9 @@ def test_support_of_hybrids(stack, where):
 @pytest.mark.parametrize(
     "stack",
     [
-        nn.Sequential(nn.Conv1d(4, 4, 3, padding=1), nn.InstanceNorm1d(9)),
-        nn.Sequential(nn.Conv1d(4, 4, 3, padding=1), nn.Softmax(0)),
-        type("Odd", (nn.Sequential,), {"forward": lambda self, x: x.cumsum(0)})(nn.Linear(4, 4)),
+        nn.Sequential(nn.Conv1d(4, 4, 3, padding=1), nn.InstanceNorm1d(4)),
+        nn.Sequential(nn.Conv1d(4, 4, 3, padding=1), nn.Softmax(-1)),
+        type("Odd", (nn.Sequential,), {"forward": lambda self, x: x.cumsum(-2)})(nn.Linear(4, 4)),
     ],
     ids=["time norm", "softmax over time", "own forward"],
 )

@@ -121,7 +121,7 @@ MEMRAY = """
 import json, sys, memray, torch
 from depprobe.costs.memory import tensor_bytes
 from depprobe.costs.passes import one_pass
-from depprobe.core.adapters import call
+from depprobe.core.calling.passes import call_once as call
 from depprobe.registry import Spec, layers
 
 text, n, d, path = sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), sys.argv[4]

@@ -8,7 +8,7 @@ from conftest import tolerance
 from torch import nn
 
 from depprobe.complexity import complexity
-from depprobe.core.adapters import call
+from depprobe.core.calling.passes import call_once as call
 from depprobe.costs.streaming import NoStream, prepared_step, state_bytes, stream
 from depprobe.registry import Spec, layers
 

@@ -54,7 +54,7 @@ def test_steps_of_a_long_recurrence_are_alike(monkeypatch):
 
 
 def test_what_does_not_grow_by_steps_is_counted_whole():
-    module, n = nn.Sequential(nn.GRU(4, 4), layers["attention"].build(4, heads=2)), 150
+    module, n = nn.Sequential(nn.GRU(4, 4, batch_first=True), layers["attention"].build(4, heads=2)), 150
     assert count_flops(module, torch.randn(n, 4)) == complexity(module, n).total
 
 

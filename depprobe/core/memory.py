@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import math
 import weakref
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
@@ -14,6 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
+
+from depprobe.core.budget import readable, require
 
 
 class StorageTracker(TorchDispatchMode):
@@ -55,6 +58,47 @@ class StorageTracker(TorchDispatchMode):
                 self._sizes[key] = size
         self.peak = max(self.peak, self.live)
         return out
+
+
+class BudgetGuard(StorageTracker):
+    """Raises ``OverBudget`` before tensors made while it is on take more than a budget.
+
+    What a product or a broadcast will put out is known from its shapes before it runs; what other kernels
+    put out, after.
+    """
+
+    def __init__(self, budget: int, what: str) -> None:
+        super().__init__()
+        self._budget, self._what = budget, what
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self._require(self.live + _announced(func, args))
+        out = super().__torch_dispatch__(func, types, args, kwargs)
+        self._require(self.live)
+        return out
+
+    def _require(self, needed: int) -> None:
+        remedy = (
+            f"use a smaller n or d, --dtype float32, or --memory {readable(2.0 * needed).replace(' ', '')}"
+        )
+        require(needed, self._budget, self._what, remedy)
+
+
+def _announced(func: Any, args: Any) -> int:
+    """Bytes of what a product or an operation on broadcast shapes will put out."""
+    tensors = [arg for arg in args if isinstance(arg, Tensor)]
+    name = func.overloadpacket.__name__
+    if not tensors or func.is_view:
+        return 0
+    if name in ("mm", "bmm", "addmm", "baddbmm"):
+        a, b = tensors[-2:]
+        return int(a.numel() // max(1, a.shape[-1]) * b.shape[-1] * a.element_size())
+    if name.endswith("_") or len(tensors) < 2:
+        return 0
+    try:
+        return int(math.prod(torch.broadcast_shapes(*(t.shape for t in tensors))) * tensors[0].element_size())
+    except RuntimeError:
+        return 0
 
 
 @contextlib.contextmanager

@@ -9,14 +9,18 @@ block at lag 999 is about 1e-215), so a block is a ``Scaled`` pair and a norm is
 from __future__ import annotations
 
 import abc
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from depprobe.core.scaled import Scaled, singular_values
+from depprobe.core.scaled import Scaled, added, singular_values
+
+#: nats between exponents that are pulled together in plain floats
+_TOGETHER = {torch.float32: 40.0, torch.float64: 300.0}
 
 
 @dataclass(frozen=True)
@@ -59,12 +63,10 @@ class TemporalJacobian(abc.ABC):
     tolerance: float = 0.0
 
     @property
-    def position(self) -> NDArray[np.float64]:
-        """Input position that each output sits at, (n_out,); spread evenly where lengths differ."""
+    def position(self) -> NDArray[np.float64] | None:
+        """Input position that each output sits at, (n_out,); None where it cannot be known."""
         n_out, _, n_in, _ = self.shape
-        if n_out == n_in:
-            return np.arange(n_out, dtype=np.float64)
-        return (np.arange(n_out) + 0.5) * n_in / n_out - 0.5
+        return np.arange(n_out, dtype=np.float64) if n_out == n_in else None
 
     @property
     def targets_at_once(self) -> int:
@@ -90,6 +92,36 @@ class TemporalJacobian(abc.ABC):
         """Singular values of J[t,k], largest first: values (min(d_out, d_in),)."""
         return singular_values(self.block(t, k))
 
+    def support(self, t: int) -> NDArray[np.bool_]:
+        """Which inputs output t reads, (n_in,): False only where a block is proved to be zero."""
+        found = self.log_norms([t])
+        if found.lags is None:
+            return ~np.isneginf(found.values[0])
+        out = np.zeros(self.shape[2], dtype=bool)
+        position = self.position
+        assert position is not None, "blocks given by lag have positions"
+        source = int(np.floor(position[t] + 0.5)) - found.lags
+        out[source[(source >= 0) & (source < len(out)) & ~np.isneginf(found.values[0])]] = True
+        return out
+
+    def pull(self, rows: Scaled) -> Scaled:
+        """Rows through the Jacobian: (r, n_out, d_out) to (r, n_in, d_in), exponents (r, n, 1) or fewer.
+
+        Rows whose exponents lie far apart are taken apart and pulled group by group, so that none is lost.
+        """
+        rows = rows.rescaled((2,))
+        pulled = []
+        for values, scale in zip(rows.values, rows.log_scale, strict=True):
+            total = None
+            for part, base in _by_size(Scaled(values, scale)):
+                grad = self.vjp(part)
+                found = Scaled(grad, base.expand(grad.shape[0], 1)).rescaled((1,))
+                total = found if total is None else added(total, found)
+            if total is None:
+                total = Scaled.plain(values.new_zeros(self.shape[2:])).rescaled((1,))
+            pulled.append(total)
+        return Scaled(torch.stack([p.values for p in pulled]), torch.stack([p.log_scale for p in pulled]))
+
     @abc.abstractmethod
     def vjp(self, cotangent: Tensor) -> Tensor:
         """Sum over t of cotangent_t^T J[t,:]: (n_out, d_out) to (n_in, d_in)."""
@@ -97,3 +129,14 @@ class TemporalJacobian(abc.ABC):
     @abc.abstractmethod
     def jvp(self, tangent: Tensor) -> Tensor:
         """Sum over k of J[:,k] tangent_k: (n_in, d_in) to (n_out, d_out)."""
+
+
+def _by_size(row: Scaled) -> Iterator[tuple[Tensor, Tensor]]:
+    """Plain rows (n, d) of entries of similar size, each with the exponent that they share; largest first."""
+    left = row.log_scale.expand(row.values.shape[0], 1)
+    while bool(left.isfinite().any()):
+        base = left.max()
+        chosen = left > base - _TOGETHER.get(row.values.dtype, 40.0)
+        factor = torch.where(chosen, (left - base).exp(), 0).to(row.values.dtype)
+        yield row.values * factor, base
+        left = torch.where(chosen, -torch.inf, left)

@@ -26,7 +26,7 @@ from depprobe.errors import DepprobeError
 _MANY_STEPS = 64
 
 
-def count_flops(module: nn.Module, x: Tensor, *, backward: bool = False, batched: bool = False) -> int:
+def count_flops(module: nn.Module, x: Tensor, *, backward: bool = False, layout: str | None = None) -> int:
     """FLOPs of matrix products and convolutions in one pass.
 
     Parameters
@@ -34,7 +34,7 @@ def count_flops(module: nn.Module, x: Tensor, *, backward: bool = False, batched
     module : any module; called in its own layout.
     x : (n, d_in).
     backward : count the gradients in x and in the parameters too.
-    batched : whether an unknown module is to be given (1, n, d_in).
+    layout : as ``one_pass`` takes it.
 
     Returns
     -------
@@ -53,7 +53,7 @@ def count_flops(module: nn.Module, x: Tensor, *, backward: bool = False, batched
     formula = complexity(module, len(x))
     if _grows_by_steps(module, len(x)):
         short, long = (
-            count_flops(module, x[:length], backward=backward, batched=batched)
+            count_flops(module, x[:length], backward=backward, layout=layout)
             for length in (_MANY_STEPS, 2 * _MANY_STEPS)
         )
         return long + (long - short) // _MANY_STEPS * (len(x) - 2 * _MANY_STEPS)
@@ -61,9 +61,9 @@ def count_flops(module: nn.Module, x: Tensor, *, backward: bool = False, batched
     if formula is None or formula.sequential_steps < _MANY_STEPS:
         # what cannot run on shapes alone is counted as it runs
         with contextlib.suppress(Exception), fake_tensors() as mode:
-            found = _counted(one_pass(module, mode.from_tensor(x.detach()), phase, batched))
+            found = _counted(one_pass(module, mode.from_tensor(x.detach()), phase, layout))
     if found is None:
-        found = _counted(one_pass(module, x, phase, batched))
+        found = _counted(one_pass(module, x, phase, layout))
     if found == 0 and any(p.ndim > 1 for p in module.parameters()):
         name = type(module).__name__
         raise DepprobeError(

@@ -20,7 +20,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from depprobe.core.adapters import call
+from depprobe.core.calling.passes import call_once
 from depprobe.core.memory import StorageTracker, fake_tensors
 from depprobe.costs.passes import BACKWARD, one_pass
 
@@ -38,12 +38,12 @@ class Bytes(NamedTuple):
     kept: int
 
 
-def tensor_bytes(module: nn.Module, x: Tensor, phase: str, batched: bool = False) -> Bytes:
+def tensor_bytes(module: nn.Module, x: Tensor, phase: str, layout: str | None = None) -> Bytes:
     """Bytes of the tensors that one pass makes, parameters and input apart.
 
     Parameters
     ----------
-    module, x, phase, batched : as ``one_pass`` takes them.
+    module, x, phase, layout : as ``one_pass`` takes them.
 
     Returns
     -------
@@ -59,7 +59,7 @@ def tensor_bytes(module: nn.Module, x: Tensor, phase: str, batched: bool = False
     >>> tensor_bytes(nn.Tanh(), torch.zeros(10, 4), "forward+backward")  # y, dy, dx, a scalar
     Bytes(peak=488, kept=160)
     """
-    run = one_pass(module, x, phase, batched)
+    run = one_pass(module, x, phase, layout)
     outside = [x, *module.parameters(), *module.buffers()]
     # a cycle that happened to be alive would be freed at a moment of its own
     gc.collect()
@@ -69,7 +69,7 @@ def tensor_bytes(module: nn.Module, x: Tensor, phase: str, batched: bool = False
         return Bytes(tracker.peak, 0)
     leaf = x.detach().requires_grad_()
     with StorageTracker(outside) as forward, torch.enable_grad():
-        y = call(module, leaf, batched=batched)
+        y = call_once(module, leaf, layout)
         kept = forward.live
     del y
     return Bytes(tracker.peak, kept)

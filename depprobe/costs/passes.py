@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from depprobe.core.adapters import call
+from depprobe.core.calling.passes import call_once
 from depprobe.errors import unknown
 
 FORWARD, BACKWARD = "forward", "forward+backward"
@@ -16,7 +16,7 @@ FORWARD, BACKWARD = "forward", "forward+backward"
 PHASES: tuple[str, ...] = (FORWARD, BACKWARD)
 
 
-def one_pass(module: nn.Module, x: Tensor, phase: str, batched: bool = False) -> Callable[[], object]:
+def one_pass(module: nn.Module, x: Tensor, phase: str, layout: str | None = None) -> Callable[[], object]:
     """A function that makes one pass and gives its result, held until the caller lets go of it.
 
     Parameters
@@ -25,7 +25,7 @@ def one_pass(module: nn.Module, x: Tensor, phase: str, batched: bool = False) ->
     x : (n, d_in).
     phase : ``forward``: the output, nothing kept for a backward pass. ``forward+backward``: the gradients
         in x and in every trainable parameter, from a cotangent of ones (n_out, d_out).
-    batched : whether an unknown module is to be given (1, n, d_in).
+    layout : of the module; None for that of its type, else ``"b n d"``.
 
     Raises
     ------
@@ -43,7 +43,7 @@ def one_pass(module: nn.Module, x: Tensor, phase: str, batched: bool = False) ->
 
         def forward() -> object:
             with torch.no_grad():
-                return call(module, x, batched=batched)
+                return call_once(module, x, layout)
 
         return forward
     leaf = x.detach().requires_grad_()
@@ -52,7 +52,7 @@ def one_pass(module: nn.Module, x: Tensor, phase: str, batched: bool = False) ->
     def both() -> object:
         with torch.enable_grad():
             # a view: hooks that counters put on what a module reads do not take the leaf itself
-            y = call(module, leaf.view_as(leaf), batched=batched)
+            y = call_once(module, leaf.view_as(leaf), layout)
             return torch.autograd.grad(_Arrival.apply(y), wanted, allow_unused=True)
 
     return both

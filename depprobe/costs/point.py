@@ -26,7 +26,7 @@ def costs(
     threads: Sequence[int],
     least: float,
     *,
-    batched: bool = False,
+    layout: str | None = None,
     alone: bool = False,
 ) -> Numbers:
     """Everything that is measured of a module at one input, but for its FLOPs.
@@ -37,7 +37,7 @@ def costs(
     x : (n, d_in).
     phases, threads : which passes, and how many threads each is timed with.
     least : seconds to time each of them for.
-    batched : whether an unknown module is to be given (1, n, d_in).
+    layout : as ``one_pass`` takes it.
     alone : whether the process does nothing else, so that its resident memory means something.
 
     Returns
@@ -47,7 +47,7 @@ def costs(
     ``time_low`` and ``time_high``; ``no_stream`` says why there is no stream, and is empty where there is.
     """
     found: Numbers = {name: [] for name in ("process_bytes", "peak_bytes", "flops_formula")}
-    runs = {phase: one_pass(module, x, phase, batched) for phase in phases}
+    runs = {phase: one_pass(module, x, phase, layout) for phase in phases}
     if alone:
         _load_libraries()
     for phase in phases:
@@ -55,7 +55,7 @@ def costs(
         found["process_bytes"].append(process_peak(runs[phase]) if alone else math.nan)
     kept = math.nan
     for phase in phases:
-        bytes_ = tensor_bytes(module, x, phase, batched)
+        bytes_ = tensor_bytes(module, x, phase, layout)
         found["peak_bytes"].append(bytes_.peak)
         kept = float(bytes_.kept) if phase == BACKWARD else kept
     found |= {"kept_bytes": kept, "parameter_bytes": parameter_bytes(module)}
@@ -68,11 +68,9 @@ def costs(
     return found | _one_more_token(module, x, least)
 
 
-def counted(module: nn.Module, x: Tensor, phases: Sequence[str], batched: bool = False) -> Numbers:
+def counted(module: nn.Module, x: Tensor, phases: Sequence[str], layout: str | None = None) -> Numbers:
     """``flops`` of each phase; apart from ``costs``, since torch takes seconds to load what counts them."""
-    return {
-        "flops": [count_flops(module, x, backward=phase == BACKWARD, batched=batched) for phase in phases]
-    }
+    return {"flops": [count_flops(module, x, backward=phase == BACKWARD, layout=layout) for phase in phases]}
 
 
 def _formulas(module: nn.Module, n: int) -> Numbers:

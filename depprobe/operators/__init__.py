@@ -6,7 +6,7 @@ from depprobe.operators.attention.operator import AttentionJacobian
 from depprobe.operators.chain.operator import RecurrentJacobian
 from depprobe.operators.composed.operator import ComposedJacobian
 from depprobe.operators.convolution.operator import ToeplitzJacobian
-from depprobe.operators.dispatch import structured, temporal_jacobian
+from depprobe.operators.dispatch import operator_of, register_jacobian, temporal_jacobian
 
 __all__ = [
     "AttentionJacobian",
@@ -16,6 +16,7 @@ __all__ = [
     "Scaled",
     "TemporalJacobian",
     "ToeplitzJacobian",
-    "structured",
+    "operator_of",
+    "register_jacobian",
     "temporal_jacobian",
 ]

@@ -238,8 +238,8 @@ def _of_module(
     try:
         # dropout and running statistics would change the module and the random numbers
         module.eval()
-        point = costs(module, case.x, **options, batched=case.batched)
-        point |= counted(module, case.x, options["phases"], case.batched)
+        point = costs(module, case.x, **options)
+        point |= counted(module, case.x, options["phases"])
     finally:
         for part in training:
             part.training = True

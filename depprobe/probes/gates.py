@@ -20,13 +20,13 @@ from numpy.typing import NDArray
 from torch import nn
 
 from depprobe.core.budget import DEFAULT_MEMORY, require
+from depprobe.core.calling.plain import is_plain
 from depprobe.core.scaled import log_norm_of_logs
 from depprobe.core.targets import wanted_positions
 from depprobe.errors import BadInput
 from depprobe.operators.chain.cells import GatedChain
 from depprobe.operators.chain.norms import chain_norms
 from depprobe.operators.chain.step_chains import step_chains
-from depprobe.operators.dispatch import is_plain
 from depprobe.runs.cases import Case, cases_of
 from depprobe.runs.collect import Progress, Report, collect
 from depprobe.runs.labelling import origin, over_cases

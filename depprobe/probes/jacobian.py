@@ -137,9 +137,7 @@ def jacobian(
 
     def measure(case: Case, report: Report) -> Result:
         module = case.build()
-        operator = temporal_jacobian(
-            module, case.x, seed=case.seed, batched=case.batched, forward=forward, **options
-        )
+        operator = temporal_jacobian(module, case.x, seed=case.seed, forward=forward, **options)
         return _norms(operator, case.label, targets, norm, compared, seed, report)
 
     results = collect(

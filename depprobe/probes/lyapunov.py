@@ -20,6 +20,8 @@ from numpy.typing import ArrayLike, NDArray
 from torch import Tensor, nn
 
 from depprobe.core.budget import DEFAULT_MEMORY
+from depprobe.core.calling.arguments import check
+from depprobe.core.calling.plain import is_plain
 from depprobe.curves.exponents import stops_of
 from depprobe.curves.growth import exponents_of
 from depprobe.dynamics.benettin import Growth
@@ -27,7 +29,6 @@ from depprobe.dynamics.frames import count_of, grown, require_frame, warmup_of
 from depprobe.dynamics.maps import map_stretches
 from depprobe.dynamics.trajectory import Recurrence
 from depprobe.errors import BadInput, unknown
-from depprobe.operators.dispatch import check, is_plain
 from depprobe.runs.cases import Case, Cases, cases_of
 from depprobe.runs.collect import Progress, Report, collect
 from depprobe.runs.inputs import Source

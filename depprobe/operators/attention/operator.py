@@ -12,7 +12,7 @@ Shapes: x (n, d), H heads, e = d / H. Equation 1 of Vaswani et al. 2017, differe
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -21,6 +21,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from depprobe.core.budget import DEFAULT_MEMORY, require
+from depprobe.core.calling.plain import is_plain
+from depprobe.core.options import Options
 from depprobe.core.scaled import Scaled, log_norms, log_norms_of_squares
 from depprobe.core.temporal_jacobian import LogNorms, TemporalJacobian
 from depprobe.errors import BadInput
@@ -31,7 +33,7 @@ from depprobe.operators.attention.heads import Heads, Support, Tile
 from depprobe.operators.attention.masks import Dense, masks_of
 from depprobe.operators.attention.products import jvp, vjp
 from depprobe.operators.attention.row import Row
-from depprobe.operators.dispatch import is_plain, structured
+from depprobe.operators.dispatch import register_jacobian
 
 #: pairs times heads in one tile of the norms
 _PAIRS = 1 << 21
@@ -223,38 +225,27 @@ class AttentionJacobian(TemporalJacobian):
         return self._support.tiles(range(self.shape[0]), _PAIRS // self._heads.q.shape[1])
 
 
-@structured.register
-def _(
-    module: nn.MultiheadAttention,
-    x: Tensor,
-    *,
-    wrt: str = "x",
-    tolerance: float = 1e-6,
-    memory: int = DEFAULT_MEMORY,
-    forward: Mapping[str, Any] | None = None,
-) -> TemporalJacobian | None:
-    if wrt != "x" or not is_plain(module, nn.MultiheadAttention) or module.in_proj_weight is None:
+@register_jacobian(nn.MultiheadAttention)
+def multihead_jacobian(module: nn.MultiheadAttention, x: Tensor, options: Options) -> TemporalJacobian | None:
+    """In closed form, under the masks in ``options.forward``."""
+    if options.wrt != "x" or module.in_proj_weight is None:
         return None
     check_width(module, x)
-    return AttentionJacobian(Heads.of(module, x), masks_of(module, x, forward or {}), memory=memory)
+    forward = dict(options.forward)
+    padding = forward.get("key_padding_mask")
+    if isinstance(padding, Tensor) and padding.ndim == 2 and len(padding) == 1:
+        forward["key_padding_mask"] = padding[0]
+    return AttentionJacobian(Heads.of(module, x), masks_of(module, x, forward), memory=options.memory)
 
 
-@structured.register
-def _(
-    module: Attention,
-    x: Tensor,
-    *,
-    wrt: str = "x",
-    tolerance: float = 1e-6,
-    memory: int = DEFAULT_MEMORY,
-    forward: Mapping[str, Any] | None = None,
-) -> TemporalJacobian | None:
-    plain = is_plain(module, Attention) and is_plain(module.weights.out_proj, nn.Linear)
-    if wrt != "x" or forward or not plain:
+@register_jacobian(Attention)
+def attention_jacobian(module: Attention, x: Tensor, options: Options) -> TemporalJacobian | None:
+    """In closed form."""
+    if options.wrt != "x" or options.forward or not is_plain(module.weights.out_proj, nn.Linear):
         return None
     check_width(module.weights, x)
     return AttentionJacobian(
-        Heads.of(module.weights, x), Dense(x.shape[0], causal=module.causal, like=x), memory=memory
+        Heads.of(module.weights, x), Dense(x.shape[0], causal=module.causal, like=x), memory=options.memory
     )
 
 

@@ -9,18 +9,18 @@ Source: Child et al. 2019; Vaswani et al. 2017, equation 1, differentiated.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor, nn
 
-from depprobe.core.budget import DEFAULT_MEMORY
+from depprobe.core.calling.plain import is_plain
+from depprobe.core.options import Options
 from depprobe.core.temporal_jacobian import TemporalJacobian
 from depprobe.layers.sparse_attention import Pattern, SparseAttention
 from depprobe.operators.attention.heads import Heads, Tile
 from depprobe.operators.attention.operator import AttentionJacobian, check_width
-from depprobe.operators.dispatch import is_plain, structured
+from depprobe.operators.dispatch import register_jacobian
 
 #: targets are taken out of their tiles where a tile holds at least so many times as many
 _FEW = 2
@@ -61,18 +61,12 @@ class Tiled:
             yield Tile(every[part], keys[part], bias[:, None])
 
 
-@structured.register
-def _(
-    module: SparseAttention,
-    x: Tensor,
-    *,
-    wrt: str = "x",
-    tolerance: float = 1e-6,
-    memory: int = DEFAULT_MEMORY,
-    forward: Mapping[str, Any] | None = None,
+@register_jacobian(SparseAttention)
+def sparse_attention_jacobian(
+    module: SparseAttention, x: Tensor, options: Options
 ) -> TemporalJacobian | None:
-    plain = is_plain(module, SparseAttention) and is_plain(module.weights.out_proj, nn.Linear)
-    if wrt != "x" or forward or not plain:
+    """In closed form, over the pairs of its pattern."""
+    if options.wrt != "x" or options.forward or not is_plain(module.weights.out_proj, nn.Linear):
         return None
     check_width(module.weights, x)
-    return AttentionJacobian(Heads.of(module.weights, x), Tiled(module.pattern, x), memory=memory)
+    return AttentionJacobian(Heads.of(module.weights, x), Tiled(module.pattern, x), memory=options.memory)

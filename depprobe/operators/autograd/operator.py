@@ -1,32 +1,46 @@
-r"""The temporal Jacobian of any module, by batched vector-Jacobian products.
+r"""The temporal Jacobian of any function, by batched vector-Jacobian products.
 
     exact     row t = I_{d_out} J[t,:], one vector-Jacobian product for each output unit
     probes    E |v^T J[t,k]|^2 = ||J[t,k]||_F^2 for v ~ N(0, I) (Hutchinson 1990), the mean over m draws,
               with the standard error of that mean taken through the logarithm
 
-Products are taken in chunks that fit the memory budget. It is the reference for every other operator, and
-like every autodiff it underflows: a zero it returns is reported as zero only where the output provably
-ignores the input (see ``support``), and as NaN elsewhere; so is a norm below the normal numbers, where a
-product may stick at a subnormal instead of vanishing.
+It is the reference for every other operator, and like every autodiff it underflows. So each norm has a
+status. A gradient of 0 is a zero where a cotangent of NaN does not arrive: as 0 NaN = NaN, no path leads
+there. It is one too where the gradients end abruptly, from the middle of the range of floats to 0, as behind
+a mask, and the output ignores the input (``SequenceFunction.ignores``). Where norms come near the floor of
+the narrowest dtype on the way, the row is taken again from a cotangent scaled up: a norm that does not scale
+with it has lost digits.
 """
 
 from __future__ import annotations
 
 import contextlib
+import math
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+import zlib
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from depprobe.core.budget import DEFAULT_MEMORY, readable, require
-from depprobe.core.memory import predicted_peak
+from depprobe.core.budget import require
+from depprobe.core.function import SequenceFunction
+from depprobe.core.options import Options
 from depprobe.core.scaled import Scaled, log_norms
 from depprobe.core.temporal_jacobian import LogNorms, TemporalJacobian
-from depprobe.errors import BadInput
-from depprobe.operators.autograd.support import independent
+from depprobe.errors import BadInput, unknown
+from depprobe.operators.autograd.products import Products
+from depprobe.vocabulary import NORMS, STATUS
+
+#: share of the logarithmic range of a dtype above its smallest number in which norms are checked
+_NEAR = 0.5
+#: largest difference in ln norm of a row and the same row scaled up, for a norm to count as known
+_AGREE = {torch.float32: 1e-4, torch.float64: 1e-9}
+
+Floats = NDArray[np.float64]
 
 
 class AutogradJacobian(TemporalJacobian):
@@ -34,145 +48,177 @@ class AutogradJacobian(TemporalJacobian):
 
     Parameters
     ----------
-    function : maps (n_in, d_in) to (n_out, d_out).
-    x : (n_in, d_in).
-    probes : None for exact rows, else the number of random cotangents a row.
-    memory : bytes that the job may take.
-    seed : seed of the random cotangents.
+    function : the module at one input.
+    options : ``method='probes'`` estimates norms from ``probes`` random cotangents a row drawn by ``seed``.
 
     Raises
     ------
     OverBudget : not even one product at a time would fit.
-    BadInput : the output does not depend on the input through differentiable operations.
     """
 
     method = "autograd"
 
-    def __init__(
-        self,
-        function: Callable[[Tensor], Tensor],
-        x: Tensor,
-        *,
-        probes: int | None = None,
-        memory: int = DEFAULT_MEMORY,
-        seed: int = 0,
-    ) -> None:
-        if probes is not None and probes < 2:
-            raise BadInput(f"probes must be at least 2, so that their spread can be seen, not {probes}")
-        self._function, self._x, self._probes, self._memory, self._seed = (
-            function,
-            x.detach(),
-            probes,
-            memory,
-            seed,
-        )
-        if probes is not None:
+    def __init__(self, function: SequenceFunction, options: Options) -> None:
+        self._function, self._memory, self._seed = function, options.memory, options.seed
+        self._probes = options.probes if options.method == "probes" else None
+        if self._probes is not None:
             self.method = "probes"
-        # at least one product at a time has to fit; the slope tells how many do
-        one, two = (predicted_peak(function, self._x, count) for count in (1, 2))
-        self._chunk = 16
-        if one is not None and two is not None:
-            require(
-                one,
-                memory,
-                "one vector-Jacobian product",
-                f"use a smaller n or d, --dtype float32, or --memory {readable(1.1 * one).replace(' ', '')}",
-            )
-            self._chunk = int(1 + (memory - one) // max(1, two - one))
-        with torch.enable_grad():
-            self._leaf = self._x.clone().requires_grad_()
-            self._y = _forward(function, self._leaf)
-        if not self._y.requires_grad:
-            raise BadInput("the output does not depend on the input through differentiable operations")
-        self.shape = (*self._y.shape, *x.shape)
+        self._products = Products(function, options.memory)
+        self.shape = function.shape
+        self.wrt = function.wrt
+        dtype = self._products.narrowest
+        self._floor = math.log(torch.finfo(dtype).smallest_normal)
+        self._agree = _AGREE.get(dtype, 1e-3)
 
-    def _products(self, t: int, cotangents: Tensor) -> Iterator[Tensor]:
-        """v^T J[t,:] for rows v of (m, d_out), in chunks: (chunk, n_in, d_in)."""
-        for part in cotangents.split(min(self._chunk, cotangents.shape[0])):
-            full = torch.zeros(part.shape[0], *self._y.shape, dtype=part.dtype, device=part.device)
-            full[:, t] = part
-            (grad,) = torch.autograd.grad(
-                self._y, self._leaf, full, retain_graph=True, is_grads_batched=True, materialize_grads=True
-            )
-            yield grad
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({type(self._function.module).__name__}, shape={self.shape})"
 
-    def _identity(self) -> Tensor:
-        return torch.eye(self.shape[1], dtype=self._x.dtype, device=self._x.device)
+    @property
+    def position(self) -> Floats | None:
+        """Input position that each output sits at, (n_out,), or None where it cannot be known."""
+        return self._function.position
+
+    # -- norms ---------------------------------------------------------------------------------------
 
     def log_norms(
         self, targets: Sequence[int], sources: Sequence[int] | None = None, norm: str = "fro"
     ) -> LogNorms:
         """Natural logs of the norms of J[t,k]; ``stderr`` is given where they come from random probes."""
-        columns = list(range(self.shape[2]) if sources is None else sources)
+        if norm not in NORMS:
+            raise unknown("norm", norm, NORMS)
         if norm != "fro" and self._probes is not None:
             raise BadInput(
                 "random probes estimate the Frobenius norm only; use norm='fro' or method='autograd'"
             )
-        values, errors = [], []
-        floor = np.log(torch.finfo(self._x.dtype).smallest_normal)
-        for t in targets:
-            value, error = self._norm_row(t, columns, norm)
-            zeros = np.flatnonzero(np.isneginf(value))
-            if len(zeros):
-                known = independent(self._function, self._x, t, torch.tensor([columns[k] for k in zeros]))
-                value[zeros[~known.cpu().numpy()]] = np.nan
-            value[np.isfinite(value) & (value < floor)] = np.nan
-            values.append(value)
-            errors.append(error)
-        return LogNorms(np.stack(values), stderr=np.stack(errors) if self._probes else None)
+        columns = list(range(self.shape[2]) if sources is None else sources)
+        rows = [self._norm_row(int(t) % self.shape[0], columns, norm) for t in targets]
+        values, errors, status = (np.stack(parts) for parts in zip(*rows, strict=True))
+        return LogNorms(values, stderr=errors if self._probes else None, status=status)
 
-    def _norm_row(self, t: int, columns: list[int], norm: str) -> tuple[np.ndarray, np.ndarray]:
+    def _norm_row(self, t: int, columns: list[int], norm: str) -> tuple[Floats, Floats, NDArray[np.int8]]:
+        value, error = self._measured(t, columns, norm, 0.0)
+        finite, zero = np.isfinite(value), np.isneginf(value)
+        status = np.where(finite, STATUS["finite"], STATUS["overflow"]).astype(np.int8)
+        proved = zero & ~self._products.reaches(t)[columns] if zero.any() else zero
+        middle = (1 - _NEAR) * self._floor
+        scaled = value
+        if (zero & ~proved).any() or bool((value[finite] < middle).any()):
+            scaled, _ = self._measured(t, columns, norm, -_NEAR * self._floor)
+            with np.errstate(invalid="ignore"):
+                agrees = np.abs(scaled - value) <= self._agree
+            # what leaves the range once scaled up was not near the floor
+            agrees |= ~np.isfinite(scaled) & (value > middle)
+            status[finite & ~(agrees & (value >= self._floor))] = STATUS["underflow"]
+        if (zero & ~proved).any():
+            tried = zero & ~proved & np.isneginf(scaled)
+            tried &= ends_abruptly(tried | proved, value > middle, np.asarray(columns), t)
+            sources = torch.tensor(np.asarray(columns)[tried], device=self._function.x.device)
+            proved[tried] = self._function.ignores(t, sources).cpu().numpy()
+            status[zero] = self._unproved(t)
+        status[proved] = STATUS["zero"]
+        value[(status != STATUS["finite"]) & ~proved] = np.nan
+        return value, error, status
+
+    def _unproved(self, t: int) -> int:
+        """What a gradient of 0 is that is not proved: from an infinite state it may be anything."""
+        overflowed = not bool(self._function.y[t].isfinite().all())
+        return STATUS["overflow"] if overflowed else STATUS["undecided"]
+
+    def _measured(self, t: int, columns: list[int], norm: str, log_scale: float) -> tuple[Floats, Floats]:
+        """ln norms (columns,) and standard errors, from cotangents scaled by exp(log_scale)."""
+        scale = math.exp(log_scale)
         if norm == "spectral":
-            logs = log_norms(Scaled.plain(self.row(t).values[:, columns]), norm, (0, 2))
-            return logs.cpu().numpy(), np.zeros(len(columns))
-        if self._probes is None:
-            cotangents = self._identity()
-        else:
-            generator = torch.Generator(device=self._x.device).manual_seed(self._seed * 1_000_003 + t)
-            cotangents = torch.randn(
-                self._probes, self.shape[1], generator=generator, dtype=self._x.dtype, device=self._x.device
-            )
-        # logs of the squared norm of each product: sums of squares would underflow before the values do
-        logs = 2 * torch.cat(
-            [Scaled.plain(grad).log_norm(2)[:, columns] for grad in self._products(t, cotangents)]
+            row = torch.cat(list(self._products.row(t, scale * self._identity())))[:, columns]
+            logs = log_norms(Scaled.plain(row.transpose(0, 1)), "spectral")
+            return logs.cpu().numpy() - log_scale, np.zeros(len(columns))
+        cotangents = scale * (self._identity() if self._probes is None else self._random(t))
+        logs = torch.cat(
+            [Scaled.plain(part[:, columns]).log_norm(2) for part in self._products.row(t, cotangents)]
         )
-        total = torch.logsumexp(logs, 0)
+        total = torch.logsumexp(2 * (logs - log_scale), 0)
         if self._probes is None:
             return (0.5 * total).cpu().numpy(), np.zeros(len(columns))
-        m = self._probes
-        mean = total - np.log(m)
-        spread = (logs - mean).nan_to_num(nan=0.0, neginf=-torch.inf).exp().var(0) / m
+        m = len(cotangents)
+        mean = total - math.log(m)
+        spread = (2 * (logs - log_scale) - mean).nan_to_num(nan=0.0, neginf=-torch.inf).exp().var(0) / m
         # d ln norm = d (norm^2) / (2 norm^2)
         return (0.5 * mean).cpu().numpy(), (0.5 * spread.sqrt()).cpu().numpy()
 
+    def _random(self, t: int) -> Tensor:
+        """Random cotangents (m, d_out) of one target: anew for each target and each input."""
+        x = self._function.x
+        draw = np.random.default_rng([self._seed, t, _fingerprint(x)])
+        return torch.from_numpy(draw.standard_normal((self._probes or 0, self.shape[1]))).to(self._function.y)
+
+    def _identity(self) -> Tensor:
+        y = self._function.y
+        return torch.eye(self.shape[1], dtype=y.dtype, device=y.device)
+
+    # -- blocks and products -------------------------------------------------------------------------
+
     def row(self, t: int) -> Scaled:
         """Row t: values (d_out, n_in, d_in); log_scale 0."""
-        size = int(np.prod(self.shape[1:])) * self._x.element_size()
+        size = math.prod(self.shape[1:]) * self._function.x.element_size()
         require(
             2 * size,
             self._memory,
             f"the row of {self.shape[2]} blocks",
             "ask for norms, or use method='probes'",
         )
-        rows = torch.cat(list(self._products(t, self._identity())))
+        rows = torch.cat(list(self._products.row(int(t) % self.shape[0], self._identity())))
         return Scaled(rows, torch.zeros(1, 1, 1, dtype=torch.float64, device=rows.device))
 
     def vjp(self, cotangent: Tensor) -> Tensor:
         """Sum over t of cotangent_t^T J[t,:]: (n_out, d_out) to (n_in, d_in)."""
-        (grad,) = torch.autograd.grad(
-            self._y, self._leaf, cotangent, retain_graph=True, materialize_grads=True
-        )
-        return grad
+        return self._products.single(cotangent)
 
     def jvp(self, tangent: Tensor) -> Tensor:
         """Sum over k of J[:,k] tangent_k: (n_in, d_in) to (n_out, d_out), as the adjoint of the adjoint."""
-        with torch.enable_grad(), _twice_differentiable():
-            leaf = self._x.clone().requires_grad_()
-            y = self._function(leaf)
-            v = torch.zeros_like(y, requires_grad=True)
-            (pulled,) = torch.autograd.grad(y, leaf, v, create_graph=True, materialize_grads=True)
-            (out,) = torch.autograd.grad(pulled, v, tangent, materialize_grads=True)
-        return out
+        try:
+            with self._function.held(), _twice_differentiable():
+                leaf, y = self._function.record(contextlib.nullcontext())
+                v = torch.zeros_like(y, requires_grad=True)
+                (pulled,) = torch.autograd.grad(y, leaf, v, create_graph=True, materialize_grads=True)
+                (out,) = torch.autograd.grad(pulled, v, tangent, materialize_grads=True)
+                return out
+        except RuntimeError:
+            # something in between has no second derivative: row by row
+            rows = [self.row(t).values.flatten(1) @ tangent.flatten() for t in range(self.shape[0])]
+            return torch.stack(rows)
+
+
+def _fingerprint(x: Tensor) -> int:
+    """A number of the input's own, so that each sample draws its own probes."""
+    return zlib.crc32(x.detach().cpu().contiguous().numpy().tobytes())
+
+
+def ends_abruptly(
+    zero: NDArray[np.bool_], large: NDArray[np.bool_], columns: NDArray[np.int64], t: int
+) -> NDArray[np.bool_]:
+    """Which zeros belong to a run whose neighbour, on the side of t, is a norm in the middle of the range.
+
+    Norms that fade reach the floor before they vanish; those that are masked do not.
+
+    Examples
+    --------
+    >>> zero, large = np.array([True, False, False, True]), np.array([False, False, True, False])
+    >>> ends_abruptly(zero, large, np.arange(4), 2).tolist()
+    [False, False, False, True]
+    """
+    out = np.zeros(len(zero), dtype=bool)
+    order = np.argsort(columns)
+    edges = np.flatnonzero(np.diff(np.concatenate([[0], zero[order], [0]])))
+    for first, last in edges.reshape(-1, 2):
+        below = bool(large[order[first - 1]]) if first else None
+        above = bool(large[order[last]]) if last < len(order) else None
+        if columns[order[first]] > t:
+            ends = below
+        elif columns[order[last - 1]] < t:
+            ends = above
+        else:
+            ends = all(side for side in (below, above) if side is not None) and (below or above)
+        out[order[first:last]] = bool(ends)
+    return out
 
 
 @contextlib.contextmanager
@@ -182,19 +228,3 @@ def _twice_differentiable() -> Iterator[None]:
         warnings.simplefilter("ignore")  # torch warns of an Intel GPU flag whenever this one is touched
         with torch.backends.mkldnn.flags(enabled=False), sdpa_kernel(SDPBackend.MATH):
             yield
-
-
-def _forward(function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
-    """The output at x; a module that cannot take such an input is the caller's to mend."""
-    try:
-        return function(x)
-    except (torch.OutOfMemoryError, MemoryError, BadInput):
-        raise
-    except (RuntimeError, ValueError, TypeError, IndexError, AssertionError) as error:
-        if "allocate memory" in str(error):
-            raise
-        first = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise BadInput(
-            f"the module fails on x of shape {tuple(x.shape)}: {first}"
-            "; one that takes batches only is to be given x as (samples, n, d), or batched=True"
-        ) from error

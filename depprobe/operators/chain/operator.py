@@ -17,8 +17,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
+from torch.nn.utils.parametrize import is_parametrized
 
 from depprobe.core.budget import DEFAULT_MEMORY, require
+from depprobe.core.options import Options
 from depprobe.core.scaled import Scaled, log_hypot, log_norms
 from depprobe.core.temporal_jacobian import LogNorms, TemporalJacobian
 from depprobe.errors import BadInput
@@ -26,6 +28,7 @@ from depprobe.operators.chain.cells import CellChain, CellWeights, GRUChain, LST
 from depprobe.operators.chain.norms import chain_norms, overflowed, statuses, targets_at_once
 from depprobe.operators.chain.sweep import Step, sweep
 from depprobe.operators.chain.vjp_rows import pull, push
+from depprobe.operators.dispatch import register_jacobian
 
 
 class RecurrentJacobian(TemporalJacobian):
@@ -276,3 +279,11 @@ def _chain(module: nn.RNNBase, weights: CellWeights, x: Tensor, h: Tensor, h_bef
     if isinstance(module, nn.GRU):
         return GRUChain(weights, x, h, h_before)
     return RNNChain(weights, x, h, h_before, module.nonlinearity == "relu")
+
+
+@register_jacobian(nn.RNN, nn.GRU, nn.LSTM)
+def recurrent_jacobian(module: nn.RNNBase, x: Tensor, options: Options) -> TemporalJacobian | None:
+    """A chain of steps; not where a parametrised weight may differ from the one that torch runs with."""
+    if options.forward or is_parametrized(module):
+        return None
+    return RecurrentJacobian(module, x, wrt=options.wrt, tolerance=options.tolerance, memory=options.memory)

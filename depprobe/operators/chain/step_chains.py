@@ -6,10 +6,11 @@ import torch
 from torch import Tensor, nn
 
 from depprobe.core.budget import DEFAULT_MEMORY, require
+from depprobe.core.calling.arguments import check
+from depprobe.core.calling.plain import is_plain
 from depprobe.errors import BadInput
 from depprobe.operators.chain.cells import CellChain
 from depprobe.operators.chain.operator import _linearise
-from depprobe.operators.dispatch import check, is_plain
 
 
 def step_chains(

@@ -14,18 +14,19 @@ of reach, random probes estimate the norms and say how well. Source: the chain r
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from functools import cached_property
-from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from depprobe.core.adapters import call
 from depprobe.core.banded_rows import anchors, is_banded, placed, repeat
 from depprobe.core.budget import DEFAULT_MEMORY, readable, require
+from depprobe.core.function import SequenceFunction
+from depprobe.core.options import Options
 from depprobe.core.rows import Rows
 from depprobe.core.scaled import Scaled, log_hypot, log_norms
 from depprobe.core.temporal_jacobian import LogNorms, TemporalJacobian
@@ -33,13 +34,12 @@ from depprobe.errors import unknown
 from depprobe.layers.dilated_convolution import ConvolutionBlock
 from depprobe.layers.residual import Added
 from depprobe.operators.autograd.operator import AutogradJacobian
-from depprobe.operators.autograd.support import independent
 from depprobe.operators.composed.levels import rectified
 from depprobe.operators.composed.levels.attended_convolution import joined
 from depprobe.operators.composed.levels.known import levels
 from depprobe.operators.composed.levels.level import Level
 from depprobe.operators.composed.levels.stack import is_inner, placing_of, pull_through, support_of, window_of
-from depprobe.operators.dispatch import structured
+from depprobe.operators.dispatch import register_jacobian
 from depprobe.vocabulary import NORMS
 
 #: multiply-adds of one row block beyond which probes take over: about ten seconds on two cores
@@ -55,7 +55,7 @@ class ComposedJacobian(TemporalJacobian):
     Parameters
     ----------
     levels : the layers, bottom first, linearised at their inputs.
-    function : the whole stack, (n, d_in) to (n_out, d_out).
+    module : the whole stack.
     x : (n, d_in).
     y : its output.
     memory : bytes that the job may take.
@@ -66,13 +66,13 @@ class ComposedJacobian(TemporalJacobian):
     def __init__(
         self,
         levels: list[Level],
-        function: Callable[[Tensor], Tensor],
+        module: nn.Module,
         x: Tensor,
         y: Tensor,
         *,
         memory: int = DEFAULT_MEMORY,
     ) -> None:
-        self._levels, self._function, self._x, self._memory = levels, function, x.detach(), memory
+        self._levels, self._module, self._x, self._memory = levels, module, x.detach(), memory
         self.shape = (*y.shape, *x.shape)
         self._repeats = all(level.is_shift_invariant() for level in levels)
         self._closed = all(level.is_closed() for level in levels)
@@ -162,9 +162,7 @@ class ComposedJacobian(TemporalJacobian):
             total[place] = log_hypot(total[place], found)
         zeros = np.flatnonzero(np.isneginf(total))
         if len(zeros) and not self._zeros_are_exact:
-            ignored = independent(
-                self._function, self._x, t, torch.from_numpy(where[zeros]).to(self._x.device)
-            )
+            ignored = self._function.ignores(t, torch.from_numpy(where[zeros]).to(self._x.device))
             total[zeros[~ignored.cpu().numpy()]] = np.nan
         return where, total
 
@@ -207,7 +205,11 @@ class ComposedJacobian(TemporalJacobian):
 
     @cached_property
     def _autograd(self) -> AutogradJacobian:
-        return AutogradJacobian(self._function, self._x, memory=self._memory)
+        return AutogradJacobian(self._function, Options(memory=self._memory))
+
+    @cached_property
+    def _function(self) -> SequenceFunction:
+        return SequenceFunction(self._module, self._x, memory=self._memory)
 
     def vjp(self, cotangent: Tensor) -> Tensor:
         """Sum over t of cotangent_t^T J[t,:]: (n_out, d_out) to (n_in, d_in)."""
@@ -230,28 +232,18 @@ def _placed(
     return placed(which, where, values, anchor, n_in, lags).values
 
 
-@structured.register(nn.Sequential)
-@structured.register(ConvolutionBlock)
-@structured.register(Added)
-def _(
-    module: nn.Module,
-    x: Tensor,
-    *,
-    wrt: str = "x",
-    tolerance: float = 1e-6,
-    memory: int = DEFAULT_MEMORY,
-    forward: Mapping[str, Any] | None = None,
-) -> TemporalJacobian | None:
-    if wrt != "x" or forward:
+@register_jacobian(nn.Sequential, ConvolutionBlock, Added)
+def composed_jacobian(module: nn.Module, x: Tensor, options: Options) -> TemporalJacobian | None:
+    """Level by level, where all are known; estimated by probes where a row is out of reach."""
+    if options.wrt != "x" or options.forward:
         return None
+    memory = options.memory
     stack = levels(module, x.detach(), memory)
     if stack is None or not stack.levels:
         return None
 
-    def function(z: Tensor) -> Tensor:
-        return call(module, z)
-
-    exact = ComposedJacobian(joined(stack.levels), function, x, stack.output, memory=memory)
+    exact = ComposedJacobian(joined(stack.levels), module, x, stack.output, memory=memory)
     if exact.work(exact.shape[0] - 1) > _WORK:
-        return AutogradJacobian(function, x, probes=_PROBES, memory=memory)
+        function = SequenceFunction(module, x, memory=memory)
+        return AutogradJacobian(function, replace(options, method="probes", probes=_PROBES))
     return exact

@@ -11,9 +11,8 @@ Shapes: W_i (d_out, d_in), block-diagonal with the groups; kernel K. Source: Gra
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from functools import cached_property
-from typing import Any
 
 import numpy as np
 import torch
@@ -22,12 +21,13 @@ from torch import Tensor, nn
 
 from depprobe.core.banded_rows import anchors, is_banded, placed, repeat
 from depprobe.core.budget import DEFAULT_MEMORY, require
+from depprobe.core.options import Options
 from depprobe.core.scaled import Scaled, log_norms, log_norms_of_squares
 from depprobe.core.temporal_jacobian import LogNorms, TemporalJacobian
 from depprobe.errors import unknown
 from depprobe.layers.convolution import Convolution
 from depprobe.operators.convolution.taps import Taps, require_width
-from depprobe.operators.dispatch import structured
+from depprobe.operators.dispatch import register_jacobian
 from depprobe.vocabulary import NORMS
 
 #: numbers in the sums of taps that are made at once
@@ -207,21 +207,13 @@ class ToeplitzJacobian(TemporalJacobian):
         return out[0].T
 
 
-@structured.register(nn.Conv1d)
-@structured.register(Convolution)
-def _(
-    module: nn.Module,
-    x: Tensor,
-    *,
-    wrt: str = "x",
-    tolerance: float = 1e-6,
-    memory: int = DEFAULT_MEMORY,
-    forward: Mapping[str, Any] | None = None,
-) -> TemporalJacobian | None:
+@register_jacobian(nn.Conv1d, Convolution)
+def convolution_jacobian(module: nn.Module, x: Tensor, options: Options) -> TemporalJacobian | None:
+    """Toeplitz, where every tap is a plain weight."""
     taps = Taps.of(module, x.shape[0])
-    if wrt != "x" or forward or taps is None:
+    if options.wrt != "x" or options.forward or taps is None:
         return None
     conv = module.conv if isinstance(module, Convolution) else module
     assert isinstance(conv, nn.Conv1d)
     require_width(x, conv.in_channels, "convolution")
-    return ToeplitzJacobian(conv, taps, memory=memory)
+    return ToeplitzJacobian(conv, taps, memory=options.memory)

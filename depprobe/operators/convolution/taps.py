@@ -15,9 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from depprobe.core.calling.plain import is_plain
 from depprobe.errors import BadInput
 from depprobe.layers.convolution import Convolution, output_length
-from depprobe.operators.dispatch import is_plain
 
 
 @dataclass(frozen=True)

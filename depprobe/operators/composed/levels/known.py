@@ -13,7 +13,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from depprobe.core.adapters import call
+from depprobe.core.calling.layout import natural_layout
+from depprobe.core.calling.plain import is_plain
+from depprobe.core.options import Options
 from depprobe.layers.convolution import Convolution
 from depprobe.layers.dilated_convolution import ConvolutionBlock
 from depprobe.layers.residual import Added
@@ -24,7 +26,7 @@ from depprobe.operators.composed.levels.own_operator import Mixing, Recurrence
 from depprobe.operators.composed.levels.per_position import EachPosition, Elementwise, Matrix
 from depprobe.operators.composed.levels.stack import Residual
 from depprobe.operators.convolution.taps import Taps, require_width
-from depprobe.operators.dispatch import is_plain, structured
+from depprobe.operators.dispatch import registered_jacobian
 
 #: slopes of these are zero only where they are cut off, never by underflow
 _PIECEWISE = (
@@ -69,19 +71,19 @@ def levels(module: nn.Module, x: Tensor, memory: int) -> Stack | None:
     Known are stacks and residual blocks of layers with an operator of their own, and layers that act on
     each position by itself.
     """
-    jacobian = structured(module, x, memory=memory, tolerance=0.0)
+    jacobian = registered_jacobian(module, x, Options(memory=memory, tolerance=0.0))
     if jacobian is None:
         return None
     with torch.no_grad():
-        output = call(module, x)
+        output = call_known(module, x)
     if isinstance(jacobian, RecurrentJacobian) and isinstance(module, nn.RNNBase):
         return Stack([Recurrence(jacobian, module.bidirectional)], output)
-    return Stack([Mixing(jacobian, lambda z: call(module, z), x, memory)], output)
+    return Stack([Mixing(jacobian, lambda z: call_known(module, z), x, memory)], output)
 
 
 @levels.register
 def _(module: nn.Sequential, x: Tensor, memory: int) -> Stack | None:
-    if not is_plain(module, nn.Sequential):
+    if not (is_plain(module, nn.Sequential) and _is_faithful(module)):
         return None
     found: list[Level] = []
     for child in module:
@@ -128,7 +130,7 @@ def _(module: nn.Module, x: Tensor, memory: int) -> Stack | None:
     assert isinstance(conv, nn.Conv1d)
     require_width(x, conv.in_channels, "convolution")
     with torch.no_grad():
-        return Stack([Conv(conv, taps)], call(module, x))
+        return Stack([Conv(conv, taps)], call_known(module, x))
 
 
 @levels.register
@@ -222,3 +224,43 @@ _PER_POSITION: tuple[tuple[tuple[type[nn.Module], ...], Callable[..., Stack | No
 for _kinds, _function in _PER_POSITION:
     for _kind in _kinds:
         levels.register(_kind, _function)
+
+
+def call_known(module: nn.Module, x: Tensor) -> Tensor:
+    """A known layer at (n, d): in the layout of its own type, with a batch of one where it needs one."""
+    if isinstance(module, nn.Sequential):
+        for child in module:
+            x = call_known(child, x)
+        return x
+    if isinstance(module, nn.RNNBase):
+        axis = 0 if module.batch_first else 1
+        return module(x.unsqueeze(axis))[0].squeeze(axis)
+    if isinstance(module, nn.MultiheadAttention):
+        return module(x, x, x, need_weights=False)[0]
+    return module(x.T[None])[0].T if isinstance(module, nn.Conv1d) else module(x)
+
+
+def _is_faithful(stack: nn.Sequential) -> bool:
+    """Whether the children one by one, each at (n, d), give what torch computes for the whole.
+
+    Behind a convolution torch hands (batch, channels, time) on, so that a norm or a softmax would act on
+    other axes than on (n, d); and two recurrent layers must agree on where the batch is.
+    """
+    layout = natural_layout(stack) or "b n d"
+    for child in stack:
+        own = natural_layout(child)
+        if isinstance(child, (nn.BatchNorm1d, *_POINTWISE)):
+            continue  # in eval mode each channel by itself
+        if isinstance(child, nn.Sequential):
+            if own not in (None, layout) or (own is None and layout == "b d n" and not _is_pointwise(child)):
+                return False
+        elif (own != layout and (own is not None or layout == "b d n")) or isinstance(child, nn.GroupNorm):
+            return False
+    return True
+
+
+_POINTWISE = (*_PIECEWISE, *_SMOOTH, *_IDENTITY)
+
+
+def _is_pointwise(stack: nn.Sequential) -> bool:
+    return all(isinstance(m, (*_POINTWISE, nn.Sequential)) for m in stack.modules())

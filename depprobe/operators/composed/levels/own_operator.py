@@ -82,7 +82,9 @@ class Mixing(Level):
         missing = [t for t in where.tolist() if t not in self._reads]
         if missing:
             norms = self.jacobian.log_norms(missing)
-            anchor = anchors(self.jacobian.position)[missing]
+            position = self.jacobian.position
+            position = np.arange(self.n_out, dtype=np.float64) if position is None else position
+            anchor = anchors(position)[missing]
             for t, at, values in zip(missing, anchor, norms.values, strict=True):
                 source = np.arange(self.n_in) if norms.lags is None else at - norms.lags
                 self._reads[t] = source[(source >= 0) & (source < self.n_in) & ~np.isneginf(values)]

@@ -1,0 +1,272 @@
+r"""What is handed to a forward: a sequence of vectors or ids, or named arguments of which one counts.
+
+x  float (n, d);  ids (n,);  a mapping of the forward's keyword arguments, as a tokenizer gives it
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
+
+from depprobe.errors import BadInput
+
+_HALF = (torch.float16, torch.bfloat16)
+
+
+def weights_of(module: nn.Module) -> tuple[torch.dtype, torch.device] | None:
+    """dtype and device of a module's weights, or None where it has none."""
+    for tensor in (*module.parameters(), *module.buffers()):
+        if tensor.is_floating_point():
+            return tensor.dtype, tensor.device
+    return None
+
+
+class Argument(NamedTuple):
+    """The argument that counts, and those beside it.
+
+    ``value`` is float (n, d) or integer ids (n,), time first; ``name`` its keyword, None for the first;
+    ``beside`` further keyword arguments, with a batch of one.
+    """
+
+    value: Tensor
+    name: str | None = None
+    beside: Mapping[str, Any] = {}
+
+    @property
+    def is_ids(self) -> bool:
+        """Whether it holds integers, to be looked up in an embedding."""
+        return not self.value.is_floating_point()
+
+
+def argument_of(x: Any, module: nn.Module) -> Argument:
+    """Read what the user gave as x.
+
+    Raises
+    ------
+    BadInput : neither real vectors, ids nor a mapping that holds one such sequence.
+
+    Examples
+    --------
+    >>> argument_of(torch.tensor([3, 1, 2]), nn.Embedding(5, 2)).is_ids
+    True
+    """
+    if isinstance(x, Mapping) or hasattr(x, "keys"):
+        return _from_mapping({str(key): x[key] for key in list(x.keys())}, module)
+    value = as_tensor(x, module)
+    if value.is_complex():
+        raise BadInput("x is complex; give its real and imaginary parts side by side (torch.view_as_real)")
+    if not value.is_floating_point() and value.ndim != 1:
+        if isinstance(x, Tensor):
+            raise BadInput(
+                f"x must be float (n, d), or integer ids (n,), not {value.dtype} {tuple(value.shape)}"
+            )
+        value = value.to((weights_of(module) or (torch.float64, None))[0])
+    return Argument(value)
+
+
+def as_tensor(x: Any, module: nn.Module) -> Tensor:
+    """A tensor as it is; an array or list in the module's dtype and on its device, integers as they are."""
+    if isinstance(x, Tensor):
+        x = x.detach()
+        # an inference tensor cannot be recorded; a copy can
+        return x.clone() if x.is_inference() else x
+    if isinstance(x, np.ma.MaskedArray):
+        if bool(np.ma.getmaskarray(x).any()):
+            raise BadInput("x is a masked array with masked entries; fill them (x.filled(0.0)) or cut them")
+        x = x.data
+    array = np.asarray(x)
+    if array.dtype.kind not in "iufb":
+        raise BadInput(f"x holds {array.dtype}; it must hold real numbers")
+    dtype, device = weights_of(module) or (torch.float64, torch.device("cpu"))
+    if array.dtype.kind in "iub":
+        return torch.from_numpy(np.ascontiguousarray(array, dtype=np.int64)).to(device)
+    # big-endian, strided and extended arrays too: numpy brings them to plain float64
+    return torch.from_numpy(np.array(array, dtype=np.float64)).to(device=device, dtype=dtype)
+
+
+def _from_mapping(entries: dict[str, Any], module: nn.Module) -> Argument:
+    tensors = {
+        key: as_tensor(value, module) if isinstance(value, (Tensor, np.ndarray, list)) else value
+        for key, value in entries.items()
+    }
+    name = _differentiated(tensors)
+    value = tensors.pop(name)
+    width = 1 if not value.is_floating_point() else 2
+    batched = value.ndim == width + 1
+    if value.ndim not in (width, width + 1) or (batched and value.shape[0] != 1):
+        raise BadInput(
+            f"{name!r} has shape {tuple(value.shape)}; it must be "
+            + ("(n,) or (1, n)" if width == 1 else "(n, d) or (1, n, d)")
+        )
+    n = value.shape[1] if batched else value.shape[0]
+    if not batched:
+        tensors = {
+            key: other[None] if isinstance(other, Tensor) and other.ndim and other.shape[0] == n else other
+            for key, other in tensors.items()
+        }
+    return Argument(value[0] if batched else value, name, tensors)
+
+
+def _differentiated(entries: Mapping[str, Any]) -> str:
+    for name in ("input_ids", "inputs_embeds"):
+        if isinstance(entries.get(name), Tensor):
+            return name
+    floating = [
+        name
+        for name, value in entries.items()
+        if isinstance(value, Tensor) and value.is_floating_point() and value.ndim in (2, 3)
+    ]
+    if len(floating) == 1:
+        return floating[0]
+    if not floating:
+        raise BadInput(
+            f"none of {sorted(entries)} is a sequence of vectors to differentiate in; give input_ids, "
+            "inputs_embeds or one floating entry (n, d)"
+        )
+    raise BadInput(
+        f"{', '.join(map(repr, floating))} could each be what is differentiated in; "
+        "leave one in x and put the others into forward={...}"
+    )
+
+
+def arranged(
+    module: nn.Module, given: Tensor, argument: Argument, forward: Mapping[str, Any]
+) -> tuple[tuple[Tensor, ...], dict[str, Any]]:
+    """Positional and keyword arguments of the module's call, the sequence given in its layout."""
+    named = {**argument.beside, **forward}
+    if given.ndim == 3 and type(module).__module__.startswith("torch.nn."):
+        named |= {key: _with_batch(key, value) for key, value in named.items()}
+    if argument.name is not None:
+        return (), named | {argument.name: given}
+    if type(module).forward is nn.MultiheadAttention.forward:
+        _check_attention(module)
+        # the fused path refuses what its plain twin allows: no averaged weights unless asked for
+        return (given, given, given), {"need_weights": False} | named
+    return (given,), named
+
+
+def _with_batch(name: str, value: Any) -> Any:
+    """A mask of padded keys, (n,), as torch's layers take it with a batch of one."""
+    one = name.endswith("key_padding_mask") and isinstance(value, Tensor) and value.ndim == 1
+    return value[None] if one else value
+
+
+def _check_attention(module: nn.Module) -> None:
+    """Refuse torch's attention where keys or values are of another width than x, which is all three."""
+    widths = module.kdim, module.vdim, module.embed_dim
+    if len(set(widths)) > 1:
+        raise BadInput(
+            f"x is query, key and value at once, so kdim = {widths[0]} and vdim = {widths[1]} "
+            f"must equal embed_dim = {widths[2]}"
+        )
+
+
+def check(module: nn.Module, x: Tensor) -> None:
+    """Refuse a module and an input of which no Jacobian can be taken.
+
+    Raises
+    ------
+    BadInput : see ``check_input`` and ``check_module``.
+    """
+    check_input(x)
+    check_module(module)
+    check_together(module, x)
+
+
+def checked(argument: Argument, module: nn.Module) -> Argument:
+    """The argument, copied as it is now, once it and the module have passed all checks."""
+    value = argument.value
+    if argument.is_ids:
+        if len(value) < 2:
+            raise BadInput(f"x must hold n >= 2 ids, not {len(value)}")
+        check_module(module)
+    else:
+        check(module, value)
+    return argument._replace(value=value.detach().clone())
+
+
+def check_input(x: Tensor) -> None:
+    """Refuse an input that is not (n, d) with n >= 2, real, finite and of at least 32 bits."""
+    if x.ndim != 2 or x.shape[0] < 2 or x.shape[1] < 1:
+        raise BadInput(f"x must be (n, d) with n >= 2 and d >= 1, not {tuple(x.shape)}")
+    if x.dtype in _HALF:
+        raise BadInput(
+            f"{x.dtype} has too few digits to measure with: use --dtype float32 (module.float(), x.float())"
+        )
+    if not x.is_floating_point():
+        raise BadInput(f"x must be float32 or float64, not {x.dtype}")
+    if x.is_meta:
+        raise BadInput("x is on the meta device and has no values; give it some")
+    if not bool(x.isfinite().all()):
+        raise BadInput("x holds NaN or Inf; every entry must be finite")
+
+
+def check_module(module: nn.Module) -> None:
+    """Refuse weights without values, or that autograd cannot go through, and what makes rows differ."""
+    for name, weight in (*module.named_parameters(), *module.named_buffers()):
+        _check_weight(module, name, weight)
+    for name, child in module.named_modules():
+        _check_child(name or type(child).__name__, child)
+
+
+def _check_weight(module: nn.Module, name: str, weight: Tensor) -> None:
+    if is_lazy(weight):
+        raise BadInput(
+            f"weight {name!r} of {type(module).__name__} is lazy and not made yet; call the module once first"
+        )
+    if weight.is_meta:
+        raise BadInput(
+            f"weight {name!r} is on the meta device and has no values; load the weights first "
+            "(module.to_empty(device='cpu'), then module.load_state_dict)"
+        )
+    if weight.is_inference():
+        raise BadInput(
+            f"weight {name!r} was made under torch.inference_mode, and autograd cannot go through it; "
+            "build or load the module outside of it"
+        )
+    if not isinstance(weight, nn.Parameter):
+        return
+    if weight.dtype in _HALF:
+        raise BadInput(
+            f"{weight.dtype} weights have too few digits to measure with: use --dtype float32 "
+            "(module.float())"
+        )
+    values = weight if weight.layout is torch.strided else weight.detach().to_dense()
+    if (weight.is_floating_point() or weight.is_complex()) and not bool(values.isfinite().all()):
+        raise BadInput(f"weight {name!r} holds NaN or Inf")
+
+
+def _check_child(name: str, child: nn.Module) -> None:
+    if ".quantized" in type(child).__module__:
+        raise BadInput(
+            f"{name!r} ({type(child).__name__}) is quantised, and autograd cannot go through it; "
+            "measure the module from before it was quantised"
+        )
+    if not child.training:
+        return
+    known = isinstance(child, nn.modules.dropout._DropoutNd)
+    rate = child.p if known else getattr(child, "dropout", 0.0)
+    if isinstance(rate, (int, float)) and rate > 0:
+        raise BadInput(
+            f"dropout {rate} of {name!r} is active, so rows would come from different functions; "
+            "call module.eval() first"
+        )
+    if isinstance(child, nn.modules.batchnorm._NormBase) and child.track_running_stats:
+        raise BadInput(f"{name!r} updates its statistics in train mode; call module.eval() first")
+
+
+def check_together(module: nn.Module, x: Tensor) -> None:
+    """Refuse an input of another dtype or device than all of the module's weights."""
+    found = {(p.dtype, p.device) for p in module.parameters() if p.is_floating_point()}
+    if not found:
+        found = {known for known in [weights_of(module)] if known}
+    if found and (x.dtype, x.device) not in found:
+        dtype, device = min(found, key=str)
+        raise BadInput(
+            f"x is {x.dtype} on {x.device} but the module is {dtype} on {device}; bring them together"
+        )

@@ -1,0 +1,134 @@
+r"""Whether a module is one function of one sequence, and in which layout.
+
+Deterministic: two passes give one output. One sequence: a sample does not depend on its neighbour in the
+batch. One layout: where (n, d) runs too and gives another result than (1, n, d), the call is refused.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from depprobe.core.calling.layout import CHANNELS_FIRST, batch_axis, laid_out, natural_layout
+from depprobe.core.calling.outputs import chosen_output
+from depprobe.core.calling.passes import DoesNotRun, Pass, Passes
+from depprobe.errors import BadInput, OverBudget
+
+#: epsilons, of the largest output, by which kernels may differ between two passes
+_ROUNDING = 1e4
+
+
+def found_layout(passes: Passes, is_known: bool) -> tuple[str, Pass | None]:
+    """The layout of a module for which none was stated, and the pass in it, if one was needed to tell.
+
+    Raises
+    ------
+    BadInput : it runs in none, or in two with different results.
+    """
+    module = passes.module
+    natural = natural_layout(module)
+    _refuse_square(passes, natural, is_known)
+    errors: list[DoesNotRun] = []
+    for layout in dict.fromkeys([natural or "b n d", "b n d", "n d"]):
+        try:
+            recorded = passes.one_pass(layout)
+        except DoesNotRun as error:
+            errors.append(error)
+            continue
+        if layout == "b n d" and natural is None:
+            _refuse_two(passes, recorded.y)
+        return layout, recorded
+    raise errors[0]
+
+
+def _refuse_two(passes: Passes, y: Tensor) -> None:
+    try:
+        alone = passes.one_pass("n d").y
+    except OverBudget:
+        raise
+    except BadInput:
+        return  # it takes batches only
+    if not same_output(y, alone):
+        shape = tuple(passes.argument.value.shape)
+        raise BadInput(
+            f"{passes.who} runs on {(1, *shape)} and on {shape} with different results; say which is "
+            "meant: layout='b n d' or layout='n d'"
+        )
+
+
+def _refuse_square(passes: Passes, natural: str | None, is_known: bool) -> None:
+    """Where n = d, a module that holds layers of channels first may take time for them without a word."""
+    value = passes.argument.value
+    if value.ndim != 2 or value.shape[0] != value.shape[1]:
+        return
+    module = passes.module
+    first = next(iter(module.children()), module) if isinstance(module, nn.Sequential) else module
+    if natural == "b d n" and is_known and natural_layout(first) == "b d n":
+        return
+    child = next((child for child in module.modules() if isinstance(child, CHANNELS_FIRST)), None)
+    if child is not None and type(child).__module__.startswith("torch.") and not _is_packages(module):
+        raise BadInput(
+            f"x is {tuple(value.shape)} and {passes.who} holds {type(child).__name__}, which reads "
+            "(batch, channels, time): both orders would run; say layout='b n d' or layout='b d n', "
+            "or use n != d"
+        )
+
+
+def _is_packages(module: nn.Module) -> bool:
+    return type(module).__module__.startswith("depprobe.")
+
+
+def require_function(passes: Passes, layout: str, y: Tensor, x: Tensor) -> None:
+    """Refuse a module whose output at x is random, or hangs on what else is in the batch.
+
+    Raises
+    ------
+    BadInput : naming which.
+    """
+    again = passes.one_pass(layout, x).y
+    if not same_output(y, again):
+        raise BadInput(
+            f"{passes.who} gives two outputs at one x, so rows would come from different functions: it "
+            "draws random numbers, or keeps something between calls outside the module"
+        )
+    if mixes_samples(passes, layout):
+        axis = batch_axis(layout)
+        raise BadInput(
+            f"{passes.who} does not take (batch, n, d) in layout {layout!r}: the output of a "
+            f"sample changes with the one before it, so axis {axis} is no batch to it (time first, as where "
+            "parts lack batch_first=True?); state another layout, such as 'n b d' or 'n d'"
+        )
+
+
+def mixes_samples(passes: Passes, layout: str) -> bool:
+    """Whether the output at x changes with what stands before it in a batch."""
+    axis = batch_axis(layout)
+    if axis is None or passes.of == "loss":
+        return False
+    value = passes.argument.value
+    other = value.flip(0) + 1 if value.is_floating_point() else value.flip(0)
+    given = torch.cat([laid_out(one, layout) for one in (other, value)], axis)
+    try:
+        pairs = passes.batch_of_two(layout, given)
+        alone, together = (chosen_output(result, passes.of, "it") for result in pairs)
+    except OverBudget:
+        raise
+    except BadInput:
+        return False  # it takes one sample at a time, and then nothing can mix
+    place = axis if alone.ndim == 3 else 0
+    if alone.ndim == 0:
+        return False  # a loss is one for the whole batch
+    if together.ndim != alone.ndim or together.shape[place] != 2 * alone.shape[place]:
+        return True
+    return not same_output(alone.select(place, 0), together.select(place, 1))
+
+
+def same_output(y: Any, other: Any) -> bool:
+    """Whether two outputs are equal but for rounding."""
+    if y.shape != other.shape:
+        return False
+    y, other = y.detach(), other.detach()
+    size = float(y.abs().nan_to_num(0, 0, 0).max()) if y.numel() else 0.0
+    return torch.allclose(y, other, 0, _ROUNDING * torch.finfo(y.dtype).eps * size, equal_nan=True)

@@ -1,0 +1,108 @@
+"""Which tensor of what a module returns is meant, and the names of its submodules."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from fnmatch import fnmatchcase
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils.rnn import PackedSequence
+
+from depprobe.errors import BadInput, unknown
+
+#: words of ``of`` and ``wrt`` that come before a submodule of such a name
+OF_WORDS, WRT_WORDS = ("output", "logits", "loss"), ("x", "h", "c")
+
+
+def submodule_of(module: nn.Module, name: str, words: tuple[str, ...], option: str) -> nn.Module | None:
+    """The submodule that ``of`` or ``wrt`` names, or None for one of the words.
+
+    Raises
+    ------
+    BadInput : it names neither.
+    """
+    if name in words:
+        return None
+    found = dict(module.named_modules())
+    path = name.removeprefix("module:")
+    if not path or path not in found:
+        raise unknown(option, name, [*words, *(known for known in found if known)])
+    return found[path]
+
+
+def depths(module: nn.Module, pattern: str) -> list[str]:
+    """The submodules that a pattern names, in their own order; a star stands for one level.
+
+    Examples
+    --------
+    >>> depths(nn.TransformerEncoder(nn.TransformerEncoderLayer(4, 1, 8), 2), "layers.*")
+    ['layers.0', 'layers.1']
+    """
+    levels = pattern.removeprefix("module:").split(".")
+    found = [name for name, _ in module.named_modules() if name and _matches(name.split("."), levels)]
+    if not found:
+        raise unknown("submodule", pattern, [name for name, _ in module.named_modules() if name])
+    return found
+
+
+def _matches(name: list[str], levels: list[str]) -> bool:
+    return len(name) == len(levels) and all(map(fnmatchcase, name, levels))
+
+
+def chosen_output(result: Any, of: str, who: str) -> Tensor:
+    """The tensor that ``of`` means in what a forward returned, as a strided one.
+
+    Raises
+    ------
+    BadInput : there is none; or it is complex, or holds no floating numbers.
+    """
+    tensor = _chosen(result, of, who)
+    if tensor.layout is not torch.strided:
+        tensor = tensor.to_dense()
+    if tensor.is_complex():
+        raise BadInput(
+            f"the output of {who} is complex; return its real and imaginary parts (torch.view_as_real)"
+        )
+    if not tensor.is_floating_point():
+        raise BadInput(f"the output of {who} holds {tensor.dtype}, which has no derivative")
+    return tensor
+
+
+def _chosen(result: Any, of: str, who: str) -> Tensor:
+    if dataclasses.is_dataclass(result) and not isinstance(result, Mapping):
+        result = {field.name: getattr(result, field.name) for field in dataclasses.fields(result)}
+    elif hasattr(result, "_asdict") and not isinstance(result, PackedSequence):
+        result = result._asdict() if of != "output" else tuple(result)
+    if of in ("logits", "loss"):
+        named = result if isinstance(result, Mapping) else {}
+        if isinstance(named.get(of), Tensor):
+            return named[of]
+        has = f"named outputs {sorted(map(str, named))}" if named else f"one {type(result).__name__}"
+        raise BadInput(f"{who} returns {has}, no {of!r}; use of='output' or the name of a submodule")
+    if isinstance(result, Mapping):
+        if isinstance(result.get("last_hidden_state"), Tensor):
+            return result["last_hidden_state"]
+        if isinstance(result.get("hidden_states"), (tuple, list)) and result["hidden_states"]:
+            return result["hidden_states"][-1]
+        values = [value for key, value in result.items() if key != "loss"] + [result.get("loss")]
+        found = next((found for found in map(_first_tensor, values) if found is not None), None)
+    else:
+        found = _first_tensor(result)
+    if found is None:
+        raise BadInput(f"{who} returned {type(result).__name__}; its output must be a tensor, or hold one")
+    return found
+
+
+def _first_tensor(result: Any) -> Tensor | None:
+    if isinstance(result, Tensor):
+        return result
+    if isinstance(result, PackedSequence):
+        if len(result.batch_sizes) != len(result.data):
+            raise BadInput("a packed output must hold one sequence")
+        return result.data[None]
+    if isinstance(result, (tuple, list)):
+        return next((found for found in map(_first_tensor, result) if found is not None), None)
+    return None

@@ -1,0 +1,256 @@
+r"""Passes of a user's module: protected, so that it is left bit for bit as it was; or bare, for costs."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, ExitStack, nullcontext
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from depprobe.core.calling.arguments import Argument, arranged
+from depprobe.core.calling.environment import ProcessState, pinned
+from depprobe.core.calling.interception import Interception
+from depprobe.core.calling.layout import laid_out, natural_layout, time_first
+from depprobe.core.calling.outputs import OF_WORDS, WRT_WORDS, chosen_output, submodule_of
+from depprobe.core.calling.snapshot import Snapshot
+from depprobe.core.memory import BudgetGuard
+from depprobe.errors import BadInput, DepprobeError
+
+#: n by n numbers of which a pass is thought to make no more
+_TIMES = 64
+
+
+class DoesNotRun(BadInput):
+    """The module fails on what it is given, or gives something of another shape than its layout's."""
+
+
+class Pass(NamedTuple):
+    """One call: the variable (n_in, d_in), the output (n_out, d_out) with its graph, whether it has time."""
+
+    leaf: Tensor
+    y: Tensor
+    has_time: bool
+
+
+class Passes:
+    """Protected calls of one module at one argument.
+
+    Parameters
+    ----------
+    module, argument, forward : what is called, and with what.
+    of, wrt : as ``SequenceFunction`` takes them.
+    per_position : whether an output (1, n) holds a number for each position, and no features.
+    memory : bytes that a forward pass may take.
+
+    Raises
+    ------
+    BadInput : ``of`` or ``wrt`` names nothing.
+    """
+
+    def __init__(
+        self,
+        module: nn.Module,
+        argument: Argument,
+        forward: Mapping[str, Any],
+        *,
+        of: str,
+        wrt: str,
+        per_position: bool,
+        memory: int,
+    ) -> None:
+        self.module, self.argument, self.forward = module, argument, forward
+        self.of, self.wrt = of, wrt
+        self._of = submodule_of(module, of, OF_WORDS, "of")
+        self._wrt = submodule_of(module, wrt, WRT_WORDS, "wrt")
+        self._per_position, self._memory = per_position, memory
+        self._snapshot = Snapshot(module, (forward, argument.beside))
+        self._depth = 0
+
+    @property
+    def who(self) -> str:
+        """Name of the module's type, for messages."""
+        return type(self.module).__name__
+
+    @property
+    def replaces_output(self) -> bool:
+        """Whether the variable stands for the output of a submodule, rather than for x."""
+        return self._wrt is not None or self.argument.is_ids
+
+    @contextlib.contextmanager
+    def held(self) -> Iterator[ProcessState]:
+        """Around whatever runs code of the module's: one thread at a time, and all is put back behind it."""
+        with pinned():
+            if not self._depth:
+                self._snapshot.refresh()
+            self._depth += 1
+            process = ProcessState()
+            try:
+                yield process
+            finally:
+                self._depth -= 1
+                try:
+                    self._put_back(process)
+                except KeyboardInterrupt:
+                    self._put_back(process)
+                    raise
+
+    def _put_back(self, process: ProcessState) -> None:
+        process.restore()
+        self._snapshot.restore()
+
+    def one_pass(
+        self,
+        layout: str,
+        variable: Tensor | None = None,
+        *,
+        tracer: AbstractContextManager[Any] | None = None,
+    ) -> Pass:
+        """One call of the module in a layout, at x or another value of the variable.
+
+        Raises
+        ------
+        BadInput : the module fails, draws random numbers, or its output is of no use.
+        """
+        if variable is None and not self.replaces_output:
+            variable = self.argument.value
+        for _ in range(2):
+            with self.held() as process:
+                self._snapshot.substitute()
+                found = self._recorded(layout, variable, tracer)
+                if process.restore():
+                    raise BadInput(
+                        f"{self.who} draws random numbers, so rows would come from different functions; "
+                        "call module.eval(), or switch off what draws them"
+                    )
+                written = self._snapshot.restore()
+            if not written:
+                return found
+            self._snapshot.will_be_written(written)
+        raise BadInput(
+            f"{self.who} writes in place into a tensor that it does not hold as an attribute; "
+            "let it make a new one"
+        )
+
+    def batch_of_two(self, layout: str, given: Tensor) -> tuple[Any, Any]:
+        """Results at x and at a batch of two in a layout, as the module returns them."""
+        argument = self.argument
+        results = []
+        for batch in (laid_out(argument.value, layout), given):
+            count = 1 if batch is not given else 2
+            beside = {key: _repeated(value, count) for key, value in argument.beside.items()}
+            with self.held(), ExitStack() as stack:
+                self._snapshot.substitute()
+                calls = Interception(stack, self.module, layout)
+                if self._of is not None:
+                    calls.capture(self.of, self._of)
+                leaf = batch.clone().requires_grad_() if batch.is_floating_point() else batch
+                result = self._called(leaf.clone(), beside=beside)
+                results.append(result if self._of is None else calls.captured())
+        return results[0], results[1]
+
+    @property
+    def _who(self) -> str:
+        return type(self.module).__name__
+
+    def _recorded(self, layout: str, variable: Tensor | None, tracer: Any) -> Pass:
+        wrt = self._wrt
+        with ExitStack() as stack:
+            calls = Interception(stack, self.module, layout)
+            if not self.replaces_output:
+                assert variable is not None
+                leaf = variable.detach().clone().requires_grad_()
+                # of a copy: the module may write into what it is given
+                given = laid_out(leaf.clone(), layout)
+            else:
+                given = laid_out(self.argument.value, layout)
+                calls.replace(self.wrt if wrt is not None else None, wrt, given, variable)
+            if self._of is not None:
+                calls.capture(self.of, self._of)
+            result = self._called(given, tracer)
+            of_layout = layout
+            if self._of is not None:
+                result, of_layout = calls.captured(), natural_layout(self._of) or layout
+            if self.replaces_output:
+                leaf = calls.leaf()
+        what = self.who if self._of is None else f"{self.of!r}"
+        try:
+            y, has_time = time_first(chosen_output(result, self.of, what), of_layout, f"the output of {what}")
+        except BadInput as error:
+            raise DoesNotRun(str(error)) from None
+        if not has_time and self._per_position and y.shape[1] == leaf.shape[0]:
+            y, has_time = y.T, True
+        if not y.requires_grad:
+            raise BadInput(
+                f"the output of {what} does not depend on the input through differentiable operations"
+            )
+        return Pass(leaf, y, has_time)
+
+    def _called(self, given: Tensor, tracer: Any = None, beside: Mapping[str, Any] | None = None) -> Any:
+        argument = self.argument if beside is None else self.argument._replace(beside=beside)
+        first, named = arranged(self.module, given, argument, self.forward)
+        try:
+            with tracer if tracer is not None else nullcontext(), self._watched(given):
+                return self.module(*first, **named)
+        except (torch.OutOfMemoryError, MemoryError, DepprobeError):
+            raise
+        except Exception as error:
+            if "allocate memory" in str(error):
+                raise
+            raise DoesNotRun(self._failure(given, error)) from error
+
+    def _watched(self, given: Tensor) -> AbstractContextManager[Any]:
+        """Counts what the pass makes where that could exceed the budget: n by n numbers a few times over."""
+        n, wide = self.argument.value.shape[0], max(self.argument.value.shape)
+        risk = _TIMES * n * wide * (given.element_size() if given.is_floating_point() else 8)
+        return BudgetGuard(self._memory, "the forward pass") if risk > self._memory else nullcontext()
+
+    def _failure(self, given: Tensor, error: Exception) -> str:
+        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+        scripted = isinstance(error, torch.jit.Error)
+        said = (lines[-1] if scripted else lines[0]) if lines else type(error).__name__
+        return (
+            f"{self.who} fails on x of shape {tuple(self.argument.value.shape)}, given as "
+            f"{tuple(given.shape)}: {said}; layout= states another order of axes, forward={{...}} holds "
+            "further arguments"
+        )
+
+
+def _repeated(value: Any, count: int) -> Any:
+    return torch.cat([value] * count) if isinstance(value, Tensor) and value.ndim else value
+
+
+def call_once(module: nn.Module, x: Tensor, layout: str | None = None) -> Tensor:
+    """One call, (n, d_in) to (n_out, d_out): nothing is checked, and nothing put back.
+
+    Parameters
+    ----------
+    module, x : x in the dtype and on the device of the module.
+    layout : None for that of the module's type, else ``"b n d"``.
+
+    Examples
+    --------
+    >>> import torch
+    >>> call_once(nn.LSTM(3, 5), torch.zeros(9, 3)).shape
+    torch.Size([9, 5])
+    """
+    layout = layout or natural_layout(module) or "b n d"
+    first, named = arranged(module, laid_out(x, layout), Argument(x), {})
+    with ExitStack() as stack:
+        Interception(stack, module, layout)
+        result = module(*first, **named)
+    name = type(module).__name__
+    return time_first(chosen_output(result, "output", name), layout, f"the output of {name}")[0]
+
+
+@contextlib.contextmanager
+def unharmed(module: nn.Module) -> Iterator[None]:
+    """Around bare calls: the module, random generators and settings of the process are put back behind."""
+    snapshot, process = Snapshot(module), ProcessState()
+    try:
+        yield
+    finally:
+        process.restore()
+        snapshot.restore()

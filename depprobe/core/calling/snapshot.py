@@ -1,0 +1,272 @@
+r"""A module as it was, bit for bit, and its return to that.
+
+Everything reachable from the module through its attributes, containers and objects is remembered: tensors
+with their bits, gradients and flags; the contents of dictionaries, lists, sets and of user-defined objects
+and classes, by identity; arrays and random generators. ``restore`` puts back what differs, in place.
+
+Tensors that a forward writes into are a special case: a recorded graph would see the values put back. They
+are named by ``restore`` and, from the next call on, replaced by copies while the module runs.
+"""
+
+from __future__ import annotations
+
+import random
+import sys
+from collections import deque
+from collections.abc import Iterable, Sequence
+from operator import is_
+from types import BuiltinFunctionType, FunctionType, MethodType, ModuleType
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn.modules import module as _torch_module
+
+from depprobe.core.calling.plain import global_hooks, is_torchs_own
+
+_ATOMS = (int, float, bool, str, bytes, complex, type(None), torch.dtype, torch.device, torch.Size)
+_CODE = (FunctionType, MethodType, BuiltinFunctionType, ModuleType, property, staticmethod, classmethod)
+#: whose objects hold nothing that a forward is meant to change
+_FOREIGN = frozenset(sys.stdlib_module_names) | {"torch", "numpy", "pandas", "scipy", "xarray", "builtins"}
+_INTEGER = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
+
+
+class _HeldTensor:
+    """A tensor, its storage and its bits."""
+
+    def __init__(self, tensor: Tensor) -> None:
+        self.tensor, self.storage = tensor, tensor.detach()
+        self.bits = self.storage.clone()
+        self.requires_grad = tensor.requires_grad
+        self.grad = tensor.grad if tensor.is_leaf else None
+        self.grad_bits = None if self.grad is None else self.grad.detach().clone()
+
+    def unchanged(self) -> bool:
+        return _same_bits(self.tensor, self.bits)
+
+    def restore(self) -> bool:
+        """Put the tensor back; returns whether it had been written into."""
+        tensor, written = self.tensor, False
+        with torch.no_grad():
+            if not _same_memory(tensor, self.storage):
+                tensor.data = self.storage
+            if not _same_bits(tensor, self.bits):
+                tensor.data.copy_(self.bits)
+                written = True
+            if tensor.requires_grad is not self.requires_grad and tensor.is_leaf:
+                tensor.requires_grad_(self.requires_grad)
+            if tensor.is_leaf and tensor.grad is not self.grad:
+                tensor.grad = self.grad
+            grad, bits = self.grad, self.grad_bits
+            if grad is not None and bits is not None and not _same_bits(grad, bits):
+                grad.data.copy_(bits)
+        return written
+
+
+class Snapshot:
+    """What ``restore`` brings back.
+
+    Parameters
+    ----------
+    module : the module; one made of torch's own layers, which keep nothing between calls, is not looked at.
+
+    Examples
+    --------
+    >>> cell = nn.Linear(2, 2)
+    >>> cell.register_forward_hook(lambda m, args, y: setattr(m, "calls", 1)).id >= 0
+    True
+    >>> snapshot = Snapshot(cell)
+    >>> y = cell(torch.ones(1, 2))
+    >>> snapshot.restore(), hasattr(cell, "calls")
+    ([], False)
+    """
+
+    def __init__(self, module: nn.Module, beside: Sequence[Any] = ()) -> None:
+        self._module, self._beside = module, beside
+        self._tensors: dict[int, _HeldTensor] = {}
+        self._written: dict[int, Tensor] = {}
+        self._take()
+
+    def _take(self) -> None:
+        self._seen: dict[int, Any] = {}
+        self._dicts: list[tuple[dict[Any, Any], list[Any], list[Any]]] = []
+        self._lists: list[tuple[Any, list[Any]]] = []
+        self._classes: list[tuple[type, dict[str, Any]]] = []
+        self._arrays: list[tuple[np.ndarray, np.ndarray]] = []
+        self._generators: list[tuple[Any, Any]] = []
+        known, self._tensors = self._tensors, {}
+        if is_torchs_own(self._module):
+            return
+        waiting: list[Any] = [self._module, *self._beside, *global_hooks()]
+        waiting += [*self._module.parameters(), *self._module.buffers()]
+        while waiting:
+            self._visit(waiting.pop(), waiting, known)
+
+    def _visit(self, value: Any, waiting: list[Any], known: dict[int, _HeldTensor]) -> None:
+        kind = type(value)
+        if kind in _ATOMS or id(value) in self._seen or isinstance(value, _CODE):
+            return
+        self._seen[id(value)] = value
+        if isinstance(value, Tensor):
+            held = known.get(id(value))
+            same = held is not None and held.tensor is value and held.unchanged()
+            self._tensors[id(value)] = held if held is not None and same else _HeldTensor(value)
+        elif isinstance(value, dict):
+            self._dicts.append((value, list(value), list(value.values())))
+            _push(waiting, value.values())
+        elif isinstance(value, (list, deque, set)):
+            self._lists.append((value, list(value)))
+            _push(waiting, value)
+        elif isinstance(value, (tuple, frozenset)):
+            _push(waiting, value)
+        elif isinstance(value, np.ndarray):
+            self._arrays.append((value, value.copy()))
+        elif isinstance(value, (torch.Generator, np.random.Generator, np.random.RandomState, random.Random)):
+            self._generators.append((value, _state_of(value)))
+        elif isinstance(value, type):
+            if _is_users(value):
+                values = {name: item for name, item in vars(value).items() if not name.startswith("__")}
+                self._classes.append((value, values))
+                _push(waiting, values.values())
+        elif isinstance(value, nn.Module) or _is_users(kind):
+            waiting += kind.__mro__
+            for slot in (name for parent in kind.__mro__ for name in _slots(parent)):
+                _push(waiting, [getattr(value, slot, None)])
+            if hasattr(value, "__dict__"):
+                waiting.append(vars(value))
+
+    def refresh(self) -> None:
+        """Remember the module as it is now, copying only what changed since."""
+        if self._is_as_it_was():
+            return
+        self._take()
+
+    def _is_as_it_was(self) -> bool:
+        return (
+            all(
+                _identical(now, keys) and _identical(now.values(), values)
+                for now, keys, values in self._dicts
+            )
+            and all(_identical(now, then) for now, then in self._lists)
+            and all(held.unchanged() and held.tensor.grad is held.grad for held in self._leaves())
+            and all(held.unchanged() for held in self._tensors.values())
+            and all(np.array_equal(now, then, equal_nan=True) for now, then in self._arrays if now.size)
+        )
+
+    def _leaves(self) -> Iterable[_HeldTensor]:
+        return (held for held in self._tensors.values() if held.tensor.is_leaf)
+
+    def substitute(self) -> None:
+        """Put copies in the place of the tensors that a call is known to write into."""
+        if not self._written:
+            return
+        copies = {key: _copy(tensor) for key, tensor in self._written.items()}
+        for mapping, keys, values in self._dicts:
+            for key, value in zip(keys, values, strict=True):
+                if id(value) in copies:
+                    mapping[key] = copies[id(value)]
+        for items, values in self._lists:
+            if isinstance(items, (list, deque)):
+                for place, value in enumerate(values):
+                    if id(value) in copies:
+                        items[place] = copies[id(value)]
+
+    def restore(self) -> list[Tensor]:
+        """Put everything back; returns the tensors that had been written into."""
+        for mapping, keys, values in self._dicts:
+            if not (_identical(mapping, keys) and _identical(mapping.values(), values)):
+                dict.clear(mapping)
+                for key, value in zip(keys, values, strict=True):
+                    mapping[key] = value
+        for items, then in self._lists:
+            if not _identical(items, then):
+                items.clear()
+                items.update(then) if isinstance(items, set) else items.extend(then)
+        for kind, attributes in self._classes:
+            _restore_class(kind, attributes)
+        for array, copy in self._arrays:
+            if array.shape != copy.shape or array.tobytes() != copy.tobytes():
+                array[...] = copy
+        for generator, state in self._generators:
+            _set_state(generator, state)
+        return [held.tensor for held in self._tensors.values() if held.restore()]
+
+    def will_be_written(self, tensors: Sequence[Tensor]) -> None:
+        """Remember that calls write into these."""
+        self._written |= {id(tensor): tensor for tensor in tensors}
+
+
+def _push(waiting: list[Any], values: Iterable[Any]) -> None:
+    waiting += [value for value in values if type(value) not in _ATOMS]
+
+
+def _identical(now: Iterable[Any], then: list[Any]) -> bool:
+    return len(now) == len(then) and all(map(is_, now, then))  # type: ignore[arg-type]
+
+
+def _is_users(kind: type) -> bool:
+    return kind.__module__.partition(".")[0] not in _FOREIGN
+
+
+def _slots(kind: type) -> tuple[str, ...]:
+    slots = vars(kind).get("__slots__", ()) if _is_users(kind) else ()
+    return (slots,) if isinstance(slots, str) else tuple(slots)
+
+
+def _copy(tensor: Tensor) -> Tensor:
+    copy = tensor.detach().clone()
+    if isinstance(tensor, nn.Parameter):
+        return nn.Parameter(copy, requires_grad=tensor.requires_grad)
+    return copy.requires_grad_(tensor.requires_grad and tensor.is_leaf)
+
+
+def _same_memory(tensor: Tensor, storage: Tensor) -> bool:
+    if tensor.layout is not torch.strided or storage.layout is not torch.strided:
+        return tensor.layout is storage.layout
+    return (
+        tensor.dtype is storage.dtype
+        and tensor.shape == storage.shape
+        and tensor.stride() == storage.stride()
+        and tensor.data_ptr() == storage.data_ptr()
+    )
+
+
+def _same_bits(tensor: Tensor, bits: Tensor) -> bool:
+    tensor = tensor.detach()
+    if tensor.shape != bits.shape or tensor.dtype is not bits.dtype or tensor.layout is not bits.layout:
+        return False
+    if tensor.layout is not torch.strided:
+        tensor, bits = tensor.to_dense(), bits.to_dense()
+    if tensor.is_complex():
+        tensor, bits = torch.view_as_real(tensor.resolve_conj()), torch.view_as_real(bits.resolve_conj())
+    if not tensor.is_floating_point():
+        return torch.equal(tensor, bits)
+    whole = _INTEGER[tensor.element_size()]
+    return torch.equal(tensor.view(whole), bits.view(whole))
+
+
+def _state_of(generator: Any) -> Any:
+    if isinstance(generator, torch.Generator):
+        return generator.get_state()
+    if isinstance(generator, np.random.Generator):
+        return generator.bit_generator.state
+    return generator.get_state(legacy=False) if hasattr(generator, "get_state") else generator.getstate()
+
+
+def _set_state(generator: Any, state: Any) -> None:
+    if isinstance(generator, np.random.Generator):
+        generator.bit_generator.state = state
+    elif isinstance(generator, random.Random):
+        generator.setstate(state)
+    else:
+        generator.set_state(state)
+
+
+def _restore_class(kind: type, attributes: dict[str, Any]) -> None:
+    now = {name: item for name, item in vars(kind).items() if not name.startswith("__")}
+    for name in now.keys() - attributes.keys():
+        delattr(kind, name)
+    for name, value in attributes.items():
+        if now.get(name, _torch_module) is not value:
+            setattr(kind, name, value)

@@ -1,0 +1,198 @@
+r"""A user's module at one input, as a function of a sequence: the only place that calls it.
+
+    y = f(x),    x (n_in, d_in),  y (n_out, d_out),  both time first
+
+The module is called whole, as torch runs it, in one stated layout. ``of`` names what is differentiated: the
+output, or that of a submodule; ``wrt`` what in: the input (of ids: what their embedding gives), or the
+output of a submodule, which is then replaced by a variable. Whatever a call changes is put back.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from depprobe.core.budget import DEFAULT_MEMORY
+from depprobe.core.calling.arguments import argument_of, checked
+from depprobe.core.calling.layout import check_layout, has_one_layout, natural_layout
+from depprobe.core.calling.one_function import found_layout, require_function
+from depprobe.core.calling.outputs import WRT_WORDS
+from depprobe.core.calling.passes import Pass, Passes
+from depprobe.core.calling.plain import is_torchs_own
+from depprobe.core.calling.positions import positions_of
+from depprobe.core.calling.replacements import Replacements
+from depprobe.errors import BadInput
+
+
+class SequenceFunction:
+    """A module at one input.
+
+    Parameters
+    ----------
+    module : any ``nn.Module``, in eval mode if it has dropout.
+    x : float (n, d), ids (n,), or a mapping of the forward's keyword arguments.
+    of : ``output``, ``logits``, ``loss``, or the name of a submodule.
+    wrt : ``x``; ``h`` or ``c``, which only the operator of a recurrent layer answers; or a submodule's name.
+    layout : ``"b n d"``, ``"n b d"``, ``"b d n"`` or ``"n d"``; None for what the type of the module says.
+    position : where outputs sit among inputs: ``same``, ``end``, ``forecast``, an array, or None.
+    forward : further arguments of the module's forward, fixed.
+    memory : bytes that the job may take.
+
+    Raises
+    ------
+    BadInput : the module is no deterministic, differentiable function of this input in this layout.
+    OverBudget : a forward pass would not fit.
+
+    Examples
+    --------
+    >>> f = SequenceFunction(nn.GRU(3, 5, batch_first=True), torch.zeros(9, 3))
+    >>> f.layout, f.shape
+    ('b n d', (9, 5, 9, 3))
+    """
+
+    def __init__(
+        self,
+        module: nn.Module,
+        x: Any,
+        *,
+        of: str = "output",
+        wrt: str = "x",
+        layout: str | None = None,
+        position: Any = None,
+        forward: Mapping[str, Any] | None = None,
+        memory: int = DEFAULT_MEMORY,
+    ) -> None:
+        if not isinstance(module, nn.Module):
+            raise BadInput(f"a module must be an nn.Module, not {type(module).__name__}")
+        self.module, self.of, self.wrt, self.forward = module, of, wrt, dict(forward or {})
+        self._argument = checked(argument_of(x, module), module)
+        self._position, self._memory = position, memory
+        self._first: Pass | None = None
+        self._kept: Pass | None = None
+        self._replacements: Replacements | None = None
+        #: whether all its parts are torch's (or this package's) own, as they come
+        self.is_known = is_torchs_own(module)
+        if layout is not None:
+            check_layout(layout)
+        own = natural_layout(module) or "b n d"
+        if self.is_known and self._is_whole and layout in (None, own) and has_one_layout(module):
+            # torch's own types are functions by themselves: they need not run to be known as such
+            self.layout = own
+            return
+        if layout is None:
+            layout, found = found_layout(self._passes, self.is_known)
+            if found is not None:
+                self._keep(found)
+        self.layout = layout
+        require_function(self._passes, self.layout, self.y, self.x)
+
+    @cached_property
+    def _passes(self) -> Passes:
+        return Passes(
+            self.module,
+            self._argument,
+            self.forward,
+            of=self.of,
+            wrt=self.wrt,
+            per_position=isinstance(self._position, str) and self._position == "same",
+            memory=self._memory,
+        )
+
+    def __repr__(self) -> str:
+        return (
+            f"SequenceFunction({self._passes.who}, of={self.of!r}, wrt={self.wrt!r}, layout={self.layout!r})"
+        )
+
+    # -- what it is ----------------------------------------------------------------------------------
+
+    @property
+    def _is_whole(self) -> bool:
+        """Whether it is the module's own output at a sequence of vectors."""
+        return (
+            self.of == "output"
+            and self.wrt in WRT_WORDS
+            and not self._argument.is_ids
+            and self._argument.name is None
+        )
+
+    @property
+    def plain(self) -> nn.Module | None:
+        """The module, where the function is nothing but it at x in its own layout; else None."""
+        own = natural_layout(self.module)
+        served = own is None or self.layout == own or (own != "b d n" and self.layout == "n d")
+        return self.module if self._is_whole and served else None
+
+    @property
+    def first(self) -> Pass:
+        """The pass at x, without its graph."""
+        if self._first is None:
+            self._keep(self._passes.one_pass(self.layout))
+        assert self._first is not None
+        return self._first
+
+    def _keep(self, recorded: Pass) -> None:
+        self._kept = recorded
+        self._first = Pass(recorded.leaf.detach(), recorded.y.detach(), recorded.has_time)
+
+    @property
+    def x(self) -> Tensor:
+        """What is differentiated in, (n_in, d_in)."""
+        known = self.wrt in WRT_WORDS and not self._argument.is_ids
+        return self._argument.value if known else self.first.leaf
+
+    @property
+    def y(self) -> Tensor:
+        """The output, (n_out, d_out)."""
+        return self.first.y
+
+    @property
+    def shape(self) -> tuple[int, int, int, int]:
+        """(n_out, d_out, n_in, d_in)."""
+        (n_out, d_out), (n_in, d_in) = self.y.shape, self.x.shape
+        return n_out, d_out, n_in, d_in
+
+    @property
+    def position(self) -> NDArray[np.float64] | None:
+        """Input position of each output, (n_out,), or None where it cannot be known."""
+        return positions_of(self._position, self.y.shape[0], self.x.shape[0], self.first.has_time)
+
+    # -- calls ---------------------------------------------------------------------------------------
+
+    def __call__(self, x: Tensor | None = None) -> Tensor:
+        """The output (n_out, d_out) at another value of the variable, without its graph."""
+        # recorded all the same: without gradients torch takes other kernels, with other roundings
+        return self._passes.one_pass(self.layout, self.x if x is None else x).y.detach()
+
+    def record(self, tracer: AbstractContextManager[Any] | None = None) -> tuple[Tensor, Tensor]:
+        """The variable (n_in, d_in) and the output (n_out, d_out) with the graph between them.
+
+        Parameters
+        ----------
+        tracer : entered around the module's call.
+        """
+        kept, self._kept = self._kept, None
+        if kept is None or tracer is not None:
+            # what a submodule puts out is known after the first pass, and does not change
+            variable = self.x if self._first is not None else None
+            kept = self._passes.one_pass(self.layout, variable, tracer=tracer)
+            if self._first is None:
+                self._first = Pass(kept.leaf.detach(), kept.y.detach(), kept.has_time)
+        return kept.leaf, kept.y
+
+    def ignores(self, t: int, sources: Tensor) -> Tensor:
+        """Which of some inputs output t ignores: bool, as ``sources``; see ``Replacements``."""
+        if self._replacements is None:
+            self._replacements = Replacements(self)
+        return self._replacements.ignores(t, sources)
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Around whatever runs code of the module's: one thread at a time, and all is put back behind it."""
+        with self._passes.held():
+            yield

@@ -1,0 +1,93 @@
+"""What a recorded autograd graph tells without running it: its dtypes, its sizes, and code of the user's."""
+
+from __future__ import annotations
+
+import math
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+
+class GraphFacts(NamedTuple):
+    """Facts of the nodes between an output and a leaf.
+
+    ``narrowest`` floating dtype on the way; ``total`` and ``largest`` bytes of the gradients that one
+    product makes, all nodes together and of the largest; ``has_python`` where a node runs Python code.
+    """
+
+    narrowest: torch.dtype
+    total: int
+    largest: int
+    has_python: bool
+
+
+def graph_facts(y: Tensor, leaf: Tensor) -> GraphFacts:
+    """Read the graph from y down to the leaf.
+
+    Examples
+    --------
+    >>> leaf = torch.ones(4, 3, dtype=torch.float64, requires_grad=True)
+    >>> graph_facts(leaf.float().exp().double(), leaf).narrowest
+    torch.float32
+    """
+    narrowest, total, largest, has_python = y.dtype, 0, 0, False
+    for node in _nodes_between(y, leaf):
+        has_python |= isinstance(node, torch.autograd.function.BackwardCFunction)
+        for metadata in node._input_metadata:
+            dtype = metadata.dtype
+            size = math.prod(metadata.shape) * dtype.itemsize
+            total += size
+            largest = max(largest, size)
+            if dtype.is_floating_point and torch.finfo(dtype).tiny > torch.finfo(narrowest).tiny:
+                narrowest = dtype
+    return GraphFacts(narrowest, total, largest, has_python)
+
+
+def _nodes_between(y: Tensor, leaf: Tensor) -> list[Any]:
+    """Nodes of y's graph from which the leaf is reached."""
+    # children first, so that a node is looked at after all that it leads to
+    order: list[Any] = []
+    seen: set[Any] = set()
+    waiting: list[tuple[Any, bool]] = [(y.grad_fn, False)]
+    while waiting:
+        node, done = waiting.pop()
+        if done:
+            order.append(node)
+        elif node is not None and node not in seen:
+            seen.add(node)
+            waiting.append((node, True))
+            waiting += [(below, False) for below, _ in node.next_functions if below not in seen]
+    reaching = set()
+    found = []
+    for node in order:
+        if getattr(node, "variable", None) is leaf or any(b in reaching for b, _ in node.next_functions):
+            reaching.add(node)
+            found.append(node)
+    return found
+
+
+def backward_bytes(y: Tensor, leaf: Tensor) -> int:
+    """Bytes of the gradients alive at once, at most, while one product runs down the graph.
+
+    Nodes run as autograd runs them: of those that are ready, the one recorded last.
+    """
+    nodes = _nodes_between(y, leaf)
+    between = set(nodes)
+    alive: dict[Any, int] = {y.grad_fn: y.numel() * y.element_size()}
+    live = peak = alive[y.grad_fn]
+    for node in sorted(nodes, key=lambda node: -_recorded_as(node)):
+        below = {b for b, _ in node.next_functions if b in between and b not in alive}
+        sizes = {b: sum(math.prod(m.shape) * m.dtype.itemsize for m in b._input_metadata) for b in below}
+        alive |= sizes
+        live += sum(sizes.values())
+        # what a kernel makes inside itself is about as large as what goes in and out
+        peak = max(peak, live + alive.get(node, 0) + sum(sizes.values()))
+        live -= alive.get(node, 0)
+    return peak
+
+
+def _recorded_as(node: Any) -> int:
+    """When a node was recorded; the leaf's is last to run."""
+    number = node._sequence_nr()
+    return -1 if number >= 1 << 62 else number

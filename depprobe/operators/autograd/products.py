@@ -1,0 +1,114 @@
+r"""Vector-Jacobian products of one recorded pass, in chunks that fit a memory budget.
+
+    (r, n_out, d_out) -> (r, n_in, d_in),     v -> v^T J
+
+Batched by ``vmap`` where it can take what the graph holds, one by one where it cannot (custom functions that
+ask for numbers, reentrant checkpoints, sparse weights). How many fit is read off the graph that is there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from depprobe.core.budget import readable, require
+from depprobe.core.function import SequenceFunction
+from depprobe.core.recorded_graph import backward_bytes, graph_facts
+
+
+class Products:
+    """The products of one function, its graph held.
+
+    Parameters
+    ----------
+    function : recorded once, here.
+    memory : bytes that graph and products may take.
+
+    Raises
+    ------
+    OverBudget : not even one product would fit.
+    """
+
+    def __init__(self, function: SequenceFunction, memory: int) -> None:
+        self._function = function
+        self._leaf, self._y = function.record()
+        facts = graph_facts(self._y, self._leaf)
+        self.narrowest = facts.narrowest
+        self._batched = True
+        self._doubtful = self._python = facts.has_python
+        ends = self._y.numel() * self._y.element_size() + 3 * self._leaf.numel() * self._leaf.element_size()
+        # all gradients of a pass at once are a bound; what is alive at one time is asked for only then
+        rows = max(1, self._y.shape[1])
+        each = facts.total + ends
+        if rows * each + facts.total > memory:
+            each = backward_bytes(self._y, self._leaf) + ends
+        require(
+            each + facts.total,
+            memory,
+            "one vector-Jacobian product",
+            "use a smaller n or d, --dtype float32, or --memory "
+            + readable(1.1 * (each + facts.total)).replace(" ", ""),
+        )
+        self.chunk = int(max(1, (memory - facts.total) // max(1, each)))
+
+    def row(self, t: int, cotangents: Tensor) -> Iterator[Tensor]:
+        """v^T J[t,:] for rows v of (m, d_out), in chunks: (chunk, n_in, d_in)."""
+        for part in cotangents.split(min(self.chunk, len(cotangents))):
+            full = torch.zeros(len(part), *self._y.shape, dtype=part.dtype, device=part.device)
+            full[:, t] = part
+            yield self.many(full)
+
+    def single(self, cotangent: Tensor) -> Tensor:
+        """One product: (n_out, d_out) to (n_in, d_in)."""
+        with self._function.held():
+            (grad,) = torch.autograd.grad(
+                self._y, self._leaf, cotangent, retain_graph=True, materialize_grads=True
+            )
+        return grad
+
+    def many(self, cotangents: Tensor) -> Tensor:
+        """Products of a batch of cotangents."""
+        if self._batched:
+            try:
+                found = self._at_once(cotangents)
+            except (torch.OutOfMemoryError, MemoryError):
+                raise
+            except Exception:  # vmap says in many ways that it cannot: one by one shows whether torch can
+                self._batched = False
+            else:
+                if not self._doubtful or self._agrees(found, cotangents):
+                    return found
+                self._batched = False
+        return torch.stack([self.single(one) for one in cotangents])
+
+    def reaches(self, t: int) -> NDArray[np.bool_]:
+        """Which inputs a path leads to from output t, (n_in,): a cotangent of NaN arrives there."""
+        cotangent = torch.zeros_like(self._y)
+        cotangent[t] = torch.nan
+        try:
+            arrived = self.single(cotangent).isnan().any(1)
+        except Exception:  # code of the user's that takes no NaN: every path is possible
+            return np.ones(len(self._leaf), dtype=bool)
+        return arrived.cpu().numpy() if not self._python else np.ones(len(self._leaf), dtype=bool)
+
+    def _at_once(self, cotangents: Tensor) -> Tensor:
+        with self._function.held():
+            (grad,) = torch.autograd.grad(
+                self._y,
+                self._leaf,
+                cotangents,
+                retain_graph=True,
+                is_grads_batched=True,
+                materialize_grads=True,
+            )
+        return grad
+
+    def _agrees(self, found: Tensor, cotangents: Tensor) -> bool:
+        """Whether Python code in the graph means the same to a batch as to one: asked once."""
+        self._doubtful = False
+        truth = self.single(cotangents[-1])
+        return torch.allclose(found[-1], truth, rtol=1e-4, atol=float(truth.abs().max()) * 1e-6)
