@@ -10,6 +10,7 @@ import xarray as xr
 
 from depprobe.cli.output import Summary, power_of_ten, with_error
 from depprobe.curves import decay_curve, distances
+from depprobe.curves.align import each_curve
 from depprobe.curves.status import UNKNOWN, in_words
 from depprobe.vocabulary import repeats
 
@@ -35,17 +36,14 @@ def summary(ds: xr.Dataset) -> Summary:
 
 
 def _records(ds: xr.Dataset, found: xr.Dataset, curve: xr.Dataset) -> list[dict[str, Any]]:
-    """One row a layer: the norm at the smallest and largest lag, and the distances with standard errors."""
-    many = "layer" in ds.dims
+    """One row a layer and depth: norms at the smallest and largest lag, and distances with their errors."""
     rows = []
-    for index in range(ds.sizes["layer"] if many else 1):
-        pick = {"layer": index} if many else {}
-        here, line, by_lag = ds.isel(pick), found.isel(pick), curve.isel(pick)
+    for here, line, by_lag in zip(*map(each_curve, (ds, found, curve)), strict=True):
         known = np.flatnonzero(np.asarray(by_lag["count"].values) > 0)
         lags, medians = by_lag["lag"].values[known], by_lag["log_median"].values[known]
         near, far = int(np.abs(lags).argmin()), len(lags) - 1
         row: dict[str, Any] = {
-            "layer": str(ds["layer"].values[index]) if many else str(ds.attrs.get("layer", "?")),
+            "layer": _label(here),
             "method": str(
                 here["method"].item() if "method" in here.coords else here.attrs.get("method", "?")
             ),
@@ -63,6 +61,12 @@ def _records(ds: xr.Dataset, found: xr.Dataset, curve: xr.Dataset) -> list[dict[
         row["receptive_field"] = float(line["receptive_field"].item())
         rows.append(row)
     return rows
+
+
+def _label(ds: xr.Dataset) -> str:
+    """The layer of a part of a dataset, and the submodule at its depth."""
+    layer = str(ds["layer"].item() if "layer" in ds.coords else ds.attrs.get("layer", "?"))
+    return f"{layer} {ds['submodule'].item()}" if "submodule" in ds.coords else layer
 
 
 def _have_far_ends(rows: list[dict[str, Any]]) -> bool:
