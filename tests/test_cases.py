@@ -66,8 +66,13 @@ def test_everything_that_a_built_module_would_ignore_is_named():
         (["gru", "gru"], None, {}, "a layer is given twice: gru, gru"),
         (7, X, {}, "int 7 is neither the name of a layer, nor an nn.Module, nor a factory"),
         (lambda d, width: Around(), X, {}, "needs the arguments d, width; a factory takes the seed alone"),
-        (lambda seed: "gru", X, {}, "the factory of <lambda> returned str, not an nn.Module"),
-        (lambda seed: 1 / 0, X, {}, "the factory of <lambda> raised ZeroDivisionError: division by zero"),
+        (lambda seed: "gru", X, {}, "<lambda> was called as a factory seed -> nn.Module and returned str"),
+        (
+            lambda seed: 1 / 0,
+            X,
+            {},
+            "called as a factory seed -> nn.Module and raised ZeroDivisionError: division",
+        ),
         (Around(), None, {}, "a module needs its input"),
         ("gru", np.ma.masked_array(X, X > 1), {}, "masked entries"),
         ("gru", None, {"targets": "random:0", "n": 9}, "the number must lie between 1 and n = 9"),
@@ -204,24 +209,26 @@ def modes():
 
 @pytest.mark.parametrize("mode", range(4))
 def test_modes_of_the_caller_change_no_number(mode):
-    specs, call = ["lstm:gain=0.9,orthogonal=true", "conv:kernel=5"], {"n": 12, "d": 4}
-    plain = depprobe.jacobian(specs, **call)
+    call = {"n": 10, "d": 8, "targets": "every:5"}
+    plain = [values(depprobe.jacobian(text, **call)) for text in SPECS]
     with list(modes())[mode]:
-        inside = depprobe.jacobian(specs, **call)
-    np.testing.assert_array_equal(values(plain), values(inside))
+        inside = [values(depprobe.jacobian(text, **call)) for text in SPECS]
+    for before, here in zip(plain, inside, strict=True):
+        np.testing.assert_array_equal(before, here)
 
 
 def test_default_dtype_and_device_change_no_number():
-    call = {"n": 12, "d": 4}
-    plain = depprobe.jacobian("lstm", **call)
+    call = {"n": 10, "d": 8, "targets": "every:5"}
+    plain = [values(depprobe.jacobian(text, **call)) for text in SPECS]
     try:
         torch.set_default_dtype(F64)
         torch.set_default_device("meta")
-        inside = depprobe.jacobian("lstm", **call)
+        inside = [values(depprobe.jacobian(text, **call)) for text in SPECS]
     finally:
         torch.set_default_dtype(torch.float32)
         torch.set_default_device(None)
-    np.testing.assert_array_equal(values(plain), values(inside))
+    for before, here in zip(plain, inside, strict=True):
+        np.testing.assert_array_equal(before, here)
 
 
 def test_layers_built_in_concurrent_threads_are_those_built_alone():
@@ -265,3 +272,62 @@ def test_a_factory_leaves_the_process_as_it_was(fails):
     assert torch.equal(before[0], torch.get_rng_state())
     assert np.array_equal(before[1], np.random.get_state()[1])
     assert before[2] == random.getstate()
+
+
+# three classes of a user's own, side by side
+
+
+class OwnLSTM(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.inner, self.out = nn.LSTM(3, 6, batch_first=True), nn.Linear(6, 3)
+
+    def forward(self, x):
+        return x + self.out(self.inner(x)[0])
+
+
+class OwnTransformer(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.norm, self.query, self.out = nn.LayerNorm(3), nn.Linear(3, 12), nn.Linear(4, 3)
+
+    def forward(self, x):
+        q, k, v = self.query(self.norm(x)).split(4, -1)
+        mixed = nn.functional.scaled_dot_product_attention(q, k, v, is_causal=True)
+        return x + self.out(mixed)
+
+
+class OwnTCN(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.convs = nn.ModuleList([nn.Conv1d(3, 3, 2, dilation=2**i) for i in range(3)])
+
+    def forward(self, x):
+        z = x.transpose(1, 2)
+        for i, conv in enumerate(self.convs):
+            z = z + conv(nn.functional.pad(z, (2**i, 0))).relu()
+        return z.transpose(1, 2)
+
+
+def test_three_classes_of_ones_own_in_one_dataset_and_figure():
+    kinds = {"LSTM": OwnLSTM, "Transformer": OwnTransformer, "TCN": OwnTCN}
+    x = torch.randn(20, 3)
+    ds = depprobe.jacobian(kinds, x, seeds=3, targets="every:5", layout="b n d")
+    store.validate(ds)
+    assert ds["log_norm"].dims == ("layer", "seed", "target", "source")
+    for i, make in enumerate(kinds.values()):
+        with torch.random.fork_rng():
+            torch.manual_seed(2)
+            module = make()
+        for row, t in enumerate(ds["target"].values):
+            leaf = x[None].clone().requires_grad_()
+            units = module(leaf)[0, t]
+            J = torch.stack([torch.autograd.grad(u, leaf, retain_graph=True)[0][0] for u in units])
+            expected = J.double().pow(2).sum((0, 2)).sqrt().log().numpy()
+            found = values(ds)[i, 2, row]
+            zero = np.isneginf(expected)
+            assert (np.isneginf(found) == zero).all()
+            np.testing.assert_allclose(found[~zero], expected[~zero], atol=1e-4)
+    drawn = depprobe.figures.decay(ds)
+    assert [line.get_label() for line in drawn.lines] == list(kinds)
+    assert all(band is not None for band in drawn.bands)

@@ -9,6 +9,7 @@ block at lag 999 is about 1e-215), so a block is a ``Scaled`` pair and a norm is
 from __future__ import annotations
 
 import abc
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -61,6 +62,12 @@ class TemporalJacobian(abc.ABC):
     wrt: str = "x"
     #: relative tolerance of compression; 0 where the operator is exact
     tolerance: float = 0.0
+    #: whether ``LogNorms.error`` is a ``bound`` or an ``estimate``
+    error_kind: str = "bound"
+    #: what proved the zeros, in words; "" where it is not said
+    zero_proof: str = ""
+    #: ln of the norm below which none is told from zero; NaN for the smallest normal number of x's dtype
+    log_floor: float = math.nan
 
     @property
     def position(self) -> NDArray[np.float64] | None:

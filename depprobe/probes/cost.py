@@ -21,6 +21,7 @@ from torch import Tensor
 
 from depprobe._version import __version__
 from depprobe.core.budget import DEFAULT_MEMORY, parse_bytes, readable
+from depprobe.core.calling.environment import plain_modes
 from depprobe.costs.machine import machine
 from depprobe.costs.memory import predicted_bytes
 from depprobe.costs.passes import PHASES
@@ -67,6 +68,7 @@ DEPENDS: dict[str, tuple[str, ...]] = {
 }
 
 
+@plain_modes()
 def cost(
     target: Any = COMPARED,
     x: Any = None,
@@ -123,7 +125,7 @@ def cost(
     Examples
     --------
     >>> import torch
-    >>> ds = cost(nn.Linear(4, 3), torch.ones(10, 4), threads=1, seconds=0.001)
+    >>> ds = cost(torch.nn.Linear(4, 3), torch.ones(10, 4), threads=1, seconds=0.001)
     >>> ds.flops.dims, ds.flops.values.ravel().tolist()
     (('layer', 'n', 'd', 'phase'), [240.0, 720.0])
     """

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from depprobe.core.budget import DEFAULT_MEMORY, require
+from depprobe.core.calling.environment import plain_modes
 from depprobe.core.calling.plain import is_plain
 from depprobe.core.scaled import log_norm_of_logs
 from depprobe.core.targets import wanted_positions
@@ -41,6 +42,7 @@ _DIMS: dict[str, tuple[str, ...]] = {
 }
 
 
+@plain_modes()
 def gates(
     module: Any,
     x: Any = None,

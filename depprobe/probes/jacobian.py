@@ -12,33 +12,41 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import numpy as np
 import xarray as xr
 
 from depprobe._version import __version__
 from depprobe.core.budget import DEFAULT_MEMORY, require
+from depprobe.core.calling.environment import plain_modes
+from depprobe.core.calling.positions import positions_of
 from depprobe.core.targets import nearest_outputs, wanted_positions
 from depprobe.errors import BadInput, unknown
 from depprobe.operators import TemporalJacobian, temporal_jacobian
 from depprobe.runs.cache import Finished
-from depprobe.runs.cases import Case, cases_of
+from depprobe.runs.cases import cases_of
 from depprobe.runs.collect import Progress, Report, collect
+from depprobe.runs.depth import Point, along_depth
 from depprobe.runs.given import numbers
-from depprobe.runs.labelling import Result, floor_of, labelled, origin, stacked
+from depprobe.runs.labelling import Result, labelled, origin, over_sources, stacked
 from depprobe.runs.request import Request
 from depprobe.store import fingerprint
 from depprobe.vocabulary import METHODS, NORMS
 
 #: number of random probes where a call gives none
 PROBES = 32
+#: seeds of the probes of two samples lie so far apart
+_APART = 1_000_003
 
 
+@plain_modes()
 def jacobian(
     target: Any,
     x: Any = None,
     *,
-    targets: str | int | Sequence[int] = "last",
+    of: str = "output",
     wrt: str = "x",
+    layout: str | None = None,
+    position: Any = None,
+    targets: str | int | Sequence[int] = "last",
     norm: str = "fro",
     tolerance: float = 1e-6,
     method: str = "auto",
@@ -68,10 +76,18 @@ def jacobian(
     x : floats (n, d_in) or (samples, n, d_in), integer ids (n,) or (samples, n), or a mapping of keyword
         arguments of the forward; needed with a module or factory. With spec strings alone also a
         ``depprobe.runs.inputs.Source``; by default seeded noise, x ~ N(0, 1).
+    of : numerator: ``output`` (of a model with named outputs its last hidden state), ``logits``, ``loss``, or
+        the name of a submodule, whose output it is.
+    wrt : denominator: ``x`` the input (of ids what their embedding gives); ``h`` or ``c`` the earlier state
+        of a recurrent module (the pair it carries from step to step, the other held; of a stack, all its
+        layers); or the name of a submodule, whose output it is. A name with stars (``"h.*"``), one level
+        each, runs along the dimension ``depth``, in ``of`` or in ``wrt``; ``module:h`` is a submodule h.
+    layout : axes of what the forward takes and gives: ``"b n d"``, ``"n b d"``, ``"b d n"`` or ``"n d"``; by
+        default that of torch's own modules, and ``"b n d"`` of others. x is time first all the same.
+    position : where outputs sit among inputs: ``same``, ``end``, ``forecast`` (n, n + 1, ...) or an array; by
+        default the same where lengths agree, and the end for an output without a time axis or of length 1.
     targets : output positions t, by the input position they sit at: ``last``, ``all``, ``every:M``,
         ``random:K``, a list.
-    wrt : ``x`` the input, ``h`` or ``c`` the earlier state of a recurrent module (the pair it carries from
-        step to step, the other held; of a stack, all its layers).
     norm : ``fro`` or ``spectral``.
     tolerance : relative error that compression may cause (default 1e-6); 0 for no compression.
     method : ``auto``, ``structured``, ``autograd`` or ``probes``; all but the first insist.
@@ -115,41 +131,56 @@ def jacobian(
     if method not in METHODS:
         raise unknown("method", method, METHODS)
     asked = Request(n, d, samples, seeds, seed, dtype, device, memory)
-    others = {"forward": forward, "probes": probes}
+    others = {"forward": forward, "probes": probes, "layout": layout, "finished": finished}
     unused = [] if method == "probes" else [("probes", "only method='probes' draws any")]
     measured = cases_of(target, x, asked, others, unused)
     labels, compared = measured.labels, len(measured.labels) > 1
-    options: dict[str, Any] = {"wrt": wrt, "method": method, "tolerance": tolerance, "memory": asked.memory}
+    points, depths = along_depth(measured.cases, of, wrt)
+    options: dict[str, Any] = {"method": method, "tolerance": tolerance, "memory": asked.memory}
     options["probes"] = PROBES if probes is None else probes
+    places = {"layout": layout, "position": position}
     if measured.length is not None:
         count = len(wanted_positions(targets, measured.length, seed))
         require(
-            24.0 * count * measured.length * len(measured.cases),
+            24.0 * count * measured.length * len(points),
             asked.memory,
-            f"the result ({len(measured.cases)} x {count} x {measured.length} norms)",
+            f"the result ({len(points)} x {count} x {measured.length} norms)",
             "ask for fewer targets (last, every:M), or fewer layers, samples or seeds",
         )
 
-    def facts(case: Case) -> dict[str, Any]:
-        asked_for = {"layer": case.label, "seed": case.seed, "d": asked.of("d"), "dtype": asked.of("dtype")}
-        asked_for |= {"targets": targets, "norm": norm, "compared": compared, "version": __version__}
-        return asked_for | options | {"first": seed, "input": fingerprint(numbers(case.given))}
+    def facts(point: Point) -> dict[str, Any]:
+        case = point.case
+        known = {"layer": case.label, "seed": case.seed, "d": asked.of("d"), "dtype": asked.of("dtype")}
+        known |= {"of": point.of, "wrt": point.wrt, "position": position, "first": seed}
+        known |= {"targets": targets, "norm": norm, "compared": compared, "version": __version__}
+        return known | options | {"input": fingerprint(numbers(case.given))}
 
-    def measure(case: Case, report: Report) -> Result:
-        module = case.build()
-        operator = temporal_jacobian(module, case.x, seed=case.seed, forward=forward, **options)
-        return _norms(operator, case.label, targets, norm, compared, seed, report)
+    def measure(point: Point, report: Report) -> Result:
+        case = point.case
+        operator = temporal_jacobian(
+            case.build(),
+            case.given,
+            of=point.of,
+            wrt=point.wrt,
+            forward=forward,
+            # every sample has probes of its own
+            seed=(case.seed + case.sample * _APART) % 2**63,
+            **places,
+            **options,
+        )
+        return _norms(operator, case.label, position, targets, norm, compared, seed, report)
 
     results = collect(
-        measured.cases, measure, name=lambda c: c.label, progress=progress, kept=finished, facts=facts
+        points, measure, name=lambda p: p.case.label, progress=progress, kept=finished, facts=facts
     )
-    ds = labelled(results, measured)
+    ds = labelled(results, measured, depths)
     ds.attrs |= origin(
         "Temporal Jacobian",
         labels,
         command or f"depprobe.jacobian({', '.join(labels)})",
         measured.numbers,
         norm=norm,
+        of=of,
         wrt=wrt,
         n=results[0].shape[2],
         # a module's own width is what it puts out, a named layer's is what it was built with
@@ -158,12 +189,13 @@ def jacobian(
         dtype=measured.dtype,
         projected=any(case.projected for case in measured.cases),
     )
-    return ds.assign_attrs(floor_of(ds, measured.dtype))
+    return ds
 
 
 def _norms(
     operator: TemporalJacobian,
     label: str,
+    place: Any,
     targets: str | int | Sequence[int],
     norm: str,
     compared: bool,
@@ -171,7 +203,9 @@ def _norms(
     report: Report,
 ) -> Result:
     n_out, _, n_in, _ = operator.shape
-    position = None if operator.position is None else np.asarray(operator.position, dtype=np.float64)
+    own = position = operator.position
+    if place is not None:
+        position = positions_of(place, n_out, n_in, has_time=True)
     chosen = wanted = wanted_positions(targets, n_out, seed)
     if compared and position is not None:
         # layers that shorten the sequence answer for the same input positions as the others
@@ -188,14 +222,18 @@ def _norms(
     for part in (chosen[first : first + size] for first in range(0, len(chosen), size)):
         parts.append(operator.log_norms(part.tolist(), None, norm))
         report(sum(len(p.values) for p in parts) / len(chosen))
-    at = None if position is None else position[chosen]
+    norms = stacked(parts, None if own is None else own[chosen], n_in)
+    if place is not None:
+        # lags were counted from where the operator has them
+        norms = over_sources(norms, None if own is None else own[chosen], n_in)
     return Result(
-        stacked(parts, at, n_in),
+        norms,
         wanted,
-        at,
+        None if position is None else position[chosen],
         operator.method,
         operator.tolerance,
         operator.shape,
-        getattr(operator, "error_kind", "bound"),
-        getattr(operator, "zero_proof", ""),
+        operator.error_kind,
+        operator.zero_proof,
+        operator.log_floor,
     )

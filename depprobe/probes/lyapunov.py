@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from depprobe.core.budget import DEFAULT_MEMORY
 from depprobe.core.calling.arguments import check
+from depprobe.core.calling.environment import plain_modes
 from depprobe.core.calling.plain import is_plain
 from depprobe.curves.exponents import stops_of
 from depprobe.curves.growth import exponents_of
@@ -38,6 +39,7 @@ from depprobe.runs.subject import NamedLayer, subjects_of
 from depprobe.vocabulary import DRIVES
 
 
+@plain_modes()
 def lyapunov(
     module: Any,
     x: Any = None,

@@ -20,6 +20,7 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from depprobe.core.budget import DEFAULT_MEMORY, require
+from depprobe.core.calling.environment import plain_modes
 from depprobe.dynamics.pseudospectrum import smallest_singular_values
 from depprobe.dynamics.recurrent_weights import named_weights, recurrent_weights
 from depprobe.dynamics.spectra import DENSE, Spectrum, leading_spectrum, spectrum_of
@@ -39,6 +40,7 @@ _BYTES_PER_ENTRY = 160
 _MARGIN = 1.25
 
 
+@plain_modes()
 def spectrum(
     module: Any,
     x: Any = None,

@@ -108,12 +108,11 @@ class Finished(_Folder[Result]):
         with path.open("rb") as stream, np.load(stream, allow_pickle=False) as kept:
             fields = {name: kept[name] for name in kept.files}
         norms = LogNorms(**{name: fields.pop(name) for name in ("values", *_OPTIONAL) if name in fields})
-        words = {name: str(fields.pop(name)) for name in ("method", "error_kind", "zero_proof")}
+        rest: dict[str, Any] = {name: str(fields[name]) for name in ("method", "error_kind", "zero_proof")}
         shape = tuple(int(size) for size in fields.pop("shape"))
         position = fields.pop("position", None)
-        result = Result(
-            norms, fields["target"], position, tolerance=float(fields["tolerance"]), shape=shape, **words
-        )
+        rest |= {name: float(fields[name]) for name in ("tolerance", "log_floor")}
+        result = Result(norms, fields["target"], position, shape=shape, **rest)
         return result if len(result.norms.values) == len(result.target) else None
 
     def _write(self, path: Path, found: Result) -> None:

@@ -32,7 +32,7 @@ class Case:
     given: Sample
     projected: bool = False
     named: bool = True
-    batched: bool = False
+    sample: int = 0
 
     @property
     def x(self) -> Tensor:
@@ -74,7 +74,7 @@ class Cases(NamedTuple):
     def dtype(self) -> str:
         """dtype of the first input that is floats, or else of the weights that read it."""
         case = self.cases[0]
-        values = case.given.values() if isinstance(case.given, Mapping) else [case.given]
+        values = [case.given] if isinstance(case.given, Tensor) else case.given.values()
         floats = [value for value in values if _is_float(value)]
         weights = floats or [p for p in case.build().parameters() if p.is_floating_point()]
         return str(weights[0].dtype if weights else torch.float32).removeprefix("torch.")
@@ -152,12 +152,11 @@ def cases_of_specs(
 def _cases(subject: Subject, x: Any, seed: int, request: Request) -> list[Case]:
     inputs, projected = subject.inputs(x, seed, request)
     named = isinstance(subject, NamedLayer)
-    batched = not named and getattr(x, "ndim", 0) == 3
     build: Callable[[], nn.Module] = partial(subject.build, seed, request)
     if isinstance(subject, NamedLayer):
         assert isinstance(inputs[0], Tensor)
         build = partial(subject.build, seed, request, inputs[0].shape[-1])
-    return [Case(subject.label, seed, build, one, projected, named, batched) for one in inputs]
+    return [Case(subject.label, seed, build, one, projected, named, i) for i, one in enumerate(inputs)]
 
 
 def only_case(target: Any, x: Any, what: str) -> Case:

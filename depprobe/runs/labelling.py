@@ -38,7 +38,7 @@ class Result:
     target, position : (T,) output positions, and the input positions they sit at; None where not known.
     method, tolerance, shape : of the operator.
     error_kind : whether ``norms.error`` is a ``bound`` or an ``estimate``.
-    zero_proof : what proved zeros, "" where nothing is said.
+    zero_proof, log_floor : as the operator states them.
     """
 
     norms: LogNorms
@@ -49,6 +49,7 @@ class Result:
     shape: tuple[int, ...]
     error_kind: str = "bound"
     zero_proof: str = ""
+    log_floor: float = math.nan
 
 
 def over_cases(
@@ -143,13 +144,12 @@ def labelled(results: list[Result], measured: Cases, depths: Sequence[str] = ())
         if "log_norm_error" in ds:
             ds["log_norm_error"].attrs["kind"] = results[0].error_kind
     proofs = sorted({one.zero_proof for one in per_layer if one.zero_proof})
-    return ds.assign_attrs(zero_proof="; ".join(proofs)) if proofs else ds
-
-
-def floor_of(ds: xr.Dataset, dtype: str) -> dict[str, float]:
-    """``log_floor``, below which norms are not told from zero, where some norm is unknown for that reason."""
-    blind = ds["log_norm_status"].isin([STATUS["underflow"], STATUS["undecided"]])
-    return {"log_floor": math.log(torch.finfo(getattr(torch, dtype)).smallest_normal)} if blind.any() else {}
+    if proofs:
+        ds.attrs["zero_proof"] = "; ".join(proofs)
+    if bool(ds["log_norm_status"].isin([STATUS["underflow"], STATUS["undecided"]]).any()):
+        least = math.log(torch.finfo(getattr(torch, measured.dtype)).smallest_normal)
+        ds.attrs["log_floor"] = max([least, *(one.log_floor for one in results if one.log_floor > least)])
+    return ds
 
 
 def _positions(results: Sequence[Result]) -> NDArray[np.float64]:

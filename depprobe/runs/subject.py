@@ -23,6 +23,9 @@ from depprobe.runs.inputs import Source, joined
 from depprobe.runs.request import Request
 from depprobe.runs.weights import drawn_from, factory_state
 
+#: a file is named by the spec string and the seed; of other weights it knows nothing
+_NOT_KEPT = "finished cases are kept of named layers alone"
+
 DTYPES = {"float32": torch.float32, "float64": torch.float64}
 
 
@@ -71,7 +74,7 @@ class NamedLayer(Subject):
         if x is None or isinstance(x, Source):
             windows = (x or Source("noise")).windows(n, d, samples, seed)
         else:
-            given = samples_of(x)
+            given = samples_of(x, nn.Identity())
             if not all(isinstance(one, Tensor) and one.is_floating_point() for one in given):
                 raise BadInput(f"{self.label} reads floats (n, d) or (samples, n, d), not ids or a mapping")
             windows = torch.stack([one for one in given if isinstance(one, Tensor)]).double().cpu().numpy()
@@ -89,6 +92,7 @@ class BuiltModule(Subject):
         self.module = module
         self.refuses = {
             "d": f"{label} has its own width",
+            "finished": _NOT_KEPT,
             **dict.fromkeys(("seeds", "dtype", "device"), f"{label} is a module that is already built"),
         }
 
@@ -98,7 +102,7 @@ class BuiltModule(Subject):
 
     def inputs(self, x: Any, seed: int, request: Request) -> tuple[list[Sample], bool]:
         """x in the dtype and on the device of the module, where it is an array; tensors as they are."""
-        return placed(x, self.module), False
+        return samples_of(x, self.module), False
 
 
 class Factory(Subject):
@@ -107,7 +111,7 @@ class Factory(Subject):
     def __init__(self, label: str, make: Callable[..., Any]) -> None:
         super().__init__(label)
         self.make, self.takes_seed = make, _takes_seed(label, make)
-        self.refuses = {"d": f"{label} has its own width"}
+        self.refuses = {"d": f"{label} has its own width", "finished": _NOT_KEPT}
 
     def build(self, seed: int, request: Request) -> nn.Module:
         """A module with the weights of one seed, moved to the dtype and device that were asked for."""
@@ -119,33 +123,24 @@ class Factory(Subject):
             raise
         except Exception as error:
             said = " ".join(str(error).split())
-            raise BadInput(f"the factory of {self.label} raised {type(error).__name__}: {said}") from error
+            raise BadInput(
+                f"{self.label} was called as a factory seed -> nn.Module and raised "
+                f"{type(error).__name__}: {said}"
+            ) from error
         if not isinstance(module, nn.Module):
-            raise BadInput(f"the factory of {self.label} returned {type(module).__name__}, not an nn.Module")
+            raise BadInput(
+                f"{self.label} was called as a factory seed -> nn.Module and returned "
+                f"{type(module).__name__}; a function of x is measured as the forward of an nn.Module"
+            )
         dtype = None if request.dtype is None else DTYPES[request.dtype]
         return module if device is dtype is None else module.to(device=device, dtype=dtype)
 
     def inputs(self, x: Any, seed: int, request: Request) -> tuple[list[Sample], bool]:
-        """x in the dtype and on the device of the module built."""
-        if request.dtype is None and request.device is None:
-            if isinstance(x, Tensor):
-                return samples_of(x), False
-            return placed(x, self.build(seed, request)), False
+        """x in the dtype and on the device of the module built, for an array, or in those asked for."""
+        samples = samples_of(x, nn.Identity() if isinstance(x, Tensor) else self.build(seed, request))
         dtype = None if request.dtype is None else DTYPES[request.dtype]
         device = None if request.device is None else device_of(request.device)
-        return [moved(one, dtype, device) for one in samples_of(x)], False
-
-
-def placed(x: Any, module: nn.Module) -> list[Sample]:
-    """The samples of x; arrays in the dtype and on the device of the module's weights."""
-    samples = samples_of(x)
-    if isinstance(x, Tensor):
-        return samples
-    weights = (p for p in (*module.parameters(), *module.buffers()) if p.is_floating_point())
-    like = next(weights, torch.zeros(0, dtype=torch.float64))
-    # what a mapping holds as tensors keeps its dtype, as in a call of the module
-    dtype = None if isinstance(x, Mapping) else like.dtype
-    return [moved(one, dtype, like.device) for one in samples]
+        return [moved(one, dtype, device) for one in samples], False
 
 
 def subjects_of(target: Any) -> list[Subject]:

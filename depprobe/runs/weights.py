@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import contextlib
 import random
-import threading
 from collections.abc import Iterator
 from typing import Any
 
@@ -19,6 +18,8 @@ import numpy as np
 import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
+
+from depprobe.core.calling.environment import ProcessState, pinned
 
 #: functions that draw; those of ``torch.nn.init`` name their generator when they come here
 _DRAWING = {torch.rand, torch.randn, torch.randint, torch.randperm, torch.normal, torch.bernoulli}
@@ -31,8 +32,6 @@ _FLOATS |= {torch.logspace, torch.hann_window, torch.hamming_window, torch.empty
 #: functions that do so where their arguments are floats
 _VALUES = {torch.tensor, torch.as_tensor, torch.full, torch.arange, torch.scalar_tensor}
 _PLACED = _FLOATS | _VALUES | {torch.randint, torch.randperm}
-
-_ONE_FACTORY = threading.RLock()
 
 
 class _Drawn(TorchFunctionMode):
@@ -71,7 +70,7 @@ def drawn_from(seed: int) -> Iterator[None]:
     True
     """
     generator = torch.Generator().manual_seed(seed)
-    with _plain_modes(), _Drawn(generator):
+    with pinned(), _Drawn(generator):
         yield
 
 
@@ -79,30 +78,17 @@ def drawn_from(seed: int) -> Iterator[None]:
 def factory_state(seed: int) -> Iterator[None]:
     """While a user's factory runs: random state follows from ``seed`` and is put back, one factory at a time.
 
-    torch's generators, numpy's and Python's, the default dtype and the number of threads are as before
+    torch's generators, numpy's and Python's, default dtype and device and the number of threads are as before
     afterwards, also where the factory raises.
     """
-    with _ONE_FACTORY:
-        numpy_state, python_state = np.random.get_state(), random.getstate()
-        dtype, threads = torch.get_default_dtype(), torch.get_num_threads()
-        cuda = list(range(torch.cuda.device_count())) if torch.cuda.is_initialized() else []
-        with torch.random.fork_rng(devices=cuda), _plain_modes():
-            torch.manual_seed(seed)
+    with pinned():
+        process = ProcessState()
+        try:
+            torch.default_generator.manual_seed(seed)
+            if torch.cuda.is_initialized():
+                torch.cuda.manual_seed_all(seed)
             np.random.seed(seed % 2**32)
             random.seed(seed)
-            try:
-                yield
-            finally:
-                np.random.set_state(numpy_state)
-                random.setstate(python_state)
-                torch.set_default_dtype(dtype)
-                if torch.get_num_threads() != threads:
-                    torch.set_num_threads(threads)
-
-
-@contextlib.contextmanager
-def _plain_modes() -> Iterator[None]:
-    """Grad mode on, inference mode and autocast off, in this thread."""
-    kind = "cuda" if torch.is_autocast_enabled("cuda") else "cpu"
-    with torch.inference_mode(False), torch.enable_grad(), torch.autocast(kind, enabled=False):
-        yield
+            yield
+        finally:
+            process.restore()

@@ -22,9 +22,15 @@ LOCK = threading.RLock()
 
 @contextlib.contextmanager
 def pinned() -> Iterator[None]:
-    """Gradients on; autocast, inference mode and anomaly mode off; one thread at a time."""
+    """Plain modes, in one thread at a time."""
+    with LOCK, plain_modes():
+        yield
+
+
+@contextlib.contextmanager
+def plain_modes() -> Iterator[None]:
+    """Gradients on; autocast, inference mode and anomaly mode off, in this thread."""
     with contextlib.ExitStack() as stack:
-        stack.enter_context(LOCK)
         if torch.is_inference_mode_enabled():
             stack.enter_context(torch.inference_mode(False))
         stack.enter_context(torch.enable_grad())

@@ -39,7 +39,8 @@ class Replacements:
         leaf, y = function.record(nullcontext())
         narrowest = graph_facts(y, leaf).narrowest
         self._y = y.detach()
-        draws = torch.randn(3, *x.shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+        draw = torch.Generator().manual_seed(0)
+        draws = torch.randn(3, *x.shape, generator=draw, dtype=torch.float64, device="cpu")
         # cubes of the largest stay in range in the narrowest dtype on the way
         factors = (7.0, -0.01, torch.finfo(narrowest).max ** 0.3)
         shifts = (3.0, -0.03, 0.0)

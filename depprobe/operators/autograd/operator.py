@@ -67,7 +67,7 @@ class AutogradJacobian(TemporalJacobian):
         self.shape = function.shape
         self.wrt = function.wrt
         dtype = self._products.narrowest
-        self._floor = math.log(torch.finfo(dtype).smallest_normal)
+        self.log_floor = math.log(torch.finfo(dtype).smallest_normal)
         self._agree = _AGREE.get(dtype, 1e-3)
 
     def __repr__(self) -> str:
@@ -100,15 +100,15 @@ class AutogradJacobian(TemporalJacobian):
         finite, zero = np.isfinite(value), np.isneginf(value)
         status = np.where(finite, STATUS["finite"], STATUS["overflow"]).astype(np.int8)
         proved = zero & ~self._products.reaches(t)[columns] if zero.any() else zero
-        middle = (1 - _NEAR) * self._floor
+        middle = (1 - _NEAR) * self.log_floor
         scaled = value
         if (zero & ~proved).any() or bool((value[finite] < middle).any()):
-            scaled, _ = self._measured(t, columns, norm, -_NEAR * self._floor)
+            scaled, _ = self._measured(t, columns, norm, -_NEAR * self.log_floor)
             with np.errstate(invalid="ignore"):
                 agrees = np.abs(scaled - value) <= self._agree
             # what leaves the range once scaled up was not near the floor
             agrees |= ~np.isfinite(scaled) & (value > middle)
-            status[finite & ~(agrees & (value >= self._floor))] = STATUS["underflow"]
+            status[finite & ~(agrees & (value >= self.log_floor))] = STATUS["underflow"]
         if (zero & ~proved).any():
             tried = zero & ~proved & np.isneginf(scaled)
             tried &= ends_abruptly(tried | proved, value > middle, np.asarray(columns), t)
