@@ -9,7 +9,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    import numpy as np
     import xarray as xr
+    from numpy.typing import NDArray
 
 SCHEMA_VERSION = "2"
 
@@ -237,6 +239,24 @@ def describe(name: str) -> dict[str, Any]:
     long_name, units = (DIMENSIONS | VARIABLES)[name]
     flags = {"flag_values": list(STATUS.values()), "flag_meanings": " ".join(STATUS)}
     return {"long_name": long_name, "units": units} | (flags if name == "log_norm_status" else {})
+
+
+def status_of(log_norm: NDArray[np.float64], exists: Any = True) -> NDArray[np.int8]:
+    """Status of norms of which nothing else is known: NaN is undecided, or not measured where none exists.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> status_of(np.array([-3.0, -np.inf, np.nan, np.nan]), [True, True, True, False]).tolist()
+    [1, 2, 5, 0]
+    """
+    import numpy as np  # the names alone need none
+
+    status = np.full(log_norm.shape, STATUS["undecided"], np.int8)
+    status[np.isfinite(log_norm)] = STATUS["finite"]
+    status[np.isneginf(log_norm)] = STATUS["zero"]
+    status[np.isnan(log_norm) & ~np.broadcast_to(exists, log_norm.shape)] = STATUS["not_measured"]
+    return status
 
 
 def repeats(ds: xr.Dataset) -> str:

@@ -19,14 +19,13 @@ from matplotlib.text import Text
 
 from depprobe import figures
 from depprobe.curves import decay_curve
-from depprobe.curves.status import derived
 from depprobe.errors import BadInput, DepprobeError
 from depprobe.figures import heatmap as draw_heatmap
 from depprobe.figures.drawing.float_limits import LIMITS
 from depprobe.figures.drawing.log_axis import LN10, BetweenDecades, DecadeLocator, PowerOfTen
 from depprobe.figures.drawing.style import line_style
 from depprobe.figures.heatmap import UNKNOWN, ZERO
-from depprobe.vocabulary import STATUS
+from depprobe.vocabulary import STATUS, status_of
 
 N = 40
 
@@ -536,7 +535,7 @@ def test_unknowns_say_below_what():
 
 def test_kinds_of_unknown_norms_are_named():
     ds = spotted()
-    status = derived(ds["log_norm"].values)
+    status = status_of(ds["log_norm"].values)
     unknown = np.flatnonzero(status.ravel() == STATUS["undecided"])
     status.ravel()[unknown[0]], status.ravel()[unknown[1:]] = STATUS["overflow"], STATUS["underflow"]
     ds["log_norm_status"] = (ds["log_norm"].dims, status)

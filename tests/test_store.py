@@ -15,9 +15,8 @@ import pytest
 import xarray as xr
 
 from depprobe import store
-from depprobe.curves.status import derived
 from depprobe.errors import BadInput, DepprobeError
-from depprobe.vocabulary import ATTRIBUTES, SCHEMA_VERSION, describe
+from depprobe.vocabulary import ATTRIBUTES, SCHEMA_VERSION, describe, status_of
 
 
 def jacobian(targets=7, sources=301, layers=None):
@@ -54,7 +53,7 @@ def jacobian(targets=7, sources=301, layers=None):
         coords["tolerance"] = ("layer", np.zeros(len(layers)), {"long_name": "tolerance", "units": "1"})
         attrs = {name: value for name, value in attrs.items() if name not in ("layer", "method", "tolerance")}
     variables = {"log_norm": (names, values, describe("log_norm"))}
-    variables["log_norm_status"] = (names, derived(values), describe("log_norm_status"))
+    variables["log_norm_status"] = (names, status_of(values), describe("log_norm_status"))
     return xr.Dataset(variables, coords, attrs)
 
 

@@ -19,9 +19,9 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
-from depprobe.curves.status import UNKNOWN, derived
+from depprobe.curves.status import UNKNOWN
 from depprobe.errors import BadInput
-from depprobe.vocabulary import STATUS
+from depprobe.vocabulary import STATUS, status_of
 
 #: leading dimensions a dataset may have: a curve for each layer and depth, pooled over repeats
 CURVES, REPEATS = ("layer", "depth"), ("seed", "sample")
@@ -186,7 +186,7 @@ def _align(ds: xr.Dataset) -> Blocks:
     # a lag that a band leaves out is zero
     values = np.where(exists[:, :, None], -np.inf, np.full((1, 1, x.shape[2]), np.nan))
     values[row, t] = x[t, c]
-    status = derived(values, exists[:, :, None])
+    status = status_of(values, exists[:, :, None])
     if "log_norm_status" in ds:
         status[row, t] = cells(ds["log_norm_status"])[t, c]
 

@@ -33,8 +33,8 @@ from depprobe.runs.cases import cases_of_specs, only_case, require_room
 from depprobe.runs.collect import Progress, Report, collect
 from depprobe.runs.inputs import Source
 from depprobe.runs.labelling import origin
-from depprobe.runs.request import Request, refuse
-from depprobe.runs.subject import DTYPES, BuiltModule, NamedLayer, check_dtype, subjects_of
+from depprobe.runs.request import DTYPES, Request, check_dtype, refuse
+from depprobe.runs.subject import BuiltModule, NamedLayer, subjects_of
 from depprobe.runs.subprocess_executor import measured_alone
 from depprobe.vocabulary import SCHEMA_VERSION, describe
 

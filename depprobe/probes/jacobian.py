@@ -22,12 +22,11 @@ from depprobe.core.targets import nearest_outputs, wanted_positions
 from depprobe.errors import BadInput, unknown
 from depprobe.operators import TemporalJacobian, temporal_jacobian
 from depprobe.runs.cache import Finished
-from depprobe.runs.cases import cases_of
+from depprobe.runs.cases import Point, along_depth, cases_of
 from depprobe.runs.collect import Progress, Report, collect
-from depprobe.runs.depth import Point, along_depth
-from depprobe.runs.given import numbers
 from depprobe.runs.labelling import Result, labelled, origin, over_sources, stacked
 from depprobe.runs.request import Request
+from depprobe.runs.subject import numbers
 from depprobe.store import fingerprint
 from depprobe.vocabulary import METHODS, NORMS
 

@@ -1,4 +1,4 @@
-"""What is measured at a time: one module at one input, over layers, seeds and samples."""
+"""What is measured at a time: one module at one input, over layers, seeds, samples and depths."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ import torch
 from torch import Tensor, nn
 
 from depprobe.core.budget import require
+from depprobe.core.calling.outputs import depths
 from depprobe.errors import BadInput
-from depprobe.runs.given import Sample, length_of, numbers
 from depprobe.runs.inputs import Source
-from depprobe.runs.request import OF_THE_INPUT, Request, refuse
-from depprobe.runs.subject import DTYPES, NamedLayer, Subject, check_dtype, subjects_of
+from depprobe.runs.request import DTYPES, OF_THE_INPUT, Request, check_dtype, refuse
+from depprobe.runs.subject import NamedLayer, Sample, Subject, length_of, numbers, subjects_of
 
 #: share of the budget below which one (d x d) matrix cannot make the weights exceed it
 _SMALL_SHARE = 0.01
@@ -102,7 +102,7 @@ def cases_of(
     Parameters
     ----------
     target : spec string or several; module; factory; or a mapping from labels to any of these.
-    x : a ``Source``, None for noise, or an input as ``runs.given`` takes it.
+    x : a ``Source``, None for noise, or an input as ``samples_of`` takes it.
     request : sizes, numbers, dtype, device and budget.
     others : further arguments of the call, by name, which a subject may refuse.
     unused : (name, reason) of arguments that the call would not use.
@@ -157,6 +157,42 @@ def _cases(subject: Subject, x: Any, seed: int, request: Request) -> list[Case]:
         assert isinstance(inputs[0], Tensor)
         build = partial(subject.build, seed, request, inputs[0].shape[-1])
     return [Case(subject.label, seed, build, one, projected, named, i) for i, one in enumerate(inputs)]
+
+
+class Point(NamedTuple):
+    """One case with a numerator and a denominator, none of them with stars."""
+
+    case: Case
+    of: str
+    wrt: str
+
+
+def along_depth(cases: Sequence[Case], of: str, wrt: str) -> tuple[list[Point], list[str]]:
+    """Every case at every depth, depth fastest, and the submodules; no submodules where no star is given.
+
+    Raises
+    ------
+    BadInput : stars in both names, a name without a submodule, or layers with different numbers of them.
+    """
+    starred = [name for name in (of, wrt) if "*" in name]
+    if len(starred) > 1:
+        raise BadInput(f"of={of!r} and wrt={wrt!r} both run along depth; give one of them without a star")
+    if not starred:
+        return [Point(case, of, wrt) for case in cases], []
+    found: dict[str, list[str]] = {}
+    for case in cases:
+        if case.label not in found:
+            found[case.label] = depths(case.build(), starred[0])
+    counts = {label: len(names) for label, names in found.items()}
+    if len(set(counts.values())) > 1:
+        said = ", ".join(f"{count} in {label}" for label, count in counts.items())
+        raise BadInput(f"{starred[0]!r} names different numbers of submodules: {said}")
+    points = [
+        Point(case, name if "*" in of else of, name if "*" in wrt else wrt)
+        for case in cases
+        for name in found[case.label]
+    ]
+    return points, next(iter(found.values()))
 
 
 def only_case(target: Any, x: Any, what: str) -> Case:

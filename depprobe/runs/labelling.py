@@ -14,10 +14,9 @@ from numpy.typing import ArrayLike, NDArray
 
 from depprobe import store
 from depprobe._version import __version__
-from depprobe.curves.status import derived
 from depprobe.operators import LogNorms
 from depprobe.runs.cases import Cases
-from depprobe.vocabulary import SCHEMA_VERSION, STATUS, describe
+from depprobe.vocabulary import SCHEMA_VERSION, STATUS, describe, status_of
 
 #: variable of a Jacobian dataset -> the field of ``LogNorms``, and what stands where there is no block
 _FIELDS: dict[str, tuple[str, float]] = {
@@ -120,7 +119,7 @@ def labelled(results: list[Result], measured: Cases, depths: Sequence[str] = ())
     columns = [{name: _field(one, name) for name in present} for one in norms]
     for one in columns:
         stored = one.get("log_norm_status")
-        there = derived(one["log_norm"], inside)
+        there = status_of(one["log_norm"], inside)
         # a stored status says which kind of unknown; what lies outside the sequence was not measured
         one["log_norm_status"] = (
             there if stored is None else np.where(there == 0, there, stored).astype(np.int8)
@@ -167,7 +166,7 @@ def _field(norms: LogNorms, name: str) -> NDArray:
     values = getattr(norms, field)
     if values is not None:
         return np.asarray(values)
-    return derived(norms.values) if field == "status" else np.zeros_like(norms.values)
+    return status_of(norms.values) if field == "status" else np.zeros_like(norms.values)
 
 
 def _inside(position: NDArray[np.float64], lags: NDArray[np.int64], n: int) -> NDArray[np.bool_]:

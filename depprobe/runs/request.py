@@ -9,8 +9,10 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import torch
+
 from depprobe.core.budget import DEFAULT_MEMORY, parse_bytes
-from depprobe.errors import BadInput
+from depprobe.errors import BadInput, unknown
 
 #: what is taken where a call gives none
 DEFAULTS: dict[str, Any] = {
@@ -21,6 +23,7 @@ DEFAULTS: dict[str, Any] = {
     "dtype": "float64",
     "device": "cpu",
 }
+DTYPES = {"float32": torch.float32, "float64": torch.float64}
 #: what belongs to the input; all else in ``DEFAULTS`` belongs to what is measured
 OF_THE_INPUT = ("n", "samples")
 
@@ -101,3 +104,24 @@ def refuse(given: Mapping[str, Any], meaningless: Iterable[tuple[str, str]]) -> 
 def _short(value: Any) -> str:
     text = " ".join(repr(value).split())
     return text if len(text) <= 40 else text[:37] + "..."
+
+
+def device_of(name: str) -> torch.device:
+    """A device that is there and holds values; raises ``BadInput`` naming those that are."""
+    try:
+        device = torch.device(name)
+        # reading a value back tells devices that hold none
+        torch.zeros(1, device=device).item()
+    except (RuntimeError, AssertionError, NotImplementedError):
+        have = ["cpu"] + (["cuda"] if torch.cuda.is_available() else [])
+        have += ["mps"] if torch.backends.mps.is_available() else []
+        raise BadInput(f"no device {name!r} here; there is {', '.join(have)}") from None
+    return device
+
+
+def check_dtype(dtype: str) -> None:
+    """Refuse a dtype that is not one to measure with."""
+    if dtype in ("float16", "bfloat16"):
+        raise BadInput(f"{dtype} has too few digits to measure with: use --dtype float32")
+    if dtype not in DTYPES:
+        raise unknown("dtype", dtype, DTYPES)

@@ -5,8 +5,7 @@ from __future__ import annotations
 import numpy as np
 import xarray as xr
 
-from depprobe.curves.status import derived
-from depprobe.vocabulary import SCHEMA_VERSION, describe
+from depprobe.vocabulary import SCHEMA_VERSION, describe, status_of
 
 
 def from_version_1(ds: xr.Dataset) -> xr.Dataset:
@@ -25,6 +24,6 @@ def from_version_1(ds: xr.Dataset) -> xr.Dataset:
             source = xr.apply_ufunc(np.floor, ds["position"] - ds["lag"] + 0.5)
             exists = (source >= 0) & (source < ds.attrs["n"])
         there = exists.broadcast_like(norms).transpose(*norms.dims)
-        status = derived(norms.values, there.values)
+        status = status_of(norms.values, there.values)
         ds = ds.assign(log_norm_status=(norms.dims, status, describe("log_norm_status")))
     return ds.assign_attrs(schema_version=SCHEMA_VERSION)
