@@ -51,7 +51,8 @@ class SequenceFunction:
 
     Examples
     --------
-    >>> f = SequenceFunction(nn.GRU(3, 5, batch_first=True), torch.zeros(9, 3))
+    >>> import torch
+    >>> f = SequenceFunction(torch.nn.GRU(3, 5, batch_first=True), torch.zeros(9, 3))
     >>> f.layout, f.shape
     ('b n d', (9, 5, 9, 3))
     """

@@ -38,8 +38,8 @@ def depths(module: nn.Module, pattern: str) -> list[str]:
 
     Examples
     --------
-    >>> depths(nn.TransformerEncoder(nn.TransformerEncoderLayer(4, 1, 8), 2), "layers.*")
-    ['layers.0', 'layers.1']
+    >>> depths(nn.Sequential(nn.Linear(2, 2), nn.Sequential(nn.ReLU(), nn.Tanh())), "1.*")
+    ['1.0', '1.1']
     """
     levels = pattern.removeprefix("module:").split(".")
     found = [name for name, _ in module.named_modules() if name and _matches(name.split("."), levels)]
