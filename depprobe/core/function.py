@@ -85,13 +85,16 @@ class SequenceFunction:
         if self.is_known and self._is_whole and layout in (None, own) and has_one_layout(module):
             # torch's own types are functions by themselves: they need not run to be known as such
             self.layout = own
+            if position is not None:
+                positions_of(position, self.y.shape[0], self.x.shape[0], self.first.has_time)
             return
+        stated = layout is not None
         if layout is None:
             layout, found = found_layout(self._passes, self.is_known)
-            if found is not None:
-                self._keep(found)
+            self._keep(found)
         self.layout = layout
-        require_function(self._passes, self.layout, self.y, self.x)
+        require_function(self._passes, layout, self.first, repeatable=not stated)
+        positions_of(position, self.y.shape[0], self.x.shape[0], self.first.has_time)
 
     @cached_property
     def _passes(self) -> Passes:

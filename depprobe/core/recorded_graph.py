@@ -44,6 +44,21 @@ def graph_facts(y: Tensor, leaf: Tensor) -> GraphFacts:
     return GraphFacts(narrowest, total, largest, has_python)
 
 
+def reaches(y: Tensor, leaf: Tensor) -> bool:
+    """Whether a path leads from y down to the leaf."""
+    seen: set[Any] = set()
+    waiting: list[Any] = [y.grad_fn]
+    while waiting:
+        node = waiting.pop()
+        if getattr(node, "variable", None) is leaf:
+            return True
+        for below, _ in node.next_functions:
+            if below is not None and below not in seen:
+                seen.add(below)
+                waiting.append(below)
+    return False
+
+
 def _nodes_between(y: Tensor, leaf: Tensor) -> list[Any]:
     """Nodes of y's graph from which the leaf is reached."""
     # children first, so that a node is looked at after all that it leads to

@@ -143,7 +143,7 @@ def arranged(
         named |= {key: _with_batch(key, value) for key, value in named.items()}
     if argument.name is not None:
         return (), named | {argument.name: given}
-    if type(module).forward is nn.MultiheadAttention.forward:
+    if isinstance(module, nn.MultiheadAttention) and type(module).forward is nn.MultiheadAttention.forward:
         _check_attention(module)
         # the fused path refuses what its plain twin allows: no averaged weights unless asked for
         return (given, given, given), {"need_weights": False} | named

@@ -71,7 +71,8 @@ def has_one_layout(module: nn.Module) -> bool:
     if not isinstance(module, nn.Sequential):
         return natural is not None or acts_on_each_position(module)
     return all(
-        acts_on_each_position(child, entries=natural == "b d n")
+        not isinstance(child, nn.MultiheadAttention)  # it reads three, and torch hands it one
+        and acts_on_each_position(child, entries=natural == "b d n")
         if natural_layout(child) is None
         else natural_layout(child) == natural and has_one_layout(child)
         for child in module

@@ -20,8 +20,8 @@ from depprobe.errors import BadInput, OverBudget
 _ROUNDING = 1e4
 
 
-def found_layout(passes: Passes, is_known: bool) -> tuple[str, Pass | None]:
-    """The layout of a module for which none was stated, and the pass in it, if one was needed to tell.
+def found_layout(passes: Passes, is_known: bool) -> tuple[str, Pass]:
+    """The layout of a module for which none was stated, and a pass in it, found to be repeatable.
 
     Raises
     ------
@@ -37,6 +37,7 @@ def found_layout(passes: Passes, is_known: bool) -> tuple[str, Pass | None]:
         except DoesNotRun as error:
             errors.append(error)
             continue
+        _require_repeatable(passes, layout, recorded)
         if layout == "b n d" and natural is None:
             _refuse_two(passes, recorded.y)
         return layout, recorded
@@ -80,25 +81,30 @@ def _is_packages(module: nn.Module) -> bool:
     return type(module).__module__.startswith("depprobe.")
 
 
-def require_function(passes: Passes, layout: str, y: Tensor, x: Tensor) -> None:
-    """Refuse a module whose output at x is random, or hangs on what else is in the batch.
+def require_function(passes: Passes, layout: str, first: Pass, repeatable: bool) -> None:
+    """Refuse a module whose output at x is random, or depends on what else is in the batch.
 
     Raises
     ------
     BadInput : naming which.
     """
-    again = passes.one_pass(layout, x).y
-    if not same_output(y, again):
-        raise BadInput(
-            f"{passes.who} gives two outputs at one x, so rows would come from different functions: it "
-            "draws random numbers, or keeps something between calls outside the module"
-        )
+    if not repeatable:
+        _require_repeatable(passes, layout, first)
     if mixes_samples(passes, layout):
         axis = batch_axis(layout)
         raise BadInput(
             f"{passes.who} does not take (batch, n, d) in layout {layout!r}: the output of a "
             f"sample changes with the one before it, so axis {axis} is no batch to it (time first, as where "
-            "parts lack batch_first=True?); state another layout, such as 'n b d' or 'n d'"
+            "parts lack batch_first=True, or statistics over the batch); state another layout, such as "
+            "'n b d' or 'n d'"
+        )
+
+
+def _require_repeatable(passes: Passes, layout: str, first: Pass) -> None:
+    if not same_output(first.y, passes.one_pass(layout, first.leaf).y):
+        raise BadInput(
+            f"{passes.who} gives two outputs at one x, so rows would come from different functions: it "
+            "draws random numbers, or keeps something between calls outside the module"
         )
 
 

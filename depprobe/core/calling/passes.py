@@ -17,6 +17,7 @@ from depprobe.core.calling.layout import laid_out, natural_layout, time_first
 from depprobe.core.calling.outputs import OF_WORDS, WRT_WORDS, chosen_output, submodule_of
 from depprobe.core.calling.snapshot import Snapshot
 from depprobe.core.memory import BudgetGuard
+from depprobe.core.recorded_graph import reaches
 from depprobe.errors import BadInput, DepprobeError
 
 #: n by n numbers of which a pass is thought to make no more
@@ -120,12 +121,12 @@ class Passes:
             with self.held() as process:
                 self._snapshot.substitute()
                 found = self._recorded(layout, variable, tracer)
-                if process.restore():
+                written = self._snapshot.restore()
+                if process.restore() or self._snapshot.drawn:
                     raise BadInput(
                         f"{self.who} draws random numbers, so rows would come from different functions; "
                         "call module.eval(), or switch off what draws them"
                     )
-                written = self._snapshot.restore()
             if not written:
                 return found
             self._snapshot.will_be_written(written)
@@ -182,7 +183,7 @@ class Passes:
             raise DoesNotRun(str(error)) from None
         if not has_time and self._per_position and y.shape[1] == leaf.shape[0]:
             y, has_time = y.T, True
-        if not y.requires_grad:
+        if not y.requires_grad or not (wrt is None or reaches(y, leaf)):
             raise BadInput(
                 f"the output of {what} does not depend on the input through differentiable operations"
             )

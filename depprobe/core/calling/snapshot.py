@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import random
 import sys
-from collections import deque
+from collections import OrderedDict, deque
 from collections.abc import Iterable, Sequence
 from operator import is_
 from types import BuiltinFunctionType, FunctionType, MethodType, ModuleType
@@ -86,6 +86,8 @@ class Snapshot:
         self._module, self._beside = module, beside
         self._tensors: dict[int, _HeldTensor] = {}
         self._written: dict[int, Tensor] = {}
+        #: whether any ``restore`` found that a generator among the attributes had been drawn from
+        self.drawn = False
         self._take()
 
     def _take(self) -> None:
@@ -176,9 +178,9 @@ class Snapshot:
         """Put everything back; returns the tensors that had been written into."""
         for mapping, keys, values in self._dicts:
             if not (_identical(mapping, keys) and _identical(mapping.values(), values)):
-                dict.clear(mapping)
-                for key, value in zip(keys, values, strict=True):
-                    mapping[key] = value
+                kind: type[dict[Any, Any]] = OrderedDict if isinstance(mapping, OrderedDict) else dict
+                kind.clear(mapping)
+                kind.update(mapping, zip(keys, values, strict=True))
         for items, then in self._lists:
             if not _identical(items, then):
                 items.clear()
@@ -189,7 +191,9 @@ class Snapshot:
             if array.shape != copy.shape or array.tobytes() != copy.tobytes():
                 array[...] = copy
         for generator, state in self._generators:
-            _set_state(generator, state)
+            if not _same_state(_state_of(generator), state):
+                self.drawn = True
+                _set_state(generator, state)
         return [held.tensor for held in self._tensors.values() if held.restore()]
 
     def will_be_written(self, tensors: Sequence[Tensor]) -> None:
@@ -252,6 +256,10 @@ def _state_of(generator: Any) -> Any:
     if isinstance(generator, np.random.Generator):
         return generator.bit_generator.state
     return generator.get_state(legacy=False) if hasattr(generator, "get_state") else generator.getstate()
+
+
+def _same_state(state: Any, other: Any) -> bool:
+    return bool(torch.equal(state, other)) if isinstance(state, Tensor) else repr(state) == repr(other)
 
 
 def _set_state(generator: Any, state: Any) -> None:

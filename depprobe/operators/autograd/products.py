@@ -18,6 +18,7 @@ from torch import Tensor
 from depprobe.core.budget import readable, require
 from depprobe.core.function import SequenceFunction
 from depprobe.core.recorded_graph import backward_bytes, graph_facts
+from depprobe.errors import BadInput
 
 
 class Products:
@@ -37,8 +38,13 @@ class Products:
         self._function = function
         self._leaf, self._y = function.record()
         facts = graph_facts(self._y, self._leaf)
+        if not facts.total:
+            who = type(function.module).__name__
+            raise BadInput(
+                f"the output of {who} does not depend on the input through differentiable operations"
+            )
         self.narrowest = facts.narrowest
-        self._batched = True
+        self._batched, self._whole = True, False
         self._doubtful = self._python = facts.has_python
         ends = self._y.numel() * self._y.element_size() + 3 * self._leaf.numel() * self._leaf.element_size()
         # all gradients of a pass at once are a bound; what is alive at one time is asked for only then
@@ -64,11 +70,35 @@ class Products:
 
     def single(self, cotangent: Tensor) -> Tensor:
         """One product: (n_out, d_out) to (n_in, d_in)."""
-        with self._function.held():
-            (grad,) = torch.autograd.grad(
-                self._y, self._leaf, cotangent, retain_graph=True, materialize_grads=True
-            )
-        return grad
+        try:
+            with self._function.held():
+                return self._pulled(cotangent)
+        except (torch.OutOfMemoryError, MemoryError, BadInput):
+            raise
+        except Exception as error:
+            raise BadInput(self._failure(error)) from error
+
+    def _pulled(self, cotangent: Tensor) -> Tensor:
+        if not self._whole:
+            try:
+                return torch.autograd.grad(
+                    self._y, self._leaf, cotangent, retain_graph=True, materialize_grads=True
+                )[0]
+            except RuntimeError as error:
+                if "use_reentrant" not in str(error):
+                    raise
+                self._whole = True
+        # a reentrant checkpoint takes part only where all gradients are asked for; they are put back
+        torch.autograd.backward(self._y, cotangent, retain_graph=True)
+        found, self._leaf.grad = self._leaf.grad, None
+        return torch.zeros_like(self._leaf) if found is None else found
+
+    def _failure(self, error: Exception) -> str:
+        who = type(self._function.module).__name__
+        if "modified by an inplace operation" in str(error):
+            return f"{who} was changed after its Jacobian was asked for; ask for it again"
+        first = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        return f"the backward pass of {who} fails: {first}"
 
     def many(self, cotangents: Tensor) -> Tensor:
         """Products of a batch of cotangents."""

@@ -249,6 +249,8 @@ def _is_faithful(stack: nn.Sequential) -> bool:
     layout = natural_layout(stack) or "b n d"
     for child in stack:
         own = natural_layout(child)
+        if isinstance(child, nn.MultiheadAttention):
+            return False  # torch hands it one argument of three
         if isinstance(child, (nn.BatchNorm1d, *_POINTWISE)):
             continue  # in eval mode each channel by itself
         if isinstance(child, nn.Sequential):

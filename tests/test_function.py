@@ -1,0 +1,311 @@
+"""A module at one input: what is differentiated in what, ids and mappings, positions, proofs, floors."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from corpus_modules import Narrow, Tagger
+from torch import nn
+
+import depprobe
+from depprobe.core.calling.outputs import depths
+from depprobe.core.function import SequenceFunction
+from depprobe.core.scaled import Scaled
+from depprobe.errors import BadInput
+from depprobe.operators import temporal_jacobian
+from depprobe.vocabulary import STATUS
+
+F64 = torch.float64
+N, D = 9, 4
+
+
+class Language(nn.Module):
+    """Token and position embeddings, blocks, a head; outputs by name; a loss where labels are given."""
+
+    def __init__(self, blocks=3):
+        super().__init__()
+        self.tokens, self.places = nn.Embedding(11, D), nn.Embedding(32, D)
+        self.h = nn.ModuleList(nn.GRU(D, D, batch_first=True) for _ in range(blocks))
+        self.head = nn.Linear(D, 11)
+
+    def forward(self, input_ids=None, inputs_embeds=None, attention_mask=None, labels=None):
+        x = self.tokens(input_ids) if inputs_embeds is None else inputs_embeds
+        x = x + self.places(torch.arange(x.shape[1]))
+        if attention_mask is not None:
+            x = x * attention_mask[..., None]
+        for block in self.h:
+            x = x + block(x)[0]
+        out = {"logits": self.head(x), "last_hidden_state": x}
+        if labels is not None:
+            out["loss"] = nn.functional.cross_entropy(out["logits"].flatten(0, 1), labels.flatten())
+        return out
+
+
+@pytest.fixture
+def model():
+    return Language().double()
+
+
+IDS = torch.tensor([3, 1, 4, 1, 5, 9, 2, 6, 10])
+
+
+def jacobian_of(f, x):
+    return torch.autograd.functional.jacobian(f, x)
+
+
+def rows(J):
+    return torch.stack([J.row(t).dense() for t in range(J.shape[0])])
+
+
+def test_ids_are_differentiated_through_their_embedding(model):
+    e = model.tokens(IDS).detach()
+    truth = jacobian_of(lambda z: model(inputs_embeds=z[None])["last_hidden_state"][0], e)
+    for x in (
+        IDS,
+        {"input_ids": IDS},
+        {"input_ids": IDS[None], "attention_mask": torch.ones(1, N)},
+        IDS.numpy(),
+    ):
+        torch.testing.assert_close(rows(temporal_jacobian(model, x)), truth)
+    torch.testing.assert_close(rows(temporal_jacobian(model, {"inputs_embeds": e})), truth)
+    torch.testing.assert_close(SequenceFunction(model, IDS).x, e)
+
+
+def test_loss_and_logits_of_a_mapping(model):
+    e, labels = model.tokens(IDS).detach(), IDS.roll(-1)
+    x = {"input_ids": IDS[None], "labels": labels[None]}
+    truth = jacobian_of(lambda z: model(inputs_embeds=z[None], labels=labels[None])["loss"], e)
+    J = temporal_jacobian(model, x, of="loss")
+    assert (J.shape, J.position.tolist()) == ((1, 1, N, D), [N - 1])
+    torch.testing.assert_close(rows(J)[0, 0], truth)
+    logits = jacobian_of(lambda z: model(inputs_embeds=z[None])["logits"][0], e)
+    torch.testing.assert_close(rows(temporal_jacobian(model, x, of="logits")), logits)
+    with pytest.raises(BadInput, match="no 'loss'"):
+        temporal_jacobian(model, IDS, of="loss")
+
+
+def test_submodules_above_and_below(model):
+    with torch.no_grad():
+        x0 = (model.tokens(IDS) + model.places(torch.arange(N)))[None]
+        out0 = model.h[0](x0)[0]
+        x1 = x0 + out0
+
+    def above(z):
+        h = x0 + z[None]
+        for block in list(model.h)[1:]:
+            h = h + block(h)[0]
+        return h[0]
+
+    torch.testing.assert_close(rows(temporal_jacobian(model, IDS, wrt="h.0")), jacobian_of(above, out0[0]))
+    middle = jacobian_of(lambda z: model.h[1](x0 + z[None])[0][0], out0[0])
+    torch.testing.assert_close(rows(temporal_jacobian(model, IDS, of="h.1", wrt="h.0")), middle)
+    assert torch.isfinite(x1).all()
+    with pytest.raises(BadInput, match="does not depend on the input"):
+        temporal_jacobian(model, IDS, of="h.0", wrt="h.1")
+
+
+def test_globs_name_one_level_a_star(model):
+    assert depths(model, "h.*") == ["h.0", "h.1", "h.2"]
+    assert depths(model, "module:h.1") == ["h.1"]
+    with pytest.raises(BadInput, match=r"unknown submodule 'g\.\*'"):
+        depths(model, "g.*")
+
+
+def test_words_come_before_submodules_of_such_a_name():
+    class Odd(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.h, self.unused = nn.Linear(D, 3), nn.Linear(2, 2)
+
+        def forward(self, x):
+            return self.h(x).cumsum(-2).tanh()
+
+    module, x = Odd().double(), torch.randn(N, D, dtype=F64)
+    with pytest.raises(BadInput, match="needs the chain operator"):
+        temporal_jacobian(module, x, wrt="h")
+    J = temporal_jacobian(module, x, wrt="module:h")
+    z = module.h(x).detach()
+    torch.testing.assert_close(rows(J), jacobian_of(lambda z: z.cumsum(-2).tanh(), z))
+    with pytest.raises(BadInput, match="'unused' does not run"):
+        temporal_jacobian(module, x, of="unused")
+
+
+def test_a_submodule_that_runs_twice_is_refused():
+    class Tied(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.block = nn.Linear(D, D)
+
+        def forward(self, x):
+            return self.block(self.block(x))
+
+    for names in ({"of": "block"}, {"wrt": "block"}):
+        with pytest.raises(BadInput, match="'block' runs 2 times"):
+            temporal_jacobian(Tied().double(), torch.randn(N, D, dtype=F64), **names)
+
+
+def test_which_entry_of_a_mapping_is_meant():
+    class Two(nn.Module):
+        def forward(self, a, b=None, c=None):
+            return a.cumsum(-2) if b is None else a * b
+
+    a, b = torch.randn(N, D, dtype=F64), torch.randn(1, N, D, dtype=F64)
+    with pytest.raises(BadInput, match=r"'a', 'b' could each be.*forward="):
+        temporal_jacobian(Two(), {"a": a, "b": b})
+    with pytest.raises(BadInput, match=r"none of .* is a sequence"):
+        temporal_jacobian(Two(), {"c": 3})
+    J = temporal_jacobian(Two(), {"a": a, "c": 3}, forward={"b": b})
+    torch.testing.assert_close(J.row(2).dense()[:, 2], b[0, 2].diag())
+
+
+def test_two_embeddings_that_read_the_ids_must_be_named():
+    class Both(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.one, self.two = nn.Embedding(11, D), nn.Embedding(11, D)
+
+        def forward(self, ids):
+            return (self.one(ids) + self.two(ids)).cumsum(-2).tanh()
+
+    with pytest.raises(BadInput, match=r"several embeddings read the ids: \['one', 'two'\]"):
+        temporal_jacobian(Both().double(), IDS)
+    assert temporal_jacobian(Both().double(), IDS, wrt="one").shape == (N, D, N, D)
+
+
+@pytest.mark.parametrize(
+    ("make", "same"),
+    [
+        (lambda a: a.astype(">f8"), True),
+        (lambda a: a[::-1][::-1], True),
+        (lambda a: np.flip(np.flip(a, 1), 1), True),
+        (lambda a: a.astype(np.longdouble), True),
+        (lambda a: np.ma.masked_array(a), True),
+        (lambda a: np.ma.masked_array(a, mask=a > 1), False),
+        (lambda a: a.astype(object), False),
+    ],
+)
+def test_arrays_as_they_come(make, same):
+    module, a = Tagger(D, 5, 3).double(), np.random.default_rng(0).standard_normal((N, D))
+    if not same:
+        with pytest.raises(BadInput, match=r"masked|must hold real numbers"):
+            temporal_jacobian(module, make(a))
+        return
+    found, plain = (temporal_jacobian(module, given) for given in (make(a), torch.from_numpy(a)))
+    torch.testing.assert_close(found.row(5).dense(), plain.row(5).dense())
+
+
+def test_positions():
+    class Pads(nn.Module):
+        def forward(self, x):
+            return torch.cat([x[:, :1], x.cumsum(1)], 1)
+
+    x, module = torch.randn(N, D, dtype=F64), Pads()
+    given = {"layout": "b n d"}
+    assert temporal_jacobian(module, x, **given).position is None
+    assert temporal_jacobian(module, x, position=range(-1, N), **given).position.tolist() == list(
+        range(-1, N)
+    )
+    assert temporal_jacobian(module, x, position="forecast", **given).position[0] == N
+    with pytest.raises(BadInput, match="'same' needs as many outputs as inputs, not 10 and 9"):
+        temporal_jacobian(module, x, position="same", **given)
+    with pytest.raises(BadInput, match="position must be one of same, end, forecast"):
+        temporal_jacobian(module, x, position="middle", **given)
+
+
+def test_seeds_draw_probes_anew_for_targets_and_samples():
+    module = nn.Sequential(nn.Linear(6, 6)).double()
+    x = torch.randn(3, 20, 6, dtype=F64)
+    options = {"method": "probes", "probes": 8}
+    found = [
+        temporal_jacobian(module, one, seed=seed, **options).log_norms(range(20)).values.diagonal()
+        for seed in (0, 1)
+        for one in x
+    ]
+    values = np.concatenate(found)
+    assert len(set(values.round(12))) == len(values)
+    again = temporal_jacobian(module, x[0], seed=0, **options).log_norms(range(20)).values.diagonal()
+    np.testing.assert_array_equal(again, found[0])
+
+
+def test_a_float32_recurrence_inside_float64_sets_the_floor():
+    class Recurrence32(nn.Module):
+        def forward(self, x):
+            h, out = torch.zeros_like(x[..., 0, :]).float(), []
+            for step in (x * 1e6).float().unbind(-2):
+                h = 0.9 * h + step
+                out.append(h)
+            return torch.stack(out, -2).double()
+
+    x = torch.randn(1200, 1, dtype=F64)
+    J = temporal_jacobian(Recurrence32(), x, method="autograd")
+    norms = J.log_norms([1199])
+    lags = np.arange(1200)[::-1]
+    exact = lags * np.log(np.float32(0.9)) + np.log(1e6)
+    known = norms.status[0] == STATUS["finite"]
+    np.testing.assert_allclose(norms.values[0][known], exact[known], atol=1e-3)
+    assert known[lags < 800].all()
+    assert not known[lags > 980].any()
+    assert not (norms.status == STATUS["zero"]).any()
+
+
+def test_overflow_has_its_own_word():
+    class Grows(nn.Module):
+        def forward(self, x):
+            h, out = torch.zeros_like(x[..., 0, :]), []
+            for step in x.unbind(-2):
+                h = 1e3 * h.relu() + step
+                out.append(h)
+            return torch.stack(out, -2)
+
+    norms = temporal_jacobian(Grows(), torch.ones(150, 1, dtype=F64), method="autograd").log_norms([149])
+    assert (norms.status[0, :30] == STATUS["overflow"]).all()
+    assert np.isnan(norms.values[0, :30]).all()
+    assert (norms.status[0, -30:] == STATUS["finite"]).all()
+
+
+def test_pull_and_support_of_any_operator():
+    module = Tagger(D, 5, 3).double()
+    J = temporal_jacobian(module, torch.randn(N, D, dtype=F64), method="autograd")
+    assert J.support(3).tolist() == [True] * 4 + [False] * 5
+    values = torch.randn(2, N, 3, dtype=F64)
+    log_scale = torch.linspace(-900, 0, N, dtype=F64)[None, :, None].expand(2, N, 1)
+    pulled = J.pull(Scaled(values, log_scale))
+    near = Scaled(values, log_scale).dense()
+    truth = torch.stack([J.vjp(one) for one in near])
+    torch.testing.assert_close(pulled.dense(), truth, rtol=1e-10, atol=1e-300)
+    far = J.pull(Scaled(values, log_scale - 5000))
+    torch.testing.assert_close(far.log_norm((1, 2)), pulled.log_norm((1, 2)) - 5000, rtol=1e-13, atol=1e-9)
+
+
+def test_registered_operators_serve_plain_instances_alone():
+    class Doubles(nn.Module):
+        def forward(self, x):
+            return 2 * x
+
+    class Triples(Doubles):
+        def forward(self, x):
+            return 3 * x
+
+    asked = []
+
+    @depprobe.register_jacobian(Doubles)
+    def doubles(module, x, options):
+        asked.append(type(module))
+        assert not x.requires_grad
+
+    x = torch.randn(N, D, dtype=F64)
+    temporal_jacobian(Doubles(), x)
+    temporal_jacobian(Triples(), x)
+    hooked = Doubles()
+    hooked.register_forward_hook(lambda m, a, y: 5 * y)
+    temporal_jacobian(hooked, x)
+    temporal_jacobian(Doubles(), x, of="output", layout="n b d")
+    assert asked == [Doubles, Doubles]
+    with pytest.raises(BadInput, match="no structured operator serves Doubles"):
+        temporal_jacobian(Doubles(), x, method="structured")
+
+
+def test_narrow_floats_are_seen_in_the_graph():
+    J = temporal_jacobian(Narrow(D).double(), torch.randn(N, D, dtype=F64), method="autograd")
+    assert J._products.narrowest is torch.float32
