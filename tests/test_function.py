@@ -309,3 +309,20 @@ def test_registered_operators_serve_plain_instances_alone():
 def test_narrow_floats_are_seen_in_the_graph():
     J = temporal_jacobian(Narrow(D).double(), torch.randn(N, D, dtype=F64), method="autograd")
     assert J._products.narrowest is torch.float32
+
+
+def test_operators_and_functions_travel_by_pickle():
+    import pickle
+
+    J = temporal_jacobian(Tagger(D, 5, 3).double(), torch.randn(N, D, dtype=F64), method="autograd")
+    there = pickle.loads(pickle.dumps(J))
+    np.testing.assert_array_equal(there.log_norms([5]).values, J.log_norms([5]).values)
+    assert repr(J) == "AutogradJacobian(Tagger, shape=(9, 3, 9, 4))"
+
+
+def test_a_default_device_of_the_caller_does_not_reach_what_is_measured():
+    module, x = Tagger(D, 5, 3).double(), torch.randn(N, D, dtype=F64)
+    plain = temporal_jacobian(module, x, method="autograd").log_norms([5]).values
+    with torch.device("meta"):
+        found = temporal_jacobian(module, x, method="autograd").log_norms([5]).values
+    np.testing.assert_array_equal(found, plain)

@@ -88,12 +88,12 @@ class SequenceFunction:
             if position is not None:
                 positions_of(position, self.y.shape[0], self.x.shape[0], self.first.has_time)
             return
-        stated = layout is not None
+        repeats = False
         if layout is None:
-            layout, found = found_layout(self._passes, self.is_known)
+            layout, found, repeats = found_layout(self._passes, self.is_known)
             self._keep(found)
         self.layout = layout
-        require_function(self._passes, layout, self.first, repeatable=not stated)
+        require_function(self._passes, layout, self.first, repeats)
         positions_of(position, self.y.shape[0], self.x.shape[0], self.first.has_time)
 
     @cached_property
@@ -107,6 +107,10 @@ class SequenceFunction:
             per_position=isinstance(self._position, str) and self._position == "same",
             memory=self._memory,
         )
+
+    def __getstate__(self) -> dict[str, Any]:
+        # a graph does not travel; it is recorded again where it is needed
+        return vars(self) | {"_kept": None, "_replacements": None}
 
     def __repr__(self) -> str:
         return (

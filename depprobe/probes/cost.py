@@ -22,6 +22,7 @@ from torch import Tensor
 from depprobe._version import __version__
 from depprobe.core.budget import DEFAULT_MEMORY, parse_bytes, readable
 from depprobe.core.calling.environment import plain_modes
+from depprobe.core.calling.passes import unharmed
 from depprobe.costs.machine import machine
 from depprobe.costs.memory import predicted_bytes
 from depprobe.costs.passes import PHASES
@@ -240,8 +241,9 @@ def _of_module(
     try:
         # dropout and running statistics would change the module and the random numbers
         module.eval()
-        point = costs(module, case.x, **options)
-        point |= counted(module, case.x, options["phases"])
+        with unharmed(module):
+            point = costs(module, case.x, **options)
+            point |= counted(module, case.x, options["phases"])
     finally:
         for part in training:
             part.training = True

@@ -11,17 +11,18 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from depprobe.core.calling.layout import CHANNELS_FIRST, batch_axis, laid_out, natural_layout
-from depprobe.core.calling.outputs import chosen_output
+from depprobe.core.calling.layout import CHANNELS_FIRST, batch_axis, laid_out, natural_layout, time_first
 from depprobe.core.calling.passes import DoesNotRun, Pass, Passes
 from depprobe.errors import BadInput, OverBudget
 
+#: positions of a shorter input, over which layout and batch are tried
+_SHORT = 17
 #: epsilons, of the largest output, by which kernels may differ between two passes
 _ROUNDING = 1e4
 
 
-def found_layout(passes: Passes, is_known: bool) -> tuple[str, Pass]:
-    """The layout of a module for which none was stated, and a pass in it, found to be repeatable.
+def found_layout(passes: Passes, is_known: bool) -> tuple[str, Pass, bool]:
+    """The layout of a module for which none was stated, a pass in it, and whether it is known to repeat.
 
     Raises
     ------
@@ -37,26 +38,28 @@ def found_layout(passes: Passes, is_known: bool) -> tuple[str, Pass]:
         except DoesNotRun as error:
             errors.append(error)
             continue
-        _require_repeatable(passes, layout, recorded)
-        if layout == "b n d" and natural is None:
-            _refuse_two(passes, recorded.y)
-        return layout, recorded
+        repeats = layout == "b n d" and natural is None and _runs_alone(passes, recorded)
+        return layout, recorded, repeats
     raise errors[0]
 
 
-def _refuse_two(passes: Passes, y: Tensor) -> None:
+def _runs_alone(passes: Passes, recorded: Pass) -> bool:
+    """Whether x without a batch gives the same as with one; raises ``BadInput`` where it does not."""
+    value, first = _shorter(passes, "b n d", recorded)
     try:
-        alone = passes.one_pass("n d").y
+        alone = passes.one_pass("n d", value).y
     except OverBudget:
         raise
     except BadInput:
-        return  # it takes batches only
-    if not same_output(y, alone):
-        shape = tuple(passes.argument.value.shape)
-        raise BadInput(
-            f"{passes.who} runs on {(1, *shape)} and on {shape} with different results; say which is "
-            "meant: layout='b n d' or layout='n d'"
-        )
+        return False  # it takes batches only
+    if same_output(first.y, alone):
+        return True
+    _require_repeatable(passes, "b n d", recorded)
+    shape = tuple(passes.argument.value.shape)
+    raise BadInput(
+        f"{passes.who} runs on {(1, *shape)} and on {shape} with different results; say which is "
+        "meant: layout='b n d' or layout='n d'"
+    )
 
 
 def _refuse_square(passes: Passes, natural: str | None, is_known: bool) -> None:
@@ -81,16 +84,19 @@ def _is_packages(module: nn.Module) -> bool:
     return type(module).__module__.startswith("depprobe.")
 
 
-def require_function(passes: Passes, layout: str, first: Pass, repeatable: bool) -> None:
+def require_function(passes: Passes, layout: str, first: Pass, repeats: bool) -> None:
     """Refuse a module whose output at x is random, or depends on what else is in the batch.
 
     Raises
     ------
     BadInput : naming which.
     """
-    if not repeatable:
+    kept = keeps_beside_another(passes, layout, first)
+    if kept:
+        return
+    if kept is False or not repeats:
         _require_repeatable(passes, layout, first)
-    if mixes_samples(passes, layout):
+    if kept is False:
         axis = batch_axis(layout)
         raise BadInput(
             f"{passes.who} does not take (batch, n, d) in layout {layout!r}: the output of a "
@@ -108,27 +114,47 @@ def _require_repeatable(passes: Passes, layout: str, first: Pass) -> None:
         )
 
 
-def mixes_samples(passes: Passes, layout: str) -> bool:
-    """Whether the output at x changes with what stands before it in a batch."""
-    axis = batch_axis(layout)
-    if axis is None or passes.of == "loss":
-        return False
+def _shorter(passes: Passes, layout: str, first: Pass) -> tuple[Tensor | None, Pass]:
+    """The first positions of a long x and a pass over them, which show layout and batch as well; else x."""
     value = passes.argument.value
-    other = value.flip(0) + 1 if value.is_floating_point() else value.flip(0)
-    given = torch.cat([laid_out(one, layout) for one in (other, value)], axis)
+    if passes.replaces_output or passes.argument.name is not None:
+        return None, first
+    if len(value) < 4 * _SHORT:
+        return value, first
+    few = value[: _SHORT + (value.shape[1] == _SHORT)]
     try:
-        pairs = passes.batch_of_two(layout, given)
-        alone, together = (chosen_output(result, passes.of, "it") for result in pairs)
+        return few, passes.one_pass(layout, few)
     except OverBudget:
         raise
     except BadInput:
-        return False  # it takes one sample at a time, and then nothing can mix
-    place = axis if alone.ndim == 3 else 0
-    if alone.ndim == 0:
-        return False  # a loss is one for the whole batch
-    if together.ndim != alone.ndim or together.shape[place] != 2 * alone.shape[place]:
-        return True
-    return not same_output(alone.select(place, 0), together.select(place, 1))
+        return value, first  # it takes sequences of this length only
+
+
+def keeps_beside_another(passes: Passes, layout: str, first: Pass) -> bool | None:
+    """Whether the output at x stays the same in a batch, behind another sample; None where that cannot be."""
+    axis = batch_axis(layout)
+    if axis is None or passes.of != "output":
+        return None
+    few, first = _shorter(passes, layout, first)
+    value = passes.argument.value if few is None else few
+    other = value.flip(0) + 1 if value.is_floating_point() else value.flip(0)
+    given = torch.cat([laid_out(one, layout) for one in (other, value)], axis)
+    try:
+        together = passes.batch_of_two(layout, given)
+    except OverBudget:
+        raise
+    except BadInput:
+        return None  # it takes one sample at a time, and then nothing can mix
+    if together.ndim == 0:
+        return None  # a number for the whole batch
+    place = axis if together.ndim == 3 else 0
+    if together.shape[place] != 2:
+        return False
+    try:
+        y, _ = time_first(together.narrow(place, 1, 1), layout, "it")
+    except BadInput:
+        return None
+    return same_output(first.y, y) or same_output(first.y, y.T)
 
 
 def same_output(y: Any, other: Any) -> bool:

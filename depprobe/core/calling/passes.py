@@ -21,7 +21,7 @@ from depprobe.core.recorded_graph import reaches
 from depprobe.errors import BadInput, DepprobeError
 
 #: n by n numbers of which a pass is thought to make no more
-_TIMES = 64
+TIMES = 64
 
 
 class DoesNotRun(BadInput):
@@ -135,24 +135,18 @@ class Passes:
             "let it make a new one"
         )
 
-    def batch_of_two(self, layout: str, given: Tensor) -> tuple[Any, Any]:
-        """Results at x and at a batch of two in a layout, as the module returns them."""
-        argument = self.argument
-        results = []
-        for batch in (laid_out(argument.value, layout), given):
-            count = 1 if batch is not given else 2
-            beside = {key: _repeated(value, count) for key, value in argument.beside.items()}
-            with self.held(), ExitStack() as stack:
-                self._snapshot.substitute()
-                calls = Interception(stack, self.module, layout)
-                if self._of is not None:
-                    calls.capture(self.of, self._of)
-                leaf = batch.clone().requires_grad_() if batch.is_floating_point() else batch
-                result = self._called(leaf.clone(), beside=beside)
-                results.append(result if self._of is None else calls.captured())
-        return results[0], results[1]
+    def batch_of_two(self, layout: str, given: Tensor) -> Tensor:
+        """The output at a batch of two in a layout, as the module returns it."""
+        beside = {key: _twice(value) for key, value in self.argument.beside.items()}
+        with self.held(), ExitStack() as stack:
+            self._snapshot.substitute()
+            calls = Interception(stack, self.module, layout)
+            if self._of is not None:
+                calls.capture(self.of, self._of)
+            leaf = given.clone().requires_grad_() if given.is_floating_point() else given
+            result = self._called(leaf.clone(), beside=beside)
+            return chosen_output(result if self._of is None else calls.captured(), self.of, self.who).detach()
 
-    @property
     def _who(self) -> str:
         return type(self.module).__name__
 
@@ -205,8 +199,15 @@ class Passes:
     def _watched(self, given: Tensor) -> AbstractContextManager[Any]:
         """Counts what the pass makes where that could exceed the budget: n by n numbers a few times over."""
         n, wide = self.argument.value.shape[0], max(self.argument.value.shape)
-        risk = _TIMES * n * wide * (given.element_size() if given.is_floating_point() else 8)
+        risk = TIMES * n * wide * (given.element_size() if given.is_floating_point() else 8)
         return BudgetGuard(self._memory, "the forward pass") if risk > self._memory else nullcontext()
+
+    def __getstate__(self) -> dict[str, Any]:
+        return vars(self) | {"_snapshot": None}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state)
+        self._snapshot = Snapshot(self.module, (self.forward, self.argument.beside))
 
     def _failure(self, given: Tensor, error: Exception) -> str:
         lines = [line.strip() for line in str(error).splitlines() if line.strip()]
@@ -219,8 +220,8 @@ class Passes:
         )
 
 
-def _repeated(value: Any, count: int) -> Any:
-    return torch.cat([value] * count) if isinstance(value, Tensor) and value.ndim else value
+def _twice(value: Any) -> Any:
+    return torch.cat([value] * 2) if isinstance(value, Tensor) and value.ndim else value
 
 
 def call_once(module: nn.Module, x: Tensor, layout: str | None = None) -> Tensor:

@@ -9,6 +9,7 @@ ask for numbers, reentrant checkpoints, sparse weights). How many fit is read of
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,8 +17,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from depprobe.core.budget import readable, require
+from depprobe.core.calling.passes import TIMES
 from depprobe.core.function import SequenceFunction
-from depprobe.core.recorded_graph import backward_bytes, graph_facts
+from depprobe.core.recorded_graph import GraphFacts, backward_bytes, graph_facts, is_simple
 from depprobe.errors import BadInput
 
 
@@ -37,7 +39,11 @@ class Products:
     def __init__(self, function: SequenceFunction, memory: int) -> None:
         self._function = function
         self._leaf, self._y = function.record()
-        facts = graph_facts(self._y, self._leaf)
+        # where n by n numbers many times over would fit, the graph need not be measured
+        ample = n_by_n_bytes(function)
+        rows = max(1, self._y.shape[1])
+        simple = (rows + 1) * ample <= memory and is_simple(self._y, self._leaf)
+        facts = GraphFacts(self._y.dtype, ample, ample, False) if simple else graph_facts(self._y, self._leaf)
         if not facts.total:
             who = type(function.module).__name__
             raise BadInput(
@@ -46,20 +52,30 @@ class Products:
         self.narrowest = facts.narrowest
         self._batched, self._whole = True, False
         self._doubtful = self._python = facts.has_python
+        self.chunk = self._chunk(facts, memory)
+
+    def _chunk(self, facts: GraphFacts, memory: int) -> int:
+        """Products at once. All gradients of a pass are a bound; those alive at one time a closer one."""
         ends = self._y.numel() * self._y.element_size() + 3 * self._leaf.numel() * self._leaf.element_size()
-        # all gradients of a pass at once are a bound; what is alive at one time is asked for only then
-        rows = max(1, self._y.shape[1])
         each = facts.total + ends
-        if rows * each + facts.total > memory:
+        if max(1, self._y.shape[1]) * each + facts.total > memory:
             each = backward_bytes(self._y, self._leaf) + ends
+        enough = readable(1.1 * (each + facts.total)).replace(" ", "")
         require(
             each + facts.total,
             memory,
             "one vector-Jacobian product",
-            "use a smaller n or d, --dtype float32, or --memory "
-            + readable(1.1 * (each + facts.total)).replace(" ", ""),
+            f"use a smaller n or d, --dtype float32, or --memory {enough}",
         )
-        self.chunk = int(max(1, (memory - facts.total) // max(1, each)))
+        return int(max(1, (memory - facts.total) // max(1, each)))
+
+    def __getstate__(self) -> dict[str, Any]:
+        # a graph does not travel; it is recorded again
+        return vars(self) | {"_leaf": None, "_y": None}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state)
+        self._leaf, self._y = self._function.record()
 
     def row(self, t: int, cotangents: Tensor) -> Iterator[Tensor]:
         """v^T J[t,:] for rows v of (m, d_out), in chunks: (chunk, n_in, d_in)."""
@@ -142,3 +158,8 @@ class Products:
         self._doubtful = False
         truth = self.single(cotangents[-1])
         return torch.allclose(found[-1], truth, rtol=1e-4, atol=float(truth.abs().max()) * 1e-6)
+
+
+def n_by_n_bytes(function: SequenceFunction) -> int:
+    """Bytes of n by n numbers, or n by d, a few times over: more than most passes hold at once."""
+    return TIMES * max(function.shape) * max(function.shape[0], function.shape[2]) * function.y.element_size()
