@@ -10,14 +10,14 @@ one stretch, whatever the length of the trajectory.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from depprobe.errors import BadInput, DepprobeError
-from depprobe.operators.chain.cells import CellChain, CellWeights, GRUChain, LSTMChain, RNNChain
+from depprobe.operators.chain.cells import CellChain
+from depprobe.operators.chain.linearised import RecurrentWeights, chain_of, run
 from depprobe.operators.chain.tangents import push_step
 
 #: steps of a stretch, as far as its gates take no more than these bytes
@@ -40,8 +40,8 @@ class Recurrence:
                 "a bidirectional module carries two states in opposite directions; use one direction"
             )
         self.module = module
-        self._weights = [_weights(module, level) for level in range(module.num_layers)]
-        self._cells = [_single(module, level) for level in range(module.num_layers)]
+        known = RecurrentWeights.of_module(module)
+        self._kind, self._weights = known.kind, [layer[0] for layer in known.layers]
         hidden = module.hidden_size
         self.d_h = getattr(module, "proj_size", 0) or hidden
         self.d_c = hidden if isinstance(module, nn.LSTM) else 0
@@ -74,16 +74,17 @@ class Recurrence:
         for start in range(0, len(x), length):
             inputs = x[start : start + length]
             chains = []
-            for level, (weights, cell) in enumerate(zip(self._weights, self._cells, strict=True)):
+            for level, weights in enumerate(self._weights):
+                first, cell = state[level][0], state[level][-1]
                 with torch.no_grad():
-                    h, after = _run(cell, weights, inputs, state[level])
+                    h, after = run(self._kind, weights, inputs, first, cell)
                     if not bool(h.isfinite().all()):
                         first = int((~h.isfinite()).any(1).nonzero()[0])
                         raise DepprobeError(
                             f"the trajectory reached Inf or NaN at step {start + first}: it is unstable"
                         )
-                    before = torch.cat([state[level][0][None], h[:-1]])
-                    chains.append(_chain(self.module, weights, inputs, h, before, state[level]))
+                    before = torch.cat([first[None], h[:-1]])
+                    chains.append(chain_of(self._kind, weights, inputs, h, before, cell))
                 state[level] = after
                 inputs = h
             yield RecurrentStretch(chains)
@@ -116,54 +117,3 @@ class RecurrentStretch:
                 matrices = cell.full_matrices(start, stop)[:, :, : cell.width].double()
                 total[start:stop] += torch.linalg.slogdet(matrices)[1].cpu()
         return total
-
-
-def _weights(module: nn.RNNBase, level: int) -> CellWeights:
-    names = {"hh": "weight_hh", "ih": "weight_ih", "b_hh": "bias_hh", "b_ih": "bias_ih", "hr": "weight_hr"}
-    found: dict[str, Any] = {
-        field: getattr(module, f"{name}_l{level}").detach()
-        for field, name in names.items()
-        if getattr(module, f"{name}_l{level}", None) is not None
-    }
-    return CellWeights(**found)
-
-
-def _single(module: nn.RNNBase, level: int) -> nn.RNNBase:
-    """One layer as a module without weights of its own."""
-    options: dict[str, Any] = {}
-    if isinstance(module, nn.RNN):
-        options["nonlinearity"] = module.nonlinearity
-    if isinstance(module, nn.LSTM):
-        options["proj_size"] = module.proj_size
-    kind = next(k for k in (nn.LSTM, nn.GRU, nn.RNN) if isinstance(module, k))
-    width = getattr(module, f"weight_ih_l{level}").shape[1]
-    with torch.device("meta"):
-        return kind(width, module.hidden_size, bias=module.bias, batch_first=True, **options)
-
-
-def _run(
-    single: nn.RNNBase, weights: CellWeights, x: Tensor, state: tuple[Tensor, ...]
-) -> tuple[Tensor, tuple[Tensor, ...]]:
-    """Outputs (n, d_h) of one layer from a state (h,) or (h, c), and the state after them."""
-    named = {
-        "weight_hh_l0": weights.hh,
-        "weight_ih_l0": weights.ih,
-        "bias_hh_l0": weights.b_hh,
-        "bias_ih_l0": weights.b_ih,
-        "weight_hr_l0": weights.hr,
-    }
-    given = {name: tensor for name, tensor in named.items() if tensor is not None}
-    start = tuple(part[None, None] for part in state)
-    first = start if isinstance(single, nn.LSTM) else start[0]
-    h, after = torch.func.functional_call(single, given, (x[None], first))
-    return h[0], tuple(part[0, 0] for part in (after if isinstance(after, tuple) else (after,)))
-
-
-def _chain(
-    module: nn.RNNBase, weights: CellWeights, x: Tensor, h: Tensor, before: Tensor, state: tuple[Tensor, ...]
-) -> CellChain:
-    if isinstance(module, nn.LSTM):
-        return LSTMChain(weights, x, h, before, state[1])
-    if isinstance(module, nn.GRU):
-        return GRUChain(weights, x, h, before)
-    return RNNChain(weights, x, h, before, module.nonlinearity == "relu")

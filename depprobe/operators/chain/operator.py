@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 import torch
@@ -24,7 +23,7 @@ from depprobe.core.options import Options
 from depprobe.core.scaled import Scaled, log_hypot, log_norms
 from depprobe.core.temporal_jacobian import LogNorms, TemporalJacobian
 from depprobe.errors import BadInput
-from depprobe.operators.chain.cells import CellChain, CellWeights, GRUChain, LSTMChain, RNNChain
+from depprobe.operators.chain.linearised import RecurrentWeights
 from depprobe.operators.chain.norms import chain_norms, overflowed, statuses, targets_at_once
 from depprobe.operators.chain.sweep import Step, sweep
 from depprobe.operators.chain.vjp_rows import pull, push
@@ -68,11 +67,11 @@ class RecurrentJacobian(TemporalJacobian):
             raise BadInput(f"wrt={wrt!r} is not defined for a bidirectional module (two states); use x")
         self.wrt, self.tolerance, self._memory = wrt, tolerance, memory
         n = x.shape[0]
-        wide = _weights(module, 0, 0).hh.shape[0]
+        weights = RecurrentWeights.of_module(module)
+        wide = weights.layers[0][0].hh.shape[0]
         gates = 8 * n * wide * (1 + both) * module.num_layers * x.element_size()
         require(gates, memory, f"the trajectory of {n} steps", "use a smaller n or d, or --dtype float32")
-        with torch.no_grad():
-            self._layers = _linearise(module, x.detach())
+        self._layers = weights.chains(x.detach())
         last = self._layers[-1]
         d_out = sum(cell.d_h for cell in last)
         widths = {"h": "d_h", "c": "d_c"}
@@ -193,7 +192,7 @@ class RecurrentJacobian(TemporalJacobian):
 
     def _pull(self, rows: Scaled) -> Scaled:
         for layer in reversed(self._layers):
-            rows = pull(layer, rows)
+            rows, _ = pull(layer, rows)
         return rows
 
     def _needs_x(self, what: str) -> None:
@@ -213,72 +212,6 @@ class RecurrentJacobian(TemporalJacobian):
         for layer in self._layers:
             out = push(layer, out)
         return out
-
-
-# -- from module to chains ---------------------------------------------------------------------------
-
-
-def _linearise(module: nn.RNNBase, x: Tensor) -> list[list[CellChain]]:
-    """Chains of every layer, bottom first, each with one entry a direction (the second reads backwards)."""
-    layers: list[list[CellChain]] = []
-    for level in range(module.num_layers):
-        cells, outputs = [], []
-        for direction in range(1 + module.bidirectional):
-            weights = _weights(module, level, direction)
-            inputs = x.flip(0) if direction else x
-            h = _run(module, weights, inputs)
-            h_before = torch.cat([torch.zeros_like(h[:1]), h[:-1]])
-            cells.append(_chain(module, weights, inputs, h, h_before))
-            outputs.append(h.flip(0) if direction else h)
-        layers.append(cells)
-        x = torch.cat(outputs, 1)
-    return layers
-
-
-def _weights(module: nn.RNNBase, level: int, direction: int) -> CellWeights:
-    suffix = f"_l{level}{'_reverse' * direction}"
-    names = {"hh": "weight_hh", "ih": "weight_ih", "b_hh": "bias_hh", "b_ih": "bias_ih", "hr": "weight_hr"}
-    found: dict[str, Any] = {
-        field: getattr(module, name + suffix).detach()
-        for field, name in names.items()
-        if getattr(module, name + suffix, None) is not None
-    }
-    return CellWeights(**found)
-
-
-def _run(module: nn.RNNBase, weights: CellWeights, x: Tensor) -> Tensor:
-    """Output of one layer in one direction, by torch's fused kernel: (n, d_in) to (n, d_h)."""
-    options: dict[str, Any] = {}
-    if isinstance(module, nn.RNN):
-        options["nonlinearity"] = module.nonlinearity
-    if isinstance(module, nn.LSTM):
-        options["proj_size"] = module.proj_size
-    kind = next(k for k in (nn.LSTM, nn.GRU, nn.RNN) if isinstance(module, k))
-    with torch.device("meta"):
-        single = kind(
-            x.shape[1],
-            module.hidden_size,
-            bias=weights.b_hh is not None,
-            batch_first=True,
-            **options,
-        )
-    named = {
-        "weight_hh_l0": weights.hh,
-        "weight_ih_l0": weights.ih,
-        "bias_hh_l0": weights.b_hh,
-        "bias_ih_l0": weights.b_ih,
-        "weight_hr_l0": weights.hr,
-    }
-    given = {name: tensor for name, tensor in named.items() if tensor is not None}
-    return torch.func.functional_call(single, given, (x[None],))[0][0]
-
-
-def _chain(module: nn.RNNBase, weights: CellWeights, x: Tensor, h: Tensor, h_before: Tensor) -> CellChain:
-    if isinstance(module, nn.LSTM):
-        return LSTMChain(weights, x, h, h_before)
-    if isinstance(module, nn.GRU):
-        return GRUChain(weights, x, h, h_before)
-    return RNNChain(weights, x, h, h_before, module.nonlinearity == "relu")
 
 
 @register_jacobian(nn.RNN, nn.GRU, nn.LSTM)

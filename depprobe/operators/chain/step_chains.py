@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor, nn
 
 from depprobe.core.budget import DEFAULT_MEMORY, require
@@ -10,7 +9,7 @@ from depprobe.core.calling.arguments import check
 from depprobe.core.calling.plain import is_plain
 from depprobe.errors import BadInput
 from depprobe.operators.chain.cells import CellChain
-from depprobe.operators.chain.operator import _linearise
+from depprobe.operators.chain.linearised import RecurrentWeights
 
 
 def step_chains(
@@ -54,5 +53,4 @@ def step_chains(
     require(
         gates, memory, f"the trajectory of {x.shape[0]} steps", "use a smaller n or d, or --dtype float32"
     )
-    with torch.no_grad():
-        return [tuple(layer) for layer in _linearise(module, x.detach())]
+    return [tuple(layer) for layer in RecurrentWeights.of_module(module).chains(x.detach())]

@@ -106,7 +106,7 @@ def sweep(
         steps = min(run, k - until + 1, *(_run_length(stack, rows) for rows in together.values()))
         swept: dict[Carried, tuple[Tensor, Tensor]] = {}
         for kind, rows in together.items():
-            taps, rows, states = _advance(chains[kind], rows, k, steps, wrt)
+            taps, rows, states = advance(chains[kind], rows, k, steps, wrt)
             if reading is not None and kind == dtype:
                 taps = reading.taps(k, states)
                 reading.compare(k, states[0], taps[0], carried[kind])
@@ -161,11 +161,19 @@ def _run_length(stack: Sequence[CellChain], rows: Tensor) -> int:
     return max(1, min(RUN, _BUFFER_BYTES // each))
 
 
-def _advance(
-    stack: Sequence[CellChain], rows: Tensor, k: int, steps: int, wrt: str
+def advance(
+    stack: Sequence[CellChain],
+    rows: Tensor,
+    k: int,
+    steps: int,
+    wrt: str = "x",
+    arriving: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Take steps down from source k: the taps (steps, rows, width), the rows on s_{k - steps}, and those on
     the state of the lowest layer at k, k - 1, ... (steps, rows, S), of which the taps are read.
+
+    ``arriving`` (steps, rows, d_h) or (steps, rows, S) joins the rows on the top layer's h, or on its state,
+    at k, k - 1, ...
     """
     # one buffer a layer; columns (c, h, x) so that each product writes the next state in place
     buffers = [rows.new_empty(steps + 1, rows.shape[0], cell.width + cell.d_in) for cell in stack]
@@ -200,6 +208,9 @@ def _advance(
                 # before what the layer above reads at k joins in: the state handed on is the variable here
                 parts = [cell.part(wrt, k - j, state[j]) for cell, (_, state, *_) in reversed(layers)]
                 taps.append(torch.cat(parts, 1))
+            if arriving is not None:
+                cell, (_, state, _, hidden, _) = layers[0]
+                (state if arriving.shape[2] == cell.width else hidden)[j].add_(arriving[j])
             above: Tensor | None = None
             for (cell, (whole, state, through, hidden, inputs)), M in zip(layers, matrices, strict=True):
                 if above is not None:

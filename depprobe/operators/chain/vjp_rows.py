@@ -3,8 +3,9 @@ r"""Rows and tangents taken through one recurrent layer, with a source at every 
     pull: R_{k-1} = (R_k + G_k) ds_k/ds_{k-1},  X_k = (R_k + G_k) ds_k/dx_k      cotangents G (rows, n, d_out)
     push: S_k = ds_k/ds_{k-1} S_{k-1} + ds_k/dx_k x_k                            tangents x (n, d_in)
 
-Each row of a cotangent carries its own exponent at every position, so that rows 1e-5000 apart meet
-without underflow; the addition keeps what a float addition keeps.
+Each row of a cotangent carries its own exponent at every position, so that rows 1e-5000 apart meet without
+underflow. Steps are taken in runs over one exponent for each row; a run in which a row fell or rose so far that
+digits were at stake is taken again in shorter runs, down to single steps.
 """
 
 from __future__ import annotations
@@ -14,66 +15,99 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from depprobe.core.temporal_jacobian import Scaled
+from depprobe.core.scaled import Scaled, added, peaks
 from depprobe.operators.chain.cells import CellChain
+from depprobe.operators.chain.sweep import RUN, advance
 
 _BATCH = 16
+#: rows between which a run keeps every digit that a float addition keeps, from its start to its end
+_RANGE = {torch.float32: (1e-15, 1e15), torch.float64: (1e-120, 1e120)}
 
 
-def pull(directions: Sequence[CellChain], rows: Scaled) -> Scaled:
-    """Take cotangents (rows, n, d_out) on a layer's output to cotangents (rows, n, d_in) on its input."""
+def pull(
+    directions: Sequence[CellChain], rows: Scaled, final: Sequence[Scaled] | None = None
+) -> tuple[Scaled, list[Scaled]]:
+    """Take cotangents (rows, n, d_out) on a layer's output to cotangents (rows, n, d_in) on its input.
+
+    Parameters
+    ----------
+    directions : the chains of the layer.
+    rows : log_scale broadcasts to (rows, n, 1).
+    final : cotangents (rows, S) on the last state of each direction, log_scale (rows, 1).
+
+    Returns
+    -------
+    Cotangents on the input, and those (rows, S) on the state before the first step of each direction.
+    """
     values, log_scale = rows
     log_scale = log_scale.expand(values.shape[0], values.shape[1], 1)
-    parts, first = [], 0
+    found: Scaled | None = None
+    first, initial = 0, []
     for direction, cell in enumerate(directions):
-        part = values[:, :, first : first + cell.d_h]
-        if direction:
-            out = _pull_one(cell, part.flip(1), log_scale.flip(1))
-            parts.append(Scaled(out.values.flip(1), out.log_scale.flip(1)))
-        else:
-            parts.append(_pull_one(cell, part, log_scale))
+        part = Scaled(values[:, :, first : first + cell.d_h], log_scale)
+        last = final[direction] if final else _nothing(cell, values)
+        out, before = _pull_one(cell, _flipped(part) if direction else part, last)
+        out = _flipped(out) if direction else out
+        found = out if found is None else added(found, out)
+        initial.append(before)
         first += cell.d_h
-    out = parts[0]
-    for other in parts[1:]:
-        out = _add(out, other)
-    return out
+    assert found is not None
+    return found, initial
 
 
-def _add(a: Scaled, b: Scaled) -> Scaled:
-    peak = torch.maximum(a.log_scale, b.log_scale)
-    safe = torch.where(peak.isfinite(), peak, torch.zeros_like(peak))
-    dtype = a.values.dtype
-    total = a.values * (a.log_scale - safe).exp().to(dtype) + b.values * (b.log_scale - safe).exp().to(dtype)
-    return Scaled(total, peak)
+def pull_states(cell: CellChain, rows: Scaled, final: Scaled | None = None) -> tuple[Scaled, Scaled]:
+    """Cotangents (rows, n, S) on the states of one chain, columns (c, h), to those on its input and first state.
+
+    The exponents must be -inf where a cotangent is zero.
+    """
+    return _pull_one(cell, rows, _nothing(cell, rows.values) if final is None else final)
 
 
-def _normalised(a: Scaled) -> Scaled:
-    """The same with the largest entry of each row at 1."""
-    peak = a.values.abs().amax(-1, keepdim=True)
-    safe = torch.where(peak > 0, peak, torch.ones_like(peak))
-    log_scale = torch.where(
-        peak > 0, a.log_scale + safe.double().log(), torch.full_like(a.log_scale, -torch.inf)
-    )
-    return Scaled(a.values / safe, log_scale)
+def _nothing(cell: CellChain, like: Tensor) -> Scaled:
+    zeros = like.new_zeros(like.shape[0], cell.width)
+    return Scaled(zeros, torch.full_like(zeros[:, :1], -torch.inf, dtype=torch.float64))
 
 
-def _pull_one(cell: CellChain, cotangents: Tensor, log_scale: Tensor) -> Scaled:
-    rows, n, _ = cotangents.shape
-    out = cotangents.new_zeros(rows, n, cell.d_in)
-    out_scale = torch.full((rows, n, 1), -torch.inf, dtype=torch.float64, device=cotangents.device)
-    state = Scaled(cotangents.new_zeros(rows, cell.width), out_scale[:, 0])
-    for stop in range(n, 0, -_BATCH):
-        start = max(0, stop - _BATCH)
-        matrices = cell.full_matrices(start, stop)
-        for k in range(stop - 1, start - 1, -1):
-            arriving = cotangents.new_zeros(rows, cell.width)
-            arriving[:, cell.d_c :] = cotangents[:, k]
-            state = _normalised(_add(state, _normalised(Scaled(arriving, log_scale[:, k]))))
-            through = state.values @ matrices[k - start]
-            tap = _normalised(Scaled(through[:, cell.width :], state.log_scale))
-            out[:, k], out_scale[:, k] = tap.values, tap.log_scale
-            state = Scaled(through[:, : cell.width], state.log_scale)
-    return Scaled(out, out_scale)
+def _flipped(rows: Scaled) -> Scaled:
+    return Scaled(rows.values.flip(1), rows.log_scale.flip(1))
+
+
+def _pull_one(cell: CellChain, cotangents: Scaled, final: Scaled) -> tuple[Scaled, Scaled]:
+    values, log_scale = cotangents
+    rows, n, _ = values.shape
+    out = values.new_zeros(rows, n, cell.d_in)
+    out_scale = log_scale.new_full((rows, n, 1), -torch.inf)
+    state = final
+    # nothing is carried before the first position from the end on which something stands
+    standing = (values != 0).any(2).any(0).nonzero()
+    k = n - 1 if bool((state.values != 0).any()) else int(standing.max()) if len(standing) else -1
+    run = RUN
+    while k >= 0:
+        steps = min(run, k + 1)
+        here = slice(k + 1 - steps, k + 1)
+        base = torch.maximum(state.log_scale, log_scale[:, here].amax(1))
+        base = torch.where(base.isneginf(), 0, base)
+        arriving = Scaled(values[:, here], log_scale[:, here]).relative_to(base[:, None])
+        taps, after, states = advance(
+            [cell], state.relative_to(base), k, steps, arriving=arriving.transpose(0, 1).flip(0)
+        )
+        if steps > 1 and not (_in_range(states) and _in_range(after) and _in_range(taps)):
+            run = max(1, steps // 4)
+            continue
+        read = Scaled(taps.flip(0).transpose(0, 1), base[:, None]).rescaled((2,))
+        out[:, here], out_scale[:, here] = read
+        state = Scaled(after, base).rescaled((1,))
+        k -= steps
+        run = min(RUN, 2 * run)
+    return Scaled(out, out_scale), state
+
+
+def _in_range(rows: Tensor) -> bool:
+    """Whether the largest entry of every row that is not zero lies in the range that keeps digits."""
+    low, high = _RANGE[rows.dtype]
+    peak = peaks(rows, (rows.ndim - 1,))
+    least, most = torch.where(peak == 0, 1, peak).aminmax()
+    return bool(least >= low) and bool(most <= high)
 
 
 def push(directions: Sequence[CellChain], tangent: Tensor) -> Tensor:

@@ -1,0 +1,233 @@
+r"""A call of attention inside a forward, with queries, keys and values of its own.
+
+    o_t = sum_k a_tk v_k,  ln a_tk = log_softmax_k(scale q_t . k_k + bias_tk);   c_tk = R_t . (v_k - o_t)
+    dv_k = sum_t a_tk R_t,  dk_k = scale sum_t a_tk c_tk q_t,  dq_t = scale sum_k a_tk c_tk k_k
+
+Rows carry one exponent s_t a position. The weights of a key are taken over the largest that meets it,
+a_tk exp(s_t - m_k) with m_k = max_t (ln a_tk + s_t), so that tiny weights and tiny rows keep their digits.
+
+Shapes: H heads, q (H, n, e), k (H, m, e), v (H, m, e_v), bias broadcasting to (H, n, m), rows (r, n, H e_v).
+Source: Vaswani et al. 2017, equation 1, differentiated.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from depprobe.core.scaled import Scaled
+from depprobe.operators.calls import KnownCall, LinearisedCall, reads
+
+#: elements of the largest intermediate, a product of rows, heads, targets and keys
+_ELEMENTS = 1 << 21
+
+
+class AttentionCall(LinearisedCall):
+    """softmax(scale q k^T + bias) v."""
+
+    def __init__(self, q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, scale: float) -> None:
+        self._q, self._k, self._v, self._bias, self._scale = q, k, v, bias, scale
+
+    def pull(self, rows: Sequence[Scaled], live: Sequence[Tensor]) -> list[tuple[Scaled, Tensor]]:
+        """Rows (r, n, H e_v) on the output as rows on q, k and v."""
+        (values, log_scale), (alive,) = rows[0], live
+        q, k, v = self._q, self._k, self._v
+        H, n, _ = q.shape
+        s = log_scale.expand(len(values), n, 1).amax(0)[:, 0]
+        T = (alive.any(0) & ~s.isneginf()).nonzero()[:, 0]
+        log_a, seen = self._log_weights(T)
+        R = Scaled(values[:, T], log_scale.expand(len(values), n, 1)[:, T]).relative_to(s[None, T, None])
+        R = R.unflatten(2, (H, -1)).transpose(1, 2)
+        joint = log_a + s[T, None]
+        m = joint.amax((0, 1)) if len(T) else joint.new_full((joint.shape[-1],), -math.inf)
+        over = (joint - torch.where(m.isneginf(), 0, m)).exp().to(values.dtype)
+        a = log_a.exp().to(values.dtype)
+        o = a @ v
+        dq = values.new_zeros(len(values), H, n, q.shape[2])
+        dk, dv = (values.new_empty(len(values), *z.shape) for z in (k, v))
+        step = max(1, _ELEMENTS // max(1, over.numel()))
+        for first in range(0, len(values), step):
+            here = slice(first, first + step)
+            part = R[here]
+            c = part @ v.mT - (part * o).sum(-1, keepdim=True)
+            dq[here, :, T] = self._scale * ((a * c) @ k)
+            dk[here] = self._scale * ((over * c).mT @ q[:, T])
+            dv[here] = over.mT @ part
+        of_q = torch.where(torch.isin(torch.arange(n, device=T.device), T), s, -math.inf)
+        reach = (alive[:, T].to(torch.float32) @ seen.to(torch.float32)) > 0
+        scales = [z[None, :, None].expand(len(values), -1, 1) for z in (of_q, m, m)]
+        return [
+            (Scaled(z.transpose(1, 2).flatten(2), scale), mask)
+            for z, scale, mask in zip((dq, dk, dv), scales, (alive, reach, reach), strict=True)
+        ]
+
+    def _log_weights(self, T: Tensor) -> tuple[Tensor, Tensor]:
+        """ln a (H, T, m) float64, and which keys any head of a target sees (T, m)."""
+        scores = self._scale * self._q[:, T] @ self._k.mT
+        seen = torch.ones_like(scores[0], dtype=torch.bool)
+        if self._bias is not None:
+            bias = self._bias.expand(len(self._q), self._q.shape[1], self._k.shape[1])[:, T]
+            lowest = torch.finfo(bias.dtype).min
+            # an entry at the lowest finite number is a mask: the largest of the others hides it
+            hidden = (bias == lowest) & (bias > lowest).any(-1, keepdim=True)
+            bias = bias.masked_fill(hidden, -math.inf)
+            seen = (~bias.isneginf()).any(0)
+            scores = scores + bias
+        # of a row without any key torch gives zeros
+        return scores.double().log_softmax(-1).nan_to_num(nan=-math.inf, neginf=-math.inf), seen
+
+
+class MultiheadCall(LinearisedCall):
+    """Projections of query, key and value around attention: ``multi_head_attention_forward``."""
+
+    def __init__(self, attention: AttentionCall, W: Sequence[Tensor], W_O: Tensor) -> None:
+        self._attention, self._W, self._W_O = attention, W, W_O
+
+    def pull(self, rows: Sequence[Scaled], live: Sequence[Tensor]) -> list[tuple[Scaled, Tensor]]:
+        """Rows (r, n, d) on the output as rows on query, key and value."""
+        within = Scaled(rows[0].values @ self._W_O, rows[0].log_scale)
+        pulled = self._attention.pull([within], live)
+        return [
+            (Scaled(found.values @ W, found.log_scale), reach)
+            for (found, reach), W in zip(pulled, self._W, strict=True)
+        ]
+
+
+def additive(mask: Tensor | None, like: Tensor, hidden: bool) -> Tensor | None:
+    """A mask as a bias; ``hidden`` is the value of boolean masks where a key is not seen."""
+    if mask is None or mask.dtype != torch.bool:
+        return mask
+    return torch.zeros_like(mask, dtype=like.dtype).masked_fill_(mask == hidden, -math.inf)
+
+
+@reads(F.scaled_dot_product_attention)
+def _read_sdpa(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attn_mask: Tensor | None = None,
+    dropout_p: float = 0.0,
+    is_causal: bool = False,
+    scale: float | None = None,
+    enable_gqa: bool = False,
+) -> KnownCall | None:
+    if dropout_p > 0 or query.ndim < 2 or query.is_nested:
+        return None
+    lead = query.shape[:-2]
+    n, m, e = query.shape[-2], key.shape[-2], query.shape[-1]
+    groups = lead[-1] // key.shape[-3] if enable_gqa and lead else 1
+    if any(z.shape[:-2] != (*lead[:-1], *(x // groups for x in lead[-1:])) for z in (key, value)):
+        return None
+    options = {"scale": scale, "enable_gqa": enable_gqa}
+    bias = additive(attn_mask, query, hidden=False)
+    if is_causal:
+        bias = query.new_zeros(n, m).masked_fill_(query.new_ones(n, m).tril() == 0, -math.inf)
+    heads = math.prod(lead)
+
+    def run(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        return F.scaled_dot_product_attention(q, k, v, attn_mask, dropout_p, is_causal, **options)
+
+    def linearise(inputs: Sequence[Tensor]) -> LinearisedCall:
+        q, k, v = (
+            z.unflatten(1, (-1, width)).transpose(0, 1) for z, width in zip(inputs, widths, strict=True)
+        )
+        wide = None if bias is None else bias.detach().expand(*lead, n, m).reshape(heads, n, m)
+        call = AttentionCall(q, *(z.repeat_interleave(groups, 0) for z in (k, v)), wide, factor)
+        return call if groups == 1 else _Grouped(call, groups)
+
+    widths = (e, key.shape[-1], value.shape[-1])
+    factor = 1 / math.sqrt(e) if scale is None else scale
+    axes = [z.ndim - 2 for z in (query, key, value)]
+    return KnownCall([query, key, value], axes, run, axes[:1], linearise, [attn_mask])
+
+
+class _Grouped(LinearisedCall):
+    """Attention whose keys and values serve ``groups`` heads each."""
+
+    def __init__(self, attention: AttentionCall, groups: int) -> None:
+        self._attention, self._groups = attention, groups
+
+    def pull(self, rows: Sequence[Scaled], live: Sequence[Tensor]) -> list[tuple[Scaled, Tensor]]:
+        of_q, *shared = self._attention.pull(rows, live)
+        H = len(self._attention._q)
+        return [of_q] + [
+            (
+                Scaled(
+                    z.values.unflatten(2, (H // self._groups, self._groups, -1)).sum(3).flatten(2),
+                    z.log_scale,
+                ),
+                mask,
+            )
+            for z, mask in shared
+        ]
+
+
+@reads(F.multi_head_attention_forward)
+def _read_multihead(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    embed_dim_to_check: int,
+    num_heads: int,
+    in_proj_weight: Tensor | None,
+    in_proj_bias: Tensor | None,
+    bias_k: Tensor | None,
+    bias_v: Tensor | None,
+    add_zero_attn: bool,
+    dropout_p: float,
+    out_proj_weight: Tensor,
+    out_proj_bias: Tensor | None,
+    training: bool = True,
+    key_padding_mask: Tensor | None = None,
+    need_weights: bool = True,
+    attn_mask: Tensor | None = None,
+    use_separate_proj_weight: bool = False,
+    q_proj_weight: Tensor | None = None,
+    k_proj_weight: Tensor | None = None,
+    v_proj_weight: Tensor | None = None,
+    static_k: Tensor | None = None,
+    static_v: Tensor | None = None,
+    average_attn_weights: bool = True,
+    is_causal: bool = False,
+) -> KnownCall | None:
+    plain = bias_k is None and not add_zero_attn and static_k is None and static_v is None
+    batch_of_one = query.ndim == 2 or query.shape[1] == 1  # the module hands over (n, batch, d)
+    if not plain or not batch_of_one or (training and dropout_p > 0):
+        return None
+    separate = (q_proj_weight, k_proj_weight, v_proj_weight)
+    weights = separate if use_separate_proj_weight else in_proj_weight.chunk(3)  # type: ignore[union-attr]
+
+    def run(q: Tensor, k: Tensor, v: Tensor) -> Any:
+        return F.multi_head_attention_forward(
+            q, k, v, embed_dim_to_check, num_heads, in_proj_weight, in_proj_bias, bias_k, bias_v,
+            add_zero_attn, dropout_p, out_proj_weight, out_proj_bias, training, key_padding_mask, need_weights,
+            attn_mask, use_separate_proj_weight, *separate, static_k, static_v, average_attn_weights, is_causal,
+        )  # fmt: skip
+
+    def linearise(inputs: Sequence[Tensor]) -> LinearisedCall:
+        W = [weight.detach() for weight in weights if weight is not None]
+        biases = [None] * 3 if in_proj_bias is None else in_proj_bias.detach().chunk(3)
+        q, k, v = (
+            F.linear(x, w, b).unflatten(1, (num_heads, -1)).transpose(0, 1)
+            for x, w, b in zip(inputs, W, biases, strict=True)
+        )
+        padding = additive(key_padding_mask, q, hidden=True)
+        bias = additive(attn_mask, q, hidden=True)
+        if is_causal and key_padding_mask is None and not need_weights:
+            # torch drops the mask itself for the hint
+            bias = q.new_zeros(q.shape[1], k.shape[1]).masked_fill_(
+                q.new_ones(q.shape[1], k.shape[1]).tril() == 0, -math.inf
+            )
+        if padding is not None:
+            padding = padding.reshape(1, 1, -1)
+            bias = padding if bias is None else bias + padding
+        call = AttentionCall(q, k, v, bias, 1 / math.sqrt(q.shape[-1]))
+        return MultiheadCall(call, W, out_proj_weight.detach())
+
+    fixed = [*weights, in_proj_bias, out_proj_weight, out_proj_bias, attn_mask, key_padding_mask]
+    return KnownCall([query, key, value], [0, 0, 0], run, [0], linearise, fixed)

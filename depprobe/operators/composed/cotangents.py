@@ -1,0 +1,81 @@
+r"""Rows on a tensor anywhere in a forward pass, with what they may carry and what was lost of them.
+
+    R (r, *shape) * exp(log_scale)      u output units of m targets, then one row for each target of what was lost
+    live (m, *shape)                    entries that may carry anything of a target's rows
+
+Exponents stand for each row and position where the time axis is known, for each row and entry where it is not,
+or for each row as a whole while all of it is in the middle of the float range.
+
+What falls to the bottom of the range has lost its digits and is dropped; so that its share can be told in the
+end, a combination of everything dropped with random signs is carried on as a row of its own.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from depprobe.core.scaled import Scaled, added, peaks
+
+#: rows whose largest entries lie between these are left as they are
+_LOW, _HIGH = 1e-6, 1e6
+
+
+class Rows(NamedTuple):
+    """Rows of m targets; ``owner`` (r,) is the target of each, the last m rows being those of what was lost."""
+
+    scaled: Scaled
+    live: Tensor
+    owner: Tensor
+
+    @property
+    def targets(self) -> int:
+        """The number m of targets."""
+        return len(self.live)
+
+    def __add__(self, other: Rows) -> Rows:  # type: ignore[override]
+        return Rows(added(self.scaled, other.scaled), self.live | other.live, self.owner)
+
+    def settled(self, axis: int | None) -> Rows:
+        """Rescaled where any row left the middle of the range; what fell to its bottom is dropped and noted."""
+        (values, log_scale), live, owner = self
+        limits = torch.finfo(values.dtype)
+        least = limits.tiny / limits.eps
+        others = () if axis is None else tuple(i for i in range(1, values.ndim) if i != axis + 1)
+        peak = peaks(values, others)
+        standing = peak != 0
+        low, high = torch.where(standing, peak, 1).aminmax()
+        may = live.any(tuple(i for i in others), keepdim=True) if others else live
+        if bool(low > _LOW) and bool(high < _HIGH):
+            # a zero must not set the exponent of what it is added to
+            kept = Rows(Scaled(values, torch.where(standing, log_scale, -math.inf)), live, owner)
+            return kept._noting(log_scale, ~standing & may[owner], least)
+        fallen = peak < least  # NaN and infinity stay, and are seen in the end
+        safe = torch.where(fallen | ~peak.isfinite(), 1, peak)
+        scale = torch.where(fallen, -math.inf, log_scale + safe.double().log())
+        kept = Rows(Scaled(torch.where(fallen, 0, values / safe), scale), live, owner)
+        return kept._noting(log_scale, fallen & may[owner], least)
+
+    def _noting(self, base: Tensor, lost: Tensor, least: float) -> Rows:
+        """The same with what was dropped now added to the rows of what was lost; ``base`` is over what it fell."""
+        m = self.targets
+        lost = lost[:-m]
+        if not bool(lost.any()):
+            return self
+        (values, log_scale), live, owner = self
+        over = torch.where(lost, base[:-m].expand_as(lost), -math.inf)
+        size = over.new_full((m, *over.shape[1:]), -math.inf)
+        size.scatter_reduce_(0, owner[:-m].view(-1, *[1] * (over.ndim - 1)).expand_as(over), over, "amax")
+        generator = torch.Generator(device=values.device).manual_seed(0)
+        signs = torch.randint(0, 2, live.shape, generator=generator, device=values.device) * 2 - 1
+        noted = torch.where(live & size.isfinite(), signs, 0).to(values.dtype)
+        fresh = Scaled(noted, size + math.log(least))
+        before = Scaled(values[-m:], log_scale[-m:].expand(m, *log_scale.shape[1:]))
+        rows = added(before, fresh)
+        shape = (len(values), *torch.broadcast_shapes(log_scale.shape[1:], rows.log_scale.shape[1:]))
+        scale = log_scale.expand(len(values), *log_scale.shape[1:]).expand(shape).clone()
+        scale[-m:] = rows.log_scale.expand(m, *shape[1:])
+        return Rows(Scaled(torch.cat([values[:-m], rows.values]), scale), live, owner)

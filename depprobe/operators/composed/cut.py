@@ -1,0 +1,69 @@
+r"""The border of a call that was cut out of a forward pass: its ports, and where they stand in the graph.
+
+Shapes: rows (r, *shape) on a tensor; (r, n, width) with its time axis in front and the others flattened.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.autograd.graph import Node, get_gradient_edge
+
+from depprobe.operators.calls import LinearisedCall
+
+#: a place in the autograd graph: the output number of a node
+Edge = tuple[Node, int]
+
+
+class Port(NamedTuple):
+    """A tensor at the border of a call: its place in the graph (None: no gradient), shape and time axis."""
+
+    edge: Edge | None
+    shape: torch.Size
+    axis: int
+
+
+class Cut:
+    """One known call that was cut out, linearised when rows first reach it.
+
+    Attributes
+    ----------
+    ordinal : number of the call in the forward pass, those left to autograd included.
+    inputs, outputs : ports; ``unserved`` are edges of outputs that have no pull.
+    """
+
+    def __init__(self, ordinal: int, inputs: list[Port], make: Callable[[], LinearisedCall]) -> None:
+        self.ordinal, self.inputs, self._make = ordinal, inputs, make
+        self.outputs: list[Port] = []
+        self.unserved: list[Edge] = []
+        self._linearised: LinearisedCall | None = None
+
+    @property
+    def linearised(self) -> LinearisedCall:
+        """The call at its inputs."""
+        if self._linearised is None:
+            with torch.no_grad():
+                self._linearised = self._make()
+        return self._linearised
+
+
+def edge_of(x: Tensor) -> Edge | None:
+    """Place of a tensor in the graph as it is now: later changes in place do not move it."""
+    if not x.requires_grad:
+        return None
+    node, number = get_gradient_edge(x)[:2]
+    return node, number
+
+
+def flat(values: Tensor, axis: int) -> Tensor:
+    """(r, *shape) as (r, n, width)."""
+    return values.movedim(axis + 1, 1).flatten(2) if values.ndim > 2 else values[..., None]
+
+
+def unflat(values: Tensor, shape: torch.Size, axis: int) -> Tensor:
+    """(r, n, width) as (r, *shape); (r, n, 1) with ones for all but the time axis."""
+    rest = [1 if values.shape[2] == 1 else s for i, s in enumerate(shape) if i != axis]
+    return values.reshape(*values.shape[:2], *rest).movedim(1, axis + 1)

@@ -1,0 +1,163 @@
+r"""Rows of the temporal Jacobian of any forward, taken backwards through its traced graph.
+
+    y  --glue-->  joins and calls, each once all that leads to it has arrived  --glue-->  x
+
+Known calls are pulled by structure, glue by autograd; between them rows carry exponents and are rescaled.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from depprobe.core.scaled import Scaled
+from depprobe.operators.composed.cotangents import Rows
+from depprobe.operators.composed.cut import Cut, Edge, flat, unflat
+from depprobe.operators.composed.glue import Glue
+from depprobe.operators.composed.partition import DEPTH, Partition
+from depprobe.operators.composed.trace import Tracer
+
+#: runs a forward inside a tracer: the leaf x (n_in, d_in) and the output y (n_out, d_out) with its graph
+Record = Callable[[Tracer], tuple[Tensor, Tensor]]
+
+
+class Pulled(NamedTuple):
+    """Rows on x: those of output units, what was lost of each target, and which positions of x are live.
+
+    Shapes: rows (u, n_in, d_in); lost (m, n_in, d_in); live (m, n_in).
+    """
+
+    rows: Scaled
+    lost: Scaled
+    live: Tensor
+
+
+class Left(Exception):
+    """An output that a call cannot be pulled from carries something: the call has to be left to autograd."""
+
+    def __init__(self, cut: Cut) -> None:
+        super().__init__(f"call {cut.ordinal} has an output in use that cannot be pulled from")
+        self.cut = cut
+
+
+class Graph:
+    """One traced forward.
+
+    Parameters
+    ----------
+    record : runs the forward.
+    depth : nodes of glue after which rows are rescaled.
+    """
+
+    def __init__(self, record: Record, depth: int = DEPTH) -> None:
+        self._record, self._depth = record, depth
+        self._left: frozenset[int] = frozenset()
+        self._trace()
+
+    def _trace(self) -> None:
+        tracer = Tracer(self._left)
+        self._leaf, self.y = self._record(tracer)
+        self.cuts, self._kept = tracer.cuts, tracer.kept
+        lengths = {len(self._leaf), len(self.y)}
+        self.partition = Partition(self.y, self._leaf, tracer.cuts, lengths, self._depth)
+        self._glue = Glue(self.partition)
+
+    def pull(self, start: Scaled, live: Tensor, owner: Tensor) -> Pulled:
+        """Rows on y as rows on x.
+
+        Parameters
+        ----------
+        start : rows (u, n_out, d_out) on the output.
+        live : (m, n_out) for each target, the positions that its rows stand on.
+        owner : (u,) the target of each row.
+        """
+        while True:
+            try:
+                return self._pull(start, live, owner)
+            except Left as left:
+                self._left |= {left.cut.ordinal}
+                self._trace()
+
+    def _pull(self, start: Scaled, live: Tensor, owner: Tensor) -> Pulled:
+        m, (values, log_scale) = len(live), start
+        every = torch.cat([owner, torch.arange(m, device=owner.device)])
+        nothing = values.new_zeros(m, *values.shape[1:])
+        scale = log_scale.expand(len(values), *log_scale.shape[1:])
+        scale = torch.cat([scale, scale.new_full((m, *scale.shape[1:]), -torch.inf)])
+        on = live[:, :, None].expand(m, *values.shape[1:])
+        first = Rows(Scaled(torch.cat([values, nothing]), scale), on, every)
+        arrived: dict[Edge, Rows] = {}
+        steps = iter(self.partition.steps)
+        segment = next(steps)
+        assert not isinstance(segment, Cut)
+        self._deliver(arrived, self._glue.pull(segment, {segment.edges[0]: first}))
+        for step in steps:
+            if isinstance(step, Cut):
+                self._deliver(arrived, self._through_call(step, arrived))
+            else:
+                here = {edge: arrived.pop(edge) for edge in step.edges if edge in arrived}
+                if here:
+                    self._deliver(arrived, self._glue.pull(step, here))
+        n, d = self._leaf.shape
+        if self.partition.leaf not in arrived:
+            zeros = self._leaf.new_zeros(len(every), n, d)
+            scale = torch.full((len(every), 1, 1), -torch.inf, dtype=torch.float64, device=zeros.device)
+            found = Rows(Scaled(zeros, scale), zeros[:m] > 0, every)
+        else:
+            found = arrived.pop(self.partition.leaf)
+        (values, log_scale), alive, _ = found
+        log_scale = log_scale.expand(len(values), n, log_scale.shape[2])
+        return Pulled(Scaled(values[:-m], log_scale[:-m]), Scaled(values[-m:], log_scale[-m:]), alive.any(2))
+
+    def _deliver(self, arrived: dict[Edge, Rows], found: dict[Edge, Rows]) -> None:
+        for edge, rows in found.items():
+            cut = self.partition.unserved.get(edge)
+            if cut is not None:
+                if bool(rows.live.any()):
+                    raise Left(cut)
+                continue
+            arrived[edge] = arrived[edge] + rows if edge in arrived else rows
+
+    def _through_call(self, cut: Cut, arrived: dict[Edge, Rows]) -> dict[Edge, Rows]:
+        """Rows on the outputs of a call as rows below the glue under its inputs."""
+        given = {port: arrived.pop(port.edge) for port in cut.outputs if port.edge in arrived}
+        if not given or cut not in self.partition.port_segments:
+            return {}
+        like = next(iter(given.values()))
+        rows, live = [], []
+        for port in cut.outputs:
+            n = port.shape[port.axis]
+            if port in given:
+                (values, log_scale), alive, _ = given[port]
+                wide = log_scale.expand(len(values), *log_scale.shape[1:])
+                rows.append(_by_position(values, wide, port.axis))
+                live.append(flat(alive, port.axis).any(2))
+            else:
+                values = like.scaled.values.new_zeros(len(like.owner), n, port.shape.numel() // n)
+                scale = like.scaled.log_scale.new_full((len(values), 1, 1), -torch.inf)
+                rows.append(Scaled(values, scale))
+                live.append(like.live.new_zeros(like.targets, n))
+        pulled = cut.linearised.pull(rows, live)
+        segment, wanted = self.partition.port_segments[cut]
+        below: dict[Edge, Rows] = {}
+        for i in wanted:
+            port, (found, reach) = cut.inputs[i], pulled[i]
+            settled = found.settled((2,))
+            shaped = Scaled(*(unflat(part, port.shape, port.axis) for part in settled))
+            mask = unflat(reach[..., None], port.shape, port.axis).expand(-1, *port.shape)
+            part = Rows(shaped, mask, like.owner)
+            assert port.edge is not None
+            below[port.edge] = below[port.edge] + part if port.edge in below else part
+        return self._glue.pull(segment, below)
+
+
+def _by_position(values: Tensor, log_scale: Tensor, axis: int) -> Scaled:
+    """Rows (r, *shape) as rows (r, n, width), exponents brought to one for each position, -inf where it is 0."""
+    rows, scale = flat(values, axis), flat(log_scale, axis) if values.ndim > 2 else log_scale[..., None]
+    top = torch.where((rows != 0).any(2, keepdim=True), scale.amax(2, keepdim=True), -torch.inf)
+    if scale.shape[2] == 1:
+        return Scaled(rows, top)
+    return Scaled(Scaled(rows, scale).relative_to(torch.where(top.isneginf(), 0, top)), top)

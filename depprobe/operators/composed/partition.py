@@ -1,0 +1,185 @@
+r"""The autograd graph of a traced forward, in the order in which rows pass it.
+
+    segment   glue from some edges down to the next leaves and joins: one call of autograd
+    join      a node reached from several segments, where rows are added up and go on once; and every node
+              ``depth`` nodes below the last one, where they are rescaled
+
+Without joins a residual stream would be passed once for every path through it, and a loop written by hand would
+underflow. Any set of joins is right. A join is made after the trace: a hook before the node stops every gradient
+that does not start there, while the node's own edge still captures it.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.graph import Node
+
+from depprobe.operators.composed.cut import Cut, Edge, edge_of
+
+#: nodes of glue after which rows are rescaled
+DEPTH = 64
+
+
+class Segment:
+    """Glue from ``edges`` down to ``targets``; ``start`` is the join it begins at, None at a call or at y."""
+
+    def __init__(self, edges: list[Edge], start: Node | None = None) -> None:
+        self.edges, self.start = edges, start
+        self.targets: list[Edge] = []
+        #: whether position t of the targets hears of position t alone; None: not tried yet
+        self.by_position: bool | None = None
+
+
+class Gate:
+    """Which join lets gradients through at present."""
+
+    def __init__(self) -> None:
+        self.open: Node | None = None
+
+    def hook(self, node: Node) -> Callable[[tuple[Any, ...]], Any]:
+        """A hook before ``node`` that stops gradients unless the gate is open there."""
+        name = node.name()  # a node held here would hold itself
+        number = id(node)
+
+        def before(grads: tuple[Any, ...]) -> Any:
+            opened = self.open
+            return None if opened is not None and id(opened) == number else (None,) * len(grads)
+
+        before.__doc__ = f"The gate of {name}."
+        return before
+
+
+class Partition:
+    """Segments and calls of one traced forward, from the output y to the leaf x.
+
+    Attributes
+    ----------
+    steps : segments and cuts in the order in which rows pass them, the output's own segment first.
+    port_segments : the segment below each cut, over those of its input ports that lead to x.
+    axis : time axis of the tensor at an edge, None where it cannot be told.
+    unserved : edge of an output without a pull, and the cut it belongs to.
+    joins : how many there are.
+    dtypes : of every tensor on the way.
+    """
+
+    def __init__(
+        self, y: Tensor, leaf: Tensor, cuts: list[Cut], lengths: set[int], depth: int = DEPTH
+    ) -> None:
+        top = edge_of(y)
+        self.leaf = edge_of(leaf)
+        assert top is not None
+        assert self.leaf is not None
+        self.gate = Gate()
+        self.steps: list[Segment | Cut] = []
+        self.port_segments: dict[Cut, tuple[Segment, list[int]]] = {}
+        self.axis: dict[Edge, int | None] = {top: 0, self.leaf: 0}
+        self.unserved: dict[Edge, Cut] = {edge: cut for cut in cuts for edge in cut.unserved}
+        self._leaves = {self.leaf[0]} | {edge[0] for edge in self.unserved}
+        self._owner: dict[Node, Cut] = {}
+        self.axis |= dict.fromkeys(self.unserved)
+        for cut in cuts:
+            for port in (*cut.inputs, *cut.outputs):
+                if port.edge is not None:
+                    self.axis[port.edge] = port.axis
+            self._owner |= {port.edge[0]: cut for port in cut.outputs if port.edge is not None}
+        self._lengths = lengths | {
+            port.shape[port.axis] for cut in cuts for port in (*cut.inputs, *cut.outputs)
+        }
+        self._depth = depth
+        self.joins = 0
+        self.dtypes: set[torch.dtype] = set()
+        order = list(_topological(top[0], self._below))
+        self._lay(top, order, self._useful(order))
+
+    def _below(self, v: Node | Cut) -> list[Any]:
+        if isinstance(v, Cut):
+            return [port.edge[0] for port in v.inputs if port.edge is not None]
+        if v in self._owner:
+            return [self._owner[v]]
+        return [node for node, _ in v.next_functions if node is not None]
+
+    def _useful(self, order: list[Any]) -> set[Any]:
+        """What leads to x, or to an output without a pull."""
+        useful = set(self._leaves)
+        for v in reversed(order):
+            if any(below in useful for below in self._below(v)):
+                useful.add(v)
+        return useful
+
+    def _lay(self, top: Edge, order: list[Any], useful: set[Any]) -> None:
+        arriving: dict[Node, dict[Segment, int]] = defaultdict(dict)
+        numbers: dict[Node, dict[int, None]] = defaultdict(dict)
+        first = Segment([top])
+        arriving[top[0]][first] = 0
+        numbers[top[0]][top[1]] = None
+        self.steps.append(first)
+        for v in order:
+            if v not in useful:
+                continue
+            if isinstance(v, Cut):
+                self._cut(v, useful, arriving, numbers)
+                continue
+            self.dtypes |= {piece.dtype for piece in getattr(v, "_input_metadata", ())}
+            segments = arriving[v]
+            ends = v in self._leaves or v in self._owner
+            own, passed = next(iter(segments.items()))
+            if ends or len(segments) > 1 or passed > self._depth:
+                for segment in segments:
+                    segment.targets += [(v, number) for number in numbers[v]]
+                if ends:
+                    continue
+                own, passed = self._join(v, list(numbers[v])), 0
+            for below, number in v.next_functions:
+                if below in useful:
+                    arriving[below][own] = max(passed + 1, arriving[below].get(own, 0))
+                    numbers[below][number] = None
+
+    def _cut(self, cut: Cut, useful: set[Any], arriving: Any, numbers: Any) -> None:
+        self.steps.append(cut)
+        wanted = [i for i, port in enumerate(cut.inputs) if port.edge is not None and port.edge[0] in useful]
+        edges = list(dict.fromkeys(cut.inputs[i].edge for i in wanted))
+        segment = Segment([edge for edge in edges if edge is not None])
+        self.port_segments[cut] = segment, wanted
+        for node, number in segment.edges:
+            arriving[node][segment] = 0
+            numbers[node][number] = None
+
+    def _join(self, node: Node, numbers: list[int]) -> Segment:
+        segment = Segment([(node, number) for number in numbers], node)
+        self.steps.append(segment)
+        self.joins += 1
+        for edge in segment.edges:
+            self.axis.setdefault(edge, self._guess(shape_of(edge)))
+        node.register_prehook(self.gate.hook(node))
+        return segment
+
+    def _guess(self, shape: torch.Size) -> int | None:
+        axes = [i for i, size in enumerate(shape) if size in self._lengths]
+        return axes[0] if len(axes) == 1 else None
+
+
+def shape_of(edge: Edge) -> torch.Size:
+    """Shape of the tensor at a place in the graph."""
+    node, number = edge
+    if hasattr(node, "variable"):
+        return node.variable.shape  # type: ignore[no-any-return]
+    return torch.Size(node._input_metadata[number].shape)  # type: ignore[attr-defined]
+
+
+def _topological(start: Any, below: Callable[[Any], list[Any]]) -> Iterator[Any]:
+    """Everything below, each after all that lead to it."""
+    seen, order, stack = {start}, [], [(start, iter(below(start)))]
+    while stack:
+        for other in stack[-1][1]:
+            if other not in seen:
+                seen.add(other)
+                stack.append((other, iter(below(other))))
+                break
+        else:
+            order.append(stack.pop()[0])
+    return reversed(order)

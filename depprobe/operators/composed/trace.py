@@ -1,0 +1,108 @@
+r"""A forward pass cut at the calls that an operator knows.
+
+    x --glue--> call --glue--> call --glue--> y
+
+Each known call runs on detached inputs and hands on a fresh leaf, so that the autograd graph falls into pieces
+of glue between calls. Nothing in the user's module is touched: calls are seen by a torch function mode.
+
+Source: ``torch.overrides.TorchFunctionMode``; gradient edges of ``torch.autograd.graph``.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.overrides import TorchFunctionMode
+
+from depprobe.operators.calls import KnownCall, known_calls, known_cells
+from depprobe.operators.composed.cut import Cut, Port, edge_of, flat
+from depprobe.operators.composed.loops import Loops
+
+
+class Tracer(TorchFunctionMode):
+    """Cuts known calls out of the forward pass that runs inside it, but for those whose ordinal is in ``left``.
+
+    Attributes
+    ----------
+    cuts : what was cut, in order.
+    kept : the leaves that stand for outputs; the graph holds no reference that python sees.
+    """
+
+    def __init__(self, left: frozenset[int] = frozenset()) -> None:
+        super().__init__()
+        self.cuts: list[Cut] = []
+        self.kept: list[Tensor] = []
+        self._left, self._count = left, 0
+        self._loops = Loops(self)
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if not torch.is_grad_enabled():
+            return func(*args, **kwargs)
+        if func in known_cells:
+            handed = self._loops.step(func, args, kwargs)
+            return func(*args, **kwargs) if handed is None else handed
+        reader = known_calls.get(func)
+        if reader is None:
+            return func(*args, **kwargs)
+        call = reader(*args, **kwargs)
+        if call is None or not any(x.requires_grad for x in call.inputs):
+            return func(*args, **kwargs)
+        ordinal = self.next_ordinal()
+        if ordinal is None or any(self.moves(weight) for weight in call.weights):
+            return func(*args, **kwargs)
+        return self._cut(ordinal, call)
+
+    def next_ordinal(self) -> int | None:
+        """Number of the next call that could be cut; None where it is to be left."""
+        ordinal, self._count = self._count, self._count + 1
+        return None if ordinal in self._left else ordinal
+
+    def moves(self, weight: Tensor | None) -> bool:
+        """Whether a weight may depend on x: it was computed from something that leads to a leaf of ours."""
+        if weight is None or weight.grad_fn is None:
+            return False
+        ours, seen, waiting = {id(x) for x in self.kept}, set(), [weight.grad_fn]
+        while waiting:
+            node = waiting.pop()
+            variable = getattr(node, "variable", None)
+            if variable is not None and (
+                id(variable) in ours or not isinstance(variable, torch.nn.Parameter)
+            ):
+                return True
+            for below, _ in node.next_functions:
+                if below is not None and below not in seen:
+                    seen.add(below)
+                    waiting.append(below)
+        return False
+
+    def _cut(self, ordinal: int, call: KnownCall) -> Any:
+        ports = [Port(edge_of(x), x.shape, axis) for x, axis in zip(call.inputs, call.axes, strict=True)]
+        # a copy, since the forward may go on to change its tensors in place
+        inputs = [flat(x.detach().clone()[None], a)[0] for x, a in zip(call.inputs, call.axes, strict=True)]
+        cut = Cut(ordinal, ports, lambda: call.linearise(inputs))
+        # with gradients asked for, so that torch takes the same kernels as in training
+        given = {id(x): x.detach().requires_grad_() for x in call.inputs}
+        outputs = call.run(*(given[id(x)] for x in call.inputs))
+        single = not isinstance(outputs, tuple)
+        axes = iter(call.out_axes)
+        handed = tuple(self.handed(cut, x, next(axes, None)) for x in ((outputs,) if single else outputs))
+        self.cuts.append(cut)
+        return handed[0] if single else handed
+
+    def handed(self, cut: Cut, output: Any, axis: int | None) -> Any:
+        """An output as the forward goes on with it: a fresh leaf, served by the cut if its time axis is given."""
+        if not isinstance(output, Tensor) or not output.is_floating_point():
+            return output
+        leaf = output.detach().requires_grad_()
+        self.kept.append(leaf)
+        edge = edge_of(leaf)
+        assert edge is not None
+        if axis is None:
+            cut.unserved.append(edge)
+        else:
+            cut.outputs.append(Port(edge, leaf.shape, axis))
+        # a copy, not the leaf or a view of it: the forward may go on in place
+        return leaf.clone()
