@@ -39,11 +39,9 @@ class Rows(NamedTuple):
     def __add__(self, other: Rows) -> Rows:  # type: ignore[override]
         return Rows(added(self.scaled, other.scaled), self.live | other.live, self.owner)
 
-    def settled(self, axis: int | None) -> Rows:
+    def settled(self, axis: int | None, least: float) -> Rows:
         """Rescaled where any row left the middle of the range; what fell to its bottom is dropped and noted."""
         (values, log_scale), live, owner = self
-        limits = torch.finfo(values.dtype)
-        least = limits.tiny / limits.eps
         others = () if axis is None else tuple(i for i in range(1, values.ndim) if i != axis + 1)
         peak = peaks(values, others)
         standing = peak != 0

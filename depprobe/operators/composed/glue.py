@@ -56,6 +56,8 @@ class Glue:
     def _through(self, segment: Segment, edges: list[Edge], rows: list[Rows]) -> dict[Edge, Rows]:
         found: dict[Edge, Rows] = {}
         owner, m = rows[0].owner, rows[0].targets
+        limits = torch.finfo(self._partition.narrowest)
+        least = limits.tiny / limits.eps
         parts = list(self._parts(segment, edges, rows))
         for grads, base, marks in parts:
             products = self._products(segment, edges, _marked(grads, marks))
@@ -63,7 +65,7 @@ class Glue:
                 if product is not None:
                     axis = self._partition.axis[edge]
                     scale = _shaped(base, product, axis)
-                    part = Rows(Scaled(product[:-m], scale), product[-m:].isnan(), owner).settled(axis)
+                    part = Rows(Scaled(product[:-m], scale), product[-m:].isnan(), owner).settled(axis, least)
                     found[edge] = found[edge] + part if edge in found else part
         if len(parts) > 1:
             # what is dead in every part, and yet has a path, stays live
@@ -78,8 +80,7 @@ class Glue:
         self, segment: Segment, edges: list[Edge], rows: list[Rows]
     ) -> Iterator[tuple[list[Tensor], Tensor, list[Tensor]]]:
         """Plain cotangents on the edges, their exponents (r,) or (r, n), and which entries they are live on."""
-        dtype = min((r.scaled.values.dtype for r in rows), key=lambda kind: torch.finfo(kind).max)
-        limit = _BUCKET.get(dtype, 8.0)
+        limit = _BUCKET.get(self._partition.narrowest, 4.0)
         scaled, live = [r.scaled for r in rows], [r.live for r in rows]
         owner, m = rows[0].owner, rows[0].targets
         tops = torch.stack([s.log_scale.flatten(1).amax(1).expand(len(owner)) for s in scaled]).amax(0)

@@ -7,17 +7,18 @@ Known calls are pulled by structure, glue by autograd; between them rows carry e
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from depprobe.core.scaled import Scaled
 from depprobe.operators.composed.cotangents import Rows
 from depprobe.operators.composed.cut import Cut, Edge, flat, unflat
 from depprobe.operators.composed.glue import Glue
 from depprobe.operators.composed.partition import DEPTH, Partition
+from depprobe.operators.composed.registered import Make
 from depprobe.operators.composed.trace import Tracer
 
 #: runs a forward inside a tracer: the leaf x (n_in, d_in) and the output y (n_out, d_out) with its graph
@@ -50,15 +51,22 @@ class Graph:
     ----------
     record : runs the forward.
     depth : nodes of glue after which rows are rescaled.
+    modules, make : modules with an operator of their own, and what makes it at x (n, d).
     """
 
-    def __init__(self, record: Record, depth: int = DEPTH) -> None:
-        self._record, self._depth = record, depth
+    def __init__(
+        self,
+        record: Record,
+        depth: int = DEPTH,
+        modules: Sequence[nn.Module] = (),
+        make: Make = lambda module, x: None,
+    ) -> None:
+        self._record, self._depth, self._modules, self._make = record, depth, modules, make
         self._left: frozenset[int] = frozenset()
         self._trace()
 
     def _trace(self) -> None:
-        tracer = Tracer(self._left)
+        tracer = Tracer(self._left, self._modules, self._make)
         self._leaf, self.y = self._record(tracer)
         self.cuts, self._kept = tracer.cuts, tracer.kept
         lengths = {len(self._leaf), len(self.y)}

@@ -11,6 +11,7 @@ that does not start there, while the node's own edge still captures it.
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -64,7 +65,8 @@ class Partition:
     axis : time axis of the tensor at an edge, None where it cannot be told.
     unserved : edge of an output without a pull, and the cut it belongs to.
     joins : how many there are.
-    dtypes : of every tensor on the way.
+    narrowest : floating dtype of least range on the way.
+    largest, total : bytes of the largest gradient on the way, and of all together.
     """
 
     def __init__(
@@ -92,7 +94,7 @@ class Partition:
         }
         self._depth = depth
         self.joins = 0
-        self.dtypes: set[torch.dtype] = set()
+        self.narrowest, self.largest, self.total = y.dtype, 0, 0
         order = list(_topological(top[0], self._below))
         self._lay(top, order, self._useful(order))
 
@@ -124,7 +126,7 @@ class Partition:
             if isinstance(v, Cut):
                 self._cut(v, useful, arriving, numbers)
                 continue
-            self.dtypes |= {piece.dtype for piece in getattr(v, "_input_metadata", ())}
+            self._measure(v)
             segments = arriving[v]
             ends = v in self._leaves or v in self._owner
             own, passed = next(iter(segments.items()))
@@ -138,6 +140,14 @@ class Partition:
                 if below in useful:
                     arriving[below][own] = max(passed + 1, arriving[below].get(own, 0))
                     numbers[below][number] = None
+
+    def _measure(self, node: Node) -> None:
+        for piece in getattr(node, "_input_metadata", ()):
+            size = math.prod(piece.shape) * piece.dtype.itemsize
+            self.largest, self.total = max(self.largest, size), self.total + size
+            wide = torch.finfo(self.narrowest).tiny
+            if piece.dtype.is_floating_point and torch.finfo(piece.dtype).tiny > wide:
+                self.narrowest = piece.dtype
 
     def _cut(self, cut: Cut, useful: set[Any], arriving: Any, numbers: Any) -> None:
         self.steps.append(cut)

@@ -10,15 +10,17 @@ Source: ``torch.overrides.TorchFunctionMode``; gradient edges of ``torch.autogra
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from depprobe.operators.calls import KnownCall, known_calls, known_cells
 from depprobe.operators.composed.cut import Cut, Port, edge_of, flat
 from depprobe.operators.composed.loops import Loops
+from depprobe.operators.composed.registered import Make, shadowed
 
 
 class Tracer(TorchFunctionMode):
@@ -27,19 +29,51 @@ class Tracer(TorchFunctionMode):
     Attributes
     ----------
     cuts : what was cut, in order.
+    modules, make : modules with an operator of their own, and what makes it at x (n, d).
     kept : the leaves that stand for outputs; the graph holds no reference that python sees.
     """
 
-    def __init__(self, left: frozenset[int] = frozenset()) -> None:
+    def __init__(
+        self,
+        left: frozenset[int] = frozenset(),
+        modules: Sequence[nn.Module] = (),
+        make: Make = lambda module, x: None,
+    ) -> None:
         super().__init__()
+        self._left, self._modules, self._make = left, modules, make
+        self._shadows: Any = None
+        self._start()
+
+    def _start(self) -> None:
         self.cuts: list[Cut] = []
         self.kept: list[Tensor] = []
-        self._left, self._count = left, 0
+        self._count, self._inside = 0, False
         self._loops = Loops(self)
+
+    def __enter__(self) -> Any:
+        self._start()  # a forward pass may be taken twice, and the last one counts
+        self._shadows = shadowed(self._modules, self._make, self._shown)
+        self._shadows.__enter__()
+        return super().__enter__()
+
+    def __exit__(self, *exception: Any) -> None:
+        super().__exit__(*exception)
+        self._shadows.__exit__(*exception)
+
+    def _shown(self, call: KnownCall) -> Any:
+        """The output of a module with an operator of its own, cut out; None where it is to run as it is."""
+        ordinal = None if self._inside else self.next_ordinal()
+        if ordinal is None:
+            return None
+        self._inside = True
+        try:
+            return self._cut(ordinal, call)
+        finally:
+            self._inside = False
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        if not torch.is_grad_enabled():
+        if self._inside or not torch.is_grad_enabled():
             return func(*args, **kwargs)
         if func in known_cells:
             handed = self._loops.step(func, args, kwargs)

@@ -1,0 +1,77 @@
+r"""Modules inside a forward whose type has an operator of its own, registered by its author.
+
+    R on the module's output  ->  R J on its input (n, d) or (1, n, d)
+
+Their ``forward`` is shadowed while a forward is traced, and as it was afterwards; hooks stay outside, as in any
+call.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from depprobe.core.scaled import Scaled
+from depprobe.core.temporal_jacobian import TemporalJacobian
+from depprobe.operators.calls import KnownCall, LinearisedCall
+
+#: makes the operator of a module at x (n, d), or None
+Make = Callable[[nn.Module, Tensor], TemporalJacobian | None]
+#: positions that are asked one by one what they read; of more, everything may be
+_FEW = 8
+
+
+class OperatorCall(LinearisedCall):
+    """A call whose Jacobian is an operator."""
+
+    def __init__(self, jacobian: TemporalJacobian) -> None:
+        self._jacobian = jacobian
+
+    def pull(self, rows: Sequence[Scaled], live: Sequence[Tensor]) -> list[tuple[Scaled, Tensor]]:
+        """Rows through the operator."""
+        (alive,) = live
+        reach = alive.new_zeros(len(alive), self._jacobian.shape[2])
+        for mask, found in zip(alive, reach, strict=True):
+            at = mask.nonzero()[:, 0].tolist()
+            if len(at) > _FEW:
+                found[:] = True
+            for t in at[:_FEW]:
+                found |= torch.from_numpy(self._jacobian.support(t)).to(found.device)
+        return [(self._jacobian.pull(rows[0]), reach)]
+
+
+@contextmanager
+def shadowed(modules: Sequence[nn.Module], make: Make, cut: Callable[..., Any]) -> Iterator[None]:
+    """Have calls of some modules shown to ``cut(call)``, which returns their output, or None to run as they are."""
+    with ExitStack() as stack:
+        for module in modules:
+            if "forward" not in vars(module):
+                run = module.forward
+                module.forward = _shadow(module, run, make, cut)
+                stack.callback(vars(module).pop, "forward")
+        yield
+
+
+def _shadow(module: nn.Module, run: Callable[..., Any], make: Make, cut: Callable[..., Any]) -> Any:
+    def forward(*args: Any, **kwargs: Any) -> Any:
+        call = None if kwargs or len(args) != 1 else _read(module, args[0], run, make)
+        found = None if call is None else cut(call)
+        return run(*args, **kwargs) if found is None else found
+
+    return forward
+
+
+def _read(module: nn.Module, x: Any, run: Callable[..., Any], make: Make) -> KnownCall | None:
+    if not isinstance(x, Tensor) or not x.requires_grad or x.ndim not in (2, 3):
+        return None
+    if x.ndim == 3 and len(x) != 1:
+        return None
+    axis = x.ndim - 2
+    jacobian = make(module, x.detach().clone().reshape(x.shape[-2:]))
+    if jacobian is None:
+        return None
+    return KnownCall([x], [axis], run, [axis], lambda inputs: OperatorCall(jacobian))
