@@ -9,7 +9,7 @@ output of a submodule, which is then replaced by a variable. Whatever a call cha
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from functools import cached_property
 from typing import Any
@@ -28,6 +28,9 @@ from depprobe.core.calling.plain import is_torchs_own
 from depprobe.core.calling.positions import positions_of
 from depprobe.core.calling.replacements import Replacements
 from depprobe.errors import BadInput
+
+#: runs a forward inside a context: the variable (n_in, d_in), and the output (n_out, d_out) with its graph
+Record = Callable[..., tuple[Tensor, Tensor]]
 
 
 class SequenceFunction:
@@ -198,6 +201,17 @@ class SequenceFunction:
         if self._replacements is None:
             self._replacements = Replacements(self)
         return self._replacements.ignores(t, sources)
+
+    def prefix(self, length: int) -> Record | None:
+        """As ``record``, of the first ``length`` inputs; None where other arguments may know the length."""
+        if self.forward or self._argument.beside or self._passes.replaces_output:
+            return None
+
+        def record(tracer: AbstractContextManager[Any] | None = None) -> tuple[Tensor, Tensor]:
+            found = self._passes.one_pass(self.layout, self.x[:length], tracer=tracer)
+            return found.leaf, found.y
+
+        return record
 
     @contextmanager
     def held(self) -> Iterator[None]:

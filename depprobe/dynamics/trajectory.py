@@ -79,9 +79,9 @@ class Recurrence:
                 with torch.no_grad():
                     h, after = run(self._kind, weights, inputs, first, cell)
                     if not bool(h.isfinite().all()):
-                        first = int((~h.isfinite()).any(1).nonzero()[0])
+                        step = start + int((~h.isfinite()).any(1).nonzero()[0])
                         raise DepprobeError(
-                            f"the trajectory reached Inf or NaN at step {start + first}: it is unstable"
+                            f"the trajectory reached Inf or NaN at step {step}: it is unstable"
                         )
                     before = torch.cat([first[None], h[:-1]])
                     chains.append(chain_of(self._kind, weights, inputs, h, before, cell))

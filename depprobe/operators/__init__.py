@@ -1,19 +1,24 @@
 """Temporal Jacobians: a folder for each structure, and the table that picks one for a module."""
 
 from depprobe.core.temporal_jacobian import LogNorms, Scaled, TemporalJacobian
-from depprobe.operators.attention import sparse as _sparse_attention  # noqa: F401 (registers itself)
+from depprobe.operators.attention import call as _attention_call  # noqa: F401 (these register themselves)
+from depprobe.operators.attention import sparse as _sparse_attention  # noqa: F401
 from depprobe.operators.attention.operator import AttentionJacobian
+from depprobe.operators.chain import call as _recurrent_call  # noqa: F401
+from depprobe.operators.chain import cell_loop as _cell_loop  # noqa: F401
 from depprobe.operators.chain.operator import RecurrentJacobian
-from depprobe.operators.composed.operator import ComposedJacobian
+from depprobe.operators.composed.levels.operator import StackJacobian
+from depprobe.operators.composed.operator import GraphJacobian
 from depprobe.operators.convolution.operator import ToeplitzJacobian
 from depprobe.operators.dispatch import operator_of, register_jacobian, temporal_jacobian
 
 __all__ = [
     "AttentionJacobian",
-    "ComposedJacobian",
+    "GraphJacobian",
     "LogNorms",
     "RecurrentJacobian",
     "Scaled",
+    "StackJacobian",
     "TemporalJacobian",
     "ToeplitzJacobian",
     "operator_of",

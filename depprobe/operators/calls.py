@@ -1,13 +1,14 @@
-r"""Calls inside a forward that an operator knows: cut out of the autograd graph and pulled through by structure.
+r"""Calls inside a forward that an operator knows: cut out of the autograd graph and pulled through by
+structure.
 
     rows on the outputs of a call  ->  rows on its inputs
 
-While a user's forward runs, each call of a torch function in ``known_calls`` is shown to its reader, which says
-what the call reads and how to linearise it, or that it does not serve this one. Everything else is left to
-autograd.
+While a user's forward runs, each call of a torch function in ``known_calls`` is shown to its reader, which
+says what the call reads and how to linearise it, or that it does not serve this one. Everything else is left
+to autograd.
 
-Shapes: rows (r, n, width) on a tensor whose time axis is moved to the front and whose other axes are flattened;
-live (m, n), for each of m targets the positions that may carry anything.
+Shapes: rows (r, n, width) on a tensor whose time axis is moved to the front and whose other axes are
+flattened; live (m, n), for each of m targets the positions that may carry anything.
 """
 
 from __future__ import annotations

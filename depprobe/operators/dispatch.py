@@ -55,12 +55,16 @@ def register_general(maker: General) -> General:
     return maker
 
 
+def maker_of(module: nn.Module) -> Maker | None:
+    """What makes the operator registered for what a module computes, or None."""
+    kind = next((kind for kind in type(module).__mro__ if kind in _MAKERS), None)
+    return _MAKERS[kind] if kind is not None and is_plain(module, kind) else None
+
+
 def registered_jacobian(module: nn.Module, x: Tensor, options: Options) -> TemporalJacobian | None:
     """The operator registered for a module's type, at x (n, d_in), or None where there is none."""
-    kind = next((kind for kind in type(module).__mro__ if kind in _MAKERS), None)
-    if kind is None or not is_plain(module, kind):
-        return None
-    return _MAKERS[kind](module, x, options)
+    maker = maker_of(module)
+    return None if maker is None else maker(module, x, options)
 
 
 def operator_of(function: SequenceFunction, options: Options) -> TemporalJacobian:

@@ -123,21 +123,23 @@ def _read_sdpa(
     groups = lead[-1] // key.shape[-3] if enable_gqa and lead else 1
     if any(z.shape[:-2] != (*lead[:-1], *(x // groups for x in lead[-1:])) for z in (key, value)):
         return None
-    options = {"scale": scale, "enable_gqa": enable_gqa}
     bias = additive(attn_mask, query, hidden=False)
     if is_causal:
         bias = query.new_zeros(n, m).masked_fill_(query.new_ones(n, m).tril() == 0, -math.inf)
     heads = math.prod(lead)
 
     def run(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        return F.scaled_dot_product_attention(q, k, v, attn_mask, dropout_p, is_causal, **options)
+        return F.scaled_dot_product_attention(
+            q, k, v, attn_mask, dropout_p, is_causal, scale=scale, enable_gqa=enable_gqa
+        )
 
     def linearise(inputs: Sequence[Tensor]) -> LinearisedCall:
         q, k, v = (
             z.unflatten(1, (-1, width)).transpose(0, 1) for z, width in zip(inputs, widths, strict=True)
         )
         wide = None if bias is None else bias.detach().expand(*lead, n, m).reshape(heads, n, m)
-        call = AttentionCall(q, *(z.repeat_interleave(groups, 0) for z in (k, v)), wide, factor)
+        k, v = (z.repeat_interleave(groups, 0) for z in (k, v))
+        call = AttentionCall(q, k, v, wide, factor)
         return call if groups == 1 else _Grouped(call, groups)
 
     widths = (e, key.shape[-1], value.shape[-1])
@@ -205,8 +207,9 @@ def _read_multihead(
     def run(q: Tensor, k: Tensor, v: Tensor) -> Any:
         return F.multi_head_attention_forward(
             q, k, v, embed_dim_to_check, num_heads, in_proj_weight, in_proj_bias, bias_k, bias_v,
-            add_zero_attn, dropout_p, out_proj_weight, out_proj_bias, training, key_padding_mask, need_weights,
-            attn_mask, use_separate_proj_weight, *separate, static_k, static_v, average_attn_weights, is_causal,
+            add_zero_attn, dropout_p, out_proj_weight, out_proj_bias, training, key_padding_mask,
+            need_weights, attn_mask, use_separate_proj_weight, *separate, static_k, static_v,
+            average_attn_weights, is_causal,
         )  # fmt: skip
 
     def linearise(inputs: Sequence[Tensor]) -> LinearisedCall:

@@ -1,4 +1,5 @@
-r"""A call of torch's recurrent kernels inside a forward: rows pulled through every layer, from and to its states.
+r"""A call of torch's recurrent kernels inside a forward: rows pulled through every layer, from and to its
+states.
 
     outputs  out (n, directions d_h), h_n, c_n (layers directions, d)      inputs  x (n, d_in), h_0, c_0
 
@@ -22,7 +23,7 @@ from depprobe.operators.chain.vjp_rows import pull
 
 
 class RecurrentCall(LinearisedCall):
-    """One call at its inputs: x (n, d_in), and the states before the first step (layers directions, width)."""
+    """One call at its inputs: x (n, d_in), and the states before step 0 (layers directions, width)."""
 
     def __init__(self, weights: RecurrentWeights, x: Tensor, *states: Tensor) -> None:
         self._weights, self._x, self._states = weights, x, states
@@ -54,13 +55,11 @@ class RecurrentCall(LinearisedCall):
         else:
             reach = alive.flip(1).cummax(1).values.flip(1)
         every = alive.any(1, keepdim=True)
-        found = [(out, reach)]
+        pulled = [(out, reach)]
         for states in before:
-            joined = Scaled(
-                torch.cat([s.values for s in states], 1), torch.cat([s.log_scale for s in states], 1)
-            )
-            found.append((joined, every.expand(-1, joined.values.shape[1])))
-        return found
+            values, scale = (torch.cat(part, 1) for part in zip(*states, strict=True))
+            pulled.append((Scaled(values, scale), every.expand(-1, values.shape[1])))
+        return pulled
 
 
 def _joined(cell: CellChain, final: Sequence[Scaled], place: int) -> Scaled:
@@ -79,7 +78,7 @@ def _at(log_scale: Tensor, place: int) -> Tensor:
 
 
 def _read(kind: str, x: Tensor, *arguments: Any) -> KnownCall | None:
-    """A call as torch makes it: x, [batch sizes of a packed sequence,] states, weights and how they are used."""
+    """A call as torch makes it: x, [batch sizes of a packed sequence,] states, weights, options."""
     sizes = [part for part in arguments[:1] if isinstance(part, Tensor) and part.dtype == torch.int64]
     hx, flat, *options = arguments[len(sizes) :]
     biased, depth, dropout, training, both = options[:5]

@@ -1,6 +1,6 @@
 r"""A loop over ``nn.RNNCell``, ``nn.GRUCell`` or ``nn.LSTMCell`` in a user's forward: one chain.
 
-    for x_t in x: h, c = cell(x_t, (h, c))        inputs x_1, ..., x_n, h_0[, c_0]; outputs h_1[, c_1], h_2[, c_2], ...
+    for x_t in x: h, c = cell(x_t, (h, c))      inputs x_1, ..., x_n, h_0[, c_0];  outputs h_t[, c_t]
 
 The calls of one cell, each on the state that the one before handed on, are the steps of a recurrence, and are
 pulled through as one. Shapes: x_t (1, d_in), h_t (1, d_h), c_t (1, d).
@@ -61,9 +61,9 @@ class CellLoop(LinearisedCall):
             parts.append(Scaled(torch.nn.functional.pad(values, pad), scale))
         states = parts[0] if len(parts) == 1 else added(*parts)
         found, before = pull_states(cell, states)
-        alive = torch.cat([mask for mask in live[:: self._each]], 1)
+        alive = torch.cat(list(live[:: self._each]), 1)
         for which in range(1, self._each):
-            alive = alive | torch.cat([mask for mask in live[which :: self._each]], 1)
+            alive = alive | torch.cat(list(live[which :: self._each]), 1)
         reach = alive.flip(1).cummax(1).values.flip(1)
         pulled = [
             (Scaled(found.values[:, k : k + 1], found.log_scale[:, k : k + 1]), reach[:, k : k + 1])

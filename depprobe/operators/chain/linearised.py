@@ -1,9 +1,10 @@
 r"""From a torch recurrence to its chains: what torch's own kernels compute, linearised layer by layer.
 
-    kind and weights  ->  h of every layer and direction, by the fused kernel  ->  one chain of step Jacobians each
+    kind and weights  ->  h of every layer and direction, by the fused kernel  ->  one chain of step Jacobians
+    each
 
-A recurrence is known by the function that torch calls (``rnn_tanh``, ``rnn_relu``, ``gru``, ``lstm``) and by the
-weights handed to it, so that a module by name, one inside a user's forward, and one whose weights are
+A recurrence is known by the function that torch calls (``rnn_tanh``, ``rnn_relu``, ``gru``, ``lstm``) and by
+the weights handed to it, so that a module by name, one inside a user's forward, and one whose weights are
 parametrised are the same thing here.
 
 Shapes: x (n, d_in); initial states h0 (layers directions, d_h) and c0 (layers directions, d).
@@ -11,8 +12,9 @@ Shapes: x (n, d_in); initial states h0 (layers directions, d_h) and c0 (layers d
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -20,7 +22,7 @@ from torch import Tensor, nn
 from depprobe.operators.chain.cells import CellChain, CellWeights, GRUChain, LSTMChain, RNNChain
 
 #: torch's functions, by the kind of recurrence
-KERNELS = {
+KERNELS: dict[str, Callable[..., Any]] = {
     "rnn_tanh": torch._VF.rnn_tanh,
     "rnn_relu": torch._VF.rnn_relu,
     "gru": torch._VF.gru,
@@ -30,7 +32,7 @@ KERNELS = {
 
 @dataclass(frozen=True)
 class RecurrentWeights:
-    """A recurrence of any depth: ``layers[l][direction]``, bottom first, the second direction reading backwards."""
+    """A recurrence: ``layers[l][direction]``, bottom first, the second direction reading backwards."""
 
     kind: str
     layers: list[list[CellWeights]]
@@ -39,7 +41,8 @@ class RecurrentWeights:
     def of_module(cls, module: nn.RNNBase) -> RecurrentWeights:
         """Those of ``nn.RNN``, ``nn.GRU`` or ``nn.LSTM``, as the module hands them to the kernel."""
         kind = {"RNN_TANH": "rnn_tanh", "RNN_RELU": "rnn_relu"}.get(module.mode, module.mode.lower())
-        return cls.of_call(kind, module._flat_weights, module.bias, module.num_layers, module.bidirectional)
+        flat = [weight for weight in module._flat_weights if weight is not None]
+        return cls.of_call(kind, flat, module.bias, module.num_layers, module.bidirectional)
 
     @classmethod
     def of_call(
@@ -50,8 +53,8 @@ class RecurrentWeights:
         cells = []
         for first in range(0, len(flat), each):
             ih, hh, *rest = (weight.detach() for weight in flat[first : first + each])
-            b_ih, b_hh, *rest = rest if biased else (None, None, *rest)
-            cells.append(CellWeights(hh, ih, b_hh, b_ih, rest[0] if rest else None))
+            biases, projection = (rest[:2], rest[2:]) if biased else ([None, None], rest)
+            cells.append(CellWeights(hh, ih, biases[1], biases[0], projection[0] if projection else None))
         return cls(kind, [cells[first : first + 1 + both] for first in range(0, len(cells), 1 + both)])
 
     @property
@@ -94,7 +97,7 @@ class RecurrentWeights:
 def run(
     kind: str, weights: CellWeights, x: Tensor, h: Tensor, c: Tensor
 ) -> tuple[Tensor, tuple[Tensor, ...]]:
-    """Outputs (n, d_h) of one layer in one direction from a state, and the state after them: (h,) or (h, c)."""
+    """Outputs (n, d_h) of one layer in one direction from a state, and the last state: (h,) or (h, c)."""
     given = (weights.ih, weights.hh, weights.b_ih, weights.b_hh, weights.hr)
     flat = [weight for weight in given if weight is not None]
     start = (h[None, None], c[None, None]) if kind == "lstm" else h[None, None]

@@ -4,8 +4,8 @@ r"""Rows and tangents taken through one recurrent layer, with a source at every 
     push: S_k = ds_k/ds_{k-1} S_{k-1} + ds_k/dx_k x_k                            tangents x (n, d_in)
 
 Each row of a cotangent carries its own exponent at every position, so that rows 1e-5000 apart meet without
-underflow. Steps are taken in runs over one exponent for each row; a run in which a row fell or rose so far that
-digits were at stake is taken again in shorter runs, down to single steps.
+underflow. Steps are taken in runs over one exponent for each row; a run in which a row fell or rose so far
+that digits were at stake is taken again in shorter runs, down to single steps.
 """
 
 from __future__ import annotations
@@ -56,7 +56,8 @@ def pull(
 
 
 def pull_states(cell: CellChain, rows: Scaled, final: Scaled | None = None) -> tuple[Scaled, Scaled]:
-    """Cotangents (rows, n, S) on the states of one chain, columns (c, h), to those on its input and first state.
+    """Cotangents (rows, n, S) on the states of one chain, columns (c, h), to those on its input and first
+    state.
 
     The exponents must be -inf where a cotangent is zero.
     """

@@ -1,10 +1,10 @@
 r"""Rows on a tensor anywhere in a forward pass, with what they may carry and what was lost of them.
 
-    R (r, *shape) * exp(log_scale)      u output units of m targets, then one row for each target of what was lost
-    live (m, *shape)                    entries that may carry anything of a target's rows
+    R (r, *shape) * exp(log_scale)      u output units of m targets, then one row for each target of what was
+    lost live (m, *shape)                    entries that may carry anything of a target's rows
 
-Exponents stand for each row and position where the time axis is known, for each row and entry where it is not,
-or for each row as a whole while all of it is in the middle of the float range.
+Exponents stand for each row and position where the time axis is known, for each row and entry where it is
+not, or for each row as a whole while all of it is in the middle of the float range.
 
 What falls to the bottom of the range has lost its digits and is dropped; so that its share can be told in the
 end, a combination of everything dropped with random signs is carried on as a row of its own.
@@ -25,7 +25,7 @@ _LOW, _HIGH = 1e-6, 1e6
 
 
 class Rows(NamedTuple):
-    """Rows of m targets; ``owner`` (r,) is the target of each, the last m rows being those of what was lost."""
+    """Rows of m targets; ``owner`` (r,) is the target of each, the last m rows are what was lost."""
 
     scaled: Scaled
     live: Tensor
@@ -40,7 +40,7 @@ class Rows(NamedTuple):
         return Rows(added(self.scaled, other.scaled), self.live | other.live, self.owner)
 
     def settled(self, axis: int | None, least: float) -> Rows:
-        """Rescaled where any row left the middle of the range; what fell to its bottom is dropped and noted."""
+        """Rescaled where any row left the middle of the range; what fell below ``least`` is dropped."""
         (values, log_scale), live, owner = self
         others = () if axis is None else tuple(i for i in range(1, values.ndim) if i != axis + 1)
         peak = peaks(values, others)
@@ -58,7 +58,7 @@ class Rows(NamedTuple):
         return kept._noting(log_scale, fallen & may[owner], least)
 
     def _noting(self, base: Tensor, lost: Tensor, least: float) -> Rows:
-        """The same with what was dropped now added to the rows of what was lost; ``base`` is over what it fell."""
+        """The same with what was dropped added to the rows of what was lost; ``base`` is its exponent."""
         m = self.targets
         lost = lost[:-m]
         if not bool(lost.any()):

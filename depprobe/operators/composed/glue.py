@@ -1,13 +1,14 @@
-r"""Rows through a piece of glue: vector-Jacobian products by autograd, exponents put aside and taken up again.
+r"""Rows through a piece of glue: vector-Jacobian products by autograd, exponents put aside and taken up
+again.
 
     one exponent      R exp(b), b one number a row, while all of a row lies within half of the float range
     by position       R_t exp(b_t), where the piece provably acts on each position by itself
     buckets           R = sum_i exp(b_i) R_i, each R_i within half of the float range
 
-That a piece acts by position is shown with cotangents of NaN on the positions whose number has bit i set, and on
-the others: a vector-Jacobian product is linear, and 0 * NaN = NaN, so that NaN arrives wherever there is a path.
-With every pull travels such a row for each target, on the entries that are live: where no NaN arrives there is
-no path, and zeros are zeros.
+That a piece acts by position is shown with cotangents of NaN on the positions whose number has bit i set, and
+on the others: a vector-Jacobian product is linear, and 0 * NaN = NaN, so that NaN arrives wherever there is a
+path. With every pull travels such a row for each target, on the entries that are live: where no NaN arrives
+there is no path, and zeros are zeros.
 """
 
 from __future__ import annotations
@@ -60,17 +61,23 @@ class Glue:
         least = limits.tiny / limits.eps
         parts = list(self._parts(segment, edges, rows))
         for grads, base, marks in parts:
-            products = self._products(segment, edges, _marked(grads, marks))
+            products = self._products(segment, edges, _marked(grads, marks, segment.opaque))
             for edge, product in zip(segment.targets, products, strict=True):
                 if product is not None:
                     axis = self._partition.axis[edge]
                     scale = _shaped(base, product, axis)
-                    part = Rows(Scaled(product[:-m], scale), product[-m:].isnan(), owner).settled(axis, least)
+                    # code that may swallow NaN proves nothing: all that it leads to is live
+                    alive = (
+                        torch.ones_like(product[-m:], dtype=torch.bool)
+                        if segment.opaque
+                        else product[-m:].isnan()
+                    )
+                    part = Rows(Scaled(product[:-m], scale), alive, owner).settled(axis, least)
                     found[edge] = found[edge] + part if edge in found else part
-        if len(parts) > 1:
+        if len(parts) > 1 and not segment.opaque:
             # what is dead in every part, and yet has a path, stays live
             nothing = [r.scaled.values[:0] for r in rows]
-            products = self._products(segment, edges, _marked(nothing, [r.live for r in rows]))
+            products = self._products(segment, edges, _marked(nothing, [r.live for r in rows], False))
             for edge, product in zip(segment.targets, products, strict=True):
                 if product is not None:
                     found[edge] = found[edge]._replace(live=found[edge].live | product.isnan())
@@ -79,7 +86,7 @@ class Glue:
     def _parts(
         self, segment: Segment, edges: list[Edge], rows: list[Rows]
     ) -> Iterator[tuple[list[Tensor], Tensor, list[Tensor]]]:
-        """Plain cotangents on the edges, their exponents (r,) or (r, n), and which entries they are live on."""
+        """Plain cotangents on the edges, their exponents (r,) or (r, n), and the entries that are live."""
         limit = _BUCKET.get(self._partition.narrowest, 4.0)
         scaled, live = [r.scaled for r in rows], [r.live for r in rows]
         owner, m = rows[0].owner, rows[0].targets
@@ -116,7 +123,7 @@ class Glue:
     def _acts_by_position(self, segment: Segment) -> bool:
         """Whether position t of the targets hears of position t alone: two rows of NaN for each bit of t."""
         if segment.by_position is None:
-            segment.by_position = self._tried(segment, segment.edges)
+            segment.by_position = not segment.opaque and self._tried(segment, segment.edges)
         return segment.by_position
 
     def _tried(self, segment: Segment, edges: list[Edge]) -> bool:
@@ -165,10 +172,11 @@ class Glue:
         return [None if parts[0] is None else torch.stack(parts) for parts in zip(*singles, strict=True)]
 
 
-def _marked(grads: list[Tensor], live: list[Tensor]) -> list[Tensor]:
-    """Cotangents with a row of NaN for each target below them, on the entries that are live."""
+def _marked(grads: list[Tensor], live: list[Tensor], opaque: bool) -> list[Tensor]:
+    """Cotangents, and below them for each target a row of NaN on the entries that are live; 0 if opaque."""
+    mark_of = 0.0 if opaque else math.nan
     return [
-        torch.cat([g, torch.where(mark, math.nan, torch.zeros((), dtype=g.dtype, device=g.device))])
+        torch.cat([g, torch.where(mark, mark_of, torch.zeros((), dtype=g.dtype, device=g.device))])
         for g, mark in zip(grads, live, strict=True)
     ]
 
@@ -199,5 +207,5 @@ def kind_of(edge: Edge) -> tuple[torch.dtype, torch.device]:
     node, number = edge
     if hasattr(node, "variable"):
         return node.variable.dtype, node.variable.device
-    piece = node._input_metadata[number]  # type: ignore[attr-defined]
+    piece = node._input_metadata[number]
     return piece.dtype, piece.device

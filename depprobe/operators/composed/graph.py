@@ -163,7 +163,7 @@ class Graph:
 
 
 def _by_position(values: Tensor, log_scale: Tensor, axis: int) -> Scaled:
-    """Rows (r, *shape) as rows (r, n, width), exponents brought to one for each position, -inf where it is 0."""
+    """Rows (r, *shape) as rows (r, n, width) with one exponent a position, -inf where all is 0."""
     rows, scale = flat(values, axis), flat(log_scale, axis) if values.ndim > 2 else log_scale[..., None]
     top = torch.where((rows != 0).any(2, keepdim=True), scale.amax(2, keepdim=True), -torch.inf)
     if scale.shape[2] == 1:

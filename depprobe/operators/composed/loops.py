@@ -2,9 +2,9 @@ r"""Loops over a cell in a forward pass: calls that follow one another on the st
 
     h_1 = cell(x_1, h_0), ..., h_n = cell(x_n, h_{n-1})      one cut with inputs x_1, ..., x_n, h_0
 
-A call joins a loop if it goes on from the loop's last state, as that was handed out, and if its input does not
-depend on what the loop has put out, as in a decoder that reads its own output: that would close a circle. What
-joins no loop is left to autograd.
+A call joins a loop if it goes on from the loop's last state, as that was handed out, and if its input does
+not depend on what the loop has put out, as in a decoder that reads its own output: that would close a circle.
+What joins no loop is left to autograd.
 """
 
 from __future__ import annotations

@@ -4,9 +4,9 @@ r"""The autograd graph of a traced forward, in the order in which rows pass it.
     join      a node reached from several segments, where rows are added up and go on once; and every node
               ``depth`` nodes below the last one, where they are rescaled
 
-Without joins a residual stream would be passed once for every path through it, and a loop written by hand would
-underflow. Any set of joins is right. A join is made after the trace: a hook before the node stops every gradient
-that does not start there, while the node's own edge still captures it.
+Without joins a residual stream would be passed once for every path through it, and a loop written by hand
+would underflow. Any set of joins is right. A join is made after the trace: a hook before the node stops every
+gradient that does not start there, while the node's own edge still captures it.
 """
 
 from __future__ import annotations
@@ -32,6 +32,8 @@ class Segment:
     def __init__(self, edges: list[Edge], start: Node | None = None) -> None:
         self.edges, self.start = edges, start
         self.targets: list[Edge] = []
+        #: whether Python code of the user's runs in it, which need not treat NaN like a number
+        self.opaque = False
         #: whether position t of the targets hears of position t alone; None: not tried yet
         self.by_position: bool | None = None
 
@@ -128,6 +130,9 @@ class Partition:
                 continue
             self._measure(v)
             segments = arriving[v]
+            if isinstance(v, torch.autograd.function.BackwardCFunction):
+                for segment in segments:
+                    segment.opaque = True
             ends = v in self._leaves or v in self._owner
             own, passed = next(iter(segments.items()))
             if ends or len(segments) > 1 or passed > self._depth:
@@ -135,7 +140,9 @@ class Partition:
                     segment.targets += [(v, number) for number in numbers[v]]
                 if ends:
                     continue
+                opaque = isinstance(v, torch.autograd.function.BackwardCFunction)
                 own, passed = self._join(v, list(numbers[v])), 0
+                own.opaque = opaque
             for below, number in v.next_functions:
                 if below in useful:
                     arriving[below][own] = max(passed + 1, arriving[below].get(own, 0))
@@ -177,8 +184,8 @@ def shape_of(edge: Edge) -> torch.Size:
     """Shape of the tensor at a place in the graph."""
     node, number = edge
     if hasattr(node, "variable"):
-        return node.variable.shape  # type: ignore[no-any-return]
-    return torch.Size(node._input_metadata[number].shape)  # type: ignore[attr-defined]
+        return node.variable.shape
+    return torch.Size(node._input_metadata[number].shape)
 
 
 def _topological(start: Any, below: Callable[[Any], list[Any]]) -> Iterator[Any]:

@@ -2,8 +2,8 @@ r"""Modules inside a forward whose type has an operator of its own, registered b
 
     R on the module's output  ->  R J on its input (n, d) or (1, n, d)
 
-Their ``forward`` is shadowed while a forward is traced, and as it was afterwards; hooks stay outside, as in any
-call.
+Their ``forward`` is shadowed while a forward is traced, and as it was afterwards; hooks stay outside, as in
+any call.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ class OperatorCall(LinearisedCall):
 
 @contextmanager
 def shadowed(modules: Sequence[nn.Module], make: Make, cut: Callable[..., Any]) -> Iterator[None]:
-    """Have calls of some modules shown to ``cut(call)``, which returns their output, or None to run as they are."""
+    """Have calls of some modules shown to ``cut(call)``: their output, or None to run as they are."""
     with ExitStack() as stack:
         for module in modules:
             if "forward" not in vars(module):

@@ -2,8 +2,9 @@ r"""A forward pass cut at the calls that an operator knows.
 
     x --glue--> call --glue--> call --glue--> y
 
-Each known call runs on detached inputs and hands on a fresh leaf, so that the autograd graph falls into pieces
-of glue between calls. Nothing in the user's module is touched: calls are seen by a torch function mode.
+Each known call runs on detached inputs and hands on a fresh leaf, so that the autograd graph falls into
+pieces of glue between calls. Nothing in the user's module is touched: calls are seen by a torch function
+mode.
 
 Source: ``torch.overrides.TorchFunctionMode``; gradient edges of ``torch.autograd.graph``.
 """
@@ -24,7 +25,8 @@ from depprobe.operators.composed.registered import Make, shadowed
 
 
 class Tracer(TorchFunctionMode):
-    """Cuts known calls out of the forward pass that runs inside it, but for those whose ordinal is in ``left``.
+    """Cuts known calls out of the forward pass that runs inside it, but for those whose ordinal is in
+    ``left``.
 
     Attributes
     ----------
@@ -127,7 +129,7 @@ class Tracer(TorchFunctionMode):
         return handed[0] if single else handed
 
     def handed(self, cut: Cut, output: Any, axis: int | None) -> Any:
-        """An output as the forward goes on with it: a fresh leaf, served by the cut if its time axis is given."""
+        """An output as the forward goes on with it: a fresh leaf, served by the cut if it has an axis."""
         if not isinstance(output, Tensor) or not output.is_floating_point():
             return output
         leaf = output.detach().requires_grad_()
