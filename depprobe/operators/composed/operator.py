@@ -173,18 +173,19 @@ class GraphJacobian(TemporalJacobian):
         """Values, errors and status of one row."""
         share = (lost - total).exp().nan_to_num(nan=0.0)  # NaN: both zero, and nothing was lost
         doubtful = live & (total.isneginf() | (share > _LOST))
+        nothing = (doubtful & total.isneginf()).nonzero()[:, 0]
+        proved = torch.zeros_like(live)
+        if len(nothing):
+            proved[nothing] = self._function.ignores(t, nothing)
+        doubtful &= ~proved
         if bool(doubtful.any()):
             total, share, doubtful = self._taken_again(t, total, share, doubtful, norm)
         status = torch.full(total.shape, STATUS["finite"], dtype=torch.int8, device=total.device)
-        status[~live] = STATUS["zero"]
         status[total.isnan() | total.isposinf()] = STATUS["overflow"]
-        status[doubtful] = torch.where(
-            total[doubtful].isneginf(), STATUS["undecided"], STATUS["underflow"]
-        ).to(torch.int8)
-        nothing = (doubtful & total.isneginf()).nonzero()[:, 0]
-        if len(nothing):
-            ignored = self._function.ignores(t, nothing)
-            status[nothing[ignored]] = STATUS["zero"]
+        status[doubtful] = torch.where(total.isneginf(), STATUS["undecided"], STATUS["underflow"])[
+            doubtful
+        ].to(torch.int8)
+        status[~live | proved] = STATUS["zero"]
         values = torch.where(status == STATUS["finite"], total, math.nan)
         values[status == STATUS["zero"]] = -math.inf
         share[status != STATUS["finite"]] = 0
@@ -198,10 +199,10 @@ class GraphJacobian(TemporalJacobian):
             self._fine = self._traced(self._function, _FINE)
         if self._fine.partition.joins == self._graph.partition.joins:
             return total, share, doubtful
-        ((_, fine, lost, live),) = self._measured(self._fine, [t], norm)
+        ((_, fine, lost, _),) = self._measured(self._fine, [t], norm)
         found = (lost - fine).exp().nan_to_num(nan=0.0)
         total, share = torch.where(doubtful, fine, total), torch.where(doubtful, found, share)
-        return total, share, live & (total.isneginf() | (share > _LOST))
+        return total, share, doubtful & (total.isneginf() | (share > _LOST))
 
     # -- a shorter trace -----------------------------------------------------------------------------
 
