@@ -7,12 +7,13 @@ Known calls are pulled by structure, glue by autograd; between them rows carry e
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
+from depprobe.core.function import Record
 from depprobe.core.scaled import Scaled
 from depprobe.operators.composed.cotangents import Rows
 from depprobe.operators.composed.cut import Cut, Edge, flat, unflat
@@ -20,9 +21,6 @@ from depprobe.operators.composed.glue import Glue
 from depprobe.operators.composed.partition import DEPTH, Partition
 from depprobe.operators.composed.registered import Make
 from depprobe.operators.composed.trace import Tracer
-
-#: runs a forward inside a tracer: the leaf x (n_in, d_in) and the output y (n_out, d_out) with its graph
-Record = Callable[[Tracer], tuple[Tensor, Tensor]]
 
 
 class Pulled(NamedTuple):

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from depprobe.core.budget import readable, require
-from depprobe.core.function import SequenceFunction
+from depprobe.core.function import Record, SequenceFunction
 from depprobe.core.options import Options
 from depprobe.core.scaled import Scaled, log_norms
 from depprobe.core.temporal_jacobian import LogNorms, TemporalJacobian
@@ -66,7 +66,7 @@ class GraphJacobian(TemporalJacobian):
         inside = [m for m in function.module.modules() if not type(m).__module__.startswith("torch.")]
         self._makers = {m: maker for m in inside if (maker := maker_of(m)) is not None}
         with function.held():
-            self._graph = self._traced(function)
+            self._graph = self._traced(function.record)
         self._fine: Graph | None = None
         self._short: dict[int, Graph | None] = {}
         each = _ROW_COPIES * self._graph.partition.largest
@@ -79,9 +79,9 @@ class GraphJacobian(TemporalJacobian):
         room = options.memory - self._graph.partition.total
         self._chunk = int(max(1, min(_MOST_ROWS, room // max(1, each))))
 
-    def _traced(self, function: SequenceFunction, depth: int = DEPTH) -> Graph:
+    def _traced(self, record: Record, depth: int = DEPTH) -> Graph:
         options = replace(self._options, tolerance=0.0, wrt="x", forward={})
-        return Graph(function.record, depth, [*self._makers], lambda m, x: self._makers[m](m, x, options))
+        return Graph(record, depth, [*self._makers], lambda m, x: self._makers[m](m, x, options))
 
     def __repr__(self) -> str:
         cuts, joins = len(self._graph.cuts), self._graph.partition.joins
@@ -196,7 +196,7 @@ class GraphJacobian(TemporalJacobian):
     ) -> tuple[Tensor, Tensor, Tensor]:
         """The row with rows rescaled more often, where that may tell what is doubtful."""
         if self._fine is None:
-            self._fine = self._traced(self._function, _FINE)
+            self._fine = self._traced(self._function.record, _FINE)
         if self._fine.partition.joins == self._graph.partition.joins:
             return total, share, doubtful
         ((_, fine, lost, _),) = self._measured(self._fine, [t], norm)
