@@ -13,7 +13,7 @@ import depprobe
 from depprobe import store
 from depprobe.errors import BadInput
 from depprobe.operators import temporal_jacobian
-from depprobe.operators.autograd.operator import AutogradJacobian
+from depprobe.operators.composed.operator import GraphJacobian
 from depprobe.registry import Spec, layers
 
 F64 = torch.float64
@@ -110,14 +110,14 @@ def test_every_default_is_valid_and_every_entry_explains_itself(name):
         Spec.parse(f"{name}:no_such_option=1").options()
 
 
-def test_an_unknown_module_falls_back_to_autograd():
+def test_an_unknown_module_is_a_graph_of_glue():
     class Mixes(torch.nn.Module):
         def forward(self, x):
             return torch.tanh(x.cumsum(-2)).flip(-1)[..., :3]
 
     x = torch.randn(11, 4, dtype=F64)
     operator = temporal_jacobian(Mixes(), x)
-    assert isinstance(operator, AutogradJacobian)
+    assert isinstance(operator, GraphJacobian)
     J = torch.func.jacrev(Mixes())(x)
     torch.testing.assert_close(operator.row(7).dense(), J[7], rtol=1e-12, atol=0)
     values = operator.log_norms([7]).values[0]

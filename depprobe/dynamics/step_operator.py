@@ -11,8 +11,7 @@ from scipy.sparse.linalg import LinearOperator
 from torch import Tensor
 
 from depprobe.operators.chain.cells import CellChain
-from depprobe.operators.chain.cotangents import pull_step
-from depprobe.operators.chain.tangents import push_step
+from depprobe.operators.chain.step_products import pull_step, push_step
 
 
 def step_matrix(cell: CellChain, k: int) -> NDArray[np.float64]:

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from depprobe.errors import BadInput, DepprobeError
 from depprobe.operators.chain.cells import CellChain
 from depprobe.operators.chain.linearised import RecurrentWeights, chain_of, run
-from depprobe.operators.chain.tangents import push_step
+from depprobe.operators.chain.step_products import push_step
 
 #: steps of a stretch, as far as its gates take no more than these bytes
 _STEPS, _BYTES = 256, 64 << 20

@@ -6,8 +6,8 @@ r"""Rows on a tensor anywhere in a forward pass, with what they may carry and wh
 Exponents stand for each row and position where the time axis is known, for each row and entry where it is
 not, or for each row as a whole while all of it is in the middle of the float range.
 
-What falls to the bottom of the range has lost its digits and is dropped; so that its share can be told in the
-end, a combination of everything dropped with random signs is carried on as a row of its own.
+What falls to the bottom of the range has lost its digits; so that its share can be told in the end, a bound
+on what is missing there is carried on with random signs, as a row of its own.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class Rows(NamedTuple):
         return Rows(added(self.scaled, other.scaled), self.live | other.live, self.owner)
 
     def settled(self, axis: int | None, least: float) -> Rows:
-        """Rescaled where any row left the middle of the range; what fell below ``least`` is dropped."""
+        """Rescaled where any row left the middle of the range; what fell below ``least`` is noted."""
         (values, log_scale), live, owner = self
         others = () if axis is None else tuple(i for i in range(1, values.ndim) if i != axis + 1)
         peak = peaks(values, others)
@@ -52,13 +52,14 @@ class Rows(NamedTuple):
             kept = Rows(Scaled(values, torch.where(standing, log_scale, -math.inf)), live, owner)
             return kept._noting(log_scale, ~standing & may[owner], least)
         fallen = peak < least  # NaN and infinity stay, and are seen in the end
-        safe = torch.where(fallen | ~peak.isfinite(), 1, peak)
-        scale = torch.where(fallen, -math.inf, log_scale + safe.double().log())
-        kept = Rows(Scaled(torch.where(fallen, 0, values / safe), scale), live, owner)
+        # what fell keeps too few digits to be told, but is not nothing
+        safe = torch.where(standing & peak.isfinite(), peak, 1)
+        scale = torch.where(standing, log_scale + safe.double().log(), -math.inf)
+        kept = Rows(Scaled(values / safe, scale), live, owner)
         return kept._noting(log_scale, fallen & may[owner], least)
 
     def _noting(self, base: Tensor, lost: Tensor, least: float) -> Rows:
-        """The same with what was dropped added to the rows of what was lost; ``base`` is its exponent."""
+        """The same with what fell added to the rows of what was lost; ``base`` is its exponent."""
         m = self.targets
         lost = lost[:-m]
         if not bool(lost.any()):

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 from functools import cached_property
 
 import numpy as np
@@ -20,26 +19,20 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from depprobe.core.budget import readable, require
-from depprobe.core.function import Record, SequenceFunction
+from depprobe.core.budget import require
+from depprobe.core.function import SequenceFunction
 from depprobe.core.options import Options
 from depprobe.core.scaled import Scaled, log_norms
 from depprobe.core.temporal_jacobian import LogNorms, TemporalJacobian
 from depprobe.errors import unknown
-from depprobe.operators.autograd.operator import AutogradJacobian
-from depprobe.operators.composed.graph import Graph, Pulled
-from depprobe.operators.composed.partition import DEPTH
-from depprobe.operators.dispatch import maker_of, register_general
+from depprobe.operators.autograd.operator import AutogradJacobian, ends_abruptly
+from depprobe.operators.composed.graph import Graph
+from depprobe.operators.composed.traces import Traces
+from depprobe.operators.dispatch import register_general
 from depprobe.vocabulary import NORMS, STATUS
 
-#: rows pulled at once at most, and the fewest for which products are worth their calls
-_MOST_ROWS, _ROW_COPIES = 48, 8
 #: share of a norm that may have been lost before the norm counts as unknown
 _LOST = 1e-3
-#: nodes of glue between two rescalings where more would leave something undecided
-_FINE = 4
-#: share of the sequence above which shortening it gains nothing, and agreement of outputs, in epsilons
-_WORTH_CUTTING, _ROUNDING = 0.85, 1e4
 
 Floats = NDArray[np.float64]
 
@@ -62,26 +55,8 @@ class GraphJacobian(TemporalJacobian):
     def __init__(self, function: SequenceFunction, options: Options) -> None:
         self._function, self._options = function, options
         self.shape, self.wrt = function.shape, function.wrt
-        # torch's own modules are cut at the functions they call
-        inside = [m for m in function.module.modules() if not type(m).__module__.startswith("torch.")]
-        self._makers = {m: maker for m in inside if (maker := maker_of(m)) is not None}
-        with function.held():
-            self._graph = self._traced(function.record)
-        self._fine: Graph | None = None
-        self._short: dict[int, Graph | None] = {}
-        each = _ROW_COPIES * self._graph.partition.largest
-        require(
-            each + self._graph.partition.total,
-            options.memory,
-            "a single row",
-            f"use a smaller n or d, --dtype float32, or --memory {readable(1.1 * each).replace(' ', '')}",
-        )
-        room = options.memory - self._graph.partition.total
-        self._chunk = int(max(1, min(_MOST_ROWS, room // max(1, each))))
-
-    def _traced(self, record: Record, depth: int = DEPTH) -> Graph:
-        options = replace(self._options, tolerance=0.0, wrt="x", forward={})
-        return Graph(record, depth, [*self._makers], lambda m, x: self._makers[m](m, x, options))
+        self._traces = Traces(function, options)
+        self._graph = self._traces.whole
 
     def __repr__(self) -> str:
         cuts, joins = len(self._graph.cuts), self._graph.partition.joins
@@ -93,9 +68,14 @@ class GraphJacobian(TemporalJacobian):
         return self._function.position
 
     @property
+    def knows_a_call(self) -> bool:
+        """Whether anything in the forward is pulled through by structure."""
+        return bool(self._graph.cuts)
+
+    @property
     def targets_at_once(self) -> int:
         """How many targets fit one pull."""
-        return max(1, self._chunk // self.shape[1])
+        return max(1, self._traces.rows_at_once // self.shape[1])
 
     # -- norms ---------------------------------------------------------------------------------------
 
@@ -112,7 +92,7 @@ class GraphJacobian(TemporalJacobian):
         with self._function.held():
             for first in range(0, len(order), self.targets_at_once):
                 group = order[first : first + self.targets_at_once]
-                for t, total, lost, live in self._measured(self._graph_for(group), group, norm):
+                for t, total, lost, live in self._measured(self._traces.up_to(group), group, norm):
                     found[t] = self._judged(t, total, lost, live, norm)
         values, error, status = (
             np.stack(parts)[:, columns] for parts in zip(*(found[t] for t in wanted), strict=True)
@@ -128,7 +108,7 @@ class GraphJacobian(TemporalJacobian):
         total = torch.full((m, n), -math.inf, dtype=torch.float64, device=device)
         lost, live = total.clone(), torch.zeros(m, n, dtype=torch.bool, device=device)
         blocks: list[Scaled] = []
-        for pulled, owner in self._pulled(graph, group):
+        for pulled, owner in self._traces.pulled(graph, group):
             here = pulled.live.shape[1]
             live[:, :here] = pulled.live
             squares = 2 * pulled.rows.log_norm(2)
@@ -151,30 +131,14 @@ class GraphJacobian(TemporalJacobian):
         for i, t in enumerate(group):
             yield t, total[i], lost[i], live[i]
 
-    def _pulled(self, graph: Graph, group: list[int]) -> Iterator[tuple[Pulled, Tensor]]:
-        """The rows of some targets, a chunk at a time, and the place in the group of the target of each."""
-        n_out, d_out = graph.y.shape
-        m, device = len(group), graph.y.device
-        at = torch.tensor(group, device=device)
-        live = torch.zeros(m, n_out, dtype=torch.bool, device=device)
-        live[torch.arange(m, device=device), at] = True
-        unit = torch.arange(m * d_out, device=device)
-        for part in unit.split(self._chunk):
-            owner = part // d_out
-            values = graph.y.new_zeros(len(part), n_out, d_out)
-            values[torch.arange(len(part), device=device), at[owner], part % d_out] = 1
-            scale = torch.full((len(part), n_out, 1), -math.inf, dtype=torch.float64, device=device)
-            scale[torch.arange(len(part), device=device), at[owner]] = 0
-            yield graph.pull(Scaled(values, scale), live, owner), owner
-
     def _judged(
         self, t: int, total: Tensor, lost: Tensor, live: Tensor, norm: str
     ) -> tuple[Floats, Floats, NDArray[np.int8]]:
         """Values, errors and status of one row."""
         share = (lost - total).exp().nan_to_num(nan=0.0)  # NaN: both zero, and nothing was lost
         doubtful = live & (total.isneginf() | (share > _LOST))
-        nothing = (doubtful & total.isneginf()).nonzero()[:, 0]
         proved = torch.zeros_like(live)
+        nothing = self._may_be_zero(t, doubtful & total.isneginf(), total, live)
         if len(nothing):
             proved[nothing] = self._function.ignores(t, nothing)
         doubtful &= ~proved
@@ -191,53 +155,28 @@ class GraphJacobian(TemporalJacobian):
         share[status != STATUS["finite"]] = 0
         return values.cpu().numpy(), share.cpu().numpy(), status.cpu().numpy()
 
+    def _may_be_zero(self, t: int, nothing: Tensor, total: Tensor, live: Tensor) -> Tensor:
+        """Sources whose gradient is exactly 0 next to norms that do not fade towards them."""
+        if not bool(nothing.any()):
+            return nothing.nonzero()[:, 0]
+        half = 0.5 * math.log(torch.finfo(self._graph.partition.narrowest).tiny)
+        large = total > total.max() + half
+        columns, anchor = np.arange(len(total)), self.position
+        at = t if anchor is None else int(anchor[t])
+        found = ends_abruptly((nothing | ~live).cpu().numpy(), large.cpu().numpy(), columns, at)
+        return (nothing & torch.from_numpy(found).to(nothing.device)).nonzero()[:, 0]
+
     def _taken_again(
         self, t: int, total: Tensor, share: Tensor, doubtful: Tensor, norm: str
     ) -> tuple[Tensor, Tensor, Tensor]:
         """The row with rows rescaled more often, where that may tell what is doubtful."""
-        if self._fine is None:
-            self._fine = self._traced(self._function.record, _FINE)
-        if self._fine.partition.joins == self._graph.partition.joins:
+        graph = self._traces.fine
+        if graph.partition.joins == self._graph.partition.joins:
             return total, share, doubtful
-        ((_, fine, lost, _),) = self._measured(self._fine, [t], norm)
+        ((_, fine, lost, _),) = self._measured(graph, [t], norm)
         found = (lost - fine).exp().nan_to_num(nan=0.0)
         total, share = torch.where(doubtful, fine, total), torch.where(doubtful, found, share)
         return total, share, doubtful & (total.isneginf() | (share > _LOST))
-
-    # -- a shorter trace -----------------------------------------------------------------------------
-
-    def _graph_for(self, group: list[int]) -> Graph:
-        """A graph that ends at the largest target, where outputs ignore what follows; else the whole."""
-        last = max(group)
-        if self.shape[0] != self.shape[2] or last + 1 > _WORTH_CUTTING * self.shape[0]:
-            return self._graph
-        if last not in self._short:
-            self._short = {last: self._shortened(group, last)}
-        return self._short[last] or self._graph
-
-    def _shortened(self, group: list[int], last: int) -> Graph | None:
-        """The trace of the first positions, if a structure proves that the group ignores what follows."""
-        if bool(self._live(group)[:, last + 1 :].any()):
-            return None
-        short = self._function.prefix(last + 1)
-        if short is None:
-            return None
-        graph = self._traced(short)
-        y, whole = graph.y.detach(), self._function.y[: last + 1]
-        if y.shape != whole.shape or len(graph.cuts) != len(self._graph.cuts):
-            return None
-        size = float(whole.abs().nan_to_num(0, 0, 0).max())
-        same = torch.allclose(y, whole, 0, _ROUNDING * torch.finfo(y.dtype).eps * size)
-        return graph if same else None
-
-    def _live(self, group: list[int]) -> Tensor:
-        """Positions that a path leads to from each of some outputs: (m, n_in) bool."""
-        y, m = self._graph.y, len(group)
-        live = torch.zeros(m, len(y), dtype=torch.bool, device=y.device)
-        live[torch.arange(m, device=y.device), torch.tensor(group, device=y.device)] = True
-        nothing = Scaled.plain(y.new_zeros(0, *y.shape))
-        with self._function.held():
-            return self._graph.pull(nothing, live, live.new_zeros(0, dtype=torch.long)).live
 
     # -- blocks and products -------------------------------------------------------------------------
 
@@ -246,13 +185,13 @@ class GraphJacobian(TemporalJacobian):
         size = math.prod(self.shape[1:]) * self._function.x.element_size()
         require(3 * size, self._options.memory, f"the row of {self.shape[2]} blocks", "ask for norms")
         with self._function.held():
-            parts = [pulled.rows for pulled, _ in self._pulled(self._graph, [int(t) % self.shape[0]])]
+            parts = [pulled.rows for pulled, _ in self._traces.pulled(self._graph, [int(t) % self.shape[0]])]
         scale = torch.cat([part.log_scale for part in parts])
         return Scaled(torch.cat([part.values for part in parts]), scale.nan_to_num(neginf=0.0))
 
     def support(self, t: int) -> NDArray[np.bool_]:
         """Positions that a path leads to from output t: (n_in,) bool."""
-        return self._live([int(t) % self.shape[0]])[0].cpu().numpy()
+        return self._traces.live([int(t) % self.shape[0]])[0].cpu().numpy()
 
     def pull(self, rows: Scaled) -> Scaled:
         """Rows (r, n_out, d_out) through the Jacobian: (r, n_in, d_in)."""
@@ -280,6 +219,8 @@ def _(function: SequenceFunction, options: Options) -> TemporalJacobian | None:
         return None
     try:
         found = GraphJacobian(function, options)
+        if options.method == "structured" and not found.knows_a_call:
+            return None
         found.support(function.shape[0] - 1)  # what cannot be pulled through shows at once
     except NotImplementedError:
         raise

@@ -1,4 +1,4 @@
-r"""Tangent columns taken forward through one step of a recurrent cell.
+r"""Columns taken through one step of a recurrent cell, no step Jacobian formed: tangents on, cotangents back.
 
 With columns Q = (Q_c, Q_h) on s_{k-1} (S, m), and U (d_in, m) on x_k where a layer below moves it,
 
@@ -9,6 +9,15 @@ With columns Q = (Q_c, Q_h) on s_{k-1} (S, m), and U (d_in, m) on x_k where a la
 
 V = (Q_h, U), and the a are the slopes of the gates at step k. One matrix product a step, (gates d, d_h) x
 (d_h, m), is all that touches the weights: the step Jacobian (S, S) is never formed.
+
+Backwards, with G = (G_c, G_h) (S, m) on s_k, its product (ds_k/ds_{k-1})^T G is
+
+    RNN    W_hh^T (phi' G)
+    GRU    z G + W_r^T (a_r G) + W_z^T (a_z G) + W_hn^T (a_h G)
+    LSTM   G_m = W_hr^T G_h,  E = G_c + a_c G_m,
+           f E on c,  W_i^T (a_i E) + W_f^T (a_f E) + W_g^T (a_g E) + W_o^T (a_o G_m) on h
+
+The a are the slopes of the gates at step k, as above, whose transpose this is.
 """
 
 from __future__ import annotations
@@ -77,3 +86,33 @@ def _(cell: LSTMChain, k: int, columns: Tensor, inputs: Tensor | None, out: Tens
         torch.addcmul(memory, cell._to_m[k, :, None], c, out=out[cell.d_c :])
     else:
         torch.mm(cell._project, memory.addcmul_(cell._to_m[k, :, None], c), out=out[cell.d_c :])
+
+
+@singledispatch
+def pull_step(cell: CellChain, k: int, columns: Tensor) -> Tensor:
+    """Columns (S, m) on s_k to columns (S, m) on s_{k-1}. Any cell will do; those known form no matrix."""
+    return cell.full_matrices(k, k + 1)[0, :, : cell.width].T @ columns
+
+
+@pull_step.register
+def _(cell: RNNChain, k: int, columns: Tensor) -> Tensor:
+    return cell._weight[:, : cell.d_h].T @ (cell._slope[k, :, None] * columns)
+
+
+@pull_step.register
+def _(cell: GRUChain, k: int, columns: Tensor) -> Tensor:
+    reset, update, _, new_h = cell._slopes[k, :, :, None]
+    weight = cell._weight[:, :, : cell.d_h].flatten(0, 1)
+    stacked = torch.cat([reset * columns, update * columns, new_h * columns])
+    return torch.addcmul(weight.T @ stacked, cell._keep[k, :, None], columns)
+
+
+@pull_step.register
+def _(cell: LSTMChain, k: int, columns: Tensor) -> Tensor:
+    on_h = columns[cell.d_c :]
+    memory = on_h if cell._project is None else cell._project.T @ on_h
+    on_c = torch.addcmul(columns[: cell.d_c], cell._to_m[k, :, None], memory)
+    i, f, g, o = cell._slopes[k, :, :, None]
+    weight = cell._weight[:, :, : cell.d_h].flatten(0, 1)
+    through = weight.T @ torch.cat([i * on_c, f * on_c, g * on_c, o * memory])
+    return torch.cat([cell._keep[k, :, None] * on_c, through])

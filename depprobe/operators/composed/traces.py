@@ -1,0 +1,122 @@
+r"""The traces of one forward: the whole, one that ends at the largest target, one rescaled more often.
+
+A model whose outputs ignore what follows them needs to be traced up to the largest target only. Rows of
+several targets are pulled together, as many as the memory budget holds.
+
+Shapes: m targets; rows (u, n_out, d_out), u = m d_out, pulled some at a time.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import replace
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+from depprobe.core.budget import readable, require
+from depprobe.core.function import Record, SequenceFunction
+from depprobe.core.options import Options
+from depprobe.core.scaled import Scaled
+from depprobe.operators.composed.graph import Graph, Pulled
+from depprobe.operators.composed.partition import DEPTH
+from depprobe.operators.dispatch import maker_of
+
+#: rows pulled at once at most, and copies of the largest gradient that one row makes on its way
+_MOST_ROWS, _ROW_COPIES = 48, 8
+#: nodes of glue between two rescalings where more would leave something undecided
+_FINE = 4
+#: share of the sequence above which shortening it gains nothing, and agreement of outputs, in epsilons
+_WORTH_CUTTING, _ROUNDING = 0.85, 1e4
+
+
+class Traces:
+    """Graphs of one function, and rows of targets pulled through them.
+
+    Parameters
+    ----------
+    function : the module at one input.
+    options : ``memory`` is what rows may take.
+
+    Raises
+    ------
+    OverBudget : a single row would not fit.
+    """
+
+    def __init__(self, function: SequenceFunction, options: Options) -> None:
+        self._function, self._options = function, options
+        # torch's own modules are cut at the functions they call
+        inside = [m for m in function.module.modules() if not type(m).__module__.startswith("torch.")]
+        self._makers = {m: maker for m in inside if (maker := maker_of(m)) is not None}
+        with function.held():
+            self.whole = self._traced(function.record)
+        self._short: dict[int, Graph | None] = {}
+        each = _ROW_COPIES * self.whole.partition.largest
+        require(
+            each + self.whole.partition.total,
+            options.memory,
+            "a single row",
+            f"use a smaller n or d, --dtype float32, or --memory {readable(1.1 * each).replace(' ', '')}",
+        )
+        room = options.memory - self.whole.partition.total
+        self.rows_at_once = int(max(1, min(_MOST_ROWS, room // max(1, each))))
+
+    def _traced(self, record: Record, depth: int = DEPTH) -> Graph:
+        options = replace(self._options, tolerance=0.0, wrt="x", forward={})
+        return Graph(record, depth, [*self._makers], lambda m, x: self._makers[m](m, x, options))
+
+    @cached_property
+    def fine(self) -> Graph:
+        """The whole, rows rescaled every few nodes."""
+        return self._traced(self._function.record, _FINE)
+
+    def up_to(self, group: list[int]) -> Graph:
+        """A graph that ends at the largest target, where outputs ignore what follows; else the whole."""
+        last, (n_out, _, n_in, _) = max(group), self._function.shape
+        if n_out != n_in or last + 1 > _WORTH_CUTTING * n_out:
+            return self.whole
+        if last not in self._short:
+            self._short = {last: self._shortened(group, last)}
+        return self._short[last] or self.whole
+
+    def _shortened(self, group: list[int], last: int) -> Graph | None:
+        """The trace of the first positions, if a structure proves that the group ignores what follows."""
+        if bool(self.live(group)[:, last + 1 :].any()):
+            return None
+        short = self._function.prefix(last + 1)
+        if short is None:
+            return None
+        graph = self._traced(short)
+        y, whole = graph.y.detach(), self._function.y[: last + 1]
+        if y.shape != whole.shape or len(graph.cuts) != len(self.whole.cuts):
+            return None
+        size = float(whole.abs().nan_to_num(0, 0, 0).max())
+        same = torch.allclose(y, whole, 0, _ROUNDING * torch.finfo(y.dtype).eps * size)
+        return graph if same else None
+
+    def live(self, group: list[int]) -> Tensor:
+        """Positions that a path leads to from each of some outputs: (m, n_in) bool."""
+        y, m = self.whole.y, len(group)
+        live = torch.zeros(m, len(y), dtype=torch.bool, device=y.device)
+        live[torch.arange(m, device=y.device), torch.tensor(group, device=y.device)] = True
+        nothing = Scaled.plain(y.new_zeros(0, *y.shape))
+        with self._function.held():
+            return self.whole.pull(nothing, live, live.new_zeros(0, dtype=torch.long)).live
+
+    def pulled(self, graph: Graph, group: list[int]) -> Iterator[tuple[Pulled, Tensor]]:
+        """The rows of some targets, a chunk at a time, and the place in the group of the target of each."""
+        n_out, d_out = graph.y.shape
+        m, device = len(group), graph.y.device
+        at = torch.tensor(group, device=device)
+        live = torch.zeros(m, n_out, dtype=torch.bool, device=device)
+        live[torch.arange(m, device=device), at] = True
+        unit = torch.arange(m * d_out, device=device)
+        for part in unit.split(self.rows_at_once):
+            owner = part // d_out
+            values = graph.y.new_zeros(len(part), n_out, d_out)
+            values[torch.arange(len(part), device=device), at[owner], part % d_out] = 1
+            scale = torch.full((len(part), n_out, 1), -math.inf, dtype=torch.float64, device=device)
+            scale[torch.arange(len(part), device=device), at[owner]] = 0
+            yield graph.pull(Scaled(values, scale), live, owner), owner
