@@ -65,7 +65,7 @@ class TemporalJacobian(abc.ABC):
     #: whether ``LogNorms.error`` is a ``bound`` or an ``estimate``
     error_kind: str = "bound"
     #: what proved the zeros, in words; "" where it is not said
-    zero_proof: str = ""
+    zero_proof: str = "structure"
     #: ln of the norm below which none is told from zero; NaN for the smallest normal number of x's dtype
     log_floor: float = math.nan
 

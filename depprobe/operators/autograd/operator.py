@@ -57,6 +57,8 @@ class AutogradJacobian(TemporalJacobian):
     """
 
     method = "autograd"
+    zero_proof = "structure, replacement"
+    error_kind = "estimate"
 
     def __init__(self, function: SequenceFunction, options: Options) -> None:
         self._function, self._memory, self._seed = function, options.memory, options.seed

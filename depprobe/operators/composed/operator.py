@@ -51,6 +51,7 @@ class GraphJacobian(TemporalJacobian):
     """
 
     method = "composed"
+    error_kind = "estimate"
 
     def __init__(self, function: SequenceFunction, options: Options) -> None:
         self._function, self._options = function, options
@@ -141,6 +142,7 @@ class GraphJacobian(TemporalJacobian):
         nothing = self._may_be_zero(t, doubtful & total.isneginf(), total, live)
         if len(nothing):
             proved[nothing] = self._function.ignores(t, nothing)
+            self.zero_proof = "structure, replacement"
         doubtful &= ~proved
         if bool(doubtful.any()):
             total, share, doubtful = self._taken_again(t, total, share, doubtful, norm)
