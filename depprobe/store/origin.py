@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import importlib.metadata
 import json
@@ -46,11 +47,16 @@ def provenance(command: str, x: ArrayLike | None = None, **details: str | int | 
         "xarray": xr.__version__,
     }
     if "torch" in sys.modules:
-        versions["torch"] = importlib.metadata.version("torch")
+        versions["torch"] = _version_of("torch")
     record: dict[str, Any] = {**details, "command": command, "versions": versions}
     if x is not None:
         record["input_sha256"] = fingerprint(x)
     return json.dumps(record, sort_keys=True)
+
+
+@functools.cache
+def _version_of(package: str) -> str:
+    return importlib.metadata.version(package)
 
 
 def fingerprint(values: ArrayLike) -> str:

@@ -2,7 +2,7 @@ r"""Rows through a piece of glue: vector-Jacobian products by autograd, exponent
 again.
 
     one exponent      R exp(b), b one number a row, while all of a row lies within half of the float range
-    by position       R_t exp(b_t), where the piece provably acts on each position by itself
+    by position       R_t exp(b_t), where each position below provably hears of one position above at most
     buckets           R = sum_i exp(b_i) R_i, each R_i within half of the float range
 
 That a piece acts by position is shown with cotangents of NaN on the positions whose number has bit i set, and
@@ -23,7 +23,7 @@ from torch.autograd.graph import GradientEdge
 from depprobe.core.scaled import Scaled
 from depprobe.operators.composed.cotangents import Rows
 from depprobe.operators.composed.cut import Edge, flat, unflat
-from depprobe.operators.composed.partition import Partition, Segment, shape_of
+from depprobe.operators.composed.partition import Partition, Routes, Segment, shape_of
 
 #: exponents this far apart pass glue separately: half of the float range is left for the glue's own factors
 _BUCKET = {torch.float32: 40.0, torch.float64: 300.0}
@@ -65,7 +65,13 @@ class Glue:
             for edge, product in zip(segment.targets, products, strict=True):
                 if product is not None:
                     axis = self._partition.axis[edge]
-                    scale = _shaped(base, product, axis)
+                    if base.ndim == 1:
+                        scale = base.view(-1, *[1] * (product.ndim - 1))
+                    else:
+                        assert segment.routes is not None
+                        assert segment.routes[0] is not None
+                        onto = base[:, segment.routes[0].sources[edge]]
+                        scale = unflat(onto[..., None], product.shape[1:], self._axis(edge))
                     # code that may swallow NaN proves nothing: all that it leads to is live
                     alive = (
                         torch.ones_like(product[-m:], dtype=torch.bool)
@@ -86,7 +92,7 @@ class Glue:
     def _parts(
         self, segment: Segment, edges: list[Edge], rows: list[Rows]
     ) -> Iterator[tuple[list[Tensor], Tensor, list[Tensor]]]:
-        """Plain cotangents on the edges, their exponents (r,) or (r, n), and the entries that are live."""
+        """Plain cotangents on the edges, their exponents (r,) or (r, positions), and the live entries."""
         limit = _BUCKET.get(self._partition.narrowest, 4.0)
         scaled, live = [r.scaled for r in rows], [r.live for r in rows]
         owner, m = rows[0].owner, rows[0].targets
@@ -96,16 +102,21 @@ class Glue:
         if all(bool((gap.isposinf() | (gap <= limit)).all()) for gap in gaps):
             yield [s.relative_to(_like(tops, s)) for s in scaled], tops, live
             return
-        axes = [self._partition.axis[edge] for edge in edges]
-        if self._acts_by_position(segment):
+        routes = self._routes(segment)
+        if routes is not None:
             wide = [
-                flat(s.log_scale.expand(len(owner), *s.log_scale.shape[1:]), axis or 0).amax(2)
-                for s, axis in zip(scaled, axes, strict=True)
+                flat(s.log_scale.expand(len(owner), *s.log_scale.shape[1:]), self._axis(edge)).amax(2)
+                for s, edge in zip(scaled, edges, strict=True)
             ]
-            n = max(w.shape[1] for w in wide)
-            base = torch.stack([w.expand(-1, n) for w in wide]).amax(0)
+            base = wide[0].new_full((len(owner), sum(routes.sizes)), -math.inf)
+            places = dict(zip(segment.edges, base.split(routes.sizes, 1), strict=True))
+            for edge, w in zip(edges, wide, strict=True):
+                places[edge].copy_(w.expand_as(places[edge]))
             yield (
-                [s.relative_to(_shaped(base, s.values, a)) for s, a in zip(scaled, axes, strict=True)],
+                [
+                    s.relative_to(unflat(places[edge][..., None], s.values.shape[1:], self._axis(edge)))
+                    for s, edge in zip(scaled, edges, strict=True)
+                ],
                 base,
                 live,
             )
@@ -120,35 +131,38 @@ class Glue:
             ]
             yield grads, base, [mask & _per_target(h, owner, m) for mask, h in zip(live, here, strict=True)]
 
-    def _acts_by_position(self, segment: Segment) -> bool:
-        """Whether position t of the targets hears of position t alone: two rows of NaN for each bit of t."""
-        if segment.by_position is None:
-            segment.by_position = not segment.opaque and self._tried(segment, segment.edges)
-        return segment.by_position
+    def _axis(self, edge: Edge) -> int:
+        return self._partition.axis[edge] or 0
 
-    def _tried(self, segment: Segment, edges: list[Edge]) -> bool:
-        axes = [self._partition.axis[edge] for edge in edges]
-        onto = [self._partition.axis[edge] for edge in segment.targets]
-        places = list(zip([*edges, *segment.targets], [*axes, *onto], strict=True))
-        if any(axis is None for _, axis in places):
-            return False
-        sizes = {shape_of(edge)[axis] for edge, axis in places if axis is not None}
-        if len(sizes) != 1:
-            return False
-        n = sizes.pop()
-        bits = (torch.arange(n) >> torch.arange(max(1, (n - 1).bit_length()))[:, None]) & 1
+    def _routes(self, segment: Segment) -> Routes | None:
+        """Which position each position of the targets hears of, if it is of no more than one; else None."""
+        if segment.routes is None:
+            segment.routes = (None if segment.opaque else self._traced(segment),)
+        return segment.routes[0]
+
+    def _traced(self, segment: Segment) -> Routes | None:
+        axis = self._partition.axis
+        if any(axis[edge] is None for edge in (*segment.edges, *segment.targets)):
+            return None
+        shapes = [shape_of(edge) for edge in segment.edges]
+        sizes = [shape[self._axis(edge)] for shape, edge in zip(shapes, segment.edges, strict=True)]
+        bits = (torch.arange(sum(sizes)) >> torch.arange(max(1, (sum(sizes) - 1).bit_length()))[:, None]) & 1
         chosen = torch.cat([bits, 1 - bits]).bool()
         marks = []
-        for edge, axis in zip(edges, axes, strict=True):
-            shape, (dtype, device) = shape_of(edge), kind_of(edge)
-            mark = unflat(chosen[..., None].to(device), shape, axis or 0)
+        for edge, shape, here in zip(segment.edges, shapes, chosen.split(sizes, 1), strict=True):
+            dtype, device = kind_of(edge)
+            mark = unflat(here[..., None].to(device), shape, self._axis(edge))
             marks.append(torch.where(mark, math.nan, 0).to(dtype).expand(-1, *shape))
-        for found, axis in zip(self._products(segment, edges, marks), onto, strict=True):
+        sources = {}
+        for edge, found in zip(segment.targets, self._products(segment, segment.edges, marks), strict=True):
             if found is not None:
-                heard = flat(found, axis or 0).isnan().any(2)
-                if bool((heard & ~chosen.to(heard.device)).any()):
-                    return False
-        return True
+                heard, other = flat(found, self._axis(edge)).isnan().any(2).cpu().chunk(2)
+                if bool((heard & other).any()):
+                    return None
+                place = (heard.long() << torch.arange(len(bits))[:, None]).sum(0)
+                # what hears of nothing may stand anywhere: it is zero
+                sources[edge] = place.clamp(max=sum(sizes) - 1).to(found.device)
+        return Routes(sizes, sources)
 
     def _products(self, segment: Segment, edges: list[Edge], grads: list[Tensor]) -> Sequence[Tensor | None]:
         """Vector-Jacobian products, (r, *shape) for each target; batched where torch can."""
@@ -192,14 +206,6 @@ def _per_target(held: Tensor, owner: Tensor, m: int) -> Tensor:
 def _like(x: Tensor, rows: Scaled) -> Tensor:
     """(r,) shaped to broadcast against rows (r, *shape)."""
     return x.view(-1, *[1] * (rows.values.ndim - 1))
-
-
-def _shaped(base: Tensor, values: Tensor, axis: int | None) -> Tensor:
-    """Exponents (r,) or (r, n) shaped to broadcast against values (r, *shape)."""
-    if base.ndim == 1:
-        return base.view(-1, *[1] * (values.ndim - 1))
-    assert axis is not None
-    return unflat(base[..., None], values.shape[1:], axis)
 
 
 def kind_of(edge: Edge) -> tuple[torch.dtype, torch.device]:

@@ -95,8 +95,7 @@ class Loops:
 
     def _depends(self, node: Node | None, loop: Loop) -> bool:
         """Whether a node depends on what a loop has put out."""
-        owner = {port.edge[0]: cut for cut in self._tracer.cuts for port in cut.outputs if port.edge}
-        seen: set[Node] = set()
+        owner, seen = self._tracer.owner, set[Node]()
         waiting = [node] if node is not None else []
         while waiting:
             here = waiting.pop()

@@ -74,6 +74,11 @@ class GraphJacobian(TemporalJacobian):
         return bool(self._graph.cuts)
 
     @property
+    def runs_python(self) -> bool:
+        """Whether code of the user's runs on the way back."""
+        return self._graph.partition.runs_python
+
+    @property
     def targets_at_once(self) -> int:
         """How many targets fit one pull."""
         return max(1, self._traces.rows_at_once // self.shape[1])
@@ -223,7 +228,8 @@ def _(function: SequenceFunction, options: Options) -> TemporalJacobian | None:
         found = GraphJacobian(function, options)
         if options.method == "structured" and not found.knows_a_call:
             return None
-        found.support(function.shape[0] - 1)  # what cannot be pulled through shows at once
+        if found.runs_python:
+            found.support(function.shape[0] - 1)  # what cannot be pulled through shows at once
     except NotImplementedError:
         raise
     except RuntimeError:

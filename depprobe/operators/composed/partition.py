@@ -14,7 +14,7 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -26,6 +26,17 @@ from depprobe.operators.composed.cut import Cut, Edge, edge_of
 DEPTH = 64
 
 
+class Routes(NamedTuple):
+    """Where exponents go when each position below a segment hears of one position above it at most.
+
+    Positions above are numbered edge after edge, ``sizes`` of each; ``sources`` (n,) gives for each target
+    edge the number that each of its positions hears of.
+    """
+
+    sizes: list[int]
+    sources: dict[Edge, Tensor]
+
+
 class Segment:
     """Glue from ``edges`` down to ``targets``; ``start`` is the join it begins at, None at a call or at y."""
 
@@ -34,8 +45,8 @@ class Segment:
         self.targets: list[Edge] = []
         #: whether Python code of the user's runs in it, which need not treat NaN like a number
         self.opaque = False
-        #: whether position t of the targets hears of position t alone; None: not tried yet
-        self.by_position: bool | None = None
+        #: which position hears of which, (None,) where of several; None: not tried yet
+        self.routes: tuple[Routes | None] | None = None
 
 
 class Gate:
@@ -67,6 +78,7 @@ class Partition:
     axis : time axis of the tensor at an edge, None where it cannot be told.
     unserved : edge of an output without a pull, and the cut it belongs to.
     joins : how many there are.
+    runs_python : whether code of the user's runs on the way back.
     narrowest : floating dtype of least range on the way.
     largest, total : bytes of the largest gradient on the way, and of all together.
     """
@@ -96,6 +108,7 @@ class Partition:
         }
         self._depth = depth
         self.joins = 0
+        self.runs_python = False
         self.narrowest, self.largest, self.total = y.dtype, 0, 0
         order = list(_topological(top[0], self._below))
         self._lay(top, order, self._useful(order))
@@ -131,6 +144,7 @@ class Partition:
             self._measure(v)
             segments = arriving[v]
             if isinstance(v, torch.autograd.function.BackwardCFunction):
+                self.runs_python = True
                 for segment in segments:
                     segment.opaque = True
             ends = v in self._leaves or v in self._owner

@@ -16,12 +16,18 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.graph import Node
 from torch.overrides import TorchFunctionMode
 
 from depprobe.operators.calls import KnownCall, known_calls, known_cells
 from depprobe.operators.composed.cut import Cut, Port, edge_of, flat
 from depprobe.operators.composed.loops import Loops
 from depprobe.operators.composed.registered import Make, shadowed
+
+
+def _recomputes() -> bool:
+    """Whether saved tensors are made anew when asked for, as under a checkpoint: nothing is cut there."""
+    return torch._C._autograd._top_saved_tensors_default_hooks(False) is not None
 
 
 class Tracer(TorchFunctionMode):
@@ -32,6 +38,7 @@ class Tracer(TorchFunctionMode):
     ----------
     cuts : what was cut, in order.
     modules, make : modules with an operator of their own, and what makes it at x (n, d).
+    owner : the cut that each node of an output's leaf belongs to.
     kept : the leaves that stand for outputs; the graph holds no reference that python sees.
     """
 
@@ -49,6 +56,7 @@ class Tracer(TorchFunctionMode):
     def _start(self) -> None:
         self.cuts: list[Cut] = []
         self.kept: list[Tensor] = []
+        self.owner: dict[Node, Cut] = {}
         self._count, self._inside = 0, False
         self._loops = Loops(self)
 
@@ -75,7 +83,7 @@ class Tracer(TorchFunctionMode):
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        if self._inside or not torch.is_grad_enabled():
+        if self._inside or not torch.is_grad_enabled() or _recomputes():
             return func(*args, **kwargs)
         if func in known_cells:
             handed = self._loops.step(func, args, kwargs)
@@ -140,5 +148,6 @@ class Tracer(TorchFunctionMode):
             cut.unserved.append(edge)
         else:
             cut.outputs.append(Port(edge, leaf.shape, axis))
+            self.owner[edge[0]] = cut
         # a copy, not the leaf or a view of it: the forward may go on in place
         return leaf.clone()
