@@ -177,7 +177,8 @@ class Passes:
             raise DoesNotRun(str(error)) from None
         if not has_time and self._per_position and y.shape[1] == leaf.shape[0]:
             y, has_time = y.T, True
-        if not y.requires_grad or not (wrt is None or reaches(y, leaf)):
+        # of a graph that was cut no path leads to the leaf
+        if not y.requires_grad or not (wrt is None or tracer is not None or reaches(y, leaf)):
             raise BadInput(
                 f"the output of {what} does not depend on the input through differentiable operations"
             )

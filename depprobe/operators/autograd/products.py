@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 
 from depprobe.core.budget import readable, require
 from depprobe.core.calling.passes import TIMES
@@ -92,7 +92,7 @@ class Products:
         except (torch.OutOfMemoryError, MemoryError, BadInput):
             raise
         except Exception as error:
-            raise BadInput(self._failure(error)) from error
+            raise BadInput(backward_failure(self._function.module, error)) from error
 
     def _pulled(self, cotangent: Tensor) -> Tensor:
         if not self._whole:
@@ -108,13 +108,6 @@ class Products:
         torch.autograd.backward(self._y, cotangent, retain_graph=True)
         found, self._leaf.grad = self._leaf.grad, None
         return torch.zeros_like(self._leaf) if found is None else found
-
-    def _failure(self, error: Exception) -> str:
-        who = type(self._function.module).__name__
-        if "modified by an inplace operation" in str(error):
-            return f"{who} was changed after its Jacobian was asked for; ask for it again"
-        first = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        return f"the backward pass of {who} fails: {first}"
 
     def many(self, cotangents: Tensor) -> Tensor:
         """Products of a batch of cotangents."""
@@ -163,3 +156,12 @@ class Products:
 def n_by_n_bytes(function: SequenceFunction) -> int:
     """Bytes of n by n numbers, or n by d, a few times over: more than most passes hold at once."""
     return TIMES * max(function.shape) * max(function.shape[0], function.shape[2]) * function.y.element_size()
+
+
+def backward_failure(module: nn.Module, error: Exception) -> str:
+    """What went wrong on the way back through a module, in one line."""
+    who = type(module).__name__
+    if "modified by an inplace operation" in str(error):
+        return f"{who} was changed after its Jacobian was asked for; ask for it again"
+    first = (str(error).strip().splitlines() or [type(error).__name__])[0]
+    return f"the backward pass of {who} fails: {first}"

@@ -24,7 +24,7 @@ from depprobe.core.function import SequenceFunction
 from depprobe.core.options import Options
 from depprobe.core.scaled import Scaled, log_norms
 from depprobe.core.temporal_jacobian import LogNorms, TemporalJacobian
-from depprobe.errors import unknown
+from depprobe.errors import BadInput, unknown
 from depprobe.operators.autograd.operator import AutogradJacobian, ends_abruptly
 from depprobe.operators.composed.graph import Graph
 from depprobe.operators.composed.traces import Traces
@@ -204,8 +204,7 @@ class GraphJacobian(TemporalJacobian):
         """Rows (r, n_out, d_out) through the Jacobian: (r, n_in, d_in)."""
         standing = (rows.values != 0).any(2).any(0)[None]
         owner = torch.zeros(len(rows.values), dtype=torch.long, device=rows.values.device)
-        with self._function.held():
-            return self._graph.pull(rows, standing, owner).rows
+        return self._traces.pull(self._graph, rows, standing, owner).rows
 
     @cached_property
     def _autograd(self) -> AutogradJacobian:
@@ -224,14 +223,12 @@ class GraphJacobian(TemporalJacobian):
 def _(function: SequenceFunction, options: Options) -> TemporalJacobian | None:
     if options.wrt in ("h", "c"):
         return None
-    try:
-        found = GraphJacobian(function, options)
-        if options.method == "structured" and not found.knows_a_call:
-            return None
-        if found.runs_python:
-            found.support(function.shape[0] - 1)  # what cannot be pulled through shows at once
-    except NotImplementedError:
-        raise
-    except RuntimeError:
+    found = GraphJacobian(function, options)
+    if options.method == "structured" and not found.knows_a_call:
         return None
+    if found.runs_python:
+        try:
+            found.support(function.shape[0] - 1)
+        except BadInput:  # such code may want all gradients at once, as a reentrant checkpoint does
+            return None
     return found

@@ -14,12 +14,14 @@ from dataclasses import replace
 from functools import cached_property
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from depprobe.core.budget import readable, require
 from depprobe.core.function import Record, SequenceFunction
 from depprobe.core.options import Options
 from depprobe.core.scaled import Scaled
+from depprobe.errors import BadInput
+from depprobe.operators.autograd.products import backward_failure
 from depprobe.operators.composed.graph import Graph, Pulled
 from depprobe.operators.composed.partition import DEPTH
 from depprobe.operators.dispatch import maker_of
@@ -48,7 +50,7 @@ class Traces:
     def __init__(self, function: SequenceFunction, options: Options) -> None:
         self._function, self._options = function, options
         # torch's own modules are cut at the functions they call
-        inside = [m for m in function.module.modules() if not type(m).__module__.startswith("torch.")]
+        inside = [m for m in function.module.modules() if m is not function.module and not _is_torchs(m)]
         self._makers = {m: maker for m in inside if (maker := maker_of(m)) is not None}
         with function.held():
             self.whole = self._traced(function.record)
@@ -102,8 +104,22 @@ class Traces:
         live = torch.zeros(m, len(y), dtype=torch.bool, device=y.device)
         live[torch.arange(m, device=y.device), torch.tensor(group, device=y.device)] = True
         nothing = Scaled.plain(y.new_zeros(0, *y.shape))
+        return self.pull(self.whole, nothing, live, live.new_zeros(0, dtype=torch.long)).live
+
+    def pull(self, graph: Graph, rows: Scaled, live: Tensor, owner: Tensor) -> Pulled:
+        """Rows through a graph, the module's own code held in check.
+
+        Raises
+        ------
+        BadInput : the module was changed since, or its own code fails on the way back.
+        """
         with self._function.held():
-            return self.whole.pull(nothing, live, live.new_zeros(0, dtype=torch.long)).live
+            try:
+                return graph.pull(rows, live, owner)
+            except RuntimeError as error:
+                if isinstance(error, torch.OutOfMemoryError) or "allocate memory" in str(error):
+                    raise
+                raise BadInput(backward_failure(self._function.module, error)) from error
 
     def pulled(self, graph: Graph, group: list[int]) -> Iterator[tuple[Pulled, Tensor]]:
         """The rows of some targets, a chunk at a time, and the place in the group of the target of each."""
@@ -119,4 +135,8 @@ class Traces:
             values[torch.arange(len(part), device=device), at[owner], part % d_out] = 1
             scale = torch.full((len(part), n_out, 1), -math.inf, dtype=torch.float64, device=device)
             scale[torch.arange(len(part), device=device), at[owner]] = 0
-            yield graph.pull(Scaled(values, scale), live, owner), owner
+            yield self.pull(graph, Scaled(values, scale), live, owner), owner
+
+
+def _is_torchs(module: nn.Module) -> bool:
+    return type(module).__module__.startswith("torch.")
