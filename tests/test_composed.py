@@ -348,6 +348,10 @@ def test_probes_take_over_where_rows_are_out_of_reach(monkeypatch):
     monkeypatch.setattr(composed, "_WORK", 1.0)
     estimated, _ = _both(STACKS["attention below"])
     assert estimated.method == "probes"
+    insisted = temporal_jacobian(
+        copy.deepcopy(STACKS["attention below"]).double(), torch.randn(N, D_IN).double(), method="structured"
+    )
+    assert insisted.method == "composed"
     found = estimated.log_norms([5])
     assert found.stderr is not None
     assert (np.abs(found.values - exact.log_norms([5]).values) < 5 * found.stderr).all()

@@ -33,15 +33,13 @@ def llama(n):
 
 
 def x_transformer(n):
-    from x_transformers import Decoder
-
-    return Decoder(dim=12, depth=2, heads=2, attn_dim_head=6, ff_mult=2, rotary_pos_emb=True)
+    decoder = pytest.importorskip("x_transformers").Decoder
+    return decoder(dim=12, depth=2, heads=2, attn_dim_head=6, ff_mult=2, rotary_pos_emb=True)
 
 
 def conformer_block(n):
-    from conformer import ConformerBlock
-
-    return ConformerBlock(dim=12, dim_head=6, heads=2, ff_mult=2, conv_kernel_size=5)
+    block = pytest.importorskip("conformer").ConformerBlock
+    return block(dim=12, dim_head=6, heads=2, ff_mult=2, conv_kernel_size=5)
 
 
 MODELS = {"GPT-2": gpt2, "Llama": llama, "x-transformers": x_transformer, "conformer": conformer_block}

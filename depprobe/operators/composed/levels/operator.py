@@ -44,7 +44,6 @@ from depprobe.vocabulary import NORMS
 
 #: multiply-adds of one row block beyond which probes take over: about ten seconds on two cores
 _WORK = 2e11
-_PROBES = 32
 #: size of a row block that stays near the processor, and fewest rows for which products pay
 _NEAR_BYTES, _FEWEST_ROWS = 8 << 20, 8
 
@@ -234,7 +233,7 @@ def _placed(
 
 @register_jacobian(nn.Sequential, ConvolutionBlock, Added)
 def composed_jacobian(module: nn.Module, x: Tensor, options: Options) -> TemporalJacobian | None:
-    """Level by level, where all are known; estimated by probes where a row is out of reach."""
+    """Level by level, where all are known; by ``auto`` estimated by probes where a row is out of reach."""
     if options.wrt != "x" or options.forward:
         return None
     memory = options.memory
@@ -243,7 +242,7 @@ def composed_jacobian(module: nn.Module, x: Tensor, options: Options) -> Tempora
         return None
 
     exact = StackJacobian(joined(stack.levels), module, x, stack.output, memory=memory)
-    if exact.work(exact.shape[0] - 1) > _WORK:
+    if options.method == "auto" and exact.work(exact.shape[0] - 1) > _WORK:
         function = SequenceFunction(module, x, memory=memory)
-        return AutogradJacobian(function, replace(options, method="probes", probes=_PROBES))
+        return AutogradJacobian(function, replace(options, method="probes"))
     return exact
