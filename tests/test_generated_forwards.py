@@ -1,0 +1,94 @@
+"""Forwards composed at random, block by block against plain autograd."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from generated_forwards import F64, Composed, forwards
+from hypothesis import HealthCheck, given, settings
+
+import depprobe
+from depprobe.vocabulary import STATUS
+
+#: relative to the block; and to the largest block, below which blocks are rounding
+_RELATIVE, _FLOOR = 1e-9, 1e-13
+
+
+def laid_out(x, layout):
+    """(n, d) as the module takes it."""
+    return {"b n d": x[None], "n b d": x[:, None], "b d n": x.mT[None], "n d": x}[layout]
+
+
+def time_first(y, layout):
+    """What the module returned as (n, d)."""
+    y = next(iter(y.values())) if isinstance(y, dict) else y[0] if isinstance(y, tuple) else y
+    return {"b n d": lambda: y[0], "n b d": lambda: y[:, 0], "b d n": lambda: y[0].mT, "n d": lambda: y}[
+        layout
+    ]()
+
+
+def truth(module, x, t):
+    """Blocks of one row by one autograd.grad an output unit: (d_out, n, d)."""
+    leaf = x.clone().requires_grad_()
+    y = time_first(module(laid_out(leaf, module.layout)), module.layout)
+    if not y.requires_grad:
+        return x.new_zeros(y.shape[1], *x.shape)
+    return torch.stack(
+        [
+            torch.autograd.grad(unit, leaf, retain_graph=True, materialize_grads=True)[0] for unit in y[t]
+        ]
+    )
+
+
+def sizes_of(row):
+    """Frobenius norms (n,) of the blocks of a row (d_out, n, d), whose squares may underflow."""
+    peak = row.abs().amax((0, 2))
+    unit = torch.where(peak > 0, peak, 1)
+    return peak * (row / unit[:, None]).norm(dim=(0, 2))
+
+
+def checked(drawn):
+    """Compare one forward with plain autograd; how many of its blocks have each status."""
+    steps, n, d, layout, *_ = drawn
+    module = Composed(*drawn)
+    x = torch.randn(n, d, dtype=F64)
+    before = {name: value.clone() for name, value in module.state_dict().items()}
+    J = depprobe.temporal_jacobian(module, x, layout=layout)
+    assert J.method == "composed"
+    n_out = J.shape[0]
+    targets = sorted({0, n_out // 2, n_out - 1})
+    norms = J.log_norms(targets)
+    count = dict.fromkeys(STATUS, 0)
+    for i, t in enumerate(targets):
+        expected, found = truth(module, x, t), J.row(t).dense()
+        assert expected.shape == found.shape == (J.shape[1], n, d)
+        sizes = sizes_of(expected)
+        floor = _FLOOR * sizes.max()
+        gap = sizes_of(found - expected)
+        assert (gap <= _RELATIVE * sizes + floor).all(), (t, gap, sizes)
+        values, status = norms.values[i], norms.status[i]
+        for name, code in STATUS.items():
+            count[name] += int((status == code).sum())
+        size = sizes.numpy()
+        zero, finite = status == STATUS["zero"], status == STATUS["finite"]
+        assert (size[zero] <= float(floor)).all(), (t, size, status)
+        close = np.abs(np.exp(values) - size) <= _RELATIVE * size + float(floor)
+        assert close[finite].all(), (t, values, size)
+        # what is told neither finite nor zero is exactly zero in autograd
+        assert (size[~zero & ~finite] == 0).all(), (t, size, status)
+    after = module.state_dict()
+    assert before.keys() == after.keys()
+    assert all(torch.equal(value, after[name]) for name, value in before.items())
+    return count
+
+
+@settings(
+    max_examples=200,
+    derandomize=True,
+    deadline=None,
+    database=None,
+    suppress_health_check=list(HealthCheck),
+)
+@given(forwards())
+def test_blocks_of_composed_forwards_are_those_of_plain_autograd(drawn):
+    checked(drawn)
