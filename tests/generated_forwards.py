@@ -380,6 +380,9 @@ PARTS: dict[str, Maker] = {
     "clone": same(lambda x: x.clone()),
 }
 
+#: parts with zeros that other values of x would fill: replacing x_k shows that y reads it, its gradient not
+BY_VALUE = {"max over time", "cummax", "sort", "relu", "relu RNN", "encoder layer"}
+
 #: ways of joining what one or two parts put out with what they read
 JOINTS = (
     "then", "then", "residual", "residual", "in place", "gate", "cat", "tied", "detach", "no_grad",

@@ -125,8 +125,10 @@ def time_first(y: Tensor, layout: str, what: str) -> tuple[Tensor, bool]:
 
     Raises
     ------
-    BadInput : it has neither the shape of a sequence nor of one vector or number.
+    BadInput : it has neither the shape of a sequence nor of one vector or number, or is empty.
     """
+    if y.numel() == 0:
+        raise BadInput(f"{what} has shape {tuple(y.shape)}, which is empty; give a longer x")
     if y.ndim == 0:
         return y.view(1, 1), False
     axis = batch_axis(layout)
