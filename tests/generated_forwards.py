@@ -9,7 +9,7 @@ to few steps and prints as what it takes to build it again: ``Composed(*drawn)``
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -139,7 +139,8 @@ def multihead(r: random.Random, n: int, d: int) -> Part:
         add_zero_attn=r.random() < 0.1,
     )
     into, mask = nn.Linear(d, e), mask_of(r, n, n, hidden=True)
-    weights, used = r.random() < 0.5, r.random() < 0.3
+    used = r.random() < 0.4
+    weights = used or r.random() < 0.4
     padding = None if r.random() < 0.7 else torch.arange(n) == n - 2
     if padding is not None and mask is not None and mask.dtype != torch.bool:
         padding = None  # torch warns of mixed types
@@ -149,7 +150,7 @@ def multihead(r: random.Random, n: int, d: int) -> Part:
         kv = x if own else q
         pad = None if padding is None else padding.expand(len(x), n)
         y, a = mix(q, kv, kv, attn_mask=mask, key_padding_mask=pad, need_weights=weights)
-        return y + a[..., :n] @ q if used and weights else y
+        return y + a[..., :n] @ q if used else y
 
     return Part(f, n, e, mix, into)
 
@@ -240,10 +241,8 @@ def same(f: Callable[[Tensor], Tensor]) -> Maker:
 
 
 def over_time(r: random.Random, n: int, d: int) -> Part:
-    M = torch.randn(n, n, dtype=F64) / n**0.5
-    if r.random() < 0.5:
-        M = M.tril()
-    return Part(lambda x: M @ x, n, d)
+    layer, causal = nn.Linear(n, n), r.random() < 0.5
+    return Part(lambda x: (layer.weight.tril() if causal else layer.weight) @ x, n, d, layer)
 
 
 def gathered(r: random.Random, n: int, d: int) -> Part:
@@ -380,6 +379,13 @@ PARTS: dict[str, Maker] = {
     "clone": same(lambda x: x.clone()),
 }
 
+#: parts whose Jacobian has no negative entry where weights and x have none, so that nothing cancels
+POSITIVE = (
+    "linear", "relu RNN", "conv", "depthwise conv", "relu", "dropout", "cumsum", "cummax", "flip", "roll",
+    "matmul", "gather", "moving average", "shifted copies", "every other", "all but first", "constants",
+    "in place", "faded", "clone",
+)  # fmt: skip
+
 #: parts with zeros that other values of x would fill: replacing x_k shows that y reads it, its gradient not
 BY_VALUE = {"max over time", "cummax", "sort", "relu", "relu RNN", "encoder layer"}
 
@@ -473,17 +479,16 @@ class Composed(nn.Module):
         return {"tensor": y, "tuple": (y, x.mean()), "dict": {"y": y, "mean": x.mean()}}[self.returns]
 
 
-@st.composite
-def forwards(draw: st.DrawFn) -> tuple[list[Step], int, int, str, str, int]:
+def forwards(
+    parts: Sequence[str] = tuple(sorted(PARTS)), joints: Sequence[str] = JOINTS
+) -> st.SearchStrategy[tuple[list[Step], int, int, str, str, int]]:
     """The arguments of ``Composed``."""
-    names = st.sampled_from(sorted(PARTS))
-    seeds = st.integers(0, 9999)
-    step = st.builds(Step, st.sampled_from(JOINTS), names, names, seeds)
-    return (
-        draw(st.lists(step, min_size=1, max_size=5)),
-        draw(st.sampled_from((5, 7, 9, 11))),
-        draw(st.integers(2, 5)),
-        draw(st.sampled_from(LAYOUTS)),
-        draw(st.sampled_from(RETURNS)),
-        draw(seeds),
+    names, seeds = st.sampled_from(parts), st.integers(0, 9999)
+    return st.tuples(
+        st.lists(st.builds(Step, st.sampled_from(joints), names, names, seeds), min_size=1, max_size=5),
+        st.sampled_from((5, 7, 9, 11)),
+        st.integers(2, 5),
+        st.sampled_from(LAYOUTS),
+        st.sampled_from(RETURNS),
+        seeds,
     )

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import torch
-from generated_forwards import BY_VALUE, F64, Composed, forwards
+from generated_forwards import BY_VALUE, F64, POSITIVE, Composed, forwards
 from hypothesis import HealthCheck, given, settings
 
 import depprobe
@@ -12,6 +14,8 @@ from depprobe.vocabulary import STATUS
 
 #: relative to the block; and to the largest block, below which blocks are rounding
 _RELATIVE, _FLOOR = 1e-9, 1e-13
+#: ln of what float64 holds with all digits on the way
+_LEAST = math.log(1e-280)
 
 
 def laid_out(x, layout):
@@ -84,13 +88,37 @@ def checked(drawn):
     return count
 
 
-@settings(
-    max_examples=200,
-    derandomize=True,
-    deadline=None,
-    database=None,
-    suppress_health_check=list(HealthCheck),
-)
+DRAWS = {
+    "derandomize": True,
+    "deadline": None,
+    "database": None,
+    "suppress_health_check": list(HealthCheck),
+}
+
+
+@settings(max_examples=200, **DRAWS)
 @given(forwards())
 def test_blocks_of_composed_forwards_are_those_of_plain_autograd(drawn):
     checked(drawn)
+
+
+@settings(max_examples=100, **DRAWS)
+@given(forwards(POSITIVE, ("then", "then", "residual", "in place", "cat", "tied")))
+def test_where_nothing_cancels_the_smallest_block_has_its_digits(drawn):
+    """Blocks 1e-280 below others of their row are compared digit by digit, without a floor."""
+    _, n, d, layout, *_ = drawn
+    module = Composed(*drawn)
+    with torch.no_grad():
+        for weight in module.parameters():
+            weight.abs_()
+    x = torch.rand(n, d, dtype=F64)
+    J = depprobe.temporal_jacobian(module, x, layout=layout)
+    targets = sorted({0, J.shape[0] // 2, J.shape[0] - 1})
+    norms = J.log_norms(targets)
+    for i, t in enumerate(targets):
+        size = sizes_of(truth(module, x, t)).log().numpy()
+        values, status = norms.values[i], norms.status[i]
+        held = size > _LEAST
+        assert (status[held] == STATUS["finite"]).all(), (t, values, size)
+        np.testing.assert_allclose(values[held], size[held], rtol=0, atol=_RELATIVE)
+        assert not (values[~held] > _LEAST).any(), (t, values, size)
