@@ -386,8 +386,11 @@ POSITIVE = (
     "in place", "faded", "clone",
 )  # fmt: skip
 
-#: parts with zeros that other values of x would fill: replacing x_k shows that y reads it, its gradient not
-BY_VALUE = {"max over time", "cummax", "sort", "relu", "relu RNN", "encoder layer"}
+#: parts and joints with zeros that cannot be told: other values of x would fill them, y reads x_k by a way
+#: that carries no gradient, or an underflow would look the same
+UNTOLD = {
+    "max over time", "cummax", "sort", "relu", "relu RNN", "encoder layer", "detach", "no_grad", "faded",
+}  # fmt: skip
 
 #: ways of joining what one or two parts put out with what they read
 JOINTS = (

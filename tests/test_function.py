@@ -326,3 +326,12 @@ def test_a_default_device_of_the_caller_does_not_reach_what_is_measured():
     with torch.device("meta"):
         found = temporal_jacobian(module, x, method="autograd").log_norms([5]).values
     np.testing.assert_array_equal(found, plain)
+
+
+def test_an_output_without_positions_is_refused():
+    class Nothing(nn.Module):
+        def forward(self, x):
+            return x[:, x.shape[1] :]
+
+    with pytest.raises(BadInput, match=r"output of Nothing has shape \(1, 0, 3\), which is empty"):
+        depprobe.temporal_jacobian(Nothing(), torch.randn(5, 3), layout="b n d")
