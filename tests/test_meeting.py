@@ -7,7 +7,7 @@ import pytest
 import torch
 from conftest import tolerance
 
-from depprobe.core.budget import DEFAULT_MEMORY
+from depprobe.core.options import DEFAULT_MEMORY
 from depprobe.layers.convolution import Convolution
 from depprobe.operators.composed.levels import overlapping_taps as meeting
 from depprobe.operators.composed.levels.convolution import Conv

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from depprobe.core.budget import DEFAULT_MEMORY
+from depprobe.core.options import DEFAULT_MEMORY
 from depprobe.layers.convolution import Convolution
 from depprobe.operators import temporal_jacobian
 from depprobe.operators.composed.levels import rectified

@@ -13,7 +13,7 @@ from depprobe._version import __version__
 from depprobe.advice.cost_model import refusal
 from depprobe.advice.machine_costs import DEFAULT_GRID, Grid, Progress, fitted, kept_in
 from depprobe.advice.ranking import USABLE, candidates, checked, ranked, require_measurable
-from depprobe.core.budget import DEFAULT_MEMORY
+from depprobe.core.options import DEFAULT_MEMORY
 from depprobe.errors import BadInput
 from depprobe.registry import Spec
 from depprobe.store import provenance

@@ -27,7 +27,7 @@ from depprobe.advice.arriving_gradient import LONGEST, SHORTER, STRETCH, WIDTH, 
 from depprobe.advice.cost_model import formulas, refusal
 from depprobe.advice.machine_costs import Costs, Progress, fitted, kept_in
 from depprobe.advice.stack_depth import stack
-from depprobe.core.budget import DEFAULT_MEMORY, parse_bytes
+from depprobe.core.options import DEFAULT_MEMORY, parse_bytes
 from depprobe.costs.machine import machine
 from depprobe.errors import BadInput
 from depprobe.registry import Spec, layers

@@ -18,15 +18,15 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from depprobe.core.budget import DEFAULT_MEMORY
 from depprobe.core.calling.arguments import argument_of, checked
-from depprobe.core.calling.layout import check_layout, has_one_layout, natural_layout
+from depprobe.core.calling.known import has_one_layout, is_torchs_own, natural_layout
+from depprobe.core.calling.layout import check_layout
 from depprobe.core.calling.one_function import found_layout, require_function
 from depprobe.core.calling.outputs import WRT_WORDS
 from depprobe.core.calling.passes import Pass, Passes
-from depprobe.core.calling.plain import is_torchs_own
 from depprobe.core.calling.positions import positions_of
 from depprobe.core.calling.replacements import Replacements
+from depprobe.core.options import DEFAULT_MEMORY
 from depprobe.errors import BadInput
 
 #: runs a forward inside a context: the variable (n_in, d_in), and the output (n_out, d_out) with its graph

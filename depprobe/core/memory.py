@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from depprobe.core.budget import readable, require
+from depprobe.core.options import readable, require
 
 
 class StorageTracker(TorchDispatchMode):

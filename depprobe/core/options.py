@@ -1,14 +1,30 @@
-"""The options of a temporal Jacobian: they travel together, and their defaults are written here."""
+"""How a temporal Jacobian is computed: options that travel together, memory budget, targets, torch's modes.
+
+The memory budget says what a job needs before anything is allocated; targets are ``last``, ``all``,
+``every:M``, ``random:K`` or a list of output positions.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import contextlib
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from depprobe.core.budget import DEFAULT_MEMORY
-from depprobe.errors import BadInput, unknown
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from depprobe.errors import BadInput, OverBudget, unknown
 from depprobe.vocabulary import METHODS, NORMS
+
+#: bytes; fixed rather than read from the machine, so that chunks and hence results are the same everywhere
+DEFAULT_MEMORY = 4 << 30
+_UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
+_UNITS |= {"KIB": 1 << 10, "MIB": 1 << 20, "GIB": 1 << 30, "TIB": 1 << 40}
+#: what targets may be
+CHOICES = "last, all, every:M, random:K or a list such as 9,99,999"
 
 
 @dataclass(frozen=True)
@@ -55,3 +71,101 @@ class Options:
             raise BadInput(f"tolerance must lie in [0, 1), not {self.tolerance}")
         if self.method == "probes" and self.probes < 2:
             raise BadInput(f"probes must be at least 2, so that their spread can be seen, not {self.probes}")
+
+
+def parse_bytes(text: str) -> int:
+    """Bytes in a size such as ``4GiB``, ``500 MB`` or ``1000000``.
+
+    Examples
+    --------
+    >>> parse_bytes("1.5KiB")
+    1536
+    """
+    match = re.fullmatch(r"\s*([0-9]*\.?[0-9]+)\s*([a-zA-Z]*)\s*", text)
+    if not match or match[2].upper() not in _UNITS or float(match[1]) <= 0:
+        raise BadInput(f"memory must be a size such as 4GiB, 500MB or 1000000, not {text!r}")
+    return int(float(match[1]) * _UNITS[match[2].upper()])
+
+
+def readable(size: float) -> str:
+    """A size in binary units, such as ``3.2 GiB``."""
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if size < 1024:
+            return f"{size:.3g} {unit}"
+        size /= 1024
+    return f"{size:.3g} TiB"
+
+
+def require(needed: float, budget: int, what: str, remedy: str) -> None:
+    """Raise ``OverBudget`` if ``needed`` bytes exceed the budget; ``remedy`` names options that would fit."""
+    if needed > budget:
+        raise OverBudget(
+            f"{what} needs {readable(needed)} and the memory budget is {readable(budget)}; {remedy}"
+        )
+
+
+@contextlib.contextmanager
+def plain_modes() -> Iterator[None]:
+    """Gradients on; autocast, inference mode and anomaly mode off, in this thread."""
+    with contextlib.ExitStack() as stack:
+        if torch.is_inference_mode_enabled():
+            stack.enter_context(torch.inference_mode(False))
+        stack.enter_context(torch.enable_grad())
+        for kind in ("cpu", "cuda"):
+            if torch.is_autocast_enabled(kind):
+                stack.enter_context(torch.autocast(kind, enabled=False))
+        if torch.is_anomaly_enabled():
+            stack.enter_context(torch.autograd.set_detect_anomaly(False))
+        yield
+
+
+def wanted_positions(targets: str | int | Sequence[int], n: int, seed: int = 0) -> NDArray[np.int64]:
+    """Input positions that targets ask for, ascending: (T,), each in [0, n).
+
+    ``every:M`` is M - 1, 2 M - 1, ...: the last position of every run of M. ``random:K`` draws one from each
+    of K runs of nearly equal length, from ``seed``. Negative numbers count from the end. Raises ``BadInput``
+    for anything else.
+
+    Examples
+    --------
+    >>> wanted_positions("every:3", 10).tolist()
+    [2, 5, 8]
+    >>> wanted_positions("0,-1", 10).tolist()
+    [0, 9]
+    >>> wanted_positions("random:3", 30)
+    array([ 5, 18, 29])
+    """
+    if isinstance(targets, str):
+        if targets == "last":
+            return np.array([n - 1])
+        if targets == "all":
+            return np.arange(n)
+        try:
+            if targets.startswith("every:"):
+                step = int(targets.removeprefix("every:"))
+                if not 1 <= step <= n:
+                    raise BadInput(f"targets {targets!r}: the step must lie between 1 and n = {n}")
+                return np.arange(step - 1, n, step)
+            if targets.startswith("random:"):
+                count = int(targets.removeprefix("random:"))
+                if not 1 <= count <= n:
+                    raise BadInput(f"targets {targets!r}: the number must lie between 1 and n = {n}")
+                edges = np.linspace(0, n, count + 1).astype(np.int64)
+                return np.random.default_rng([seed, 3]).integers(edges[:-1], edges[1:])
+            targets = [int(part) for part in targets.split(",")]
+        except ValueError as error:
+            if isinstance(error, BadInput):
+                raise
+            raise BadInput(f"targets must be {CHOICES}, not {targets!r}") from None
+    chosen = [targets] if isinstance(targets, int) else list(targets)
+    if not chosen:
+        raise BadInput(f"targets must be {CHOICES}, not an empty list")
+    for t in chosen:
+        if not -n <= t < n:
+            raise BadInput(f"target {t} lies outside the {n} positions; use -{n} to {n - 1}")
+    return np.unique([t % n for t in chosen])
+
+
+def nearest_outputs(wanted: NDArray[np.int64], position: NDArray[np.float64]) -> NDArray[np.int64]:
+    """For each input position wanted, the output that sits nearest to it (the earlier of two): (T,)."""
+    return np.abs(position[None, :] - wanted[:, None]).argmin(1)

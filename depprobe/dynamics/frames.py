@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from depprobe.core.budget import require
+from depprobe.core.options import require
 from depprobe.dynamics.benettin import Growth, Stretch, growth
 from depprobe.errors import BadInput
 

@@ -10,8 +10,7 @@ from numpy.typing import NDArray
 from scipy.sparse.linalg import LinearOperator, aslinearoperator
 from torch import Tensor, nn
 
-from depprobe.core.budget import DEFAULT_MEMORY
-from depprobe.core.targets import wanted_positions
+from depprobe.core.options import DEFAULT_MEMORY, wanted_positions
 from depprobe.dynamics.step_operator import step_matrix, step_operator
 from depprobe.errors import BadInput
 from depprobe.operators.chain.cells import CellChain

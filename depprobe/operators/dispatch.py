@@ -8,11 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from depprobe.core.budget import DEFAULT_MEMORY
 from depprobe.core.calling.arguments import weights_of
-from depprobe.core.calling.plain import is_plain
+from depprobe.core.calling.known import is_plain
 from depprobe.core.function import SequenceFunction
-from depprobe.core.options import Options
+from depprobe.core.options import DEFAULT_MEMORY, Options
 from depprobe.core.temporal_jacobian import TemporalJacobian
 from depprobe.errors import BadInput
 from depprobe.operators.autograd.operator import AutogradJacobian

@@ -20,9 +20,8 @@ import xarray as xr
 from torch import Tensor
 
 from depprobe._version import __version__
-from depprobe.core.budget import DEFAULT_MEMORY, parse_bytes, readable
-from depprobe.core.calling.environment import plain_modes
 from depprobe.core.calling.passes import unharmed
+from depprobe.core.options import DEFAULT_MEMORY, parse_bytes, plain_modes, readable
 from depprobe.costs.machine import machine
 from depprobe.costs.memory import predicted_bytes
 from depprobe.costs.passes import PHASES

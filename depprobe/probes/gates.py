@@ -19,11 +19,9 @@ import xarray as xr
 from numpy.typing import NDArray
 from torch import nn
 
-from depprobe.core.budget import DEFAULT_MEMORY, require
-from depprobe.core.calling.environment import plain_modes
-from depprobe.core.calling.plain import is_plain
+from depprobe.core.calling.known import is_plain
+from depprobe.core.options import DEFAULT_MEMORY, plain_modes, require, wanted_positions
 from depprobe.core.scaled import log_norm_of_logs
-from depprobe.core.targets import wanted_positions
 from depprobe.errors import BadInput
 from depprobe.operators.chain.cells import GatedChain
 from depprobe.operators.chain.norms import chain_norms

@@ -15,10 +15,8 @@ from typing import Any
 import xarray as xr
 
 from depprobe._version import __version__
-from depprobe.core.budget import DEFAULT_MEMORY, require
-from depprobe.core.calling.environment import plain_modes
 from depprobe.core.calling.positions import positions_of
-from depprobe.core.targets import nearest_outputs, wanted_positions
+from depprobe.core.options import DEFAULT_MEMORY, nearest_outputs, plain_modes, require, wanted_positions
 from depprobe.errors import BadInput, unknown
 from depprobe.operators import TemporalJacobian, temporal_jacobian
 from depprobe.runs.cache import Finished

@@ -19,10 +19,9 @@ import xarray as xr
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor, nn
 
-from depprobe.core.budget import DEFAULT_MEMORY
 from depprobe.core.calling.arguments import check
-from depprobe.core.calling.environment import plain_modes
-from depprobe.core.calling.plain import is_plain
+from depprobe.core.calling.known import is_plain
+from depprobe.core.options import DEFAULT_MEMORY, plain_modes
 from depprobe.curves.exponents import stops_of
 from depprobe.curves.growth import exponents_of
 from depprobe.dynamics.benettin import Growth

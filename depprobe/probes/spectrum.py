@@ -19,8 +19,7 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
-from depprobe.core.budget import DEFAULT_MEMORY, require
-from depprobe.core.calling.environment import plain_modes
+from depprobe.core.options import DEFAULT_MEMORY, plain_modes, require
 from depprobe.dynamics.pseudospectrum import smallest_singular_values
 from depprobe.dynamics.recurrent_weights import named_weights, recurrent_weights
 from depprobe.dynamics.spectra import DENSE, Spectrum, leading_spectrum, spectrum_of

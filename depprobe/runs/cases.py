@@ -11,8 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from depprobe.core.budget import require
 from depprobe.core.calling.outputs import depths
+from depprobe.core.options import require
 from depprobe.errors import BadInput
 from depprobe.runs.inputs import Source
 from depprobe.runs.request import DTYPES, OF_THE_INPUT, Request, check_dtype, refuse

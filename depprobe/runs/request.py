@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from depprobe.core.budget import DEFAULT_MEMORY, parse_bytes
+from depprobe.core.options import DEFAULT_MEMORY, parse_bytes
 from depprobe.errors import BadInput, unknown
 
 #: what is taken where a call gives none

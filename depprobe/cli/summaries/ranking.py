@@ -36,7 +36,7 @@ def as_text(ds: xr.Dataset) -> str:
 
 def _table(ds: xr.Dataset, rows: list[dict[str, Any]]) -> str:
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    from depprobe.core.budget import readable
+    from depprobe.core.options import readable
 
     time, size = ("per-token latency", "state") if ds.attrs["stream"] else ("training step", "activations")
     for heading in ("", "layer", time, size, "layers", "gradient", ""):

@@ -22,6 +22,8 @@ import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
+from depprobe.core.options import plain_modes
+
 #: held while a user's code runs
 LOCK = threading.RLock()
 
@@ -30,21 +32,6 @@ LOCK = threading.RLock()
 def pinned() -> Iterator[None]:
     """Plain modes, in one thread at a time."""
     with LOCK, plain_modes():
-        yield
-
-
-@contextlib.contextmanager
-def plain_modes() -> Iterator[None]:
-    """Gradients on; autocast, inference mode and anomaly mode off, in this thread."""
-    with contextlib.ExitStack() as stack:
-        if torch.is_inference_mode_enabled():
-            stack.enter_context(torch.inference_mode(False))
-        stack.enter_context(torch.enable_grad())
-        for kind in ("cpu", "cuda"):
-            if torch.is_autocast_enabled(kind):
-                stack.enter_context(torch.autocast(kind, enabled=False))
-        if torch.is_anomaly_enabled():
-            stack.enter_context(torch.autograd.set_detect_anomaly(False))
         yield
 
 

@@ -12,7 +12,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from depprobe.core.calling.layout import laid_out, natural_layout, time_first
+from depprobe.core.calling.known import natural_layout
+from depprobe.core.calling.layout import laid_out, time_first
 from depprobe.core.calling.outputs import chosen_output
 from depprobe.errors import BadInput
 

@@ -11,7 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from depprobe.core.calling.layout import CHANNELS_FIRST, batch_axis, laid_out, natural_layout, time_first
+from depprobe.core.calling.known import CHANNELS_FIRST, natural_layout
+from depprobe.core.calling.layout import batch_axis, laid_out, time_first
 from depprobe.core.calling.passes import DoesNotRun, Pass, Passes
 from depprobe.errors import BadInput, OverBudget
 

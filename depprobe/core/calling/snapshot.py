@@ -23,7 +23,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules import module as _torch_module
 
-from depprobe.core.calling.plain import global_hooks, is_torchs_own
+from depprobe.core.calling.known import global_hooks, is_torchs_own
 
 _ATOMS = (int, float, bool, str, bytes, complex, type(None), torch.dtype, torch.device, torch.Size)
 _CODE = (FunctionType, MethodType, BuiltinFunctionType, ModuleType, property, staticmethod, classmethod)

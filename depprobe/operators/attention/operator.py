@@ -20,9 +20,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from depprobe.core.budget import DEFAULT_MEMORY, require
-from depprobe.core.calling.plain import is_plain
-from depprobe.core.options import Options
+from depprobe.core.calling.known import is_plain
+from depprobe.core.options import DEFAULT_MEMORY, Options, require
 from depprobe.core.scaled import Scaled, log_norms, log_norms_of_squares
 from depprobe.core.temporal_jacobian import LogNorms, TemporalJacobian
 from depprobe.errors import BadInput

@@ -14,7 +14,7 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor, nn
 
-from depprobe.core.calling.plain import is_plain
+from depprobe.core.calling.known import is_plain
 from depprobe.core.options import Options
 from depprobe.core.temporal_jacobian import TemporalJacobian
 from depprobe.layers.sparse_attention import Pattern, SparseAttention

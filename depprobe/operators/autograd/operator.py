@@ -26,9 +26,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from depprobe.core.budget import require
 from depprobe.core.function import SequenceFunction
-from depprobe.core.options import Options
+from depprobe.core.options import Options, require
 from depprobe.core.scaled import Scaled, log_norms
 from depprobe.core.temporal_jacobian import LogNorms, TemporalJacobian
 from depprobe.errors import BadInput, unknown

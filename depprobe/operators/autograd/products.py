@@ -16,9 +16,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from depprobe.core.budget import readable, require
 from depprobe.core.calling.passes import TIMES
 from depprobe.core.function import SequenceFunction
+from depprobe.core.options import readable, require
 from depprobe.core.recorded_graph import GraphFacts, backward_bytes, graph_facts, is_simple
 from depprobe.errors import BadInput
 

@@ -18,8 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.utils.parametrize import is_parametrized
 
-from depprobe.core.budget import DEFAULT_MEMORY, require
-from depprobe.core.options import Options
+from depprobe.core.options import DEFAULT_MEMORY, Options, require
 from depprobe.core.scaled import Scaled, log_hypot, log_norms
 from depprobe.core.temporal_jacobian import LogNorms, TemporalJacobian
 from depprobe.errors import BadInput

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from depprobe.core.budget import DEFAULT_MEMORY, require
 from depprobe.core.calling.arguments import check
-from depprobe.core.calling.plain import is_plain
+from depprobe.core.calling.known import is_plain
+from depprobe.core.options import DEFAULT_MEMORY, require
 from depprobe.errors import BadInput
 from depprobe.operators.chain.cells import CellChain
 from depprobe.operators.chain.linearised import RecurrentWeights

@@ -16,9 +16,8 @@ from functools import cached_property
 import torch
 from torch import Tensor, nn
 
-from depprobe.core.budget import readable, require
 from depprobe.core.function import Record, SequenceFunction
-from depprobe.core.options import Options
+from depprobe.core.options import Options, readable, require
 from depprobe.core.scaled import Scaled
 from depprobe.errors import BadInput
 from depprobe.operators.autograd.products import backward_failure

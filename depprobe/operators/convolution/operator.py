@@ -20,8 +20,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from depprobe.core.banded_rows import anchors, is_banded, placed, repeat
-from depprobe.core.budget import DEFAULT_MEMORY, require
-from depprobe.core.options import Options
+from depprobe.core.options import DEFAULT_MEMORY, Options, require
 from depprobe.core.scaled import Scaled, log_norms, log_norms_of_squares
 from depprobe.core.temporal_jacobian import LogNorms, TemporalJacobian
 from depprobe.errors import unknown

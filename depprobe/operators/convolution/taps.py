@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from depprobe.core.calling.plain import is_plain
+from depprobe.core.calling.known import is_plain
 from depprobe.errors import BadInput
 from depprobe.layers.convolution import Convolution, output_length
 

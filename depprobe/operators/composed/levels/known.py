@@ -13,8 +13,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from depprobe.core.calling.layout import natural_layout
-from depprobe.core.calling.plain import is_plain
+from depprobe.core.calling.known import is_plain, natural_layout
 from depprobe.core.options import Options
 from depprobe.layers.convolution import Convolution
 from depprobe.layers.dilated_convolution import ConvolutionBlock

@@ -24,9 +24,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from depprobe.core.banded_rows import anchors, is_banded, placed, repeat
-from depprobe.core.budget import DEFAULT_MEMORY, readable, require
 from depprobe.core.function import SequenceFunction
-from depprobe.core.options import Options
+from depprobe.core.options import DEFAULT_MEMORY, Options, readable, require
 from depprobe.core.rows import Rows
 from depprobe.core.scaled import Scaled, log_hypot, log_norms
 from depprobe.core.temporal_jacobian import LogNorms, TemporalJacobian
