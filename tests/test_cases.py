@@ -12,9 +12,9 @@ from torch import nn
 
 import depprobe
 from depprobe import store
-from depprobe.core.calling.environment import drawn_from
 from depprobe.errors import BadInput
 from depprobe.registry import Spec, layers
+from depprobe.runs.subject import drawn_from
 
 F64 = torch.float64
 X = np.random.default_rng(0).normal(size=(9, 3))

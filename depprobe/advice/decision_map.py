@@ -16,7 +16,7 @@ from depprobe.advice.ranking import USABLE, candidates, checked, ranked, require
 from depprobe.core.options import DEFAULT_MEMORY
 from depprobe.errors import BadInput
 from depprobe.registry import Spec
-from depprobe.store import provenance
+from depprobe.runs.labelling import provenance
 from depprobe.vocabulary import SCHEMA_VERSION, describe
 
 #: lengths and lags of the grid

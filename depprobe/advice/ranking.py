@@ -21,7 +21,6 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from depprobe import store
 from depprobe._version import __version__
 from depprobe.advice.arriving_gradient import LONGEST, SHORTER, STRETCH, WIDTH, arrival
 from depprobe.advice.cost_model import formulas, refusal
@@ -32,6 +31,7 @@ from depprobe.costs.machine import machine
 from depprobe.errors import BadInput
 from depprobe.registry import Spec, layers
 from depprobe.runs.cache import FinishedPoints
+from depprobe.runs.labelling import provenance
 from depprobe.vocabulary import SCHEMA_VERSION, describe
 
 #: ln of what drowns in a float32 sum
@@ -196,7 +196,7 @@ def ranked(
         **machine(),
         "depprobe_version": __version__,
         "schema_version": SCHEMA_VERSION,
-        "provenance": store.provenance(f"depprobe.advise({n}, {d}, {lag})"),
+        "provenance": provenance(f"depprobe.advise({n}, {d}, {lag})"),
     }
     return ds
 

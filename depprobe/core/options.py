@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import re
+import threading
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -23,6 +24,8 @@ from depprobe.vocabulary import METHODS, NORMS
 DEFAULT_MEMORY = 4 << 30
 _UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
 _UNITS |= {"KIB": 1 << 10, "MIB": 1 << 20, "GIB": 1 << 30, "TIB": 1 << 40}
+#: held while a user's code runs
+LOCK = threading.RLock()
 #: what targets may be
 CHOICES = "last, all, every:M, random:K or a list such as 9,99,999"
 
@@ -102,6 +105,13 @@ def require(needed: float, budget: int, what: str, remedy: str) -> None:
         raise OverBudget(
             f"{what} needs {readable(needed)} and the memory budget is {readable(budget)}; {remedy}"
         )
+
+
+@contextlib.contextmanager
+def pinned() -> Iterator[None]:
+    """Plain modes, in one thread at a time."""
+    with LOCK, plain_modes():
+        yield
 
 
 @contextlib.contextmanager

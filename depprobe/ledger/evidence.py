@@ -10,9 +10,9 @@ import numpy as np
 import xarray as xr
 from numpy.typing import ArrayLike
 
-from depprobe import store
 from depprobe._version import __version__
 from depprobe.ledger.claim import Measured
+from depprobe.runs.labelling import provenance
 from depprobe.vocabulary import DIMENSIONS, SCHEMA_VERSION, VARIABLES, describe
 
 #: variable -> (dimensions, values), or with a long name and units where the vocabulary has no such word
@@ -58,7 +58,7 @@ def evidence(
         "dtype": "float64",
         "depprobe_version": __version__,
         "schema_version": SCHEMA_VERSION,
-        "provenance": store.provenance(command_of(about.claim, about.quick, about.seed)),
+        "provenance": provenance(command_of(about.claim, about.quick, about.seed)),
         **attributes,
     }
     return ds

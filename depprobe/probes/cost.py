@@ -29,12 +29,19 @@ from depprobe.costs.point import costs, counted
 from depprobe.costs.timing import all_threads
 from depprobe.errors import BadInput, OverBudget, unknown
 from depprobe.runs.cache import FinishedPoints
-from depprobe.runs.cases import cases_of_specs, only_case, require_room
-from depprobe.runs.collect import Progress, Report, collect
+from depprobe.runs.cases import (
+    Progress,
+    Report,
+    cases_of_specs,
+    collect,
+    only_case,
+    require_room,
+    subjects_of,
+)
 from depprobe.runs.inputs import Source
 from depprobe.runs.labelling import origin
-from depprobe.runs.request import DTYPES, Request, check_dtype, refuse
-from depprobe.runs.subject import BuiltModule, NamedLayer, subjects_of
+from depprobe.runs.refusals import refuse
+from depprobe.runs.subject import DTYPES, BuiltModule, NamedLayer, Request, check_dtype
 from depprobe.runs.subprocess_executor import measured_alone
 from depprobe.vocabulary import SCHEMA_VERSION, describe
 

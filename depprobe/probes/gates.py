@@ -26,10 +26,9 @@ from depprobe.errors import BadInput
 from depprobe.operators.chain.cells import GatedChain
 from depprobe.operators.chain.norms import chain_norms
 from depprobe.operators.chain.step_chains import step_chains
-from depprobe.runs.cases import Case, cases_of
-from depprobe.runs.collect import Progress, Report, collect
-from depprobe.runs.labelling import origin, over_cases
-from depprobe.runs.request import Request
+from depprobe.runs.cases import Case, Progress, Report, cases_of, collect
+from depprobe.runs.labelling import numbers_of, origin, over_cases
+from depprobe.runs.subject import Request
 
 #: dimensions of each variable, after (layer, seed, sample)
 _DIMS: dict[str, tuple[str, ...]] = {
@@ -146,7 +145,7 @@ def gates(
         "Gates",
         measured.labels,
         command or f"depprobe.gates({measured.named})",
-        measured.numbers,
+        numbers_of(measured.cases),
         wrt="h" if "log_norm_hh" in ds else "c" if hold_h else "cell",
         norm="fro",
         method="chain",

@@ -10,22 +10,20 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import xarray as xr
 
 from depprobe._version import __version__
+from depprobe.core.calling.outputs import depths as submodules
 from depprobe.core.calling.positions import positions_of
 from depprobe.core.options import DEFAULT_MEMORY, nearest_outputs, plain_modes, require, wanted_positions
 from depprobe.errors import BadInput, unknown
 from depprobe.operators import TemporalJacobian, temporal_jacobian
 from depprobe.runs.cache import Finished
-from depprobe.runs.cases import Point, along_depth, cases_of
-from depprobe.runs.collect import Progress, Report, collect
-from depprobe.runs.labelling import Result, labelled, origin, over_sources, stacked
-from depprobe.runs.request import Request
-from depprobe.runs.subject import numbers
-from depprobe.store import fingerprint
+from depprobe.runs.cases import Case, Progress, Report, cases_of, collect
+from depprobe.runs.labelling import Result, fingerprint, labelled, numbers_of, origin, over_sources, stacked
+from depprobe.runs.subject import Request
 from depprobe.vocabulary import METHODS, NORMS
 
 #: number of random probes where a call gives none
@@ -150,7 +148,7 @@ def jacobian(
         known = {"layer": case.label, "seed": case.seed, "d": asked.of("d"), "dtype": asked.of("dtype")}
         known |= {"of": point.of, "wrt": point.wrt, "position": position, "first": seed}
         known |= {"targets": targets, "norm": norm, "compared": compared, "version": __version__}
-        return known | options | {"input": fingerprint(numbers(case.given))}
+        return known | options | {"input": fingerprint(numbers_of([case]))}
 
     def measure(point: Point, report: Report) -> Result:
         case = point.case
@@ -175,7 +173,7 @@ def jacobian(
         "Temporal Jacobian",
         labels,
         command or f"depprobe.jacobian({', '.join(labels)})",
-        measured.numbers,
+        numbers_of(measured.cases),
         norm=norm,
         of=of,
         wrt=wrt,
@@ -187,6 +185,42 @@ def jacobian(
         projected=any(case.projected for case in measured.cases),
     )
     return ds
+
+
+class Point(NamedTuple):
+    """One case with a numerator and a denominator, none of them with stars."""
+
+    case: Case
+    of: str
+    wrt: str
+
+
+def along_depth(cases: Sequence[Case], of: str, wrt: str) -> tuple[list[Point], list[str]]:
+    """Every case at every depth, depth fastest, and the submodules; no submodules where no star is given.
+
+    Raises
+    ------
+    BadInput : stars in both names, a name without a submodule, or layers with different numbers of them.
+    """
+    starred = [name for name in (of, wrt) if "*" in name]
+    if len(starred) > 1:
+        raise BadInput(f"of={of!r} and wrt={wrt!r} both run along depth; give one of them without a star")
+    if not starred:
+        return [Point(case, of, wrt) for case in cases], []
+    found: dict[str, list[str]] = {}
+    for case in cases:
+        if case.label not in found:
+            found[case.label] = submodules(case.build(), starred[0])
+    counts = {label: len(names) for label, names in found.items()}
+    if len(set(counts.values())) > 1:
+        said = ", ".join(f"{count} in {label}" for label, count in counts.items())
+        raise BadInput(f"{starred[0]!r} names different numbers of submodules: {said}")
+    points = [
+        Point(case, name if "*" in of else of, name if "*" in wrt else wrt)
+        for case in cases
+        for name in found[case.label]
+    ]
+    return points, next(iter(found.values()))
 
 
 def _norms(

@@ -29,12 +29,10 @@ from depprobe.dynamics.frames import count_of, grown, require_frame, warmup_of
 from depprobe.dynamics.maps import map_stretches
 from depprobe.dynamics.trajectory import Recurrence
 from depprobe.errors import BadInput, unknown
-from depprobe.runs.cases import Case, Cases, cases_of
-from depprobe.runs.collect import Progress, Report, collect
+from depprobe.runs.cases import Case, Cases, Progress, Report, cases_of, collect, subjects_of
 from depprobe.runs.inputs import Source
-from depprobe.runs.labelling import origin
-from depprobe.runs.request import Request
-from depprobe.runs.subject import NamedLayer, subjects_of
+from depprobe.runs.labelling import numbers_of, origin
+from depprobe.runs.subject import NamedLayer, Request
 from depprobe.vocabulary import DRIVES
 
 
@@ -146,7 +144,7 @@ def lyapunov(
         "Lyapunov exponents",
         measured.labels,
         called,
-        measured.numbers,
+        numbers_of(measured.cases),
         n=length,
         seed=seed,
         dtype=measured.dtype,

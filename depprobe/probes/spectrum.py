@@ -25,12 +25,11 @@ from depprobe.dynamics.recurrent_weights import named_weights, recurrent_weights
 from depprobe.dynamics.spectra import DENSE, Spectrum, leading_spectrum, spectrum_of
 from depprobe.dynamics.square_matrices import SquareMatrix, step_matrices, weight_matrices
 from depprobe.errors import BadInput
-from depprobe.runs.cases import Case, Cases, cases_of
-from depprobe.runs.collect import Progress, collect
+from depprobe.runs.cases import Case, Cases, Progress, cases_of, collect, subjects_of
 from depprobe.runs.inputs import Source
-from depprobe.runs.labelling import origin
-from depprobe.runs.request import Request, refuse
-from depprobe.runs.subject import NamedLayer, subjects_of
+from depprobe.runs.labelling import numbers_of, origin
+from depprobe.runs.refusals import refuse
+from depprobe.runs.subject import NamedLayer, Request
 from depprobe.vocabulary import describe
 
 #: bytes an entry of a dense matrix takes on its way through the decompositions
@@ -146,7 +145,7 @@ def spectrum(
         f"Spectrum of {'steps' if along else 'weights'}",
         labels,
         command or f"depprobe.spectrum({measured.named})",
-        measured.numbers if along else None,
+        numbers_of(measured.cases) if along else None,
         method="+".join(sorted({"dense" if one[0].triangular is not None else "arpack" for one in found})),
         of="steps" if along else "weights",
         powers=powers,

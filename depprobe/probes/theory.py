@@ -24,7 +24,7 @@ from depprobe.errors import BadInput
 from depprobe.layers.convolution import Convolution
 from depprobe.layers.dilated_convolution import ConvolutionBlock
 from depprobe.runs.cases import cases_of
-from depprobe.runs.request import Request
+from depprobe.runs.subject import Request
 from depprobe.theory.eigenvalue import eigenvalue_rate
 from depprobe.theory.gated import Gate, gru_update, lstm_forget
 from depprobe.theory.meanfield import mean_field

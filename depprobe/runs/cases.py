@@ -1,25 +1,36 @@
-"""What is measured at a time: one module at one input, over layers, seeds, samples and depths."""
+"""What one call measures, case by case: one module at one input, over layers, seeds and samples.
+
+A target is a spec string, a module, a factory (seed -> module), or a mapping from labels to any of these.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
-from depprobe.core.calling.outputs import depths
+from depprobe.core.calling.arguments import Sample
 from depprobe.core.options import require
 from depprobe.errors import BadInput
+from depprobe.registry import Spec
+from depprobe.runs.factory import Factory
 from depprobe.runs.inputs import Source
-from depprobe.runs.request import DTYPES, OF_THE_INPUT, Request, check_dtype, refuse
-from depprobe.runs.subject import NamedLayer, Sample, Subject, length_of, numbers, subjects_of
+from depprobe.runs.refusals import refuse
+from depprobe.runs.subject import BuiltModule, NamedLayer, Request, Subject, check_dtype
 
-#: share of the budget below which one (d x d) matrix cannot make the weights exceed it
-_SMALL_SHARE = 0.01
+Item = TypeVar("Item")
+Found = TypeVar("Found")
+
+#: called with (items done, items in all, what is under way)
+Progress = Callable[[float, int, str], None]
+#: called by a measurement with the share of its own item that is done
+Report = Callable[[float], None]
+#: what belongs to the input; all else in ``DEFAULTS`` belongs to what is measured
+OF_THE_INPUT = ("n", "samples")
 
 
 @dataclass(frozen=True)
@@ -68,7 +79,11 @@ class Cases(NamedTuple):
     @property
     def length(self) -> int | None:
         """Number of input positions, where the input itself tells it."""
-        return length_of(self.cases[0].given)
+        given = self.cases[0].given
+        if isinstance(given, Tensor):
+            return given.shape[0]
+        axes = {"input_ids": 1, "inputs_embeds": 2}
+        return next((given[k].shape[-a] for k, a in axes.items() if hasattr(given.get(k), "shape")), None)
 
     @property
     def dtype(self) -> str:
@@ -78,11 +93,6 @@ class Cases(NamedTuple):
         floats = [value for value in values if _is_float(value)]
         weights = floats or [p for p in case.build().parameters() if p.is_floating_point()]
         return str(weights[0].dtype if weights else torch.float32).removeprefix("torch.")
-
-    @property
-    def numbers(self) -> np.ndarray:
-        """All inputs in a row, for their fingerprint."""
-        return np.concatenate([numbers(case.given) for case in self.cases])
 
     @property
     def own_width(self) -> bool:
@@ -118,7 +128,9 @@ def cases_of(
     meaningless = [*unused, *((name, why) for one in subjects for name, why in one.refuses.items())]
     if not drawn:
         meaningless += [(name, "x is given and brings its own") for name in OF_THE_INPUT]
-    refuse(request.given() | dict(others or {}), meaningless)
+    given = request.given() | dict(others or {})
+    if any(given.get(name) is not None for name, _ in meaningless):
+        refuse(given, meaningless)
     samples, seeds = request.of("samples"), request.of("seeds")
     if samples < 1 or seeds < 1:
         raise BadInput(f"samples and seeds must be at least 1, not {samples} and {seeds}")
@@ -159,42 +171,6 @@ def _cases(subject: Subject, x: Any, seed: int, request: Request) -> list[Case]:
     return [Case(subject.label, seed, build, one, projected, named, i) for i, one in enumerate(inputs)]
 
 
-class Point(NamedTuple):
-    """One case with a numerator and a denominator, none of them with stars."""
-
-    case: Case
-    of: str
-    wrt: str
-
-
-def along_depth(cases: Sequence[Case], of: str, wrt: str) -> tuple[list[Point], list[str]]:
-    """Every case at every depth, depth fastest, and the submodules; no submodules where no star is given.
-
-    Raises
-    ------
-    BadInput : stars in both names, a name without a submodule, or layers with different numbers of them.
-    """
-    starred = [name for name in (of, wrt) if "*" in name]
-    if len(starred) > 1:
-        raise BadInput(f"of={of!r} and wrt={wrt!r} both run along depth; give one of them without a star")
-    if not starred:
-        return [Point(case, of, wrt) for case in cases], []
-    found: dict[str, list[str]] = {}
-    for case in cases:
-        if case.label not in found:
-            found[case.label] = depths(case.build(), starred[0])
-    counts = {label: len(names) for label, names in found.items()}
-    if len(set(counts.values())) > 1:
-        said = ", ".join(f"{count} in {label}" for label, count in counts.items())
-        raise BadInput(f"{starred[0]!r} names different numbers of submodules: {said}")
-    points = [
-        Point(case, name if "*" in of else of, name if "*" in wrt else wrt)
-        for case in cases
-        for name in found[case.label]
-    ]
-    return points, next(iter(found.values()))
-
-
 def only_case(target: Any, x: Any, what: str) -> Case:
     """The case of one module at one input; raises ``BadInput`` where x holds several samples."""
     cases = cases_of(target, x, Request()).cases
@@ -211,25 +187,109 @@ def require_room(layers: Sequence[NamedLayer], source: Source, request: Request)
     OverBudget : naming options that would fit.
     BadInput : a source that is too short.
     """
-    n, d, memory = request.of("n"), request.of("d"), request.memory
-    size = DTYPES[request.of("dtype")].itemsize
+    n, d = request.of("n"), request.of("d")
     source.check(n, request.of("samples"))
     inputs, width = len(layers) * request.of("seeds") * request.of("samples"), max(d, source.width or d)
     require(
         # drawn or read in float64, whatever the dtype asked for
         8.0 * inputs * width * n,
-        memory,
+        request.memory,
         f"the input ({inputs} x {n} x {width})",
         "use a smaller --n or --d, fewer layers, samples or seeds, or a larger --memory",
     )
-    # drawing weights without storage can cost seconds of torch's start-up: only where it could matter
-    for layer in layers if size * d**2 >= _SMALL_SHARE * memory else ():
-        with torch.device("meta"):
-            module = layer.entry.build(d, **layer.widths(source.width or d), **layer.options)
-        needed = size * sum(p.numel() for p in (*module.parameters(), *module.buffers()))
-        cheaper = "a smaller --d" if size == 4 else "a smaller --d, or --dtype float32"
-        require(needed, memory, f"{layer.label} with its weights", f"use {cheaper}, or a larger --memory")
+    for layer in layers:
+        layer.require_room(source.width, request)
 
 
 def _is_float(value: Any) -> bool:
     return isinstance(value, Tensor) and value.is_floating_point()
+
+
+def subjects_of(target: Any) -> list[Subject]:
+    """What a target names, each with its label.
+
+    Raises
+    ------
+    BadInput : nothing, a label twice, or what is neither spec string, module, factory nor a mapping of these.
+    """
+    if isinstance(target, Mapping):
+        if not target:
+            raise BadInput("the mapping is empty; give label: module, factory or spec string")
+        for label in target:
+            if not isinstance(label, str) or not label.strip():
+                raise BadInput(f"a label must be text, not {label!r}")
+        return [_subject(label, one) for label, one in target.items()]
+    if isinstance(target, str | nn.Module) or callable(target) or not isinstance(target, Iterable):
+        return [_subject(None, target)]
+    named = list(target)
+    for one in named:
+        if not isinstance(one, str):
+            what = "modules and factories" if callable(one) else f"{type(one).__name__} {one!r}"
+            raise BadInput(
+                f"a list holds names of layers, not {what}; several are measured as a mapping "
+                "{label: module or factory}"
+            )
+    if not named:
+        raise BadInput("no layer was given; see depprobe layers")
+    subjects = [_subject(None, one) for one in named]
+    labels = [subject.label for subject in subjects]
+    if len(set(labels)) < len(labels):
+        raise BadInput(f"a layer is given twice: {', '.join(labels)}")
+    return subjects
+
+
+def _subject(label: str | None, target: Any) -> Subject:
+    if isinstance(target, str):
+        return NamedLayer(label or str(Spec.parse(target)), target)
+    if isinstance(target, nn.Module):
+        return BuiltModule(label or type(target).__name__, target)
+    if callable(target):
+        name: str = getattr(target, "__name__", type(target).__name__)
+        return Factory(label or name, target)
+    raise BadInput(
+        f"{type(target).__name__} {target!r} is neither the name of a layer, nor an nn.Module, nor a factory "
+        "seed -> nn.Module"
+    )
+
+
+def collect(
+    items: Sequence[Item],
+    measure: Callable[[Item, Report], Found],
+    *,
+    name: Callable[[Item], str],
+    progress: Progress | None = None,
+    kept: Any = None,
+    facts: Callable[[Item], dict[str, Any]] | None = None,
+) -> list[Found]:
+    """Measure every item, in order; ``measure`` is called with it and a function to report the share done to.
+
+    Parameters
+    ----------
+    name : what is said of an item while it is under way.
+    kept : where finished items are kept, and taken up from, by their ``facts``: see ``runs.cache``.
+
+    Examples
+    --------
+    >>> collect([2, 3], lambda item, report: item**2, name=str)
+    [4, 9]
+    """
+    if kept:
+        kept.claim()
+    results = []
+    for done, item in enumerate(items):
+
+        def report(share: float, done: int = done, item: Item = item) -> None:
+            if progress:
+                progress(done + share, len(items), name(item))
+
+        report(0)
+        known = facts(item) if kept and facts else {}
+        found = kept.get(known) if kept else None
+        if found is None:
+            found = measure(item, report)
+            if kept:
+                kept.put(known, found)
+        results.append(found)
+    if progress:
+        progress(len(items), len(items), "")
+    return results

@@ -1,8 +1,13 @@
-"""Results of many cases as one labelled dataset, and the attributes that every dataset carries."""
+"""Results of many cases as one labelled dataset, which says how it came about: command, versions, input."""
 
 from __future__ import annotations
 
+import functools
+import hashlib
+import importlib.metadata
+import json
 import math
+import platform
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -12,10 +17,10 @@ import torch
 import xarray as xr
 from numpy.typing import ArrayLike, NDArray
 
-from depprobe import store
 from depprobe._version import __version__
+from depprobe.errors import BadInput
 from depprobe.operators import LogNorms
-from depprobe.runs.cases import Cases
+from depprobe.runs.cases import Case, Cases
 from depprobe.vocabulary import SCHEMA_VERSION, STATUS, describe, status_of
 
 #: variable of a Jacobian dataset -> the field of ``LogNorms``, and what stands where there is no block
@@ -25,6 +30,8 @@ _FIELDS: dict[str, tuple[str, float]] = {
     "log_norm_stderr": ("stderr", 0.0),
     "log_norm_status": ("status", STATUS["zero"]),
 }
+#: a look at a file, so once
+_version_of = functools.cache(importlib.metadata.version)
 
 
 @dataclass
@@ -93,8 +100,68 @@ def origin(
         **facts,
         "depprobe_version": __version__,
         "schema_version": SCHEMA_VERSION,
-        "provenance": store.provenance(command, inputs, **projected),
+        "provenance": provenance(command, inputs, **projected),
     }
+
+
+def provenance(command: str, x: ArrayLike | None = None, **details: str | int | float) -> str:
+    """How a dataset came about, as one JSON string for the attribute ``provenance``.
+
+    It holds no time, host or path of its own, so that the same command gives the same data bit for bit.
+
+    Keys, sorted: ``command``, ``versions``, ``input_sha256``, the fingerprint of
+    x where it is given, and the details, such as the hash of the weights.
+
+    Examples
+    --------
+    >>> import json
+    >>> json.loads(provenance("depprobe jacobian --layer lstm"))["command"]
+    'depprobe jacobian --layer lstm'
+    """
+    versions = {
+        "depprobe": __version__,
+        "numpy": np.__version__,
+        "python": platform.python_version(),
+        "torch": _version_of("torch"),
+        "xarray": xr.__version__,
+    }
+    record: dict[str, Any] = {**details, "command": command, "versions": versions}
+    if x is not None:
+        record["input_sha256"] = fingerprint(x)
+    return json.dumps(record, sort_keys=True)
+
+
+def fingerprint(values: ArrayLike) -> str:
+    """SHA-256 of an array's type, shape and values, the same on every machine.
+
+    Raises ``BadInput`` where the values are not numbers.
+
+    Examples
+    --------
+    >>> fingerprint([1.0, 2.0])[:8], fingerprint([[1.0, 2.0]])[:8]
+    ('78706631', 'fd704a15')
+    """
+    array = np.asarray(values)
+    if array.dtype.kind not in "biufc":
+        raise BadInput(f"a fingerprint takes numbers, not {array.dtype}")
+    array = array.astype(array.dtype.newbyteorder("<"), order="C", copy=False)
+    digest = hashlib.sha256(f"{array.dtype.str}{array.shape}".encode())
+    digest.update(array.tobytes())
+    return digest.hexdigest()
+
+
+def numbers_of(cases: Sequence[Case]) -> np.ndarray:
+    """All numbers of the inputs of some cases in a row, for their fingerprint."""
+    parts = []
+    for x in (case.given for case in cases):
+        for value in [x] if isinstance(x, torch.Tensor) else [x[name] for name in sorted(x)]:
+            if isinstance(value, torch.Tensor):
+                # numpy knows no bfloat16
+                plain = value.detach().cpu()
+                parts.append((plain.float() if plain.dtype is torch.bfloat16 else plain).numpy().ravel())
+            elif isinstance(value, np.ndarray) and value.dtype.kind in "biuf":
+                parts.append(value.ravel())
+    return np.concatenate(parts) if parts else np.zeros(0)
 
 
 def labelled(results: list[Result], measured: Cases, depths: Sequence[str] = ()) -> xr.Dataset:

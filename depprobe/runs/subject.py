@@ -1,38 +1,98 @@
-"""What is measured: a named layer, a module, a factory that draws its weights; each gives modules and inputs.
+r"""What is measured, and what a call asks of it: a named layer built here, or a module as it is.
 
 "lstm:forget_bias=2"      a named layer: built here, at an input that is drawn, read or given
 module                    measured as it is, at the input given
-seed -> module, () -> module   a factory: built here, at the input given
-{"label": any of these}   several, in one dataset
+
+While a named layer is built, torch's functions are handed a generator of their own, and dtype and device by
+name, in this thread alone: ``drawn_from``. The numbers are those after ``torch.manual_seed``.
 """
 
 from __future__ import annotations
 
 import abc
-import inspect
-from collections.abc import Callable, Iterable, Mapping
-from typing import Any, TypeAlias
+import contextlib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
-from depprobe.core.calling.arguments import as_tensor
-from depprobe.core.calling.environment import drawn_from, factory_state
-from depprobe.errors import BadInput, DepprobeError
+from depprobe.core.calling.arguments import Sample, samples_of
+from depprobe.core.options import DEFAULT_MEMORY, parse_bytes, pinned, require
+from depprobe.errors import BadInput, unknown
 from depprobe.registry import Spec, layers
 from depprobe.runs.inputs import Source, joined
-from depprobe.runs.request import DTYPES, Request, device_of
 
-#: one input: floats (n, d_in), ids (n,), or keyword arguments
-Sample: TypeAlias = Tensor | Mapping[str, Any]
-
-#: entries of a mapping that say how many samples it holds, and the axes of one of them
-_LEADING = {"input_ids": 1, "inputs_embeds": 2}
-FORMS = "floats (n, d) or (samples, n, d), integer ids (n,) or (samples, n), or a mapping of arguments"
-
+#: what is taken where a call gives none
+DEFAULTS: dict[str, Any] = {
+    "n": 1000,
+    "d": 512,
+    "samples": 1,
+    "seeds": 1,
+    "dtype": "float64",
+    "device": "cpu",
+}
+DTYPES = {"float32": torch.float32, "float64": torch.float64}
+#: share of the budget below which one (d x d) matrix cannot make the weights exceed it
+_SMALL_SHARE = 0.01
 #: a file is named by the spec string and the seed; of other weights it knows nothing
-_NOT_KEPT = "finished cases are kept of named layers alone"
+NOT_KEPT = "finished cases are kept of named layers alone"
+#: functions that draw; those of ``torch.nn.init`` name their generator when they come here
+_DRAWING = {torch.rand, torch.randn, torch.randint, torch.randperm, torch.normal, torch.bernoulli}
+_DRAWING |= {torch.multinomial, torch.poisson, Tensor.multinomial, Tensor.bernoulli}
+_DRAWING |= {Tensor.normal_, Tensor.uniform_, Tensor.bernoulli_, Tensor.exponential_, Tensor.cauchy_}
+_DRAWING |= {Tensor.log_normal_, Tensor.geometric_, Tensor.random_}
+#: functions that make floats of the default dtype unless told otherwise
+_FLOATS = {torch.empty, torch.zeros, torch.ones, torch.rand, torch.randn, torch.eye, torch.linspace}
+_FLOATS |= {torch.logspace, torch.hann_window, torch.hamming_window, torch.empty_strided}
+#: functions that do so where their arguments are floats
+_VALUES = {torch.tensor, torch.as_tensor, torch.full, torch.arange, torch.scalar_tensor}
+_PLACED = _FLOATS | _VALUES | {torch.randint, torch.randperm}
+
+
+@dataclass(frozen=True)
+class Request:
+    """Size, number, dtype and place of the cases of one call; None where not given.
+
+    Attributes
+    ----------
+    n, d : length and width of the input and of named layers.
+    samples, seeds : numbers of inputs, and of draws of the weights, from ``seed`` on.
+    dtype, device : of weights and input.
+    budget : bytes, or a size such as ``"4GiB"``.
+
+    Examples
+    --------
+    >>> asked = Request(n=30)
+    >>> asked.given(), asked.of("n"), asked.of("d")
+    ({'n': 30}, 30, 512)
+    """
+
+    n: int | None = None
+    d: int | None = None
+    samples: int | None = None
+    seeds: int | None = None
+    seed: int = 0
+    dtype: str | None = None
+    device: str | None = None
+    budget: int | str = DEFAULT_MEMORY
+
+    def of(self, name: str) -> Any:
+        """A value as given, or the default."""
+        value = getattr(self, name)
+        return DEFAULTS[name] if value is None else value
+
+    def given(self) -> dict[str, Any]:
+        """What the call gave, by name."""
+        return {name: getattr(self, name) for name in DEFAULTS if getattr(self, name) is not None}
+
+    @property
+    def memory(self) -> int:
+        """The budget in bytes."""
+        return parse_bytes(self.budget) if isinstance(self.budget, str) else self.budget
 
 
 class Subject(abc.ABC):
@@ -73,6 +133,20 @@ class NamedLayer(Subject):
         """The width of the input, where the builder takes one."""
         return {"d_in": d_in} if d_in is not None and self.entry.reads_any_width else {}
 
+    def require_room(self, d_in: int | None, request: Request) -> None:
+        """Refuse weights that would not fit the budget, before they are allocated; raises ``OverBudget``."""
+        d, size = request.of("d"), DTYPES[request.of("dtype")].itemsize
+        # drawing weights without storage can cost seconds of torch's start-up: only where it could matter
+        if size * d**2 < _SMALL_SHARE * request.memory:
+            return
+        with torch.device("meta"):
+            module = self.entry.build(d, **self.widths(d_in or d), **self.options)
+        needed = size * sum(p.numel() for p in (*module.parameters(), *module.buffers()))
+        cheaper = "a smaller --d" if size == 4 else "a smaller --d, or --dtype float32"
+        require(
+            needed, request.memory, f"{self.label} with its weights", f"use {cheaper}, or a larger --memory"
+        )
+
     def inputs(self, x: Any, seed: int, request: Request) -> tuple[list[Sample], bool]:
         """Windows of a source, or x as given, joined to the layer's width where it reads no other."""
         n, d, samples = (request.of(name) for name in ("n", "d", "samples"))
@@ -98,7 +172,7 @@ class BuiltModule(Subject):
         self.module = module
         self.refuses = {
             "d": f"{label} has its own width",
-            "finished": _NOT_KEPT,
+            "finished": NOT_KEPT,
             **dict.fromkeys(("seeds", "dtype", "device"), f"{label} is a module that is already built"),
         }
 
@@ -111,177 +185,62 @@ class BuiltModule(Subject):
         return samples_of(x, self.module), False
 
 
-class Factory(Subject):
-    """A function that builds a module: from a seed, or from nothing, then under a generator seeded by it."""
+class _Drawn(TorchFunctionMode):
+    """Random functions draw from ``generator``; new tensors are float32 on the CPU unless named otherwise."""
 
-    def __init__(self, label: str, make: Callable[..., Any]) -> None:
-        super().__init__(label)
-        self.make, self.takes_seed = make, _takes_seed(label, make)
-        self.refuses = {"d": f"{label} has its own width", "finished": _NOT_KEPT}
+    def __init__(self, generator: torch.Generator) -> None:
+        super().__init__()
+        self.generator = generator
 
-    def build(self, seed: int, request: Request) -> nn.Module:
-        """A module with the weights of one seed, moved to the dtype and device that were asked for."""
-        device = None if request.device is None else device_of(request.device)
-        try:
-            with factory_state(seed):
-                module = self.make(seed) if self.takes_seed else self.make()
-        except DepprobeError:
-            raise
-        except Exception as error:
-            said = " ".join(str(error).split())
-            raise BadInput(
-                f"{self.label} was called as a factory seed -> nn.Module and raised "
-                f"{type(error).__name__}: {said}"
-            ) from error
-        if not isinstance(module, nn.Module):
-            raise BadInput(
-                f"{self.label} was called as a factory seed -> nn.Module and returned "
-                f"{type(module).__name__}; a function of x is measured as the forward of an nn.Module"
-            )
-        dtype = None if request.dtype is None else DTYPES[request.dtype]
-        return module if device is dtype is None else module.to(device=device, dtype=dtype)
-
-    def inputs(self, x: Any, seed: int, request: Request) -> tuple[list[Sample], bool]:
-        """x in the dtype and on the device of the module built, for an array, or in those asked for."""
-        samples = samples_of(x, nn.Identity() if isinstance(x, Tensor) else self.build(seed, request))
-        dtype = None if request.dtype is None else DTYPES[request.dtype]
-        device = None if request.device is None else device_of(request.device)
-        return [moved(one, dtype, device) for one in samples], False
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = dict(kwargs or {})
+        if (func in _DRAWING or "generator" in kwargs) and kwargs.get("generator") is None:
+            kwargs["generator"] = self.generator
+        if func in _PLACED and kwargs.get("device") is None and not any(isinstance(a, Tensor) for a in args):
+            kwargs["device"] = "cpu"
+        if func in _FLOATS and kwargs.get("dtype") is None:
+            kwargs["dtype"] = torch.float32
+        made = func(*args, **kwargs)
+        if func in _VALUES and kwargs.get("dtype") is None and made.dtype is torch.float64:
+            # numpy brings its own dtype, a Python float the process's
+            own = any(isinstance(value, np.ndarray | np.generic | Tensor) for value in args)
+            made = made if own else func(*args, **kwargs, dtype=torch.float32)
+        return made
 
 
-def subjects_of(target: Any) -> list[Subject]:
-    """What a target names, each with its label.
-
-    Raises
-    ------
-    BadInput : nothing, a label twice, or what is neither spec string, module, factory nor a mapping of these.
-    """
-    if isinstance(target, Mapping):
-        if not target:
-            raise BadInput("the mapping is empty; give label: module, factory or spec string")
-        for label in target:
-            if not isinstance(label, str) or not label.strip():
-                raise BadInput(f"a label must be text, not {label!r}")
-        return [_subject(label, one) for label, one in target.items()]
-    if isinstance(target, str | nn.Module) or callable(target) or not isinstance(target, Iterable):
-        return [_subject(None, target)]
-    named = list(target)
-    for one in named:
-        if not isinstance(one, str):
-            what = "modules and factories" if callable(one) else f"{type(one).__name__} {one!r}"
-            raise BadInput(
-                f"a list holds names of layers, not {what}; several are measured as a mapping "
-                "{label: module or factory}"
-            )
-    if not named:
-        raise BadInput("no layer was given; see depprobe layers")
-    subjects = [_subject(None, one) for one in named]
-    labels = [subject.label for subject in subjects]
-    if len(set(labels)) < len(labels):
-        raise BadInput(f"a layer is given twice: {', '.join(labels)}")
-    return subjects
-
-
-def _subject(label: str | None, target: Any) -> Subject:
-    if isinstance(target, str):
-        return NamedLayer(label or str(Spec.parse(target)), target)
-    if isinstance(target, nn.Module):
-        return BuiltModule(label or type(target).__name__, target)
-    if callable(target):
-        name: str = getattr(target, "__name__", type(target).__name__)
-        return Factory(label or name, target)
-    raise BadInput(
-        f"{type(target).__name__} {target!r} is neither the name of a layer, nor an nn.Module, nor a factory "
-        "seed -> nn.Module"
-    )
-
-
-def _takes_seed(label: str, make: Callable[..., Any]) -> bool:
-    try:
-        parameters = list(inspect.signature(make).parameters.values())
-    except (TypeError, ValueError):
-        return False
-    kinds = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
-    needed = [
-        p for p in parameters if p.default is p.empty and p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)
-    ]
-    if len(needed) > 1 or any(p.kind not in kinds for p in needed):
-        names = ", ".join(p.name for p in needed)
-        raise BadInput(
-            f"{label} needs the arguments {names}; a factory takes the seed alone, or nothing: wrap it, as "
-            "in lambda seed: Model(...)"
-        )
-    # one that has a default is the seed only if it says so
-    return bool(needed) or any(p.name == "seed" and p.kind in kinds for p in parameters[:1])
-
-
-def samples_of(x: Any, module: nn.Module) -> list[Sample]:
-    """The inputs in x, one a sample; arrays in the dtype and on the device of the module's weights.
-
-    Raises
-    ------
-    BadInput : x is none of these, is empty, masked, or not of real numbers.
+@contextlib.contextmanager
+def drawn_from(seed: int) -> Iterator[None]:
+    """While a named layer is built: weights follow from ``seed`` alone, in float32 on the CPU.
 
     Examples
     --------
-    >>> [one.shape for one in samples_of(np.zeros((2, 7, 3)), nn.Identity())]
-    [torch.Size([7, 3]), torch.Size([7, 3])]
+    >>> with drawn_from(3):
+    ...     first = torch.nn.Linear(2, 2).weight
+    >>> _ = torch.manual_seed(3)
+    >>> bool((first == torch.nn.Linear(2, 2).weight).all())
+    True
     """
-    if hasattr(x, "keys"):
-        return _split({str(name): x[name] for name in list(x.keys())})
-    tensor = as_tensor(x, module)
-    if not isinstance(x, Tensor) and not tensor.is_floating_point() and not _reads_ids(module):
-        tensor = as_tensor(np.asarray(x, np.float64), module)
-    axes = 2 if tensor.is_floating_point() else 1
-    if tensor.ndim not in (axes, axes + 1) or tensor.numel() == 0:
-        raise BadInput(f"x must be {FORMS}, with entries, not {tensor.dtype} of shape {tuple(tensor.shape)}")
-    return list(tensor) if tensor.ndim > axes else [tensor]
+    generator = torch.Generator().manual_seed(seed)
+    with pinned(), _Drawn(generator):
+        yield
 
 
-def _reads_ids(module: nn.Module) -> bool:
-    return any(isinstance(part, nn.Embedding | nn.EmbeddingBag) for part in module.modules())
+def device_of(name: str) -> torch.device:
+    """A device that is there and holds values; raises ``BadInput`` naming those that are."""
+    try:
+        device = torch.device(name)
+        # reading a value back tells devices that hold none
+        torch.zeros(1, device=device).item()
+    except (RuntimeError, AssertionError, NotImplementedError):
+        have = ["cpu"] + (["cuda"] if torch.cuda.is_available() else [])
+        have += ["mps"] if torch.backends.mps.is_available() else []
+        raise BadInput(f"no device {name!r} here; there is {', '.join(have)}") from None
+    return device
 
 
-def _split(x: Mapping[str, Any]) -> list[Sample]:
-    if not x:
-        raise BadInput(f"x is an empty mapping; it must be {FORMS}")
-    shapes = {name: tuple(getattr(value, "shape", ())) for name, value in x.items()}
-    counts = {shapes[name][0] for name, axes in _LEADING.items() if len(shapes.get(name, ())) == axes + 1}
-    if len(counts) != 1 or counts == {1}:
-        return [x]
-    (samples,) = counts
-
-    def part(name: str, i: int) -> Any:
-        return x[name][i : i + 1] if shapes[name][:1] == (samples,) else x[name]
-
-    return [{name: part(name, i) for name in x} for i in range(samples)]
-
-
-def moved(x: Sample, dtype: torch.dtype | None, device: torch.device | None) -> Sample:
-    """One input on another device, its floats of another dtype; None leaves either as it is."""
-    if not isinstance(x, Tensor):
-        return {name: moved(v, dtype, device) if isinstance(v, Tensor) else v for name, v in x.items()}
-    return x.to(device=device, dtype=dtype if x.is_floating_point() else None)
-
-
-def numbers(x: Sample) -> np.ndarray:
-    """All numbers of one input in a row, for its fingerprint."""
-    values = [x] if isinstance(x, Tensor) else [x[name] for name in sorted(x)]
-    parts = []
-    for value in values:
-        if isinstance(value, Tensor):
-            # numpy knows no bfloat16
-            plain = value.detach().cpu()
-            parts.append((plain.float() if plain.dtype is torch.bfloat16 else plain).numpy().ravel())
-        elif isinstance(value, np.ndarray) and value.dtype.kind in "biuf":
-            parts.append(value.ravel())
-    return np.concatenate(parts) if parts else np.zeros(0)
-
-
-def length_of(x: Sample) -> int | None:
-    """Number of positions of one input; None where only the module that reads it can tell."""
-    if isinstance(x, Tensor):
-        return x.shape[0]
-    return next(
-        (x[name].shape[-axes] for name, axes in _LEADING.items() if hasattr(x.get(name), "shape")), None
-    )
+def check_dtype(dtype: str) -> None:
+    """Refuse a dtype that is not one to measure with."""
+    if dtype in ("float16", "bfloat16"):
+        raise BadInput(f"{dtype} has too few digits to measure with: use --dtype float32")
+    if dtype not in DTYPES:
+        raise unknown("dtype", dtype, DTYPES)

@@ -6,7 +6,7 @@ x  float (n, d);  ids (n,);  a mapping of the forward's keyword arguments, as a 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 import torch
@@ -16,6 +16,14 @@ from torch.nn.parameter import is_lazy
 from depprobe.errors import BadInput
 
 _HALF = (torch.float16, torch.bfloat16)
+
+
+#: one input: floats (n, d_in), ids (n,), or keyword arguments
+Sample: TypeAlias = Tensor | Mapping[str, Any]
+
+#: entries of a mapping that say how many samples it holds, and the axes of one of them
+_LEADING = {"input_ids": 1, "inputs_embeds": 2}
+FORMS = "floats (n, d) or (samples, n, d), integer ids (n,) or (samples, n), or a mapping of arguments"
 
 
 def weights_of(module: nn.Module) -> tuple[torch.dtype, torch.device] | None:
@@ -89,6 +97,55 @@ def as_tensor(x: Any, module: nn.Module) -> Tensor:
     return torch.from_numpy(np.array(array, dtype=np.float64)).to(device=device, dtype=dtype)
 
 
+def samples_of(x: Any, module: nn.Module) -> list[Sample]:
+    """The inputs in x, one a sample; arrays in the dtype and on the device of the module's weights.
+
+    Raises
+    ------
+    BadInput : x is none of these, is empty, masked, or not of real numbers.
+
+    Examples
+    --------
+    >>> [one.shape for one in samples_of(np.zeros((2, 7, 3)), nn.Identity())]
+    [torch.Size([7, 3]), torch.Size([7, 3])]
+    """
+    if hasattr(x, "keys"):
+        return _split({str(name): x[name] for name in list(x.keys())})
+    tensor = as_tensor(x, module)
+    if not isinstance(x, Tensor) and not tensor.is_floating_point() and not _reads_ids(module):
+        tensor = as_tensor(np.asarray(x, np.float64), module)
+    axes = 2 if tensor.is_floating_point() else 1
+    if tensor.ndim not in (axes, axes + 1) or tensor.numel() == 0:
+        raise BadInput(f"x must be {FORMS}, with entries, not {tensor.dtype} of shape {tuple(tensor.shape)}")
+    return list(tensor) if tensor.ndim > axes else [tensor]
+
+
+def _reads_ids(module: nn.Module) -> bool:
+    return any(isinstance(part, nn.Embedding | nn.EmbeddingBag) for part in module.modules())
+
+
+def _split(x: Mapping[str, Any]) -> list[Sample]:
+    if not x:
+        raise BadInput(f"x is an empty mapping; it must be {FORMS}")
+    shapes = {name: tuple(getattr(value, "shape", ())) for name, value in x.items()}
+    counts = {shapes[name][0] for name, axes in _LEADING.items() if len(shapes.get(name, ())) == axes + 1}
+    if len(counts) != 1 or counts == {1}:
+        return [x]
+    (samples,) = counts
+
+    def part(name: str, i: int) -> Any:
+        return x[name][i : i + 1] if shapes[name][:1] == (samples,) else x[name]
+
+    return [{name: part(name, i) for name in x} for i in range(samples)]
+
+
+def moved(x: Sample, dtype: torch.dtype | None, device: torch.device | None) -> Sample:
+    """One input on another device, its floats of another dtype; None leaves either as it is."""
+    if not isinstance(x, Tensor):
+        return {name: moved(v, dtype, device) if isinstance(v, Tensor) else v for name, v in x.items()}
+    return x.to(device=device, dtype=dtype if x.is_floating_point() else None)
+
+
 def _from_mapping(entries: dict[str, Any], module: nn.Module) -> Argument:
     tensors = {
         key: as_tensor(value, module) if isinstance(value, (Tensor, np.ndarray, list)) else value
@@ -132,38 +189,6 @@ def _differentiated(entries: Mapping[str, Any]) -> str:
         f"{', '.join(map(repr, floating))} could each be what is differentiated in; "
         "leave one in x and put the others into forward={...}"
     )
-
-
-def arranged(
-    module: nn.Module, given: Tensor, argument: Argument, forward: Mapping[str, Any]
-) -> tuple[tuple[Tensor, ...], dict[str, Any]]:
-    """Positional and keyword arguments of the module's call, the sequence given in its layout."""
-    named = {**argument.beside, **forward}
-    if given.ndim == 3 and type(module).__module__.startswith("torch.nn."):
-        named |= {key: _with_batch(key, value) for key, value in named.items()}
-    if argument.name is not None:
-        return (), named | {argument.name: given}
-    if isinstance(module, nn.MultiheadAttention) and type(module).forward is nn.MultiheadAttention.forward:
-        _check_attention(module)
-        # the fused path refuses what its plain twin allows: no averaged weights unless asked for
-        return (given, given, given), {"need_weights": False} | named
-    return (given,), named
-
-
-def _with_batch(name: str, value: Any) -> Any:
-    """A mask of padded keys, (n,), as torch's layers take it with a batch of one."""
-    one = name.endswith("key_padding_mask") and isinstance(value, Tensor) and value.ndim == 1
-    return value[None] if one else value
-
-
-def _check_attention(module: nn.Module) -> None:
-    """Refuse torch's attention where keys or values are of another width than x, which is all three."""
-    widths = module.kdim, module.vdim, module.embed_dim
-    if len(set(widths)) > 1:
-        raise BadInput(
-            f"x is query, key and value at once, so kdim = {widths[0]} and vdim = {widths[1]} "
-            f"must equal embed_dim = {widths[2]}"
-        )
 
 
 def check(module: nn.Module, x: Tensor) -> None:

@@ -1,38 +1,20 @@
-r"""What the process must be like while a user's module runs, and what is put back behind it.
+"""What the process is like while a user's code runs, and what is put back behind it.
 
-One lock serialises all calls of users' modules: default dtype, random generators and the module itself
-belong to the process. Autocast, inference mode and anomaly mode are switched off and gradients on, whatever
-the caller had; what the module itself draws or sets is put back.
-
-A named layer is built of torch's own functions, which draw from the process's generator and make tensors of
-its default dtype and device. While one is built, ``drawn_from`` hands these functions a generator of its own
-and dtype and device by name: a mode of this thread alone. The numbers are those after ``torch.manual_seed``.
+Default dtype, random generators, number of threads: they belong to the process, so one thread at a time
+runs a user's code (``options.pinned``), and what that draws or sets is put back.
 """
 
 from __future__ import annotations
 
 import contextlib
 import random
-import threading
 from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
-from torch.overrides import TorchFunctionMode
 
-from depprobe.core.options import plain_modes
-
-#: held while a user's code runs
-LOCK = threading.RLock()
-
-
-@contextlib.contextmanager
-def pinned() -> Iterator[None]:
-    """Plain modes, in one thread at a time."""
-    with LOCK, plain_modes():
-        yield
+from depprobe.core.options import pinned
 
 
 class ProcessState:
@@ -71,59 +53,6 @@ class ProcessState:
         if getattr(torch._GLOBAL_DEVICE_CONTEXT, "device_context", None) is not self._device:
             torch.set_default_device(self._device.device if self._device is not None else None)
         return drawn
-
-
-#: functions that draw; those of ``torch.nn.init`` name their generator when they come here
-_DRAWING = {torch.rand, torch.randn, torch.randint, torch.randperm, torch.normal, torch.bernoulli}
-_DRAWING |= {torch.multinomial, torch.poisson, Tensor.multinomial, Tensor.bernoulli}
-_DRAWING |= {Tensor.normal_, Tensor.uniform_, Tensor.bernoulli_, Tensor.exponential_, Tensor.cauchy_}
-_DRAWING |= {Tensor.log_normal_, Tensor.geometric_, Tensor.random_}
-#: functions that make floats of the default dtype unless told otherwise
-_FLOATS = {torch.empty, torch.zeros, torch.ones, torch.rand, torch.randn, torch.eye, torch.linspace}
-_FLOATS |= {torch.logspace, torch.hann_window, torch.hamming_window, torch.empty_strided}
-#: functions that do so where their arguments are floats
-_VALUES = {torch.tensor, torch.as_tensor, torch.full, torch.arange, torch.scalar_tensor}
-_PLACED = _FLOATS | _VALUES | {torch.randint, torch.randperm}
-
-
-class _Drawn(TorchFunctionMode):
-    """Random functions draw from ``generator``; new tensors are float32 on the CPU unless named otherwise."""
-
-    def __init__(self, generator: torch.Generator) -> None:
-        super().__init__()
-        self.generator = generator
-
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        kwargs = dict(kwargs or {})
-        if (func in _DRAWING or "generator" in kwargs) and kwargs.get("generator") is None:
-            kwargs["generator"] = self.generator
-        if func in _PLACED and kwargs.get("device") is None and not any(isinstance(a, Tensor) for a in args):
-            kwargs["device"] = "cpu"
-        if func in _FLOATS and kwargs.get("dtype") is None:
-            kwargs["dtype"] = torch.float32
-        made = func(*args, **kwargs)
-        if func in _VALUES and kwargs.get("dtype") is None and made.dtype is torch.float64:
-            # numpy brings its own dtype, a Python float the process's
-            own = any(isinstance(value, np.ndarray | np.generic | Tensor) for value in args)
-            made = made if own else func(*args, **kwargs, dtype=torch.float32)
-        return made
-
-
-@contextlib.contextmanager
-def drawn_from(seed: int) -> Iterator[None]:
-    """While a named layer is built: weights follow from ``seed`` alone, in float32 on the CPU.
-
-    Examples
-    --------
-    >>> with drawn_from(3):
-    ...     first = torch.nn.Linear(2, 2).weight
-    >>> _ = torch.manual_seed(3)
-    >>> bool((first == torch.nn.Linear(2, 2).weight).all())
-    True
-    """
-    generator = torch.Generator().manual_seed(seed)
-    with pinned(), _Drawn(generator):
-        yield
 
 
 @contextlib.contextmanager

@@ -7,12 +7,15 @@ torch's own modules bring their layout; a Sequential has that of its first layer
 
 from __future__ import annotations
 
-from torch import Tensor
+from collections.abc import Mapping
+from typing import Any
 
+from torch import Tensor, nn
+
+from depprobe.core.calling.arguments import Argument
 from depprobe.errors import BadInput
 
 LAYOUTS: tuple[str, ...] = ("b n d", "n b d", "b d n", "n d")
-
 
 
 def check_layout(layout: str) -> None:
@@ -61,3 +64,35 @@ def time_first(y: Tensor, layout: str, what: str) -> tuple[Tensor, bool]:
         f"{what} has shape {tuple(y.shape)}; with layout {layout!r} it must be {sequence}, "
         "or (1, d) where it has no time axis"
     )
+
+
+def arranged(
+    module: nn.Module, given: Tensor, argument: Argument, forward: Mapping[str, Any]
+) -> tuple[tuple[Tensor, ...], dict[str, Any]]:
+    """Positional and keyword arguments of the module's call, the sequence given in its layout."""
+    named = {**argument.beside, **forward}
+    if given.ndim == 3 and type(module).__module__.startswith("torch.nn."):
+        named |= {key: _with_batch(key, value) for key, value in named.items()}
+    if argument.name is not None:
+        return (), named | {argument.name: given}
+    if isinstance(module, nn.MultiheadAttention) and type(module).forward is nn.MultiheadAttention.forward:
+        _check_attention(module)
+        # the fused path refuses what its plain twin allows: no averaged weights unless asked for
+        return (given, given, given), {"need_weights": False} | named
+    return (given,), named
+
+
+def _with_batch(name: str, value: Any) -> Any:
+    """A mask of padded keys, (n,), as torch's layers take it with a batch of one."""
+    one = name.endswith("key_padding_mask") and isinstance(value, Tensor) and value.ndim == 1
+    return value[None] if one else value
+
+
+def _check_attention(module: nn.Module) -> None:
+    """Refuse torch's attention where keys or values are of another width than x, which is all three."""
+    widths = module.kdim, module.vdim, module.embed_dim
+    if len(set(widths)) > 1:
+        raise BadInput(
+            f"x is query, key and value at once, so kdim = {widths[0]} and vdim = {widths[1]} "
+            f"must equal embed_dim = {widths[2]}"
+        )

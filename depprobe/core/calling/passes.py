@@ -10,11 +10,11 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from depprobe.core.calling.arguments import Argument, arranged
+from depprobe.core.calling.arguments import Argument
 from depprobe.core.calling.environment import ProcessState, pinned
 from depprobe.core.calling.interception import Interception
 from depprobe.core.calling.known import natural_layout
-from depprobe.core.calling.layout import laid_out, time_first
+from depprobe.core.calling.layout import arranged, laid_out, time_first
 from depprobe.core.calling.outputs import OF_WORDS, WRT_WORDS, chosen_output, submodule_of
 from depprobe.core.calling.snapshot import Snapshot
 from depprobe.core.memory import BudgetGuard

@@ -15,13 +15,13 @@ import math
 import numpy as np
 import xarray as xr
 
-from depprobe import store
 from depprobe.ledger.claim import CONFIRMED, QUALIFIED, REFUTED, Claim, Finding, Measured, Progress
 from depprobe.ledger.costs.efficiency_table import ARTICLE, efficiency
 from depprobe.ledger.evidence import command_of
 from depprobe.probes.cost import cost
 from depprobe.registry import Spec, layers
 from depprobe.runs.cases import cases_of_specs
+from depprobe.runs.labelling import provenance
 
 N, D = 1000, 512
 EXPLICIT, FUSED, CONVOLUTION, RECURRENCE = ARTICLE
@@ -64,7 +64,7 @@ def measure(quick: bool, progress: Progress | None = None, seed: int = 0) -> xr.
         "layer": ", ".join(ARTICLE),
         "n": N,
         "seed": seed,
-        "provenance": store.provenance(command_of("C4", quick, seed)),
+        "provenance": provenance(command_of("C4", quick, seed)),
     }
     return table
 

@@ -15,9 +15,9 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from depprobe import store
 from depprobe._version import __version__
 from depprobe.ledger.training.trained_cell import SNAPSHOTS, Cell, trained
+from depprobe.runs.labelling import provenance
 from depprobe.vocabulary import SCHEMA_VERSION, describe
 
 #: called with (cells done, cells in all, what is under way)
@@ -123,6 +123,6 @@ def grid(
         "steps_allowed": plan.steps,
         "depprobe_version": __version__,
         "schema_version": SCHEMA_VERSION,
-        "provenance": store.provenance(command, inputs="fresh sequences of the tasks"),
+        "provenance": provenance(command, inputs="fresh sequences of the tasks"),
     }
     return ds

@@ -1,0 +1,71 @@
+"""A function that builds a module, under the weights of every seed: seed -> module, or () -> module."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+from torch import Tensor, nn
+
+from depprobe.core.calling.arguments import Sample, moved, samples_of
+from depprobe.core.calling.environment import factory_state
+from depprobe.errors import BadInput, DepprobeError
+from depprobe.runs.subject import DTYPES, NOT_KEPT, Request, Subject, device_of
+
+
+class Factory(Subject):
+    """A function that builds a module: from a seed, or from nothing, then under a generator seeded by it."""
+
+    def __init__(self, label: str, make: Callable[..., Any]) -> None:
+        super().__init__(label)
+        self.make, self.takes_seed = make, _takes_seed(label, make)
+        self.refuses = {"d": f"{label} has its own width", "finished": NOT_KEPT}
+
+    def build(self, seed: int, request: Request) -> nn.Module:
+        """A module with the weights of one seed, moved to the dtype and device that were asked for."""
+        device = None if request.device is None else device_of(request.device)
+        try:
+            with factory_state(seed):
+                module = self.make(seed) if self.takes_seed else self.make()
+        except DepprobeError:
+            raise
+        except Exception as error:
+            said = " ".join(str(error).split())
+            raise BadInput(
+                f"{self.label} was called as a factory seed -> nn.Module and raised "
+                f"{type(error).__name__}: {said}"
+            ) from error
+        if not isinstance(module, nn.Module):
+            raise BadInput(
+                f"{self.label} was called as a factory seed -> nn.Module and returned "
+                f"{type(module).__name__}; a function of x is measured as the forward of an nn.Module"
+            )
+        dtype = None if request.dtype is None else DTYPES[request.dtype]
+        return module if device is dtype is None else module.to(device=device, dtype=dtype)
+
+    def inputs(self, x: Any, seed: int, request: Request) -> tuple[list[Sample], bool]:
+        """x in the dtype and on the device of the module built, for an array, or in those asked for."""
+        samples = samples_of(x, nn.Identity() if isinstance(x, Tensor) else self.build(seed, request))
+        dtype = None if request.dtype is None else DTYPES[request.dtype]
+        device = None if request.device is None else device_of(request.device)
+        return [moved(one, dtype, device) for one in samples], False
+
+
+def _takes_seed(label: str, make: Callable[..., Any]) -> bool:
+    try:
+        parameters = list(inspect.signature(make).parameters.values())
+    except (TypeError, ValueError):
+        return False
+    kinds = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    needed = [
+        p for p in parameters if p.default is p.empty and p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)
+    ]
+    if len(needed) > 1 or any(p.kind not in kinds for p in needed):
+        names = ", ".join(p.name for p in needed)
+        raise BadInput(
+            f"{label} needs the arguments {names}; a factory takes the seed alone, or nothing: wrap it, as "
+            "in lambda seed: Model(...)"
+        )
+    # one that has a default is the seed only if it says so
+    return bool(needed) or any(p.name == "seed" and p.kind in kinds for p in parameters[:1])
