@@ -228,6 +228,14 @@ ATTRIBUTES: tuple[str, ...] = (
 JACOBIAN_ATTRIBUTES: tuple[str, ...] = ("norm", "wrt", "method", "tolerance")
 
 
+#: name of a dimension or variable -> its attributes
+ABOUT: dict[str, dict[str, Any]] = {
+    name: {"long_name": long_name, "units": units}
+    for name, (long_name, units) in (DIMENSIONS | VARIABLES).items()
+}
+ABOUT["log_norm_status"] |= {"flag_values": list(STATUS.values()), "flag_meanings": " ".join(STATUS)}
+
+
 def describe(name: str) -> dict[str, Any]:
     """The ``long_name`` and ``units`` of a dimension or variable, as xarray attributes; its flags, if any.
 
@@ -236,9 +244,7 @@ def describe(name: str) -> dict[str, Any]:
     >>> describe("lag")
     {'long_name': 'lag (position - source)', 'units': 'positions'}
     """
-    long_name, units = (DIMENSIONS | VARIABLES)[name]
-    flags = {"flag_values": list(STATUS.values()), "flag_meanings": " ".join(STATUS)}
-    return {"long_name": long_name, "units": units} | (flags if name == "log_norm_status" else {})
+    return dict(ABOUT[name])
 
 
 def status_of(log_norm: NDArray[np.float64], exists: Any = True) -> NDArray[np.int8]:

@@ -13,7 +13,7 @@ from torch import nn
 
 from depprobe.errors import BadInput, OverBudget
 from depprobe.operators import temporal_jacobian
-from depprobe.operators.chain import norms as chain_norms_module
+from depprobe.operators.chain import operator as chain_norms_module
 from depprobe.operators.chain import sweep as sweep_module
 from depprobe.registry import layers
 

@@ -12,7 +12,7 @@ from torch import nn
 
 from depprobe.core.parallel import each
 from depprobe.operators import temporal_jacobian
-from depprobe.operators.chain import norms as chain_norms_module
+from depprobe.operators.chain import operator as chain_norms_module
 from depprobe.operators.chain import sweep as sweep_module
 
 

@@ -10,7 +10,7 @@ from torch import nn
 from depprobe.core.scaled import Scaled
 from depprobe.operators import temporal_jacobian
 from depprobe.operators.chain import compression as compression_module
-from depprobe.operators.chain import norms as chain_norms_module
+from depprobe.operators.chain import operator as chain_norms_module
 from depprobe.operators.chain import reading as reading_module
 from depprobe.operators.chain import sweep as sweep_module
 from depprobe.operators.chain.step_chains import step_chains

@@ -4,7 +4,7 @@ r"""Does the gate's highway carry the gradient: the product of forget gates besi
     GRU    dh_t/dh_k = diag(prod_{i=k+1..t} z_i) + every path through the recurrent weights
 
 Shapes: f, z (n, d). The product is a cumulative sum of ln sigma(argument), the true norm a row swept
-backwards (``operators.chain.norms``), so neither underflows. A unit's time constant is -1 / mean_t ln f_t.
+backwards (``operators.chain.operator``), so neither underflows. A unit's time constant is -1 / mean_t ln f_t.
 Source: Hochreiter and Schmidhuber 1997; Gers et al. 2000; Tallec and Ollivier 2018 (time constants).
 """
 
@@ -24,7 +24,7 @@ from depprobe.core.options import DEFAULT_MEMORY, plain_modes, require, wanted_p
 from depprobe.core.scaled import log_norm_of_logs
 from depprobe.errors import BadInput
 from depprobe.operators.chain.cells import GatedChain
-from depprobe.operators.chain.norms import chain_norms
+from depprobe.operators.chain.operator import chain_norms
 from depprobe.operators.chain.step_chains import step_chains
 from depprobe.runs.cases import Case, Progress, Report, cases_of, collect
 from depprobe.runs.labelling import numbers_of, origin, over_cases

@@ -21,7 +21,7 @@ from depprobe._version import __version__
 from depprobe.errors import BadInput
 from depprobe.operators import LogNorms
 from depprobe.runs.cases import Case, Cases
-from depprobe.vocabulary import SCHEMA_VERSION, STATUS, describe, status_of
+from depprobe.vocabulary import ABOUT, SCHEMA_VERSION, STATUS
 
 #: variable of a Jacobian dataset -> the field of ``LogNorms``, and what stands where there is no block
 _FIELDS: dict[str, tuple[str, float]] = {
@@ -32,6 +32,8 @@ _FIELDS: dict[str, tuple[str, float]] = {
 }
 #: a look at a file, so once
 _version_of = functools.cache(importlib.metadata.version)
+#: status of a number, of -inf and of NaN, of which nothing else is known
+_KINDS = np.array([STATUS[kind] for kind in ("finite", "zero", "undecided")], np.int8)
 
 
 @dataclass
@@ -84,7 +86,7 @@ def over_cases(
     ds = xr.Dataset(variables, {**{name: list(labels) for name, labels in lead.items()}, **coords})
     ds = ds.squeeze([name for name, labels in lead.items() if len(labels) == 1], drop=True)
     for name in ds.variables:
-        ds[name].attrs = describe(str(name))
+        ds[name].attrs = ABOUT[str(name)]
     return ds
 
 
@@ -107,10 +109,8 @@ def origin(
 def provenance(command: str, x: ArrayLike | None = None, **details: str | int | float) -> str:
     """How a dataset came about, as one JSON string for the attribute ``provenance``.
 
-    It holds no time, host or path of its own, so that the same command gives the same data bit for bit.
-
-    Keys, sorted: ``command``, ``versions``, ``input_sha256``, the fingerprint of
-    x where it is given, and the details, such as the hash of the weights.
+    It holds no time, host or path of its own, so that the same command gives the same data bit for bit: the
+    command, versions, the fingerprint of x where it is given, and details, such as the hash of the weights.
 
     Examples
     --------
@@ -185,12 +185,11 @@ def labelled(results: list[Result], measured: Cases, depths: Sequence[str] = ())
     ]
     columns = [{name: _field(one, name) for name in present} for one in norms]
     for one in columns:
-        stored = one.get("log_norm_status")
-        there = status_of(one["log_norm"], inside)
-        # a stored status says which kind of unknown; what lies outside the sequence was not measured
-        one["log_norm_status"] = (
-            there if stored is None else np.where(there == 0, there, stored).astype(np.int8)
-        )
+        values = one["log_norm"]
+        known = one.get("log_norm_status", _KINDS[np.isneginf(values) + 2 * np.isnan(values)])
+        # what lies outside the sequence was not measured
+        absent = np.isnan(values) & ~np.broadcast_to(inside, values.shape)
+        one["log_norm_status"] = np.where(absent, STATUS["not_measured"], known).astype(np.int8)
     lead = measured.lead | ({"depth": range(len(depths))} if depths else {})
     coords: dict[str, Any] = {"target": results[0].target, column[0]: column[1]}
     if not np.isnan(position).all():
@@ -233,7 +232,9 @@ def _field(norms: LogNorms, name: str) -> NDArray:
     values = getattr(norms, field)
     if values is not None:
         return np.asarray(values)
-    return status_of(norms.values) if field == "status" else np.zeros_like(norms.values)
+    if field == "status":
+        return _KINDS[np.isneginf(norms.values) + 2 * np.isnan(norms.values)]
+    return np.zeros_like(norms.values)
 
 
 def _inside(position: NDArray[np.float64], lags: NDArray[np.int64], n: int) -> NDArray[np.bool_]:

@@ -5,12 +5,14 @@ r"""The temporal Jacobian of torch's nn.RNN, nn.GRU and nn.LSTM, as a chain of s
 Any depth, one or both directions, projections, with or without biases. A stack in one direction is one
 chain on the joint state and is swept with compression; a bidirectional layer is two chains whose rows
 stand on different outputs; deeper bidirectional stacks pull rows through layer by layer, uncompressed.
+Rows are swept with compression, more and more gently until the measured error holds.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from threading import Event
 
 import numpy as np
 import torch
@@ -19,14 +21,25 @@ from torch import Tensor, nn
 from torch.nn.utils.parametrize import is_parametrized
 
 from depprobe.core.options import DEFAULT_MEMORY, Options, require
+from depprobe.core.parallel import Stopped, each
 from depprobe.core.scaled import Scaled, log_hypot, log_norms
 from depprobe.core.temporal_jacobian import LogNorms, TemporalJacobian
 from depprobe.errors import BadInput
+from depprobe.operators.chain.cells import CellChain
 from depprobe.operators.chain.linearised import RecurrentWeights
-from depprobe.operators.chain.norms import chain_norms, overflowed, statuses, targets_at_once
-from depprobe.operators.chain.sweep import Step, sweep
-from depprobe.operators.chain.vjp_rows import pull, push
+from depprobe.operators.chain.sweep import Step, is_wide, sweep
+from depprobe.operators.chain.unknown_norms import overflowed, reach, statuses
+from depprobe.operators.chain.vjp_rows import pull, push, swept_row
 from depprobe.operators.dispatch import register_jacobian
+
+#: share of the norm one compression may discard, times the square root of the tolerance: the error is half
+#: the square of the share, which grows while it rides along, and its upper bound is nine times its estimate
+_SHARES = (0.06, 0.001, 0.0)
+#: least tolerance for which what is read at each step is taken in float32, in the first sweep only, and how
+#: many standard deviations of what that errs are added to the error: rows change from where they are compared
+_SINGLE_TOLERANCE, _MARGIN = 1e-7, 6
+#: rows swept together, and the numbers in their blocks that may be held
+_MOST_AT_ONCE, _ROW_NUMBERS = 64, 16 << 20
 
 
 class RecurrentJacobian(TemporalJacobian):
@@ -91,10 +104,17 @@ class RecurrentJacobian(TemporalJacobian):
         lowest = int(columns.min())
         t = np.asarray(targets, dtype=np.int64)
         values, error = self._norm_rows(t, lowest, norm)
-        unknown = overflowed(self._layers, t)
-        values[unknown], error[unknown] = np.nan, 0.0
-        status = statuses(values, unknown)[:, columns] if unknown.any() else None
+        status = None
+        if any(cell.overflow < cell.n for layer in self._layers for cell in layer):
+            unknown = overflowed(self._layers, t)
+            values[unknown], error[unknown] = np.nan, 0.0
+            status = statuses(values, unknown)[:, columns] if unknown.any() else None
         return LogNorms(values[:, columns], error[:, columns] if self.tolerance else None, status=status)
+
+    @property
+    def position(self) -> NDArray[np.float64]:
+        """Each output sits where its input does: (n,)."""
+        return np.arange(self.shape[0], dtype=np.float64)
 
     @property
     def targets_at_once(self) -> int:
@@ -144,39 +164,20 @@ class RecurrentJacobian(TemporalJacobian):
         require(3 * size, self._memory, f"the row of {n_in} blocks", "ask for norms or for single blocks")
         if self._deep_both:
             return self._pull_units(t, range(d_out))
-        return self._gather(t, None)
+        return self._swept(t, None)
 
     def block(self, t: int, k: int) -> Scaled:
         """Block J[t,k], uncompressed: values (d_out, d_in), log_scale (d_out, 1)."""
         if self._deep_both:
             return super().block(t, k)
-        values, log_scale = self._gather(t, k)
+        values, log_scale = self._swept(t, k)
         return Scaled(values[:, 0], log_scale[:, 0])
 
-    def _gather(self, t: int, only: int | None) -> Scaled:
+    def _swept(self, t: int, only: int | None) -> Scaled:
         _, d_out, n_in, d_in = self.shape
         columns = n_in if only is None else 1
-        values = torch.zeros(d_out, columns, d_in, dtype=self._dtype, device=self._device)
-        log_scale = torch.zeros(d_out, columns, 1, dtype=torch.float64, device=self._device)
-        first = 0
-        for direction, stack in enumerate(zip(*self._layers, strict=True)):
-            height = stack[-1].d_h
-
-            def visit(
-                _: int, step: Step, first: int = first, height: int = height, back: int = direction
-            ) -> None:
-                for j, tap in enumerate(step.taps[0]):
-                    k = n_in - 1 - (step.start - j) if back else step.start - j
-                    if only is None or k == only:
-                        column = k if only is None else 0
-                        values[first : first + height, column] = tap
-                        log_scale[first : first + height, column] = step.block.parts[0].scale
-
-            here = n_in - 1 - t if direction else t
-            last = 0 if only is None else (n_in - 1 - only if direction else only)
-            sweep(stack, [here], last, self.wrt, 0.0, visit)
-            first += height
-        return Scaled(values, log_scale)
+        zeros = torch.zeros(d_out, columns, d_in, dtype=self._dtype, device=self._device)
+        return swept_row(self._layers, t, only, self.wrt, zeros)
 
     # -- products ------------------------------------------------------------------------------------
 
@@ -211,6 +212,82 @@ class RecurrentJacobian(TemporalJacobian):
         for layer in self._layers:
             out = push(layer, out)
         return out
+
+
+def chain_norms(
+    stack: Sequence[CellChain],
+    targets: Sequence[int],
+    lowest: int,
+    wrt: str,
+    norm: str = "fro",
+    tolerance: float = 1e-6,
+    of: str = "h",
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Natural logs of the norms of rows over all sources, and bounds on their errors: both (T, n).
+
+    ``stack`` holds the layers, bottom first; ``wrt`` and ``of`` are as in ``sweep``. Sources outside
+    [lowest, t] are -inf with error 0; a zero that cannot be told from an underflow is NaN.
+    """
+    values, error = np.full((len(targets), stack[-1].n), -np.inf), np.zeros((len(targets), stack[-1].n))
+    left = [index for index, t in enumerate(targets) if t >= lowest]
+    # a spectral norm hangs on one direction, in which rounding errors do not average out
+    single = norm == "fro" and tolerance >= _SINGLE_TOLERANCE
+    for share in _SHARES if tolerance else (0.0,):
+        size = targets_at_once(stack) if share else 1
+        threshold = share * math.sqrt(tolerance)
+        for group in (left[first : first + size] for first in range(0, len(left), size)):
+            # every so many, so that all parts have targets near and far
+            count = min(len(group), torch.get_num_threads()) if is_wide(stack) else 1
+            parts = [group[first::count] for first in range(count)]
+
+            def swept(
+                part: list[int], stop: Event, threshold: float = threshold, single: bool = single
+            ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+                wanted = [targets[index] for index in part]
+                return _swept(stack, wanted, lowest, wrt, norm, threshold, of, single, stop)
+
+            found = each(swept, parts) if count > 1 else [swept(parts[0], Event())]
+            for part, (rows, bounds) in zip(parts, found, strict=True):
+                values[part], error[part] = rows, bounds
+        single = False
+        left = [i for i in left if (np.nan_to_num(error[i], nan=np.inf) > tolerance).any()]
+    for row, t in zip(values, targets, strict=True):
+        zero = np.isneginf(row[lowest : t + 1])
+        if zero.any():
+            reached = reach(stack, t, lowest, wrt, of)
+            row[lowest : t + 1][zero & reached] = np.nan
+    return values, error
+
+
+def targets_at_once(stack: Sequence[CellChain]) -> int:
+    """How many rows are swept together: as many as fit beside the step Jacobians they share."""
+    width = sum(cell.width + cell.d_in for cell in stack)
+    return max(1, min(_MOST_AT_ONCE, _ROW_NUMBERS // (stack[-1].d_h * width)))
+
+
+def _swept(
+    stack: Sequence[CellChain],
+    targets: Sequence[int],
+    lowest: int,
+    wrt: str,
+    norm: str,
+    threshold: float,
+    of: str,
+    single: bool,
+    stop: Event,
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Norms and error bounds of one sweep, (T, n) each; infinite bounds where float32 did not hold them."""
+    values, error = np.full((len(targets), stack[-1].n), -np.inf), np.zeros((len(targets), stack[-1].n))
+
+    def visit(index: int, step: Step) -> None:
+        if stop.is_set():
+            raise Stopped
+        where = step.start - np.arange(len(step.taps[0]))
+        values[index, where], error[index, where] = step.block.read(step.taps, norm)
+
+    deviation = sweep(stack, targets, lowest, wrt, threshold, visit, of, single)
+    error[np.isfinite(values)] += _MARGIN * deviation
+    return values, error
 
 
 @register_jacobian(nn.RNN, nn.GRU, nn.LSTM)

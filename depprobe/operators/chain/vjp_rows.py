@@ -17,7 +17,7 @@ from torch import Tensor
 
 from depprobe.core.scaled import Scaled, added, peaks
 from depprobe.operators.chain.cells import CellChain
-from depprobe.operators.chain.sweep import RUN, advance
+from depprobe.operators.chain.sweep import RUN, Step, advance, sweep
 
 _BATCH = 16
 #: rows between which a run keeps every digit that a float addition keeps, from its start to its end
@@ -126,3 +126,30 @@ def push(directions: Sequence[CellChain], tangent: Tensor) -> Tensor:
         part = torch.stack(hidden)
         outputs.append(part.flip(0) if direction else part)
     return torch.cat(outputs, 1)
+
+
+def swept_row(
+    layers: Sequence[Sequence[CellChain]], t: int, only: int | None, wrt: str, values: Tensor
+) -> Scaled:
+    """Row t, or only its block at one source, uncompressed; ``values`` are zeros (d_out, n_in or 1, d_in)."""
+    n_in = layers[0][0].n
+    log_scale = torch.zeros(*values.shape[:2], 1, dtype=torch.float64, device=values.device)
+    first = 0
+    for direction, stack in enumerate(zip(*layers, strict=True)):
+        height = stack[-1].d_h
+
+        def visit(
+            _: int, step: Step, first: int = first, height: int = height, back: int = direction
+        ) -> None:
+            for j, tap in enumerate(step.taps[0]):
+                k = n_in - 1 - (step.start - j) if back else step.start - j
+                if only is None or k == only:
+                    column = k if only is None else 0
+                    values[first : first + height, column] = tap
+                    log_scale[first : first + height, column] = step.block.parts[0].scale
+
+        here = n_in - 1 - t if direction else t
+        last = 0 if only is None else (n_in - 1 - only if direction else only)
+        sweep(stack, [here], last, wrt, 0.0, visit)
+        first += height
+    return Scaled(values, log_scale)
