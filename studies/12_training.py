@@ -38,6 +38,7 @@ from pathlib import Path
 import matplotlib
 import numpy as np
 import xarray as xr
+from _prediction import auc, left_out_accuracy, rank_correlation, with_interval
 from _study import OUT, main, report
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -49,7 +50,6 @@ from depprobe.figures.drawing.log_axis import LN10, log10_of, use_decades
 from depprobe.figures.drawing.style import COLOURS, GREY, MARKERS, PAGE, SMALL, styled
 from depprobe.ledger.training.grid import DIMS, Plan, grid
 from depprobe.ledger.training.outcomes import KINDS, VANISHED, clipping, kinds
-from depprobe.ledger.training.prediction import auc, left_out_accuracy, rank_correlation, with_interval
 from depprobe.ledger.training.trained_cell import SNAPSHOTS
 
 ATTENTION, CONVOLUTION = "attention:heads=4,causal=true", "dilated-conv:depth=7,residual=true"

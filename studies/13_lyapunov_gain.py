@@ -32,8 +32,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 import depprobe
-from depprobe import store
 from depprobe.figures.drawing.style import COLOURS, GREY, LINES, MARKERS, PAGE, styled
+from depprobe.runs.labelling import provenance
 from depprobe.theory.critical import critical_gain_gru
 from depprobe.theory.gated import Gate, lstm_forget
 from depprobe.theory.meanfield import mean_field
@@ -110,7 +110,7 @@ def compute(quick: bool) -> xr.Dataset:
         "dtype": "float64",
         "depprobe_version": depprobe.__version__,
         "schema_version": SCHEMA_VERSION,
-        "provenance": store.provenance("studies/13_lyapunov_gain.py" + " --quick" * quick),
+        "provenance": provenance("studies/13_lyapunov_gain.py" + " --quick" * quick),
     }
     return ds
 

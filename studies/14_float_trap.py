@@ -33,10 +33,10 @@ from matplotlib.figure import Figure, SubFigure
 from torch import Tensor, nn
 
 import depprobe
-from depprobe import store
 from depprobe.curves import distances
 from depprobe.figures.drawing.log_axis import LN10, log10_of, use_decades
 from depprobe.figures.drawing.style import COLOURS, GREY, MARKERS, PAGE, SMALL, styled
+from depprobe.runs.labelling import provenance
 from depprobe.vocabulary import SCHEMA_VERSION, describe
 
 LAYERS = {"lstm": nn.LSTM, "rnn": nn.RNN}
@@ -71,7 +71,7 @@ def compute(quick: bool) -> xr.Dataset:
         "dtype": "float64",
         "depprobe_version": depprobe.__version__,
         "schema_version": SCHEMA_VERSION,
-        "provenance": store.provenance("studies/14_float_trap.py" + " --quick" * quick),
+        "provenance": provenance("studies/14_float_trap.py" + " --quick" * quick),
     }
     return ds
 

@@ -15,6 +15,7 @@ from depprobe.cli.output import command_of
 from depprobe.ledger import VERDICTS, claims
 from depprobe.ledger.evidence import command_of as command_of_claim
 from depprobe.ledger.gradients import receptive_field
+from depprobe.runs.labelling import provenance
 
 QUICK = ("claims", "C6", "--quick", "-q")
 
@@ -41,7 +42,7 @@ def measured(monkeypatch, stacks):
 
     def measure(quick, progress=None, seed=0):
         calls.append((quick, seed, torch.get_num_threads()))
-        return stacks.assign_attrs(provenance=store.provenance(command_of_claim("C6", quick, seed)))
+        return stacks.assign_attrs(provenance=provenance(command_of_claim("C6", quick, seed)))
 
     monkeypatch.setattr(claims, "_entries", {"C6": replace(receptive_field.CLAIM, measure=measure)})
     return calls

@@ -81,7 +81,7 @@ from depprobe import store
 
 def compute(quick):
     print("computing", file=sys.stderr)
-    return xr.Dataset({"one": 1.0}, attrs={"provenance": store.provenance("toy")})
+    return xr.Dataset({"one": 1.0}, attrs={"provenance": provenance("toy")})
 
 def plot(ds):
     figure = Figure(figsize=(6.9, 3.0))

@@ -16,7 +16,7 @@ from scipy.stats import spearmanr
 
 import depprobe
 from depprobe import BadInput
-from depprobe.ledger.training import grid, prediction, tasks
+from depprobe.ledger.training import grid, tasks
 from depprobe.ledger.training import trained_cell as training
 
 STUDIES = Path(depprobe.__file__).parents[1] / "studies"
@@ -231,7 +231,13 @@ def test_its_numbers_are_those_of_its_cells(study):
     assert sum(found[f"sgd_{kind}_cells"] for kind in ("vanished", "arriving", "exploding")) == 2
 
 
-def test_predictions_agree_with_brute_force():
+@pytest.fixture
+def prediction(monkeypatch):
+    monkeypatch.syspath_prepend(STUDIES)
+    return importlib.import_module("_prediction")
+
+
+def test_predictions_agree_with_brute_force(prediction):
     rng = np.random.default_rng(0)
     score = rng.integers(0, 6, 40).astype(float)
     score[:3] = -np.inf
@@ -249,7 +255,7 @@ def test_predictions_agree_with_brute_force():
     assert right(best) == max(map(right, [-np.inf, *sorted(set(score))])) > right(-np.inf)
 
 
-def test_a_threshold_is_tried_on_the_group_it_was_not_chosen_on():
+def test_a_threshold_is_tried_on_the_group_it_was_not_chosen_on(prediction):
     group = np.repeat(["a", "b", "c"], 2)
     yes = np.array([0, 1, 0, 1, 0, 1.0])
     assert prediction.left_out_accuracy(np.array([0, 5, 1, 6, 2, 7.0]), yes, group) == 1

@@ -7,11 +7,16 @@ r"""Softmax attention of a sequence on itself, several heads (Vaswani et al. 201
 Shapes: x (n, d) or (batch, n, d), h the same, e = d / heads. The weights are those of
 ``torch.nn.MultiheadAttention``, with its initial values.
 Source: Vaswani et al. 2017, Attention is all you need.
+
+On a convolution (for what is near; attention for what is far): c = conv(x), q, k, v from c, no residual, so
+that every path from x_k to h_t goes through both; x (n, d_in), c and h (ceil(n / stride), d). A stride makes
+the sequence that attention sees shorter. Source: Gulati et al. 2020 (convolution beside attention).
 """
 
 from __future__ import annotations
 
 import math
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -96,6 +101,41 @@ def attention(
 ) -> nn.Module:
     """Softmax attention over all positions, or the past ones if causal."""
     return Attention(d, heads, causal=causal, bias=bias, fused=fused)
+
+
+@layers.register(
+    "conv-attention",
+    equation="h = attention(conv(x))",
+    citation="Gulati et al. 2020; Vaswani et al. 2017",
+    causal=_causal,
+    examples=(
+        "conv-attention:heads=2,kernel=5",
+        "conv-attention:heads=2,stride=2",
+        "conv-attention:heads=2,causal=true",
+        "conv-attention:attention=sliding-window,window=3,heads=2",
+    ),
+)
+def conv_attention(
+    d: int,
+    *,
+    d_in: int | None = None,
+    kernel: int = 3,
+    stride: int = 1,
+    heads: int = 8,
+    attention: Literal["attention", "sliding-window"] = "attention",
+    window: int | None = None,
+    causal: bool = False,
+    bias: bool = True,
+) -> nn.Module:
+    """Convolution, then softmax attention on its output, without a residual path."""
+    options: dict[str, Any] = {"heads": heads, "causal": causal, "bias": bias}
+    if window is not None:
+        if attention != "sliding-window":
+            raise BadInput(f"window={window} needs attention=sliding-window, not attention={attention}")
+        options["window"] = window
+    # the table joins the two families: their files do not know each other
+    first = layers["conv"].build(d, d_in=d_in, kernel=kernel, stride=stride, causal=causal, bias=bias)
+    return nn.Sequential(first, layers[attention].build(d, **options))
 
 
 @complexity.register

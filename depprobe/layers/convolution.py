@@ -142,11 +142,8 @@ class Convolution(nn.Module):
     citation="Waibel et al. 1989",
     causal=lambda causal=False, **options: causal,
     examples=(
-        "conv:kernel=5,dilation=2",
-        "conv:kernel=4,causal=true",
-        "conv:stride=2",
-        "conv:padding_mode=reflect",
-        "conv:padding_mode=circular,kernel=5",
+        *("conv:kernel=5,dilation=2", "conv:kernel=4,causal=true", "conv:stride=2"),
+        *("conv:padding_mode=reflect", "conv:padding_mode=circular,kernel=5"),
     ),
 )
 def conv(

@@ -17,20 +17,8 @@ from torch import nn
 from depprobe.complexity import Complexity, applications, checked, complexity
 
 _PER_POSITION: tuple[type[nn.Module], ...] = (
-    nn.Identity,
-    nn.Dropout,
-    nn.ReLU,
-    nn.Tanh,
-    nn.Sigmoid,
-    nn.GELU,
-    nn.SiLU,
-    nn.ELU,
-    nn.LeakyReLU,
-    nn.Softplus,
-    nn.LayerNorm,
-    nn.RMSNorm,
-    nn.BatchNorm1d,
-    nn.GroupNorm,
+    *(nn.Identity, nn.Dropout, nn.ReLU, nn.Tanh, nn.Sigmoid, nn.GELU, nn.SiLU),
+    *(nn.ELU, nn.LeakyReLU, nn.Softplus, nn.LayerNorm, nn.RMSNorm, nn.BatchNorm1d, nn.GroupNorm),
 )
 
 

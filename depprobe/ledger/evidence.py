@@ -12,7 +12,6 @@ from numpy.typing import ArrayLike
 
 from depprobe._version import __version__
 from depprobe.ledger.claim import Measured
-from depprobe.runs.labelling import provenance
 from depprobe.vocabulary import DIMENSIONS, SCHEMA_VERSION, VARIABLES, describe
 
 #: variable -> (dimensions, values), or with a long name and units where the vocabulary has no such word
@@ -43,6 +42,8 @@ def evidence(
     coords : values along each dimension.
     **attributes : further ones.
     """
+    from depprobe.runs.labelling import provenance  # needs torch, which reading a verdict does without
+
     ds = xr.Dataset(
         {name: (tuple(dims), np.asarray(values)) for name, (dims, values, *_) in variables.items()},
         coords={name: (name, np.asarray(values)) for name, values in coords.items()},

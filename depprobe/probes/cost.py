@@ -50,17 +50,9 @@ LENGTHS, WIDTH, DTYPE = (256, 512, 1024), 512, "float32"
 
 #: the layers that are compared by default; explicit and fused attention compute the same
 COMPARED = (
-    "attention",
-    "attention:fused=false",
-    "sliding-window",
-    "dilated-attention",
-    "block-attention",
-    "conv",
-    "dilated-conv",
-    "conv-attention",
-    "rnn",
-    "gru",
-    "lstm",
+    *("attention", "attention:fused=false", "sliding-window", "dilated-attention"),
+    *("block-attention", "conv", "dilated-conv", "conv-attention"),
+    *("rnn", "gru", "lstm"),
 )
 
 _PASS, _TIMED = ("layer", "n", "d", "phase"), ("layer", "n", "d", "phase", "threads")
@@ -163,10 +155,8 @@ def cost(
             raise BadInput("named layers take noise: leave out x, or give a module")
         dtype = dtype or DTYPE
         check_dtype(dtype)
-        lengths, widths = (
-            _sizes("n", LENGTHS if n is None else n, 2),
-            _sizes("d", WIDTH if d is None else d, 1),
-        )
+        lengths = _sizes("n", LENGTHS if n is None else n, 2)
+        widths = _sizes("d", WIDTH if d is None else d, 1)
         for layer, width in product(layers, widths):
             _require_room(layer, lengths, width, wanted, dtype, budget)
         coords = {"layer": [layer.label for layer in layers], "n": lengths, "d": widths}

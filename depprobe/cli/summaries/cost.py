@@ -14,14 +14,8 @@ from depprobe.costs.disturbed_times import APART, SLOWER, disturbed
 from depprobe.units import scaled, seconds
 
 _HEADINGS = [
-    "layer",
-    "FLOPs",
-    "time",
-    "peak memory",
-    "sequential steps",
-    "path length",
-    "parallelism",
-    "per-token latency",
+    *("layer", "FLOPs", "time", "peak memory"),
+    *("sequential steps", "path length", "parallelism", "per-token latency"),
 ]
 _QUANTITIES = ("time", "peak_bytes", "flops")
 _NAMES = {"time": "time", "peak_bytes": "memory", "flops": "FLOPs"}
@@ -29,23 +23,9 @@ _NAMES = {"time": "time", "peak_bytes": "memory", "flops": "FLOPs"}
 _SIZES = ("n", "d")
 #: numbers of a record as they stand in the dataset
 _NUMBERS = (
-    "flops",
-    "flops_formula",
-    "time",
-    "time_low",
-    "time_high",
-    "peak_bytes",
-    "kept_bytes",
-    "parameter_bytes",
-    "process_bytes",
-    "sequential_steps",
-    "path_length",
-    "parallelism",
-    "pairs",
-    "step_time",
-    "step_time_low",
-    "step_time_high",
-    "state_bytes",
+    *("flops", "flops_formula", "time", "time_low", "time_high", "peak_bytes"),
+    *("kept_bytes", "parameter_bytes", "process_bytes", "sequential_steps", "path_length", "parallelism"),
+    *("pairs", "step_time", "step_time_low", "step_time_high", "state_bytes"),
 )
 #: a count and a formula further apart than this disagree
 _GAP = 0.0005

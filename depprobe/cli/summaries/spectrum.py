@@ -12,26 +12,13 @@ from depprobe.cli.output import Summary, power_of_ten
 from depprobe.vocabulary import repeats
 
 _HEADINGS = [
-    "matrix",
-    "width",
-    "spectral radius",
-    "largest singular value",
-    "condition",
-    "departure from normality",
-    "largest norm of a power",
-    "circular law radius",
+    *("matrix", "width", "spectral radius", "largest singular value"),
+    *("condition", "departure from normality", "largest norm of a power", "circular law radius"),
 ]
 #: numbers of a record, by the name of their variable
 _NUMBERS = (
-    "spectral_radius",
-    "largest_singular_value",
-    "log_condition",
-    "henrici",
-    "log_growth",
-    "growth_power",
-    "growth_settled",
-    "circular_radius",
-    "residual",
+    *("spectral_radius", "largest_singular_value", "log_condition", "henrici", "log_growth"),
+    *("growth_power", "growth_settled", "circular_radius", "residual"),
 )
 
 

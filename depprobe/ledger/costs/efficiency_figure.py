@@ -25,18 +25,8 @@ from depprobe.ledger.costs.efficiency_table import efficiency as efficiency_tabl
 from depprobe.units import scaled, seconds, three
 
 HEADINGS = (
-    "layer",
-    "n",
-    "pass",
-    "time",
-    "article",
-    "memory",
-    "article",
-    "path",
-    "article",
-    "steps",
-    "parallelism",
-    "article",
+    *("layer", "n", "pass", "time", "article", "memory"),
+    *("article", "path", "article", "steps", "parallelism", "article"),
 )
 #: what is said of several rows at once, above them
 _SHARED = ("n", "pass")

@@ -26,12 +26,9 @@ from depprobe.core.scaled import Scaled, log_norms, log_norms_of_squares
 from depprobe.core.temporal_jacobian import LogNorms, TemporalJacobian
 from depprobe.errors import BadInput
 from depprobe.layers.attention import Attention
-from depprobe.operators.attention.covariance import QueryPart
-from depprobe.operators.attention.gram import Gram
-from depprobe.operators.attention.heads import Heads, Support, Tile
-from depprobe.operators.attention.masks import Dense, masks_of
+from depprobe.operators.attention.closed_form import Gram, QueryPart, Row
+from depprobe.operators.attention.heads import Dense, Heads, Support, Tile, masks_of
 from depprobe.operators.attention.products import jvp, vjp
-from depprobe.operators.attention.row import Row
 from depprobe.operators.dispatch import register_jacobian
 
 #: pairs times heads in one tile of the norms

@@ -19,10 +19,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from depprobe.core.banded_rows import anchors, is_banded, placed, repeat
 from depprobe.core.options import DEFAULT_MEMORY, Options, require
 from depprobe.core.scaled import Scaled, log_norms, log_norms_of_squares
-from depprobe.core.temporal_jacobian import LogNorms, TemporalJacobian
+from depprobe.core.temporal_jacobian import LogNorms, TemporalJacobian, anchors, is_banded, placed, repeat
 from depprobe.errors import unknown
 from depprobe.layers.convolution import Convolution
 from depprobe.operators.convolution.taps import Taps, require_width

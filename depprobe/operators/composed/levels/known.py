@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import singledispatch
-from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -20,47 +19,40 @@ from depprobe.layers.dilated_convolution import ConvolutionBlock
 from depprobe.layers.residual import Added
 from depprobe.operators.chain.operator import RecurrentJacobian
 from depprobe.operators.composed.levels.convolution import Conv
-from depprobe.operators.composed.levels.level import Level
+from depprobe.operators.composed.levels.level import Level, Residual
 from depprobe.operators.composed.levels.own_operator import Mixing, Recurrence
 from depprobe.operators.composed.levels.per_position import EachPosition, Elementwise, Matrix
-from depprobe.operators.composed.levels.stack import Residual
 from depprobe.operators.convolution.taps import Taps, require_width
 from depprobe.operators.dispatch import registered_jacobian
 
 #: slopes of these are zero only where they are cut off, never by underflow
 _PIECEWISE = (
-    nn.ReLU,
-    nn.ReLU6,
-    nn.LeakyReLU,
-    nn.Hardtanh,
-    nn.Threshold,
-    nn.Hardshrink,
-    nn.Softshrink,
-    nn.Hardsigmoid,
+    *(nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.Hardtanh),
+    *(nn.Threshold, nn.Hardshrink, nn.Softshrink, nn.Hardsigmoid),
 )
 _SMOOTH = (
-    nn.Tanh,
-    nn.Sigmoid,
-    nn.GELU,
-    nn.SiLU,
-    nn.ELU,
-    nn.SELU,
-    nn.CELU,
-    nn.Mish,
-    nn.Softplus,
-    nn.Softsign,
-    nn.LogSigmoid,
-    nn.Tanhshrink,
-    nn.Hardswish,
+    *(nn.Tanh, nn.Sigmoid, nn.GELU, nn.SiLU, nn.ELU, nn.SELU, nn.CELU),
+    *(nn.Mish, nn.Softplus, nn.Softsign, nn.LogSigmoid, nn.Tanhshrink, nn.Hardswish),
 )
 _IDENTITY = (nn.Identity, nn.Dropout, nn.Dropout1d, nn.AlphaDropout, nn.FeatureAlphaDropout)
 
 
-class Stack(NamedTuple):
-    """Levels, bottom first, and the output (n_out, d_out) of the topmost."""
+class Stack:
+    """Levels, bottom first, and the topmost's output (n_out, d_out), which a function may make when asked."""
 
-    levels: list[Level]
-    output: Tensor
+    def __init__(
+        self, levels: list[Level], output: Tensor | Callable[[], Tensor], shape: tuple[int, ...] = ()
+    ) -> None:
+        self.levels, self._output = levels, output
+        self.shape = tuple(output.shape) if isinstance(output, Tensor) else shape
+
+    @property
+    def output(self) -> Tensor:
+        """Made once."""
+        if not isinstance(self._output, Tensor):
+            with torch.no_grad():
+                self._output = self._output()
+        return self._output
 
 
 @singledispatch
@@ -73,25 +65,23 @@ def levels(module: nn.Module, x: Tensor, memory: int) -> Stack | None:
     jacobian = registered_jacobian(module, x, Options(memory=memory, tolerance=0.0))
     if jacobian is None:
         return None
-    with torch.no_grad():
-        output = call_known(module, x)
+    level: Level = Mixing(jacobian, lambda z: call_known(module, z), x, memory)
     if isinstance(jacobian, RecurrentJacobian) and isinstance(module, nn.RNNBase):
-        return Stack([Recurrence(jacobian, module.bidirectional)], output)
-    return Stack([Mixing(jacobian, lambda z: call_known(module, z), x, memory)], output)
+        level = Recurrence(jacobian, module.bidirectional)
+    return Stack([level], lambda: call_known(module, x), jacobian.shape[:2])
 
 
 @levels.register
 def _(module: nn.Sequential, x: Tensor, memory: int) -> Stack | None:
     if not (is_plain(module, nn.Sequential) and _is_faithful(module)):
         return None
-    found: list[Level] = []
+    found, top = list[Level](), Stack([], x)
     for child in module:
-        stack = levels(child, x, memory)
-        if stack is None:
+        above = levels(child, top.output, memory)
+        if above is None:
             return None
-        found += stack.levels
-        x = stack.output
-    return Stack(found, x)
+        found, top = found + above.levels, above
+    return Stack(found, lambda: top.output, top.shape)
 
 
 @levels.register

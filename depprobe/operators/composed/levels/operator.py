@@ -23,21 +23,26 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from depprobe.core.banded_rows import anchors, is_banded, placed, repeat
 from depprobe.core.function import SequenceFunction
 from depprobe.core.options import DEFAULT_MEMORY, Options, readable, require
 from depprobe.core.rows import Rows
 from depprobe.core.scaled import Scaled, log_hypot, log_norms
-from depprobe.core.temporal_jacobian import LogNorms, TemporalJacobian
+from depprobe.core.temporal_jacobian import LogNorms, TemporalJacobian, anchors, is_banded, placed, repeat
 from depprobe.errors import unknown
 from depprobe.layers.dilated_convolution import ConvolutionBlock
 from depprobe.layers.residual import Added
 from depprobe.operators.autograd.operator import AutogradJacobian
 from depprobe.operators.composed.levels import rectified
-from depprobe.operators.composed.levels.attended_convolution import joined
+from depprobe.operators.composed.levels.convolution import joined
 from depprobe.operators.composed.levels.known import levels
-from depprobe.operators.composed.levels.level import Level
-from depprobe.operators.composed.levels.stack import is_inner, placing_of, pull_through, support_of, window_of
+from depprobe.operators.composed.levels.level import (
+    Level,
+    is_inner,
+    placing_of,
+    pull_through,
+    support_of,
+    window_of,
+)
 from depprobe.operators.dispatch import register_jacobian
 from depprobe.vocabulary import NORMS
 
@@ -55,7 +60,7 @@ class StackJacobian(TemporalJacobian):
     levels : the layers, bottom first, linearised at their inputs.
     module : the whole stack.
     x : (n, d_in).
-    y : its output.
+    size : of its output, (n_out, d_out).
     memory : bytes that the job may take.
     """
 
@@ -66,12 +71,12 @@ class StackJacobian(TemporalJacobian):
         levels: list[Level],
         module: nn.Module,
         x: Tensor,
-        y: Tensor,
+        size: tuple[int, ...],
         *,
         memory: int = DEFAULT_MEMORY,
     ) -> None:
         self._levels, self._module, self._x, self._memory = levels, module, x.detach(), memory
-        self.shape = (*y.shape, *x.shape)
+        self.shape = (size[0], size[1], x.shape[0], x.shape[1])
         self._repeats = all(level.is_shift_invariant() for level in levels)
         self._closed = all(level.is_closed() for level in levels)
         self._window = window_of(levels) if all(level.keeps_band() for level in levels) else None
@@ -94,10 +99,10 @@ class StackJacobian(TemporalJacobian):
     def work(self, t: int) -> float:
         """Multiply-adds of row t, roughly."""
         where, total = np.array([t % self.shape[0]]), 0.0
-        for level in reversed(self._levels):
+        for level in self._levels[:0:-1]:
             total += self.shape[1] * len(where) * level.work
             where = level.support(where)
-        return total
+        return total + self.shape[1] * len(where) * self._levels[0].work
 
     # -- norms ---------------------------------------------------------------------------------------
 
@@ -240,7 +245,7 @@ def composed_jacobian(module: nn.Module, x: Tensor, options: Options) -> Tempora
     if stack is None or not stack.levels:
         return None
 
-    exact = StackJacobian(joined(stack.levels), module, x, stack.output, memory=memory)
+    exact = StackJacobian(joined(stack.levels), module, x, stack.shape, memory=memory)
     if options.method == "auto" and exact.work(exact.shape[0] - 1) > _WORK:
         function = SequenceFunction(module, x, memory=memory)
         return AutogradJacobian(function, replace(options, method="probes"))

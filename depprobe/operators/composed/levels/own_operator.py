@@ -10,17 +10,17 @@ Shapes: rows R (P, r, d_out) at P positions; J[t,:] (d_out, n_in, d_in).
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from functools import cached_property
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from depprobe.core.banded_rows import anchors
 from depprobe.core.memory import predicted_peak
 from depprobe.core.rows import Rows, gathered
 from depprobe.core.scaled import Scaled
-from depprobe.core.temporal_jacobian import TemporalJacobian
+from depprobe.core.temporal_jacobian import TemporalJacobian, anchors
 from depprobe.operators.chain.operator import RecurrentJacobian
 from depprobe.operators.composed.levels.level import Level, Positions
 
@@ -57,19 +57,31 @@ class Recurrence(Level):
         )
 
 
+@dataclass(eq=False)
 class Mixing(Level):
     """Any other layer with an operator of its own: its row where one position asks, else products."""
 
-    def __init__(
-        self, jacobian: TemporalJacobian, function: Callable[[Tensor], Tensor], x: Tensor, memory: int
-    ) -> None:
-        self.jacobian, self.function, self.x, self.memory = jacobian, function, x, memory
-        n_out, d_out, n_in, self.width = jacobian.shape
-        self.n_out, self.n_in = n_out, n_in
-        if n_out != n_in:
-            self.placing = (0.5 * n_in / n_out - 0.5, n_in / n_out)
-        self.work = 4.0 * n_in * d_out
-        self._reads: dict[int, Positions] = {}
+    jacobian: TemporalJacobian
+    function: Callable[[Tensor], Tensor]
+    x: Tensor
+    memory: int
+    _reads: dict[int, Positions] = field(default_factory=dict)
+
+    @cached_property
+    def width(self) -> int:  # type: ignore[override]
+        """d_in of the layer."""
+        return self.jacobian.shape[3]
+
+    @cached_property
+    def placing(self) -> tuple[float, float]:  # type: ignore[override]
+        """Evenly over the inputs where lengths differ."""
+        n_out, _, n_in, _ = self.jacobian.shape
+        return (0.5 * n_in / n_out - 0.5, n_in / n_out) if n_out != n_in else (0.0, 1.0)
+
+    @cached_property
+    def work(self) -> float:  # type: ignore[override]
+        """Multiply-adds of a pull, for each row and position."""
+        return 4.0 * self.jacobian.shape[2] * self.jacobian.shape[1]
 
     def zeros_are_exact(self) -> bool:
         """No: it rounds on its way."""
@@ -77,17 +89,18 @@ class Mixing(Level):
 
     def support(self, where: Positions) -> Positions:
         """What the operator says that the outputs given read; everything where that would fill memory."""
-        if len(where) > 1 and self.n_out * self.n_in > _KNOWN_READS:
-            return np.arange(self.n_in)
+        n_out, _, n_in, _ = self.jacobian.shape
+        if len(where) > 1 and n_out * n_in > _KNOWN_READS:
+            return np.arange(n_in)
         missing = [t for t in where.tolist() if t not in self._reads]
         if missing:
             norms = self.jacobian.log_norms(missing)
             position = self.jacobian.position
-            position = np.arange(self.n_out, dtype=np.float64) if position is None else position
+            position = np.arange(n_out, dtype=np.float64) if position is None else position
             anchor = anchors(position)[missing]
             for t, at, values in zip(missing, anchor, norms.values, strict=True):
-                source = np.arange(self.n_in) if norms.lags is None else at - norms.lags
-                self._reads[t] = source[(source >= 0) & (source < self.n_in) & ~np.isneginf(values)]
+                source = np.arange(n_in) if norms.lags is None else at - norms.lags
+                self._reads[t] = source[(source >= 0) & (source < n_in) & ~np.isneginf(values)]
         return np.unique(np.concatenate([self._reads[t] for t in where.tolist()]))
 
     def pull(self, rows: Rows) -> Rows:
@@ -102,7 +115,7 @@ class Mixing(Level):
             if bool((safe == 0).all()):
                 scale = rows.log_scale[:1]
             return Rows(values, scale, where).settled()
-        values, log_scale = rows.dense(self.n_out)
+        values, log_scale = rows.dense(self.jacobian.shape[0])
         peak = log_scale.amax(1, keepdim=True)
         depth = ((peak - log_scale) / _BUCKET[values.dtype]).nan_to_num(nan=torch.inf, posinf=1e9).long()
         where = torch.from_numpy(self.support(rows.where.cpu().numpy())).to(values.device)
