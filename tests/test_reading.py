@@ -140,13 +140,13 @@ def test_what_is_lost_of_the_low_rows_is_in_the_error(monkeypatch):
     """Low rows of a wrong size err the norms by the square of their share: less than stated."""
     module, x = nn.LSTM(64, 24).to(F64), torch.randn(151, 64, dtype=F64)
     exact, right = norms(module, x, 0), norms(module, x)
-    advance = sweep_module._advance
+    advance = sweep_module.advance
 
     def worse(stack, rows, k, steps, wrt):
         taps, after, states = advance(stack, rows, k, steps, wrt)
         return taps, after * (1 + 1e-2 * (rows.dtype == torch.float32)), states
 
-    monkeypatch.setattr(sweep_module, "_advance", worse)
+    monkeypatch.setattr(sweep_module, "advance", worse)
     monkeypatch.setattr(chain_norms_module, "_SHARES", (0.06,))
     wrong = norms(module, x)
     inside = np.isfinite(exact.values)
@@ -160,13 +160,13 @@ def test_low_rows_that_leave_the_range_of_float32_are_taken_again(monkeypatch):
     """A step that nothing but the high rows comes through."""
     module, x = nn.LSTM(64, 24).to(F64), torch.randn(151, 64, dtype=F64)
     exact = norms(module, x, 0)
-    advance = sweep_module._advance
+    advance = sweep_module.advance
 
     def vanishing(stack, rows, k, steps, wrt):
         taps, after, states = advance(stack, rows, k, steps, wrt)
         return taps * (0 if rows.dtype == torch.float32 else 1), after, states
 
-    monkeypatch.setattr(sweep_module, "_advance", vanishing)
+    monkeypatch.setattr(sweep_module, "advance", vanishing)
     found = norms(module, x)
     np.testing.assert_allclose(found.values, exact.values, atol=1e-6)
 
