@@ -6,7 +6,8 @@ import math
 
 import numpy as np
 import torch
-from generated_forwards import F64, POSITIVE, UNTOLD, Composed, Step, forwards
+from forward_parts import F64, POSITIVE, UNTOLD
+from generated_forwards import Composed, Step, forwards
 from hypothesis import HealthCheck, example, given, settings
 
 import depprobe
