@@ -13,8 +13,9 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
-from forward_parts import F64, PARTS
+from forward_parts import PARTS
 from hypothesis import strategies as st
+from known_parts import F64
 from torch import Tensor, nn
 
 #: ways of joining what one or two parts put out with what they read

@@ -6,9 +6,10 @@ import math
 
 import numpy as np
 import torch
-from forward_parts import F64, POSITIVE, UNTOLD
+from forward_parts import POSITIVE, UNTOLD
 from generated_forwards import Composed, Step, forwards
 from hypothesis import HealthCheck, example, given, settings
+from known_parts import F64
 
 import depprobe
 from depprobe.vocabulary import STATUS
