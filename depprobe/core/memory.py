@@ -9,7 +9,7 @@ import contextlib
 import logging
 import math
 import weakref
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import torch
@@ -114,19 +114,3 @@ def fake_tensors() -> Iterator[Any]:
             yield mode
     finally:
         logger.disabled = before
-
-
-def predicted_peak(function: Callable[[Tensor], Tensor], x: Tensor, cotangents: int) -> int | None:
-    """Bytes that the forward pass and one batched backward with so many cotangents would hold at most.
-
-    None where the function cannot run on fake tensors (a data-dependent shape, say).
-    """
-    try:
-        with fake_tensors() as mode, StorageTracker() as tracker, torch.enable_grad():
-            fake_x = mode.from_tensor(x.detach()).requires_grad_()
-            y = function(fake_x)
-            v = torch.empty(cotangents, *y.shape, dtype=y.dtype, device=y.device)
-            torch.autograd.grad(y, fake_x, v, is_grads_batched=True)
-            return tracker.peak
-    except Exception:  # whatever goes wrong on fake tensors says nothing about real ones
-        return None

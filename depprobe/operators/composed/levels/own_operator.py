@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from depprobe.core.memory import predicted_peak
+from depprobe.core.recorded_graph import backward_bytes
 from depprobe.core.rows import Rows, gathered
 from depprobe.core.scaled import Scaled
 from depprobe.core.temporal_jacobian import TemporalJacobian, anchors
@@ -123,10 +123,11 @@ class Mixing(Level):
         with torch.enable_grad():
             leaf = self.x.clone().requires_grad_()
             y = self.function(leaf)
+        chunk = max(1, self.memory // max(1, backward_bytes(y, leaf)))
         for bucket in depth[log_scale.isfinite()].unique().tolist():
             base = peak - bucket * _BUCKET[values.dtype]
             chosen = torch.where(depth == bucket, Scaled(values, log_scale).relative_to(base), 0)
-            pulled = torch.cat([self._products(y, leaf, part) for part in chosen.split(self._chunk)])
+            pulled = torch.cat([self._products(y, leaf, part) for part in chosen.split(chunk)])
             parts.append(Rows(pulled[:, where].transpose(0, 1), base.transpose(0, 1), where).settled())
         return gathered(parts).settled()
 
@@ -135,11 +136,3 @@ class Mixing(Level):
             y, leaf, cotangents, retain_graph=True, is_grads_batched=True, materialize_grads=True
         )
         return pulled
-
-    @cached_property
-    def _chunk(self) -> int:
-        """Products taken at once, within the budget."""
-        one, two = (predicted_peak(self.function, self.x, count) for count in (1, 2))
-        if one is None or two is None:
-            return 16
-        return int(max(1, 1 + (self.memory - one) // max(1, two - one)))
