@@ -195,13 +195,18 @@ def test_a_change_of_the_cell_is_trained_anew(tmp_path):
 
 def test_a_change_of_the_code_is_trained_anew(tmp_path, monkeypatch):
     package = tmp_path / "depprobe"
-    for name in ("layers/recurrent.py", "operators/chain/operator.py", "training/cell.py", "figures/cost.py"):
+    for name in (
+        "layers/recurrent.py",
+        "operators/chain/operator.py",
+        "ledger/training/cell.py",
+        "figures/cost.py",
+    ):
         (package / name).parent.mkdir(parents=True, exist_ok=True)
         (package / name).write_text("before", encoding="utf-8")
-    monkeypatch.setattr(depprobe, "__file__", str(package / "__init__.py"))
+    monkeypatch.setattr(training, "__file__", str(package / "ledger" / "training" / "trained_cell.py"))
     source = training.source.__wrapped__
     seen = [source()]
-    for name in ("layers/recurrent.py", "operators/chain/operator.py", "training/cell.py"):
+    for name in ("layers/recurrent.py", "operators/chain/operator.py", "ledger/training/cell.py"):
         (package / name).write_text("after", encoding="utf-8")
         assert source() not in seen
         seen.append(source())
