@@ -146,7 +146,9 @@ class Glue:
             return None
         shapes = [shape_of(edge) for edge in segment.edges]
         sizes = [shape[self._axis(edge)] for shape, edge in zip(shapes, segment.edges, strict=True)]
-        bits = (torch.arange(sum(sizes)) >> torch.arange(max(1, (sum(sizes) - 1).bit_length()))[:, None]) & 1
+        # wherever tensors are made by default: the user's default device may be another
+        digits = torch.arange(max(1, (sum(sizes) - 1).bit_length()), device="cpu")[:, None]
+        bits = (torch.arange(sum(sizes), device="cpu") >> digits) & 1
         chosen = torch.cat([bits, 1 - bits]).bool()
         marks = []
         for edge, shape, here in zip(segment.edges, shapes, chosen.split(sizes, 1), strict=True):
@@ -159,7 +161,7 @@ class Glue:
                 heard, other = flat(found, self._axis(edge)).isnan().any(2).cpu().chunk(2)
                 if bool((heard & other).any()):
                     return None
-                place = (heard.long() << torch.arange(len(bits))[:, None]).sum(0)
+                place = (heard.long() << digits).sum(0)
                 # what hears of nothing may stand anywhere: it is zero
                 sources[edge] = place.clamp(max=sum(sizes) - 1).to(found.device)
         return Routes(sizes, sources)
