@@ -45,6 +45,6 @@ def unknown(kind: str, name: str, known: Iterable[str]) -> BadInput:
     "unknown block 'h99'; did you mean 'h9'? Known: h1, h9, h10"
     """
     names = sorted(known, key=_in_order)
-    near = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
+    near = difflib.get_close_matches(name, names, n=1, cutoff=0.5) if isinstance(name, str) else []
     hint = f"; did you mean {near[0]!r}?" if near else "."
     return BadInput(f"unknown {kind} {name!r}{hint} Known: {', '.join(names) or 'none'}")

@@ -26,7 +26,7 @@ from depprobe.core.calling.outputs import WRT_WORDS
 from depprobe.core.calling.passes import Pass, Passes
 from depprobe.core.calling.positions import positions_of
 from depprobe.core.calling.replacements import Replacements
-from depprobe.core.options import DEFAULT_MEMORY
+from depprobe.core.options import DEFAULT_MEMORY, check_kind
 from depprobe.errors import BadInput
 
 #: runs a forward inside a context: the variable (n_in, d_in), and the output (n_out, d_out) with its graph
@@ -74,6 +74,8 @@ class SequenceFunction:
     ) -> None:
         if not isinstance(module, nn.Module):
             raise BadInput(f"a module must be an nn.Module, not {type(module).__name__}")
+        check_kind("text", of=of, wrt=wrt)
+        check_kind("a mapping", forward={} if forward is None else forward)
         self.module, self.of, self.wrt, self.forward = module, of, wrt, dict(forward or {})
         self._argument = checked(argument_of(x, module), module)
         self._position, self._memory = position, memory
@@ -107,7 +109,9 @@ class SequenceFunction:
             self.forward,
             of=self.of,
             wrt=self.wrt,
-            per_position=isinstance(self._position, str) and self._position == "same",
+            per_position=None
+            if self._position is None
+            else isinstance(self._position, str) and self._position == "same",
             memory=self._memory,
         )
 

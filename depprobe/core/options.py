@@ -9,8 +9,9 @@ from __future__ import annotations
 import contextlib
 import re
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from numbers import Integral, Real
 from typing import Any
 
 import numpy as np
@@ -28,6 +29,21 @@ _UNITS |= {"KIB": 1 << 10, "MIB": 1 << 20, "GIB": 1 << 30, "TIB": 1 << 40}
 LOCK = threading.RLock()
 #: what targets may be
 CHOICES = "last, all, every:M, random:K or a list such as 9,99,999"
+_KINDS = {"a whole number": Integral, "a number": Real, "text": str, "a mapping": Mapping}
+
+
+def check_kind(kind: str, **given: Any) -> None:
+    """Refuse values of another kind: ``a whole number``, ``a number``, ``text`` or ``a mapping``.
+
+    Examples
+    --------
+    >>> check_kind("a whole number", seed=1.5)
+    Traceback (most recent call last):
+    depprobe.errors.BadInput: seed must be a whole number, not 1.5
+    """
+    for name, value in given.items():
+        if not isinstance(value, _KINDS[kind]) or isinstance(value, bool):
+            raise BadInput(f"{name} must be {kind}, not {' '.join(repr(value).split())[:60]}")
 
 
 @dataclass(frozen=True)
@@ -66,6 +82,10 @@ class Options:
     forward: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        check_kind("a whole number", memory=self.memory, probes=self.probes, seed=self.seed)
+        check_kind("a number", tolerance=self.tolerance)
+        check_kind("text", wrt=self.wrt)
+        check_kind("a mapping", forward=self.forward)
         if self.method not in METHODS:
             raise unknown("method", self.method, METHODS)
         if self.norm not in NORMS:
@@ -167,7 +187,12 @@ def wanted_positions(targets: str | int | Sequence[int], n: int, seed: int = 0) 
             if isinstance(error, BadInput):
                 raise
             raise BadInput(f"targets must be {CHOICES}, not {targets!r}") from None
-    chosen = [targets] if isinstance(targets, int) else list(targets)
+    chosen: Any = [targets] if isinstance(targets, Integral) else targets
+    if not isinstance(chosen, Iterable):
+        raise BadInput(f"targets must be {CHOICES}, not {targets!r}")
+    chosen = list(chosen)
+    for t in chosen:
+        check_kind("a whole number", **{"a target": t})
     if not chosen:
         raise BadInput(f"targets must be {CHOICES}, not an empty list")
     for t in chosen:

@@ -13,7 +13,8 @@ class GraphFacts(NamedTuple):
     """Facts of the nodes between an output and a leaf.
 
     ``narrowest`` floating dtype on the way; ``total`` and ``largest`` bytes of the gradients that one
-    product makes, all nodes together and of the largest; ``has_python`` where a node runs Python code.
+    product makes, all nodes together and of the largest; ``has_python`` where a node runs
+    Python code, or swallows NaN all the same.
     """
 
     narrowest: torch.dtype
@@ -24,6 +25,17 @@ class GraphFacts(NamedTuple):
 
 #: nodes that may stand where a dtype changes: casts, and stores into tensors of another dtype
 _CASTS = frozenset({"ToCopyBackward0", "CopySlices", "CopyBackwards"})
+#: functions of torch that take a dtype
+_TYPED = ("Sum", "Mean", "Prod", "Cumsum", "Cumprod", "Softmax", "LogSoftmax", "Norm", "LinalgVectorNorm")
+_TYPED_NODES = frozenset(f"{name}Backward{number}" for name in _TYPED for number in range(4))
+#: nodes of torch's that give 0 for a cotangent of NaN where there is a path
+_SWALLOWS_NAN = frozenset({"LogcumsumexpBackward0"})
+
+
+def swallows_nan(node: Any) -> bool:
+    """Whether a cotangent of NaN need not arrive below a node although a path leads there."""
+    kind = type(node)
+    return issubclass(kind, torch.autograd.function.BackwardCFunction) or kind.__name__ in _SWALLOWS_NAN
 
 
 def is_simple(y: Tensor, leaf: Tensor) -> bool:
@@ -37,7 +49,9 @@ def is_simple(y: Tensor, leaf: Tensor) -> bool:
     while waiting:
         node = waiting.pop()
         kind = type(node)
-        if kind.__name__ in _CASTS or issubclass(kind, torch.autograd.function.BackwardCFunction):
+        if kind.__name__ in _CASTS or swallows_nan(node):
+            return False
+        if kind.__name__ in _TYPED_NODES and node._input_metadata[0].dtype is not y.dtype:
             return False
         below = node.next_functions
         found = found or (not below and getattr(node, "variable", None) is leaf)
@@ -59,7 +73,7 @@ def graph_facts(y: Tensor, leaf: Tensor) -> GraphFacts:
     """
     narrowest, total, largest, has_python = y.dtype, 0, 0, False
     for node in _nodes_between(y, leaf):
-        has_python |= isinstance(node, torch.autograd.function.BackwardCFunction)
+        has_python |= swallows_nan(node)
         for metadata in node._input_metadata:
             dtype = metadata.dtype
             size = math.prod(metadata.shape) * dtype.itemsize

@@ -134,7 +134,7 @@ def temporal_jacobian(
         probes=probes,
         seed=seed,
         wrt=wrt,
-        forward=dict(forward or {}),
+        forward={} if forward is None else forward,
     )
     function = SequenceFunction(
         module, x, of=of, wrt=wrt, layout=layout, position=position, forward=forward, memory=memory

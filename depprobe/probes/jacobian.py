@@ -17,7 +17,14 @@ import xarray as xr
 from depprobe._version import __version__
 from depprobe.core.calling.outputs import depths as submodules
 from depprobe.core.calling.positions import positions_of
-from depprobe.core.options import DEFAULT_MEMORY, nearest_outputs, plain_modes, require, wanted_positions
+from depprobe.core.options import (
+    DEFAULT_MEMORY,
+    check_kind,
+    nearest_outputs,
+    plain_modes,
+    require,
+    wanted_positions,
+)
 from depprobe.errors import BadInput, unknown
 from depprobe.operators import TemporalJacobian, temporal_jacobian
 from depprobe.runs.cache import Finished
@@ -125,6 +132,7 @@ def jacobian(
         raise unknown("norm", norm, NORMS)
     if method not in METHODS:
         raise unknown("method", method, METHODS)
+    check_kind("text", of=of, wrt=wrt)
     asked = Request(n, d, samples, seeds, seed, dtype, device, memory)
     others = {"forward": forward, "probes": probes, "layout": layout, "finished": finished}
     unused = [] if method == "probes" else [("probes", "only method='probes' draws any")]

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from depprobe.core.calling.arguments import Sample, samples_of
-from depprobe.core.options import DEFAULT_MEMORY, parse_bytes, pinned, require
+from depprobe.core.options import DEFAULT_MEMORY, check_kind, parse_bytes, pinned, require
 from depprobe.errors import BadInput, unknown
 from depprobe.registry import Spec, layers
 from depprobe.runs.inputs import Source, joined
@@ -79,6 +79,14 @@ class Request:
     dtype: str | None = None
     device: str | None = None
     budget: int | str = DEFAULT_MEMORY
+
+    def __post_init__(self) -> None:
+        numbers = {"n": self.n, "d": self.d, "samples": self.samples, "seeds": self.seeds}
+        names = {"dtype": self.dtype, "device": self.device}
+        check_kind("a whole number", seed=self.seed, **{k: v for k, v in numbers.items() if v is not None})
+        check_kind("text", **{name: value for name, value in names.items() if value is not None})
+        if not isinstance(self.budget, str):
+            check_kind("a whole number", memory=self.budget)
 
     def of(self, name: str) -> Any:
         """A value as given, or the default."""

@@ -80,14 +80,17 @@ def argument_of(x: Any, module: nn.Module) -> Argument:
 def as_tensor(x: Any, module: nn.Module) -> Tensor:
     """A tensor as it is; an array or list in the module's dtype and on its device, integers as they are."""
     if isinstance(x, Tensor):
-        x = x.detach()
+        x = x.detach().to_dense()
         # an inference tensor cannot be recorded; a copy can
         return x.clone() if x.is_inference() else x
     if isinstance(x, np.ma.MaskedArray):
         if bool(np.ma.getmaskarray(x).any()):
             raise BadInput("x is a masked array with masked entries; fill them (x.filled(0.0)) or cut them")
         x = x.data
-    array = np.asarray(x)
+    try:
+        array = np.asarray(x)
+    except (ValueError, TypeError) as error:
+        raise BadInput(f"x is no array of numbers: {error}") from None
     if array.dtype.kind not in "iufb":
         raise BadInput(f"x holds {array.dtype}; it must hold real numbers")
     dtype, device = weights_of(module) or (torch.float64, torch.device("cpu"))

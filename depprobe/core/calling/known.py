@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 from torch.nn.modules import module as _torch_module
+from torch.nn.utils.parametrize import is_parametrized
 
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 #: what a subclass may define anew without computing anything else
@@ -50,6 +51,19 @@ def is_hooked(module: nn.Module) -> bool:
     return bool(hooked or "forward" in vars(module) or "__call__" in vars(module))
 
 
+def recomputes_weights(module: nn.Module) -> bool:
+    """Whether reading a weight runs code of the user's, or moves a buffer (spectral_norm in training)."""
+    if not is_parametrized(module):
+        return False
+    lists = module.parametrizations.children()  # type: ignore[union-attr]
+    parts = [part for each in lists for part in each.modules() if part is not each]
+    return any(
+        not type(part).__module__.startswith("torch.")
+        or (part.training and next(part.buffers(), None) is not None)
+        for part in parts
+    )
+
+
 def is_plain(module: nn.Module, kind: type[nn.Module]) -> bool:
     """Whether a module computes what ``kind`` computes.
 
@@ -70,7 +84,7 @@ def is_plain(module: nn.Module, kind: type[nn.Module]) -> bool:
         for name, value in vars(parent).items():
             if name not in _HARMLESS and callable(value) and hasattr(kind, name):
                 return False
-    return not any(is_hooked(child) for child in module.modules())
+    return not any(is_hooked(child) or recomputes_weights(child) for child in module.modules())
 
 
 def is_torchs_own(module: nn.Module) -> bool:

@@ -146,9 +146,13 @@ def keeps_beside_another(passes: Passes, layout: str, first: Pass) -> bool | Non
         raise
     except BadInput:
         return None  # it takes one sample at a time, and then nothing can mix
-    if together.ndim == 0:
-        return None  # a number for the whole batch
+    if together.ndim not in (1, 2, 3):
+        return None  # a number for the whole batch; or it is made for one sample
     place = axis if together.ndim == 3 else 0
+    if together.shape[place] == 1:
+        # one that reads the first sample alone does not mix; the last position of time first does
+        swapped = passes.batch_of_two(layout, given.roll(1, axis))
+        return None if same_output(first.y, time_first(swapped, layout, "it")[0]) else False
     if together.shape[place] != 2:
         return False
     try:

@@ -44,7 +44,8 @@ class Passes:
     ----------
     module, argument, forward : what is called, and with what.
     of, wrt : as ``SequenceFunction`` takes them.
-    per_position : whether an output (1, n) holds a number for each position, and no features.
+    per_position : whether an output (1, n) holds a number for each position, and no features; None where
+        that was not said.
     memory : bytes that a forward pass may take.
 
     Raises
@@ -60,7 +61,7 @@ class Passes:
         *,
         of: str,
         wrt: str,
-        per_position: bool,
+        per_position: bool | None,
         memory: int,
     ) -> None:
         self.module, self.argument, self.forward = module, argument, forward
@@ -176,8 +177,14 @@ class Passes:
             y, has_time = time_first(chosen_output(result, self.of, what), of_layout, f"the output of {what}")
         except BadInput as error:
             raise DoesNotRun(str(error)) from None
-        if not has_time and self._per_position and y.shape[1] == leaf.shape[0]:
-            y, has_time = y.T, True
+        if not has_time and y.shape[1] == leaf.shape[0]:
+            if self._per_position is None:
+                raise BadInput(
+                    f"the output of {what}, {tuple(y.shape)}, may be a number for each of the {y.shape[1]} "
+                    "positions or a vector without a time axis; say position='same' or position='end'"
+                )
+            if self._per_position:
+                y, has_time = y.T, True
         # of a graph that was cut no path leads to the leaf
         if not y.requires_grad or not (wrt is None or tracer is not None or reaches(y, leaf)):
             raise BadInput(

@@ -1,10 +1,10 @@
 r"""Which inputs an output ignores, found by replacing them.
 
-    y_t(x with x_k replaced for all k in G) = y_t(x) to the bit, three times   =>   y_t ignores every k in G
+    y_t(x with x_k replaced for all k in G) = y_t(x) to the bit, five times   =>   y_t ignores every k in G
 
-The three replacements are unrelated and one is large: it takes a saturated unit out of saturation. Many
-inputs are replaced at once (group testing), the future and the past first, then halves of them, so that a
-causal or banded module is settled in a few passes.
+Three replacements are unrelated, one of them large: it takes a saturated unit out of saturation, as do its
+opposite and its neighbour's. Many inputs are replaced at once (group testing), the future and the past first,
+then halves of them, so that a causal or banded module is settled in a few passes.
 """
 
 from __future__ import annotations
@@ -47,6 +47,9 @@ class Replacements:
         self._values = [
             (factor * draw + shift).to(x) for factor, shift, draw in zip(factors, shifts, draws, strict=True)
         ]
+        # of a large value and its opposite one scores high in attention, and opens a gate
+        large = self._values[-1]
+        self._values += [-large, large.roll(1, 0)]
         self._finite = self._y.isfinite().all(1)
 
     def ignores(self, t: int, sources: Tensor) -> Tensor:

@@ -99,7 +99,9 @@ class AutogradJacobian(TemporalJacobian):
     def _norm_row(self, t: int, columns: list[int], norm: str) -> tuple[Floats, Floats, NDArray[np.int8]]:
         value, error = self._measured(t, columns, norm, 0.0)
         finite, zero = np.isfinite(value), np.isneginf(value)
-        status = np.where(finite, STATUS["finite"], STATUS["overflow"]).astype(np.int8)
+        # what is no number has no derivative, whatever autograd makes of it
+        known = finite if not bool(self._function.y[t].isnan().any()) else np.zeros_like(finite)
+        status = np.where(known, STATUS["finite"], STATUS["overflow"]).astype(np.int8)
         proved = zero & ~self._products.reaches(t)[columns] if zero.any() else zero
         middle = (1 - _NEAR) * self.log_floor
         scaled = value
@@ -109,7 +111,7 @@ class AutogradJacobian(TemporalJacobian):
                 agrees = np.abs(scaled - value) <= self._agree
             # what leaves the range once scaled up was not near the floor
             agrees |= ~np.isfinite(scaled) & (value > middle)
-            status[finite & ~(agrees & (value >= self.log_floor))] = STATUS["underflow"]
+            status[known & ~(agrees & (value >= self.log_floor))] = STATUS["underflow"]
         if (zero & ~proved).any():
             tried = zero & ~proved & np.isneginf(scaled)
             tried &= ends_abruptly(tried | proved, value > middle, np.asarray(columns), t)

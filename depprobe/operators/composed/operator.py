@@ -19,6 +19,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from depprobe.core.calling.passes import DoesNotRun
 from depprobe.core.function import SequenceFunction
 from depprobe.core.options import Options, require
 from depprobe.core.scaled import Scaled, log_norms
@@ -152,9 +153,16 @@ class GraphJacobian(TemporalJacobian):
             total, share, doubtful = self._taken_again(t, total, share, doubtful, norm)
         status = torch.full(total.shape, STATUS["finite"], dtype=torch.int8, device=total.device)
         status[total.isnan() | total.isposinf()] = STATUS["overflow"]
-        status[doubtful] = torch.where(total.isneginf(), STATUS["undecided"], STATUS["underflow"])[
-            doubtful
-        ].to(torch.int8)
+        if bool(self._function.y[t].isnan().any()):
+            status[:] = STATUS[
+                "overflow"
+            ]  # what is no number has no derivative, whatever autograd makes of it
+        # from an infinite state a gradient of 0 may be anything
+        overflowed = not bool(self._function.y[t].isfinite().all())
+        nothing_known = STATUS["overflow"] if overflowed else STATUS["undecided"]
+        status[doubtful] = torch.where(total.isneginf(), nothing_known, STATUS["underflow"])[doubtful].to(
+            torch.int8
+        )
         status[~live | proved] = STATUS["zero"]
         values = torch.where(status == STATUS["finite"], total, math.nan)
         values[status == STATUS["zero"]] = -math.inf
@@ -222,7 +230,10 @@ class GraphJacobian(TemporalJacobian):
 def _(function: SequenceFunction, options: Options) -> TemporalJacobian | None:
     if options.wrt in ("h", "c"):
         return None
-    found = GraphJacobian(function, options)
+    try:
+        found = GraphJacobian(function, options)
+    except DoesNotRun:  # a forward that differentiates inside itself cannot be cut
+        return None
     if options.method == "structured" and not found.knows_a_call:
         return None
     if found.runs_python:

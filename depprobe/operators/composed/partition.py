@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 from torch.autograd.graph import Node
 
+from depprobe.core.recorded_graph import swallows_nan
 from depprobe.operators.composed.cut import Cut, Edge, edge_of
 
 #: nodes of glue after which rows are rescaled
@@ -143,7 +144,7 @@ class Partition:
                 continue
             self._measure(v)
             segments = arriving[v]
-            if isinstance(v, torch.autograd.function.BackwardCFunction):
+            if swallows_nan(v):
                 self.runs_python = True
                 for segment in segments:
                     segment.opaque = True
@@ -154,7 +155,7 @@ class Partition:
                     segment.targets += [(v, number) for number in numbers[v]]
                 if ends:
                     continue
-                opaque = isinstance(v, torch.autograd.function.BackwardCFunction)
+                opaque = swallows_nan(v)
                 own, passed = self._join(v, list(numbers[v])), 0
                 own.opaque = opaque
             for below, number in v.next_functions:
