@@ -40,6 +40,7 @@ _HOME: dict[str, str | None] = {
     "load": "depprobe.store",
     "read_input": "depprobe.runs.inputs",
     "BadInput": "depprobe.errors",
+    "OverBudget": "depprobe.errors",
     "figures": None,
 }
 
@@ -51,7 +52,7 @@ if TYPE_CHECKING:
     from depprobe.advice.ranking import advise
     from depprobe.core.function import SequenceFunction
     from depprobe.curves import crossovers, decay_curve, dense, distances, scaling
-    from depprobe.errors import BadInput
+    from depprobe.errors import BadInput, OverBudget
     from depprobe.ledger.costs.efficiency_table import efficiency
     from depprobe.operators import TemporalJacobian, register_jacobian, temporal_jacobian
     from depprobe.probes.cost import cost

@@ -4,7 +4,7 @@ r"""The temporal Jacobian of a user's forward: cut at the calls that are known, 
 
 A norm is finite where nothing of note was lost on the way. Where no path leads, a block is zero by structure;
 where the rescaled gradient is exactly 0 although there is a path, it is zero if the output at t stays equal
-to the bit under three unrelated replacements of x_k; all else is an underflow, or undecided. A model whose
+to the bit under five unrelated replacements of x_k; all else is an underflow, or undecided. A model whose
 outputs ignore what follows them is traced up to the largest target only.
 """
 
