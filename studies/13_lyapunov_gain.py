@@ -117,9 +117,9 @@ def compute(quick: bool) -> xr.Dataset:
 
 def first(spec: str, n: int, d: int, seeds: int, drive: str | float) -> np.ndarray:
     """First exponent of each seed; a number as ``drive`` is the sd of the input's part of the arguments."""
-    options = {"n": n, "d": d, "seeds": seeds, "exponents": 1}
+    options = {"d": d, "seeds": seeds, "exponents": 1}
     if isinstance(drive, str):
-        ds = depprobe.lyapunov(spec, drive=drive, **options)
+        ds = depprobe.lyapunov(spec, drive=drive, n=n, **options)
     else:
         x = drive / DRIVEN * np.random.default_rng(0).standard_normal((n, d))
         ds = depprobe.lyapunov(spec, x, **options)

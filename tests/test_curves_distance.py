@@ -11,7 +11,7 @@ from hypothesis.extra.numpy import arrays
 
 from depprobe.curves import FORMS, distances
 from depprobe.curves.align import by_layer
-from depprobe.curves.pool import _log_weighted, collect, weigh
+from depprobe.curves.pool import collect, log_weighted, weigh
 from depprobe.curves.resample import drawn_residuals, drawn_units, spread_factor, target_runs
 from depprobe.errors import BadInput
 
@@ -454,7 +454,7 @@ def test_a_draw_without_the_largest_unit_does_not_underflow():
     weights = np.array([[1.0, 1, 1], [0, 1, 2], [0, 0, 3], [2, 0, 1]])
     with np.errstate(divide="ignore"):
         naive = [[np.logaddexp.reduce(np.log(w) + column) for column in logs_.T] for w in weights]
-    np.testing.assert_allclose(_log_weighted(weights, logs_), naive, rtol=1e-14)
+    np.testing.assert_allclose(log_weighted(weights, logs_), naive, rtol=1e-14)
 
 
 def test_seeds_of_very_different_scale():

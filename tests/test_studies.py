@@ -77,7 +77,7 @@ import sys
 import xarray as xr
 from _study import main
 from matplotlib.figure import Figure
-from depprobe import store
+from depprobe.runs.labelling import provenance
 
 def compute(quick):
     print("computing", file=sys.stderr)

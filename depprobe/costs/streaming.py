@@ -27,6 +27,7 @@ from depprobe.layers.attention import Attention
 from depprobe.layers.convolution import Convolution
 from depprobe.layers.dilated_convolution import ConvolutionBlock
 from depprobe.layers.sparse_attention import SparseAttention
+from depprobe.layers.transformer import TransformerBlock
 
 #: tensors, or lists of states
 State = Any
@@ -195,23 +196,9 @@ class _Positionwise(Stream):
         return self._module(x[None])[0], state
 
 
-def _positionwise(module: nn.Module, n: int) -> Stream:
-    return _Positionwise(module)
-
-
-_POSITIONWISE = (
-    nn.Linear,
-    nn.Identity,
-    nn.Dropout,
-    nn.ReLU,
-    nn.Tanh,
-    nn.Sigmoid,
-    nn.GELU,
-    nn.SiLU,
-    nn.LayerNorm,
-)
-for _kind in _POSITIONWISE:
-    stream.register(_kind, _positionwise)
+_ACTIVATIONS = (nn.ReLU, nn.Tanh, nn.Sigmoid, nn.GELU, nn.SiLU)
+for _kind in (nn.Linear, nn.Identity, nn.Dropout, nn.LayerNorm, *_ACTIVATIONS):
+    stream.register(_kind, lambda module, n: _Positionwise(module))
 
 
 class _Stack(Stream):
@@ -232,6 +219,26 @@ class _Stack(Stream):
 @stream.register
 def _(module: nn.Sequential, n: int) -> Stream:
     return _Stack([stream(child, n) for child in module])
+
+
+class _Transformer(Stream):
+    def __init__(self, block: TransformerBlock, attention: Stream) -> None:
+        self._block, self._attention = block, attention
+
+    def empty(self) -> State:
+        return self._attention.empty()
+
+    def step(self, x: Tensor, t: int, state: State) -> tuple[Tensor, State]:
+        block = self._block
+        mixed, state = self._attention.step(block.before_attention(x), t, state)
+        u = x + mixed if block.residual else mixed
+        changed = block.mlp(block.before_mlp(u))
+        return u + changed if block.residual else changed, state
+
+
+@stream.register
+def _(module: TransformerBlock, n: int) -> Stream:
+    return _Transformer(module, stream(module.attention, n))
 
 
 class _Attention(Stream):

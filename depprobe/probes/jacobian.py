@@ -123,7 +123,7 @@ def jacobian(
     >>> ds = jacobian("lstm", n=30, d=5)
     >>> ds.log_norm.dims, ds.method
     (('target', 'source'), 'chain')
-    >>> import torch
+    >>> import numpy as np, torch
     >>> make = {"GRU": lambda seed: torch.nn.GRU(3, 4), "RNN": lambda seed: torch.nn.RNN(3, 4)}
     >>> jacobian(make, np.ones((9, 3)), seeds=2).log_norm.sizes["seed"]
     2

@@ -35,6 +35,7 @@ def step_chains(
 
     Examples
     --------
+    >>> import torch
     >>> chains = step_chains(nn.LSTM(3, 5, num_layers=2), torch.randn(9, 3))
     >>> len(chains), chains[0][0].full_matrices(4, 6).shape
     (2, torch.Size([2, 10, 13]))
