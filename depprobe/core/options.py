@@ -7,9 +7,12 @@ The memory budget says what a job needs before anything is allocated; targets ar
 from __future__ import annotations
 
 import contextlib
+import functools
+import inspect
+import operator
 import re
 import threading
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from numbers import Integral, Real
 from typing import Any
@@ -17,6 +20,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from depprobe.errors import BadInput, OverBudget, unknown
 from depprobe.vocabulary import METHODS, NORMS
@@ -43,7 +47,11 @@ def check_kind(kind: str, **given: Any) -> None:
     """
     for name, value in given.items():
         if not isinstance(value, _KINDS[kind]) or isinstance(value, bool):
-            raise BadInput(f"{name} must be {kind}, not {' '.join(repr(value).split())[:60]}")
+            raise BadInput(f"{name} must be {kind}, not {_brief(value)}")
+
+
+def _brief(value: Any) -> str:
+    return " ".join(repr(value).split())[:60]
 
 
 @dataclass(frozen=True)
@@ -88,8 +96,7 @@ class Options:
         check_kind("a mapping", forward=self.forward)
         if self.method not in METHODS:
             raise unknown("method", self.method, METHODS)
-        if self.norm not in NORMS:
-            raise unknown("norm", self.norm, NORMS)
+        _norm(self.norm)
         if not 0 <= self.tolerance < 1:
             raise BadInput(f"tolerance must lie in [0, 1), not {self.tolerance}")
         if self.method == "probes" and self.probes < 2:
@@ -187,20 +194,76 @@ def wanted_positions(targets: str | int | Sequence[int], n: int, seed: int = 0) 
             if isinstance(error, BadInput):
                 raise
             raise BadInput(f"targets must be {CHOICES}, not {targets!r}") from None
-    chosen: Any = [targets] if isinstance(targets, Integral) else targets
-    if not isinstance(chosen, Iterable):
-        raise BadInput(f"targets must be {CHOICES}, not {targets!r}")
-    chosen = list(chosen)
-    for t in chosen:
-        check_kind("a whole number", **{"a target": t})
-    if not chosen:
-        raise BadInput(f"targets must be {CHOICES}, not an empty list")
-    for t in chosen:
-        if not -n <= t < n:
-            raise BadInput(f"target {t} lies outside the {n} positions; use -{n} to {n - 1}")
-    return np.unique([t % n for t in chosen])
+    chosen = [targets] if isinstance(targets, Integral) else targets
+    return np.unique(_places(chosen, n, "target", CHOICES))
 
 
 def nearest_outputs(wanted: NDArray[np.int64], position: NDArray[np.float64]) -> NDArray[np.int64]:
     """For each input position wanted, the output that sits nearest to it (the earlier of two): (T,)."""
     return np.abs(position[None, :] - wanted[:, None]).argmin(1)
+
+
+def _place(value: Any, n: int, what: str) -> int:
+    try:
+        place = operator.index(value)
+    except TypeError:
+        place = None
+    if place is None or isinstance(value, bool):
+        raise BadInput(f"{what} must be a whole number, not {_brief(value)}")
+    if not -n <= place < n:
+        raise BadInput(f"{what} {value} lies outside the {n} positions; use -{n} to {n - 1}")
+    return place % n
+
+
+def _places(values: Any, n: int, what: str, choices: str = "a list of whole numbers") -> list[int]:
+    given = None if isinstance(values, str) or not isinstance(values, Iterable) else list(values)
+    if not given:
+        said = "an empty list" if given is not None else _brief(values)
+        raise BadInput(f"{what}s must be {choices}, not {said}")
+    return [_place(value, n, what) for value in given]
+
+
+def _tensor(value: Any, shape: tuple[int, ...], what: str) -> Tensor:
+    if not isinstance(value, Tensor) or not value.is_floating_point() or tuple(value.shape) != shape:
+        kind = f"{value.dtype} {tuple(value.shape)}" if isinstance(value, Tensor) else _brief(value)
+        raise BadInput(f"{what} must be a floating tensor of shape {shape}, not {kind}")
+    return value
+
+
+def _norm(value: Any) -> str:
+    if value not in NORMS:
+        raise unknown("norm", value, NORMS)
+    return value
+
+
+#: parameter of a method of an operator -> its value, checked against the shape (n_out, d_out, n_in, d_in)
+_ARGUMENTS: dict[str, Callable[[Any, tuple[int, ...]], Any]] = {
+    "targets": lambda value, shape: _places(value, shape[0], "target"),
+    "sources": lambda value, shape: value if value is None else _places(value, shape[2], "source"),
+    "norm": lambda value, shape: _norm(value),
+    "t": lambda value, shape: _place(value, shape[0], "target"),
+    "k": lambda value, shape: _place(value, shape[2], "source"),
+    "cotangent": lambda value, shape: _tensor(value, shape[:2], "a cotangent"),
+    "tangent": lambda value, shape: _tensor(value, shape[2:], "a tangent"),
+}
+_METHODS = ("log_norms", "row", "block", "singular_values", "support", "vjp", "jvp")
+
+
+def check_calls(kind: type) -> None:
+    """Have the arguments of an operator's own methods checked before they run; positions arrive from 0 on."""
+    for name in _METHODS:
+        if name in vars(kind):
+            setattr(kind, name, _checked(vars(kind)[name]))
+
+
+def _checked(method: Callable[..., Any]) -> Callable[..., Any]:
+    signature = inspect.signature(method)
+
+    @functools.wraps(method)
+    def call(self: Any, *args: Any, **given: Any) -> Any:
+        found = signature.bind(self, *args, **given)
+        for name in _ARGUMENTS.keys() & found.arguments.keys():
+            found.arguments[name] = _ARGUMENTS[name](found.arguments[name], self.shape)
+        return method(*found.args, **found.kwargs)
+
+    return call

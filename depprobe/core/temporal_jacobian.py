@@ -19,12 +19,14 @@ import abc
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from depprobe.core.options import check_calls
 from depprobe.core.scaled import Scaled, added, singular_values
 
 #: nats between exponents that are pulled together in plain floats
@@ -42,7 +44,7 @@ class LogNorms:
     ----------
     values : (targets, columns) float64; -inf for an exact zero, NaN where a zero cannot be told
         from an underflow.
-    error : the same shape or None; bound on the error of ``values`` from compression.
+    error : the same shape or None; what compression and rounding can have changed in ``values``.
     stderr : the same shape or None; standard error of ``values`` from random probes.
     lags : None where columns are the sources asked for; else the lag of each column, all blocks
         at other lags being zero.
@@ -62,6 +64,9 @@ class TemporalJacobian(abc.ABC):
 
     Laws, tested for every subclass: ``log_norms`` equals the log of the norm of ``block``; ``row(t)``
     holds the blocks of ``block(t, k)``; ``vjp`` and ``jvp`` are adjoint and agree with ``row``.
+
+    Arguments are checked before a subclass's method sees them: positions are whole numbers in range, negative
+    ones counted from the end, and arrive as numbers from 0 on. Anything else raises ``BadInput``.
     """
 
     #: which operator this is, as written into datasets
@@ -78,6 +83,10 @@ class TemporalJacobian(abc.ABC):
     zero_proof: str = "structure"
     #: ln of the norm below which none is told from zero; NaN for the smallest normal number of x's dtype
     log_floor: float = math.nan
+
+    def __init_subclass__(cls, **given: Any) -> None:
+        super().__init_subclass__(**given)
+        check_calls(cls)
 
     @property
     def position(self) -> NDArray[np.float64] | None:
@@ -146,6 +155,9 @@ class TemporalJacobian(abc.ABC):
     @abc.abstractmethod
     def jvp(self, tangent: Tensor) -> Tensor:
         """Sum over k of J[:,k] tangent_k: (n_in, d_in) to (n_out, d_out)."""
+
+
+check_calls(TemporalJacobian)
 
 
 def _by_size(row: Scaled) -> Iterator[tuple[Tensor, Tensor]]:

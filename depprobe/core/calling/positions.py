@@ -9,6 +9,8 @@ from numpy.typing import NDArray
 
 from depprobe.errors import BadInput
 
+#: positions up to which half steps are told apart, and lags fit where they are counted
+_MOST = 1e9
 WORDS = ("same", "end", "forecast")
 
 
@@ -44,6 +46,8 @@ def positions_of(given: Any, n_out: int, n_in: int, has_time: bool) -> NDArray[n
         raise BadInput(f"position must be one of {', '.join(WORDS)}, or {n_out} numbers") from None
     if position.shape != (n_out,) or not np.isfinite(position).all():
         raise BadInput(f"position must hold {n_out} finite numbers, one an output, not {position.shape}")
+    if (most := np.abs(position).max()) > _MOST:
+        raise BadInput(f"position holds {most:g}; lags are whole numbers, so use positions up to {_MOST:g}")
     return position
 
 

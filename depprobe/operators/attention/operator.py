@@ -210,11 +210,11 @@ class AttentionJacobian(TemporalJacobian):
 
     def vjp(self, cotangent: Tensor) -> Tensor:
         """Sum over t of cotangent_t^T J[t,:]: (n, d) to (n, d)."""
-        return vjp(self._heads, self._every(), cotangent)
+        return vjp(self._heads, self._every(), cotangent.to(self._heads.q))
 
     def jvp(self, tangent: Tensor) -> Tensor:
         """Sum over k of J[:,k] tangent_k: (n, d) to (n, d)."""
-        return jvp(self._heads, self._every(), tangent)
+        return jvp(self._heads, self._every(), tangent.to(self._heads.q))
 
     def _every(self) -> Any:
         self._support.check(range(self.shape[0]))

@@ -30,9 +30,9 @@ from depprobe.core.function import SequenceFunction
 from depprobe.core.options import Options, require
 from depprobe.core.scaled import Scaled, log_norms
 from depprobe.core.temporal_jacobian import LogNorms, TemporalJacobian
-from depprobe.errors import BadInput, unknown
+from depprobe.errors import BadInput
 from depprobe.operators.autograd.products import Products
-from depprobe.vocabulary import NORMS, STATUS
+from depprobe.vocabulary import STATUS
 
 #: share of the logarithmic range of a dtype above its smallest number in which norms are checked
 _NEAR = 0.5
@@ -76,7 +76,6 @@ class AutogradJacobian(TemporalJacobian):
 
     @property
     def position(self) -> Floats | None:
-        """Input position that each output sits at, (n_out,), or None where it cannot be known."""
         return self._function.position
 
     # -- norms ---------------------------------------------------------------------------------------
@@ -84,15 +83,12 @@ class AutogradJacobian(TemporalJacobian):
     def log_norms(
         self, targets: Sequence[int], sources: Sequence[int] | None = None, norm: str = "fro"
     ) -> LogNorms:
-        """Natural logs of the norms of J[t,k]; ``stderr`` is given where they come from random probes."""
-        if norm not in NORMS:
-            raise unknown("norm", norm, NORMS)
         if norm != "fro" and self._probes is not None:
             raise BadInput(
                 "random probes estimate the Frobenius norm only; use norm='fro' or method='autograd'"
             )
         columns = list(range(self.shape[2]) if sources is None else sources)
-        rows = [self._norm_row(int(t) % self.shape[0], columns, norm) for t in targets]
+        rows = [self._norm_row(int(t), columns, norm) for t in targets]
         values, errors, status = (np.stack(parts) for parts in zip(*rows, strict=True))
         return LogNorms(values, stderr=errors if self._probes else None, status=status)
 
@@ -160,7 +156,6 @@ class AutogradJacobian(TemporalJacobian):
     # -- blocks and products -------------------------------------------------------------------------
 
     def row(self, t: int) -> Scaled:
-        """Row t: values (d_out, n_in, d_in); log_scale 0."""
         size = math.prod(self.shape[1:]) * self._function.x.element_size()
         require(
             2 * size,
@@ -168,15 +163,15 @@ class AutogradJacobian(TemporalJacobian):
             f"the row of {self.shape[2]} blocks",
             "ask for norms, or use method='probes'",
         )
-        rows = torch.cat(list(self._products.row(int(t) % self.shape[0], self._identity())))
+        rows = torch.cat(list(self._products.row(int(t), self._identity())))
         return Scaled(rows, torch.zeros(1, 1, 1, dtype=torch.float64, device=rows.device))
 
     def vjp(self, cotangent: Tensor) -> Tensor:
-        """Sum over t of cotangent_t^T J[t,:]: (n_out, d_out) to (n_in, d_in)."""
-        return self._products.single(cotangent)
+        return self._products.single(cotangent.to(self._function.y))
 
     def jvp(self, tangent: Tensor) -> Tensor:
-        """Sum over k of J[:,k] tangent_k: (n_in, d_in) to (n_out, d_out), as the adjoint of the adjoint."""
+        """The adjoint of the adjoint."""
+        tangent = tangent.to(self._function.x)
         try:
             with self._function.held(), _twice_differentiable():
                 leaf, y = self._function.record(contextlib.nullcontext())

@@ -22,11 +22,9 @@ from torch import Tensor, nn
 from depprobe.core.options import DEFAULT_MEMORY, Options, require
 from depprobe.core.scaled import Scaled, log_norms, log_norms_of_squares
 from depprobe.core.temporal_jacobian import LogNorms, TemporalJacobian, anchors, is_banded, placed, repeat
-from depprobe.errors import unknown
 from depprobe.layers.convolution import Convolution
 from depprobe.operators.convolution.taps import Taps, require_width
 from depprobe.operators.dispatch import register_jacobian
-from depprobe.vocabulary import NORMS
 
 #: numbers in the sums of taps that are made at once
 _NUMBERS = 1 << 21
@@ -81,9 +79,7 @@ class ToeplitzJacobian(TemporalJacobian):
         self, targets: Sequence[int], sources: Sequence[int] | None = None, norm: str = "fro"
     ) -> LogNorms:
         """Natural logs of the norms of J[t,k], by lag for several targets of a narrow kernel."""
-        if norm not in NORMS:
-            raise unknown("norm", norm, NORMS)
-        t = np.asarray(targets, dtype=np.int64) % self.shape[0]
+        t = np.asarray(targets, dtype=np.int64)
         lags = self.lags if sources is None and is_banded(self.lags, len(t), self.shape[2]) else None
         columns = self.shape[2] if lags is None else len(lags)
         require(
@@ -169,7 +165,6 @@ class ToeplitzJacobian(TemporalJacobian):
 
     def block(self, t: int, k: int) -> Scaled:
         """Block J[t,k]: values (d_out, d_in)."""
-        t, k = t % self.shape[0], k % self.shape[2]
         source = self._taps.sources(np.array([t]))[0]
         return Scaled(self._spread(self._summed(source == k)), self._no_scale(1, 1))
 
@@ -179,7 +174,7 @@ class ToeplitzJacobian(TemporalJacobian):
         size = n_in * d_out * d_in * self._weight.element_size()
         require(size, self._memory, f"the row of {n_in} blocks", "ask for norms or for single blocks")
         values = self._weight.new_zeros(d_out, n_in, d_in)
-        source = self._taps.sources(np.array([t % self.shape[0]]))[0]
+        source = self._taps.sources(np.array([t]))[0]
         for k in np.unique(source[source >= 0]):
             values[:, k] = self._spread(self._summed(source == k))
         return Scaled(values, self._no_scale(1, 1, 1))
@@ -190,15 +185,15 @@ class ToeplitzJacobian(TemporalJacobian):
     def vjp(self, cotangent: Tensor) -> Tensor:
         """Sum over t of cotangent_t^T J[t,:]: (n_out, d_out) to (n_in, d_in)."""
         with torch.enable_grad():
-            zero = cotangent.new_zeros(self.shape[2:], requires_grad=True)
-            (pulled,) = torch.autograd.grad(self.jvp(zero), zero, cotangent)
+            zero = self._weight.new_zeros(self.shape[2:], requires_grad=True)
+            (pulled,) = torch.autograd.grad(self.jvp(zero), zero, cotangent.to(self._weight))
         return pulled
 
     def jvp(self, tangent: Tensor) -> Tensor:
         """Sum over k of J[:,k] tangent_k: (n_in, d_in) to (n_out, d_out)."""
         taps = self._taps
         mode = "constant" if taps.mode == "zeros" else taps.mode
-        padded = nn.functional.pad(tangent.T[None], taps.pad, mode=mode)
+        padded = nn.functional.pad(tangent.to(self._weight).T[None], taps.pad, mode=mode)
         out = nn.functional.conv1d(
             padded, self._weight, stride=taps.stride, dilation=taps.dilation, groups=self._groups
         )

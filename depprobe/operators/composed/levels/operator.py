@@ -28,7 +28,6 @@ from depprobe.core.options import DEFAULT_MEMORY, Options, readable, require
 from depprobe.core.rows import Rows
 from depprobe.core.scaled import Scaled, log_hypot, log_norms
 from depprobe.core.temporal_jacobian import LogNorms, TemporalJacobian, anchors, is_banded, placed, repeat
-from depprobe.errors import unknown
 from depprobe.layers.dilated_convolution import ConvolutionBlock
 from depprobe.layers.residual import Added
 from depprobe.operators.autograd.operator import AutogradJacobian
@@ -44,7 +43,6 @@ from depprobe.operators.composed.levels.level import (
     window_of,
 )
 from depprobe.operators.dispatch import register_jacobian
-from depprobe.vocabulary import NORMS
 
 #: multiply-adds of one row block beyond which probes take over: about ten seconds on two cores
 _WORK = 2e11
@@ -98,7 +96,7 @@ class StackJacobian(TemporalJacobian):
 
     def work(self, t: int) -> float:
         """Multiply-adds of row t, roughly."""
-        where, total = np.array([t % self.shape[0]]), 0.0
+        where, total = np.array([t]), 0.0
         for level in self._levels[:0:-1]:
             total += self.shape[1] * len(where) * level.work
             where = level.support(where)
@@ -110,9 +108,7 @@ class StackJacobian(TemporalJacobian):
         self, targets: Sequence[int], sources: Sequence[int] | None = None, norm: str = "fro"
     ) -> LogNorms:
         """Natural logs of the norms of J[t,k], by lag for several targets of a stack with a narrow band."""
-        if norm not in NORMS:
-            raise unknown("norm", norm, NORMS)
-        t = np.asarray(targets, dtype=np.int64) % self.shape[0]
+        t = np.asarray(targets, dtype=np.int64)
         n_in = self.shape[2]
         lags = self.lags
         lags = lags if lags is not None and sources is None and is_banded(lags, len(t), n_in) else None
