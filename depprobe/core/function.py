@@ -81,7 +81,6 @@ class SequenceFunction:
         self._position, self._memory = position, memory
         self._first: Pass | None = None
         self._kept: Pass | None = None
-        self._replacements: Replacements | None = None
         #: whether all its parts are torch's (or this package's) own, as they come
         self.is_known = is_torchs_own(module)
         if layout is not None:
@@ -91,7 +90,7 @@ class SequenceFunction:
             # torch's own types are functions by themselves: they need not run to be known as such
             self.layout = own
             if position is not None:
-                positions_of(position, self.y.shape[0], self.x.shape[0], self.first.has_time)
+                _ = self.position
             return
         repeats = False
         if layout is None:
@@ -99,7 +98,7 @@ class SequenceFunction:
             self._keep(found)
         self.layout = layout
         require_function(self._passes, layout, self.first, repeats)
-        positions_of(position, self.y.shape[0], self.x.shape[0], self.first.has_time)
+        _ = self.position
 
     @cached_property
     def _passes(self) -> Passes:
@@ -109,15 +108,15 @@ class SequenceFunction:
             self.forward,
             of=self.of,
             wrt=self.wrt,
-            per_position=None
-            if self._position is None
-            else isinstance(self._position, str) and self._position == "same",
+            per_position=None if self._position is None else str(self._position) == "same",
             memory=self._memory,
         )
 
     def __getstate__(self) -> dict[str, Any]:
         # a graph does not travel; it is recorded again where it is needed
-        return vars(self) | {"_kept": None, "_replacements": None}
+        state = vars(self) | {"_kept": None}
+        state.pop("_replacements", None)
+        return state
 
     def __repr__(self) -> str:
         return (
@@ -153,7 +152,7 @@ class SequenceFunction:
 
     def _keep(self, recorded: Pass) -> None:
         self._kept = recorded
-        self._first = Pass(recorded.leaf.detach(), recorded.y.detach(), recorded.has_time)
+        self._first = _without_graph(recorded)
 
     @property
     def x(self) -> Tensor:
@@ -197,14 +196,16 @@ class SequenceFunction:
             variable = self.x if self._first is not None else None
             kept = self._passes.one_pass(self.layout, variable, tracer=tracer)
             if self._first is None:
-                self._first = Pass(kept.leaf.detach(), kept.y.detach(), kept.has_time)
+                self._first = _without_graph(kept)
         return kept.leaf, kept.y
 
     def ignores(self, t: int, sources: Tensor) -> Tensor:
         """Which of some inputs output t ignores: bool, as ``sources``; see ``Replacements``."""
-        if self._replacements is None:
-            self._replacements = Replacements(self)
         return self._replacements.ignores(t, sources)
+
+    @cached_property
+    def _replacements(self) -> Replacements:
+        return Replacements(self)
 
     def prefix(self, length: int) -> Record | None:
         """As ``record``, of the first ``length`` inputs; None where other arguments may know the length."""
@@ -222,3 +223,7 @@ class SequenceFunction:
         """Around whatever runs code of the module's: one thread at a time, and all is put back behind it."""
         with self._passes.held():
             yield
+
+
+def _without_graph(recorded: Pass) -> Pass:
+    return Pass(recorded.leaf.detach(), recorded.y.detach(), recorded.has_time)

@@ -86,17 +86,7 @@ def graph_facts(y: Tensor, leaf: Tensor) -> GraphFacts:
 
 def reaches(y: Tensor, leaf: Tensor) -> bool:
     """Whether a path leads from y down to the leaf."""
-    seen: set[Any] = set()
-    waiting: list[Any] = [y.grad_fn]
-    while waiting:
-        node = waiting.pop()
-        if getattr(node, "variable", None) is leaf:
-            return True
-        for below, _ in node.next_functions:
-            if below is not None and below not in seen:
-                seen.add(below)
-                waiting.append(below)
-    return False
+    return bool(_nodes_between(y, leaf))
 
 
 def _nodes_between(y: Tensor, leaf: Tensor) -> list[Any]:
@@ -113,13 +103,11 @@ def _nodes_between(y: Tensor, leaf: Tensor) -> list[Any]:
             seen.add(node)
             waiting.append((node, True))
             waiting += [(below, False) for below, _ in node.next_functions if below not in seen]
-    reaching = set()
-    found = []
+    reaching: dict[Any, None] = {}
     for node in order:
         if getattr(node, "variable", None) is leaf or any(b in reaching for b, _ in node.next_functions):
-            reaching.add(node)
-            found.append(node)
-    return found
+            reaching[node] = None
+    return list(reaching)
 
 
 def backward_bytes(y: Tensor, leaf: Tensor) -> int:

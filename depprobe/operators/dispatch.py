@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from depprobe.core.calling.arguments import weights_of
 from depprobe.core.calling.known import is_plain
 from depprobe.core.function import SequenceFunction
-from depprobe.core.options import DEFAULT_MEMORY, Options
+from depprobe.core.options import Options
 from depprobe.core.temporal_jacobian import TemporalJacobian
 from depprobe.errors import BadInput
 from depprobe.operators.autograd.operator import AutogradJacobian
@@ -102,18 +102,14 @@ def temporal_jacobian(
     layout: str | None = None,
     position: Any = None,
     forward: Mapping[str, Any] | None = None,
-    method: str = "auto",
-    tolerance: float = 1e-6,
-    probes: int = 32,
-    memory: int = DEFAULT_MEMORY,
-    seed: int = 0,
+    **options: Any,
 ) -> TemporalJacobian:
     """The temporal Jacobian of a module at one input, as an operator.
 
     Parameters
     ----------
     module, x, of, wrt, layout, position, forward : see ``SequenceFunction``.
-    method, tolerance, probes, memory, seed : see ``Options``.
+    options : ``method``, ``tolerance``, ``probes``, ``memory``, ``seed``, see ``Options``.
 
     Raises
     ------
@@ -127,19 +123,11 @@ def temporal_jacobian(
     >>> J.shape
     (9, 5, 9, 3)
     """
-    options = Options(
-        tolerance=tolerance,
-        memory=memory,
-        method=method,
-        probes=probes,
-        seed=seed,
-        wrt=wrt,
-        forward={} if forward is None else forward,
-    )
+    how = Options(wrt=wrt, forward={} if forward is None else forward, **options)
     function = SequenceFunction(
-        module, x, of=of, wrt=wrt, layout=layout, position=position, forward=forward, memory=memory
+        module, x, of=of, wrt=wrt, layout=layout, position=position, forward=forward, memory=how.memory
     )
-    return operator_of(function, options)
+    return operator_of(function, how)
 
 
 def operator_name(module: nn.Module, d_in: int) -> str:

@@ -54,9 +54,7 @@ class Argument(NamedTuple):
 def argument_of(x: Any, module: nn.Module) -> Argument:
     """Read what the user gave as x.
 
-    Raises
-    ------
-    BadInput : neither real vectors, ids nor a mapping that holds one such sequence.
+    Raises ``BadInput``: neither real vectors, ids nor a mapping that holds one such sequence.
 
     Examples
     --------
@@ -103,9 +101,7 @@ def as_tensor(x: Any, module: nn.Module) -> Tensor:
 def samples_of(x: Any, module: nn.Module) -> list[Sample]:
     """The inputs in x, one a sample; arrays in the dtype and on the device of the module's weights.
 
-    Raises
-    ------
-    BadInput : x is none of these, is empty, masked, or not of real numbers.
+    Raises ``BadInput``: x is none of these, is empty, masked, or not of real numbers.
 
     Examples
     --------
@@ -176,11 +172,8 @@ def _differentiated(entries: Mapping[str, Any]) -> str:
     for name in ("input_ids", "inputs_embeds"):
         if isinstance(entries.get(name), Tensor):
             return name
-    floating = [
-        name
-        for name, value in entries.items()
-        if isinstance(value, Tensor) and value.is_floating_point() and value.ndim in (2, 3)
-    ]
+    tensors = {name: value for name, value in entries.items() if isinstance(value, Tensor)}
+    floating = [name for name, v in tensors.items() if v.is_floating_point() and v.ndim in (2, 3)]
     if len(floating) == 1:
         return floating[0]
     if not floating:
@@ -197,9 +190,7 @@ def _differentiated(entries: Mapping[str, Any]) -> str:
 def check(module: nn.Module, x: Tensor) -> None:
     """Refuse a module and an input of which no Jacobian can be taken.
 
-    Raises
-    ------
-    BadInput : see ``check_input`` and ``check_module``.
+    Raises ``BadInput``: see ``check_input`` and ``check_module``.
     """
     check_input(x)
     check_module(module)
@@ -291,8 +282,7 @@ def _check_child(name: str, child: nn.Module) -> None:
 def check_together(module: nn.Module, x: Tensor) -> None:
     """Refuse an input of another dtype or device than all of the module's weights."""
     found = {(p.dtype, p.device) for p in module.parameters() if p.is_floating_point()}
-    if not found:
-        found = {known for known in [weights_of(module)] if known}
+    found = found or {known for known in [weights_of(module)] if known}
     if found and (x.dtype, x.device) not in found:
         dtype, device = min(found, key=str)
         raise BadInput(

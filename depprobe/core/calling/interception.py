@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from depprobe.core.calling.known import natural_layout
@@ -72,12 +73,7 @@ class Interception:
     def _hook_reader(self, path: str, child: nn.Embedding, ids: Tensor, value: Tensor | None) -> None:
         def hook(_module: nn.Module, arguments: tuple[Any, ...], result: Tensor) -> Tensor:
             read = arguments[0] if arguments else None
-            same = isinstance(read, Tensor) and read.data_ptr() == ids.data_ptr()
-            same = same or (
-                isinstance(read, Tensor)
-                and read.numel() == ids.numel()
-                and bool((read.view(-1) == ids.view(-1)).all())
-            )
+            same = isinstance(read, Tensor) and torch.equal(read.reshape(-1), ids.reshape(-1))
             return self._replaced(path, child, result, value) if same else result
 
         self._stack.callback(child.register_forward_hook(hook).remove)
@@ -92,11 +88,7 @@ class Interception:
         changed = laid_out(leaf.clone(), layout)
         if isinstance(result, Tensor):
             return changed
-        if (
-            isinstance(result, (tuple, list))
-            and isinstance(result[0], Tensor)
-            and type(result) in (tuple, list)
-        ):
+        if type(result) in (tuple, list) and isinstance(result[0], Tensor):
             return type(result)((changed, *result[1:]))
         raise BadInput(
             f"{name!r} gives {type(result).__name__}, which cannot be replaced; use a submodule inside"

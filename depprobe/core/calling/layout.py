@@ -41,9 +41,7 @@ def batch_axis(layout: str) -> int | None:
 def time_first(y: Tensor, layout: str, what: str) -> tuple[Tensor, bool]:
     """A module's output to (n_out, d_out), and whether it has a time axis.
 
-    Raises
-    ------
-    BadInput : it has neither the shape of a sequence nor of one vector or number, or is empty.
+    Raises ``BadInput``: it has neither the shape of a sequence nor of one vector or number, or is empty.
     """
     if y.numel() == 0:
         raise BadInput(f"{what} has shape {tuple(y.shape)}, which is empty; give a longer x")

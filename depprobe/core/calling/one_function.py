@@ -25,9 +25,7 @@ _ROUNDING = 1e4
 def found_layout(passes: Passes, is_known: bool) -> tuple[str, Pass, bool]:
     """The layout of a module for which none was stated, a pass in it, and whether it is known to repeat.
 
-    Raises
-    ------
-    BadInput : it runs in none, or in two with different results.
+    Raises ``BadInput``: it runs in none, or in two with different results.
     """
     module = passes.module
     natural = natural_layout(module)
@@ -73,7 +71,8 @@ def _refuse_square(passes: Passes, natural: str | None, is_known: bool) -> None:
     if natural == "b d n" and is_known and natural_layout(first) == "b d n":
         return
     child = next((child for child in module.modules() if isinstance(child, CHANNELS_FIRST)), None)
-    if child is not None and type(child).__module__.startswith("torch.") and not _is_packages(module):
+    own = type(module).__module__.startswith("depprobe.")
+    if child is not None and type(child).__module__.startswith("torch.") and not own:
         raise BadInput(
             f"x is {tuple(value.shape)} and {passes.who} holds {type(child).__name__}, which reads "
             "(batch, channels, time): both orders would run; say layout='b n d' or layout='b d n', "
@@ -81,16 +80,10 @@ def _refuse_square(passes: Passes, natural: str | None, is_known: bool) -> None:
         )
 
 
-def _is_packages(module: nn.Module) -> bool:
-    return type(module).__module__.startswith("depprobe.")
-
-
 def require_function(passes: Passes, layout: str, first: Pass, repeats: bool) -> None:
     """Refuse a module whose output at x is random, or depends on what else is in the batch.
 
-    Raises
-    ------
-    BadInput : naming which.
+    Raises ``BadInput``: naming which.
     """
     kept = keeps_beside_another(passes, layout, first)
     if kept:

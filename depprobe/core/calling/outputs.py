@@ -20,9 +20,7 @@ OF_WORDS, WRT_WORDS = ("output", "logits", "loss"), ("x", "h", "c")
 def submodule_of(module: nn.Module, name: str, words: tuple[str, ...], option: str) -> nn.Module | None:
     """The submodule that ``of`` or ``wrt`` names, or None for one of the words.
 
-    Raises
-    ------
-    BadInput : it names neither.
+    Raises ``BadInput``: it names neither.
     """
     if name in words:
         return None
@@ -55,9 +53,7 @@ def _matches(name: list[str], levels: list[str]) -> bool:
 def chosen_output(result: Any, of: str, who: str) -> Tensor:
     """The tensor that ``of`` means in what a forward returned, as a strided one.
 
-    Raises
-    ------
-    BadInput : there is none; or it is complex, or holds no floating numbers.
+    Raises ``BadInput``: there is none; or it is complex, or holds no floating numbers.
     """
     tensor = _chosen(result, of, who)
     if tensor.layout is not torch.strided:

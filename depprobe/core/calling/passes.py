@@ -48,9 +48,7 @@ class Passes:
         that was not said.
     memory : bytes that a forward pass may take.
 
-    Raises
-    ------
-    BadInput : ``of`` or ``wrt`` names nothing.
+    Raises ``BadInput``: ``of`` or ``wrt`` names nothing.
     """
 
     def __init__(
@@ -84,7 +82,7 @@ class Passes:
 
     @contextlib.contextmanager
     def held(self) -> Iterator[ProcessState]:
-        """Around whatever runs code of the module's: one thread at a time, and all is put back behind it."""
+        """As ``SequenceFunction.held``."""
         with pinned():
             if not self._depth:
                 self._snapshot.refresh()
@@ -113,12 +111,8 @@ class Passes:
     ) -> Pass:
         """One call of the module in a layout, at x or another value of the variable.
 
-        Raises
-        ------
-        BadInput : the module fails, draws random numbers, or its output is of no use.
+        Raises ``BadInput``: the module fails, draws random numbers, or its output is of no use.
         """
-        if variable is None and not self.replaces_output:
-            variable = self.argument.value
         for _ in range(2):
             with self.held() as process:
                 self._snapshot.substitute()
@@ -149,15 +143,12 @@ class Passes:
             result = self._called(leaf.clone(), beside=beside)
             return chosen_output(result if self._of is None else calls.captured(), self.of, self.who).detach()
 
-    def _who(self) -> str:
-        return type(self.module).__name__
-
     def _recorded(self, layout: str, variable: Tensor | None, tracer: Any) -> Pass:
         wrt = self._wrt
         with ExitStack() as stack:
             calls = Interception(stack, self.module, layout)
             if not self.replaces_output:
-                assert variable is not None
+                variable = self.argument.value if variable is None else variable
                 leaf = variable.detach().clone().requires_grad_()
                 # of a copy: the module may write into what it is given
                 given = laid_out(leaf.clone(), layout)

@@ -22,9 +22,7 @@ def positions_of(given: Any, n_out: int, n_in: int, has_time: bool) -> NDArray[n
     given : ``same``, ``end``, ``forecast`` (n, n + 1, ...), an array; or None: ``same`` where lengths agree,
         ``end`` for an output without a time axis or of length 1.
 
-    Raises
-    ------
-    BadInput : none of these, or it does not fit n_out.
+    Raises ``BadInput``: none of these, or it does not fit n_out.
 
     Examples
     --------

@@ -43,7 +43,8 @@ class _HeldTensor:
         self.grad_bits = None if self.grad is None else self.grad.detach().clone()
 
     def unchanged(self) -> bool:
-        return _same_bits(self.tensor, self.bits)
+        tensor = self.tensor
+        return _same_bits(tensor, self.bits) and (not tensor.is_leaf or tensor.grad is self.grad)
 
     def restore(self) -> bool:
         """Put the tensor back; returns whether it had been written into."""
@@ -140,9 +141,8 @@ class Snapshot:
 
     def refresh(self) -> None:
         """Remember the module as it is now, copying only what changed since."""
-        if self._is_as_it_was():
-            return
-        self._take()
+        if not self._is_as_it_was():
+            self._take()
 
     def _is_as_it_was(self) -> bool:
         return (
@@ -151,13 +151,9 @@ class Snapshot:
                 for now, keys, values in self._dicts
             )
             and all(_identical(now, then) for now, then in self._lists)
-            and all(held.unchanged() and held.tensor.grad is held.grad for held in self._leaves())
             and all(held.unchanged() for held in self._tensors.values())
             and all(np.array_equal(now, then, equal_nan=True) for now, then in self._arrays if now.size)
         )
-
-    def _leaves(self) -> Iterable[_HeldTensor]:
-        return (held for held in self._tensors.values() if held.tensor.is_leaf)
 
     def substitute(self) -> None:
         """Put copies in the place of the tensors that a call is known to write into."""
@@ -165,14 +161,11 @@ class Snapshot:
             return
         copies = {key: _copy(tensor) for key, tensor in self._written.items()}
         for mapping, keys, values in self._dicts:
-            for key, value in zip(keys, values, strict=True):
-                if id(value) in copies:
-                    mapping[key] = copies[id(value)]
+            mapping.update((k, copies[id(v)]) for k, v in zip(keys, values, strict=True) if id(v) in copies)
         for items, values in self._lists:
             if isinstance(items, (list, deque)):
                 for place, value in enumerate(values):
-                    if id(value) in copies:
-                        items[place] = copies[id(value)]
+                    items[place] = copies.get(id(value), value)
 
     def restore(self) -> list[Tensor]:
         """Put everything back; returns the tensors that had been written into."""
