@@ -180,7 +180,7 @@ def test_random_targets_are_stratified_and_follow_the_seed():
 def test_every_sample_and_seed_has_probes_of_its_own():
     module, x = nn.Linear(3, 4, dtype=F64), np.repeat(X[None], 6, 0)
     first, again, other = (
-        values(depprobe.jacobian(module, x, method="probes", probes=4, seed=seed))[:, 0, -1]
+        values(depprobe.jacobian(module, x, method="probes", probes=2, seed=seed))[:, 0, -1]
         for seed in (0, 0, 1)
     )
     np.testing.assert_array_equal(first, again)

@@ -346,15 +346,16 @@ def test_what_mixes_time_unseen_is_left_to_autograd(stack):
 def test_probes_take_over_where_rows_are_out_of_reach(monkeypatch):
     exact, _ = _both(STACKS["attention below"])
     monkeypatch.setattr(composed, "_WORK", 1.0)
-    estimated, _ = _both(STACKS["attention below"])
+    with pytest.warns(UserWarning, match="multiply-adds, so 32 random probes estimate its norms"):
+        estimated, _ = _both(STACKS["attention below"])
     assert estimated.method == "probes"
     insisted = temporal_jacobian(
         copy.deepcopy(STACKS["attention below"]).double(), torch.randn(N, D_IN).double(), method="structured"
     )
     assert insisted.method == "composed"
+    assert estimated.probes == min(32, estimated.shape[1])
     found = estimated.log_norms([5])
-    assert found.stderr is not None
-    assert (np.abs(found.values - exact.log_norms([5]).values) < 5 * found.stderr).all()
+    assert (np.abs(found.values - exact.log_norms([5]).values) <= 5 * found.stderr + 1e-12).all()
 
 
 def test_small_budgets_take_rows_in_parts_and_smaller_ones_are_refused():

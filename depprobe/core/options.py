@@ -65,7 +65,7 @@ class Options:
     norm : ``fro`` or ``spectral``.
     method : ``auto`` takes the structured operator where there is one and autograd elsewhere;
         ``structured``, ``autograd`` and ``probes`` insist.
-    probes : number of random cotangents a row for ``method='probes'``.
+    probes : number of random rows a target for ``method='probes'``, or their relative error (``"10%"``).
     seed : seed of the probes.
     wrt : the denominator: ``x``, ``h``, ``c`` or the name of a submodule.
     forward : further arguments of the module's forward, held fixed.
@@ -84,13 +84,13 @@ class Options:
     memory: int = DEFAULT_MEMORY
     norm: str = "fro"
     method: str = "auto"
-    probes: int = 32
+    probes: int | str = 32
     seed: int = 0
     wrt: str = "x"
     forward: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        check_kind("a whole number", memory=self.memory, probes=self.probes, seed=self.seed)
+        check_kind("a whole number", memory=self.memory, seed=self.seed)
         check_kind("a number", tolerance=self.tolerance)
         check_kind("text", wrt=self.wrt)
         check_kind("a mapping", forward=self.forward)
@@ -99,8 +99,17 @@ class Options:
         _norm(self.norm)
         if not 0 <= self.tolerance < 1:
             raise BadInput(f"tolerance must lie in [0, 1), not {self.tolerance}")
-        if self.method == "probes" and self.probes < 2:
-            raise BadInput(f"probes must be at least 2, so that their spread can be seen, not {self.probes}")
+        _check_probes(self.probes)
+
+
+def _check_probes(probes: int | str) -> None:
+    if isinstance(probes, str):
+        if not re.fullmatch(r"\d*\.?\d+%", probes) or not 0 < float(probes[:-1]) <= 100:
+            raise BadInput(f"probes must be a whole number, or a relative error such as 10%, not {probes!r}")
+        return
+    check_kind("a whole number", probes=probes)
+    if probes < 1:
+        raise BadInput(f"probes must be at least 1, not {probes}")
 
 
 def parse_bytes(text: str) -> int:

@@ -46,6 +46,7 @@ class LogNorms:
         from an underflow.
     error : the same shape or None; what compression and rounding can have changed in ``values``.
     stderr : the same shape or None; standard error of ``values`` from random probes.
+    rank : the same shape or None; effective rank of the blocks, (sum s^2)^2 / sum s^4 over singular values s.
     lags : None where columns are the sources asked for; else the lag of each column, all blocks
         at other lags being zero.
     status : the same shape or None; see ``vocabulary.STATUS``. None: finite values are finite, -inf is
@@ -55,6 +56,7 @@ class LogNorms:
     values: NDArray[np.float64]
     error: NDArray[np.float64] | None = None
     stderr: NDArray[np.float64] | None = None
+    rank: NDArray[np.float64] | None = None
     lags: NDArray[np.int64] | None = None
     status: NDArray[np.int8] | None = None
 

@@ -15,6 +15,7 @@ from depprobe.core.options import Options
 from depprobe.core.temporal_jacobian import TemporalJacobian
 from depprobe.errors import BadInput
 from depprobe.operators.autograd.operator import AutogradJacobian
+from depprobe.operators.autograd.probes import ProbedJacobian
 
 #: makes the operator of a module at x (n, d); None for an instance that it does not serve
 Maker = Callable[[Any, Tensor, Options], TemporalJacobian | None]
@@ -90,6 +91,8 @@ def operator_of(function: SequenceFunction, options: Options) -> TemporalJacobia
         raise BadInput(
             f"wrt={options.wrt!r} needs the chain operator of nn.RNN, nn.GRU or nn.LSTM; {who} is none; use x"
         )
+    if options.method == "probes":
+        return ProbedJacobian(function, options)
     return AutogradJacobian(function, options)
 
 

@@ -1,8 +1,6 @@
 r"""The temporal Jacobian of any function, by batched vector-Jacobian products.
 
-    exact     row t = I_{d_out} J[t,:], one vector-Jacobian product for each output unit
-    probes    E |v^T J[t,k]|^2 = ||J[t,k]||_F^2 for v ~ N(0, I) (Hutchinson 1990), the mean over m draws,
-              with the standard error of that mean taken through the logarithm
+    row t = I_{d_out} J[t,:],    one vector-Jacobian product for each output unit
 
 It is the reference for every other operator, and like every autodiff it underflows. So each norm has a
 status. A gradient of 0 is a zero where a cotangent of NaN does not arrive: as 0 NaN = NaN, no path leads
@@ -17,7 +15,6 @@ from __future__ import annotations
 import contextlib
 import math
 import warnings
-import zlib
 from collections.abc import Iterator, Sequence
 
 import numpy as np
@@ -28,9 +25,8 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from depprobe.core.function import SequenceFunction
 from depprobe.core.options import Options, require
-from depprobe.core.scaled import Scaled, log_norms
+from depprobe.core.scaled import Scaled, log_norm_of_logs, log_norms
 from depprobe.core.temporal_jacobian import LogNorms, TemporalJacobian
-from depprobe.errors import BadInput
 from depprobe.operators.autograd.products import Products
 from depprobe.vocabulary import STATUS
 
@@ -40,6 +36,7 @@ _NEAR = 0.5
 _AGREE = {torch.float32: 1e-4, torch.float64: 1e-9}
 
 Floats = NDArray[np.float64]
+Ints = NDArray[np.int64]
 
 
 class AutogradJacobian(TemporalJacobian):
@@ -48,7 +45,7 @@ class AutogradJacobian(TemporalJacobian):
     Parameters
     ----------
     function : the module at one input.
-    options : ``method='probes'`` estimates norms from ``probes`` random cotangents a row drawn by ``seed``.
+    options : ``memory`` counts.
 
     Raises
     ------
@@ -60,10 +57,7 @@ class AutogradJacobian(TemporalJacobian):
     error_kind = "estimate"
 
     def __init__(self, function: SequenceFunction, options: Options) -> None:
-        self._function, self._memory, self._seed = function, options.memory, options.seed
-        self._probes = options.probes if options.method == "probes" else None
-        if self._probes is not None:
-            self.method = "probes"
+        self._function, self._memory = function, options.memory
         self._products = Products(function, options.memory)
         self.shape = function.shape
         self.wrt = function.wrt
@@ -83,17 +77,13 @@ class AutogradJacobian(TemporalJacobian):
     def log_norms(
         self, targets: Sequence[int], sources: Sequence[int] | None = None, norm: str = "fro"
     ) -> LogNorms:
-        if norm != "fro" and self._probes is not None:
-            raise BadInput(
-                "random probes estimate the Frobenius norm only; use norm='fro' or method='autograd'"
-            )
-        columns = list(range(self.shape[2]) if sources is None else sources)
-        rows = [self._norm_row(int(t), columns, norm) for t in targets]
-        values, errors, status = (np.stack(parts) for parts in zip(*rows, strict=True))
-        return LogNorms(values, stderr=errors if self._probes else None, status=status)
+        columns = np.arange(self.shape[2]) if sources is None else np.asarray(sources, dtype=np.int64)
+        rows = [self._norm_row(t, columns, norm) for t in targets]
+        values, status = (np.stack(parts) for parts in zip(*rows, strict=True))
+        return LogNorms(values, status=status)
 
-    def _norm_row(self, t: int, columns: list[int], norm: str) -> tuple[Floats, Floats, NDArray[np.int8]]:
-        value, error = self._measured(t, columns, norm, 0.0)
+    def _norm_row(self, t: int, columns: Ints, norm: str) -> tuple[Floats, NDArray[np.int8]]:
+        value = self._measured(t, columns, norm, 0.0)
         finite, zero = np.isfinite(value), np.isneginf(value)
         # what is no number has no derivative, whatever autograd makes of it
         known = finite if not bool(self._function.y[t].isnan().any()) else np.zeros_like(finite)
@@ -102,7 +92,7 @@ class AutogradJacobian(TemporalJacobian):
         middle = (1 - _NEAR) * self.log_floor
         scaled = value
         if (zero & ~proved).any() or bool((value[finite] < middle).any()):
-            scaled, _ = self._measured(t, columns, norm, -_NEAR * self.log_floor)
+            scaled = self._measured(t, columns, norm, -_NEAR * self.log_floor)
             with np.errstate(invalid="ignore"):
                 agrees = np.abs(scaled - value) <= self._agree
             # what leaves the range once scaled up was not near the floor
@@ -110,44 +100,24 @@ class AutogradJacobian(TemporalJacobian):
             status[known & ~(agrees & (value >= self.log_floor))] = STATUS["underflow"]
         if (zero & ~proved).any():
             tried = zero & ~proved & np.isneginf(scaled)
-            tried &= ends_abruptly(tried | proved, value > middle, np.asarray(columns), t)
-            sources = torch.tensor(np.asarray(columns)[tried], device=self._function.x.device)
+            tried &= ends_abruptly(tried | proved, value > middle, columns, t)
+            sources = torch.tensor(columns[tried], device=self._function.x.device)
             proved[tried] = self._function.ignores(t, sources).cpu().numpy()
-            status[zero] = self._unproved(t)
+            # from an infinite state a gradient of 0 that is not proved may be anything
+            overflowed = not bool(self._function.y[t].isfinite().all())
+            status[zero] = STATUS["overflow" if overflowed else "undecided"]
         status[proved] = STATUS["zero"]
         value[(status != STATUS["finite"]) & ~proved] = np.nan
-        return value, error, status
+        return value, status
 
-    def _unproved(self, t: int) -> int:
-        """What a gradient of 0 is that is not proved: from an infinite state it may be anything."""
-        overflowed = not bool(self._function.y[t].isfinite().all())
-        return STATUS["overflow"] if overflowed else STATUS["undecided"]
-
-    def _measured(self, t: int, columns: list[int], norm: str, log_scale: float) -> tuple[Floats, Floats]:
-        """ln norms (columns,) and standard errors, from cotangents scaled by exp(log_scale)."""
-        scale = math.exp(log_scale)
+    def _measured(self, t: int, columns: Ints, norm: str, log_scale: float) -> Floats:
+        """ln norms (columns,), from cotangents scaled by exp(log_scale)."""
+        rows = self._products.row(t, math.exp(log_scale) * self._identity())
         if norm == "spectral":
-            row = torch.cat(list(self._products.row(t, scale * self._identity())))[:, columns]
-            logs = log_norms(Scaled.plain(row.transpose(0, 1)), "spectral")
-            return logs.cpu().numpy() - log_scale, np.zeros(len(columns))
-        cotangents = scale * (self._identity() if self._probes is None else self._random(t))
-        logs = torch.cat(
-            [Scaled.plain(part[:, columns]).log_norm(2) for part in self._products.row(t, cotangents)]
-        )
-        total = torch.logsumexp(2 * (logs - log_scale), 0)
-        if self._probes is None:
-            return (0.5 * total).cpu().numpy(), np.zeros(len(columns))
-        m = len(cotangents)
-        mean = total - math.log(m)
-        spread = (2 * (logs - log_scale) - mean).nan_to_num(nan=0.0, neginf=-torch.inf).exp().var(0) / m
-        # d ln norm = d (norm^2) / (2 norm^2)
-        return (0.5 * mean).cpu().numpy(), (0.5 * spread.sqrt()).cpu().numpy()
-
-    def _random(self, t: int) -> Tensor:
-        """Random cotangents (m, d_out) of one target: anew for each target and each input."""
-        x = self._function.x
-        draw = np.random.default_rng([self._seed, t, _fingerprint(x)])
-        return torch.from_numpy(draw.standard_normal((self._probes or 0, self.shape[1]))).to(self._function.y)
+            logs = log_norms(Scaled.plain(torch.cat(list(rows))[:, columns].transpose(0, 1)), norm)
+        else:
+            logs = _together(rows, columns)
+        return logs.cpu().numpy() - log_scale
 
     def _identity(self) -> Tensor:
         y = self._function.y
@@ -185,13 +155,14 @@ class AutogradJacobian(TemporalJacobian):
             return torch.stack(rows)
 
 
-def _fingerprint(x: Tensor) -> int:
-    """A number of the input's own, so that each sample draws its own probes."""
-    return zlib.crc32(x.detach().cpu().contiguous().numpy().tobytes())
+def _together(rows: Iterator[Tensor], columns: Ints) -> Tensor:
+    """ln of the Frobenius norms of blocks (columns,) whose rows come in chunks (chunk, n_in, d_in)."""
+    logs = [Scaled.plain(part[:, columns]).log_norm((0, 2)) for part in rows]
+    return log_norm_of_logs(torch.stack(logs), (0,))[0]
 
 
 def ends_abruptly(
-    zero: NDArray[np.bool_], large: NDArray[np.bool_], columns: NDArray[np.int64], t: int
+    zero: NDArray[np.bool_], large: NDArray[np.bool_], columns: Ints, t: int
 ) -> NDArray[np.bool_]:
     """Which zeros belong to a run whose neighbour, on the side of t, is a norm in the middle of the range.
 

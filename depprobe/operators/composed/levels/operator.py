@@ -14,6 +14,7 @@ of reach, random probes estimate the norms and say how well. Source: the chain r
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import cached_property
@@ -31,6 +32,7 @@ from depprobe.core.temporal_jacobian import LogNorms, TemporalJacobian, anchors,
 from depprobe.layers.dilated_convolution import ConvolutionBlock
 from depprobe.layers.residual import Added
 from depprobe.operators.autograd.operator import AutogradJacobian
+from depprobe.operators.autograd.probes import ProbedJacobian
 from depprobe.operators.composed.levels import rectified
 from depprobe.operators.composed.levels.convolution import joined
 from depprobe.operators.composed.levels.known import levels
@@ -244,5 +246,10 @@ def composed_jacobian(module: nn.Module, x: Tensor, options: Options) -> Tempora
     exact = StackJacobian(joined(stack.levels), module, x, stack.shape, memory=memory)
     if options.method == "auto" and exact.work(exact.shape[0] - 1) > _WORK:
         function = SequenceFunction(module, x, memory=memory)
-        return AutogradJacobian(function, replace(options, method="probes"))
+        warnings.warn(
+            f"a row of {type(module).__name__} needs {exact.work(exact.shape[0] - 1):.0e} multiply-adds, so "
+            f"{options.probes} random probes estimate its norms; method='structured' insists on exact ones",
+            stacklevel=2,
+        )
+        return ProbedJacobian(function, replace(options, method="probes"))
     return exact

@@ -1,0 +1,174 @@
+r"""Frobenius norms from a few random rows, and how well they are known.
+
+    est = (d/m) sum_i |v_i^T J|^2,    v_1..v_m orthonormal in R^d, Haar:    E est = |J|_F^2,  exact at m = d
+
+    Var est / (E est)^2 = 2 d (d-m) / (m (d-1) (d+2)) (1/r - 1/d),    r = (tr B)^2 / tr B^2,    B = J J^T
+
+r is the effective rank, 1 to d. From the Gram matrix G_ij = v_i^T B v_j follow unbiased (tr B)^2 and tr B^2:
+
+    E (tr G)^2 = a (tr B)^2 + 2 b tr B^2,    E tr G^2 = b (tr B)^2 + (a + b) tr B^2
+    m^2 = a d^2 + 2 b d,    m = a d + b d (d + 1)
+
+est / |J|_F^2 is taken for (d/m) Beta(m p/2, (d-m) p/2), p such that the variance is right: exact for rank
+one, chi-squared with m r degrees of freedom where m is far below d.
+Source: Hutchinson 1990 (random rows); Mezzadri 2007 (Haar matrices by QR, signs corrected).
+"""
+
+from __future__ import annotations
+
+import math
+import zlib
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from functools import cached_property
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from depprobe.core.function import SequenceFunction
+from depprobe.core.options import Options
+from depprobe.core.scaled import Scaled, log_norm_of_logs
+from depprobe.core.temporal_jacobian import LogNorms, anchors
+from depprobe.errors import BadInput
+from depprobe.operators.autograd.operator import AutogradJacobian
+
+#: orthonormal rows from which effective ranks are estimated, at least (where there are so many) and at most
+LEAST_ROWS, MOST_ROWS = 16, 64
+#: rows of a pilot, and its targets
+PILOT_ROWS, PILOT_TARGETS = 8, 3
+
+Floats = NDArray[np.float64]
+
+
+class ProbedJacobian(AutogradJacobian):
+    """Norms from ``options.probes`` orthonormal random rows a target, drawn anew for each from a seed.
+
+    ``probes`` of the form ``"10%"`` stands for as many as keep the relative standard error of a squared norm,
+    at the effective rank that a pilot finds, within it. Blocks and products are exact.
+    """
+
+    method = "probes"
+
+    def __init__(self, function: SequenceFunction, options: Options) -> None:
+        super().__init__(function, options)
+        self._seed = [options.seed, zlib.crc32(function.x.detach().cpu().contiguous().numpy().tobytes())]
+        d, asked = self.shape[1], options.probes
+        #: rows a target
+        self.probes = (
+            min(asked, d)
+            if isinstance(asked, int)
+            else rows_for(float(asked[:-1]) / 100, d, float(np.nanmedian(self._pilot[1])))
+        )
+        self._ranks: dict[int, Floats] = {}
+
+    def log_norms(
+        self, targets: Sequence[int], sources: Sequence[int] | None = None, norm: str = "fro"
+    ) -> LogNorms:
+        """With ``stderr`` and ``rank``, the effective rank."""
+        if norm != "fro":
+            raise BadInput("random probes estimate the Frobenius norm only; use norm='fro' or another method")
+        found = super().log_norms(targets, sources, norm)
+        columns = np.arange(self.shape[2]) if sources is None else np.asarray(sources, dtype=np.int64)
+        rank = np.stack([self._rank(t, columns) for t in targets])
+        rank[~np.isfinite(found.values)] = np.nan
+        stderr = log_norm_stderr(self.probes, self.shape[1], rank)
+        return replace(found, stderr=np.where(np.isneginf(found.values), 0.0, stderr), rank=rank)
+
+    def _rows(self, t: int, m: int, scale: float = 1.0) -> Iterator[Tensor]:
+        drawn = torch.from_numpy(orthonormal_rows([*self._seed, t, m], m, self.shape[1]))
+        return self._products.row(t, scale * drawn.to(self._function.y))
+
+    def _measured(self, t: int, columns: NDArray[np.int64], norm: str, log_scale: float) -> Floats:
+        m, d = self.probes, self.shape[1]
+        logs: list[Tensor] = []
+        kept: list[Tensor] = []
+        for part in (part[:, columns] for part in self._rows(t, m, math.exp(log_scale))):
+            logs.append(Scaled.plain(part).log_norm((0, 2)))
+            kept.append(part[: max(0, MOST_ROWS - sum(len(one) for one in kept))])
+        if log_scale == 0 and (m >= LEAST_ROWS or m == d):
+            self._ranks[t] = traces(torch.cat(kept), d).effective_rank(d)
+        found = log_norm_of_logs(torch.stack(logs), (0,))[0].cpu().numpy()
+        return found - log_scale + 0.5 * math.log(d / m)
+
+    def _rank(self, t: int, columns: NDArray[np.int64]) -> Floats:
+        if t in self._ranks:
+            return self._ranks.pop(t)
+        lags, ranks = self._pilot
+        return np.interp(self._lags(t)[columns], lags, ranks)
+
+    def _lags(self, t: int) -> NDArray[np.int64]:
+        n_out, _, n_in, _ = self.shape
+        position = self.position
+        where = np.linspace(0, n_in - 1, n_out) if position is None else position
+        return int(anchors(where)[t]) - np.arange(n_in)
+
+    @cached_property
+    def _pilot(self) -> tuple[NDArray[np.int64], Floats]:
+        """Effective rank by lag, from a few targets: lags ascending, and the rank at each."""
+        n_out, d = self.shape[:2]
+        chosen = np.unique(np.linspace(0, n_out - 1, PILOT_TARGETS + 1).round().astype(int)[1:]).tolist()
+        found = [traces(torch.cat(list(self._rows(t, min(PILOT_ROWS, d)))), d) for t in chosen]
+        lag = np.concatenate([self._lags(t) for t in chosen])
+        squared, of_square = (np.concatenate([one[i] for one in found]) for i in (0, 1))
+        seen = np.isfinite(squared)
+        lags, at = np.unique(lag[seen], return_inverse=True)
+        sums = (np.bincount(at, values[seen]).astype(np.float64) for values in (squared, of_square))
+        pooled = Traces(*sums)
+        return (lags, pooled.effective_rank(d)) if len(lags) else (np.zeros(1, int), np.ones(1))
+
+
+class Traces(NamedTuple):
+    """Unbiased (tr B)^2 and tr B^2 of some blocks, each over the square of its own estimated norm^2."""
+
+    squared: Floats
+    of_square: Floats
+
+    def effective_rank(self, d: int) -> Floats:
+        """(tr B)^2 / tr B^2 between 1 and d; NaN where a block is zero."""
+        with np.errstate(divide="ignore", invalid="ignore"):
+            rank = np.where(self.squared > 0, self.squared / self.of_square, 1.0)
+        return np.where(np.isnan(self.squared), np.nan, np.clip(rank, 1.0, d))
+
+
+def orthonormal_rows(seed: list[int], m: int, d: int) -> Floats:
+    """m <= d orthonormal rows of R^d, uniformly distributed, (m, d)."""
+    q, r = np.linalg.qr(np.random.default_rng(seed).standard_normal((d, m)))
+    # the signs of R would otherwise say where Q points
+    return (q * np.sign(np.diagonal(r))).T
+
+
+def traces(rows: Tensor, d: int) -> Traces:
+    """Of blocks whose images (m, n, d_in) under m >= 2 orthonormal rows are given: (n,) each."""
+    m = rows.shape[0]
+    unit = Scaled.plain(rows.transpose(0, 1).double()).rescaled((1, 2)).values
+    gram = unit @ unit.mT if m <= unit.shape[2] else unit.mT @ unit
+    square = unit.square().sum((1, 2)).square()
+    ratio = (gram.square().sum((1, 2)) / square).cpu().numpy()
+    a, b = np.linalg.solve([[d * d, 2 * d], [d, d * (d + 1)]], [m * m, m])
+    found = np.linalg.solve([[a, 2 * b], [b, a + b]], np.stack([np.ones_like(ratio), ratio]))
+    # over the square of the estimate (d/m) tr G; a block of zeros has no rank
+    return Traces(*np.where(np.isnan(ratio), np.nan, found * (m / d) ** 2))
+
+
+def relative_variance(m: int, d: int, rank: Floats) -> Floats:
+    """Of the estimated squared norm."""
+    return 2 * d * (d - m) / (m * max(1, d - 1) * (d + 2)) * (1 / rank - 1 / d)
+
+
+def rows_for(error: float, d: int, rank: float) -> int:
+    """Fewest rows with which the squared norm has at most this relative standard deviation."""
+    one = 2 * d / (max(1, d - 1) * (d + 2)) * (1 / rank - 1 / d)
+    return min(d, max(1, int(np.ceil(one * d / (error**2 + one) - 1e-9))))
+
+
+def log_norm_stderr(m: int, d: int, rank: Floats) -> Floats:
+    """Standard deviation of the ln of an estimated norm; 0 at m = d, NaN where the rank is."""
+    variance = relative_variance(m, d, rank)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        half = np.clip(((d - m) / (m * variance) - 1) / d, 1e-6, 1e12)
+    trigamma = [torch.special.polygamma(1, torch.from_numpy(k * half)).numpy() for k in (m, d)]
+    spread = 0.5 * np.sqrt(np.maximum(trigamma[0] - trigamma[1], 0))
+    return np.where(variance > 0, spread, np.where(np.isnan(rank), np.nan, 0.0))
