@@ -10,7 +10,8 @@ Source: Dai et al. 2019 (cached keys and values); Child et al. 2019 (what a bloc
 from __future__ import annotations
 
 import math
-from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass
 from functools import singledispatch
 from typing import Any
 
@@ -20,60 +21,18 @@ from torch import Tensor
 from depprobe.layers.sparse_attention import Blocks, PowersOfTwo, Window
 
 
-class Slots(ABC):
-    """Where the key and value of a position are kept, and which of those kept position t reads."""
+@dataclass(frozen=True)
+class Slots:
+    """``written(t)``: slots that position t is written to, before it reads the slots ``read(t)``."""
 
     size: int
-
-    @abstractmethod
-    def written(self, t: int) -> tuple[int, ...]:
-        """Slots that position t is written to, before it reads."""
-
-    @abstractmethod
-    def read(self, t: int) -> slice | Tensor:
-        """Slots that position t reads."""
+    written: Callable[[int], tuple[int, ...]]
+    read: Callable[[int], slice | Tensor]
 
 
-class Ring(Slots):
+def ring(size: int) -> Slots:
     """The last ``size`` positions; with ``size`` = n, all."""
-
-    def __init__(self, size: int) -> None:
-        self.size = size
-
-    def written(self, t: int) -> tuple[int, ...]:
-        return (t % self.size,)
-
-    def read(self, t: int) -> slice | Tensor:
-        return slice(0, min(t + 1, self.size))
-
-
-class Behind(Ring):
-    """All positions, read at given lags."""
-
-    def __init__(self, size: int, lags: list[int], device: torch.device) -> None:
-        super().__init__(size)
-        self._lags = torch.tensor(lags, device=device)
-
-    def read(self, t: int) -> slice | Tensor:
-        return t - self._lags[self._lags <= t]
-
-
-class Summaries(Slots):
-    """The last position of every earlier block, in order, after the own block."""
-
-    def __init__(self, block: int, n: int, device: torch.device) -> None:
-        self._block, self._device = block, device
-        self.size = block + -(-n // block) - 1
-
-    def written(self, t: int) -> tuple[int, ...]:
-        before, within = divmod(t, self._block)
-        summary = self._block + before
-        return (within, summary) if within == self._block - 1 and summary < self.size else (within,)
-
-    def read(self, t: int) -> slice | Tensor:
-        before, within = divmod(t, self._block)
-        own = torch.arange(within + 1, device=self._device)
-        return torch.cat([own, torch.arange(self._block, self._block + before, device=self._device)])
+    return Slots(size, lambda t: (t % size,), lambda t: slice(0, min(t + 1, size)))
 
 
 @singledispatch
@@ -90,14 +49,29 @@ def slots(pattern: Any, n: int, device: torch.device) -> Slots | None:
 
 @slots.register
 def _(pattern: Window, n: int, device: torch.device) -> Slots:
-    return Ring(len(pattern.lags(n) or ()))
+    return ring(len(pattern.lags(n) or ()))
 
 
 @slots.register
 def _(pattern: PowersOfTwo, n: int, device: torch.device) -> Slots:
-    return Behind(n, pattern.lags(n) or [], device)
+    lags = torch.tensor(pattern.lags(n) or [], device=device)
+    return Slots(n, lambda t: (t,), lambda t: t - lags[lags <= t])
 
 
 @slots.register
 def _(pattern: Blocks, n: int, device: torch.device) -> Slots:
-    return Summaries(math.isqrt(n - 1) + 1 if pattern.size is None else pattern.size, n, device)
+    # the last position of every earlier block, in order, after the own block
+    block = math.isqrt(n - 1) + 1 if pattern.size is None else pattern.size
+    size = block + -(-n // block) - 1
+
+    def written(t: int) -> tuple[int, ...]:
+        before, within = divmod(t, block)
+        summary = block + before
+        return (within, summary) if within == block - 1 and summary < size else (within,)
+
+    def read(t: int) -> Tensor:
+        before, within = divmod(t, block)
+        kept = torch.arange(block + before, device=device)
+        return torch.cat([kept[: within + 1], kept[block:]])
+
+    return Slots(size, written, read)

@@ -12,8 +12,8 @@ Source: Dai et al. 2019 (cached keys and values); Paine et al. 2016 (cached conv
 from __future__ import annotations
 
 import math
-from abc import ABC, abstractmethod
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import singledispatch
 from typing import Any
 
@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from depprobe.costs.caches import Ring, Slots, slots
+from depprobe.costs.caches import Slots, ring, slots
 from depprobe.errors import DepprobeError
 from depprobe.layers.attention import Attention
 from depprobe.layers.convolution import Convolution
@@ -37,23 +37,19 @@ class NoStream(DepprobeError):
     """The module cannot be given one token after another; the message says why."""
 
 
-class Stream(ABC):
+@dataclass(frozen=True)
+class Stream:
     """A module that is given one token after another, up to n of them.
+
+    ``empty()`` is what is kept before the first token; ``step(x, t, state)`` takes x (d_in,) at position t to
+    the output (d,) there and what is kept for position t + 1, whose buffers are written in place.
 
     Law: with ``state = empty()`` and ``y_t, state = step(x_t, t, state)`` for t = 0, ..., n - 1, the rows y_t
     are those of the module's output at x (n, d_in).
     """
 
-    @abstractmethod
-    def empty(self) -> State:
-        """What is kept before the first token."""
-
-    @abstractmethod
-    def step(self, x: Tensor, t: int, state: State) -> tuple[Tensor, State]:
-        """Output (d,) at position t for input (d_in,), and what is kept for position t + 1.
-
-        Buffers in ``state`` are written in place.
-        """
+    empty: Callable[[], State]
+    step: Callable[[Tensor, int, State], tuple[Tensor, State]]
 
 
 @singledispatch
@@ -114,48 +110,18 @@ def _fill(state: State) -> None:
             _fill(part)
 
 
-class _Recurrence(Stream):
-    def __init__(self, module: nn.RNNBase) -> None:
-        self._module = module
-
-    def empty(self) -> State:
-        module = self._module
-        width = module.proj_size or module.hidden_size
-        widths = [width, module.hidden_size] if isinstance(module, nn.LSTM) else [width]
-        weight = module.get_parameter("weight_hh_l0")
-        return [weight.new_zeros(module.num_layers, size) for size in widths]
-
-    def step(self, x: Tensor, t: int, state: State) -> tuple[Tensor, State]:
-        carried = tuple(state) if isinstance(self._module, nn.LSTM) else state[0]
-        y, after = self._module(x[None], carried)
-        return y[0], list(after) if isinstance(after, tuple) else [after]
-
-
 @stream.register
 def _(module: nn.RNNBase, n: int) -> Stream:
     if module.bidirectional:
         raise NoStream("the backward direction starts at the last token")
-    return _Recurrence(module)
+    weight: Tensor = getattr(module, "weight_hh_l0")  # noqa: B009, its type is not known to a checker
+    widths = [module.proj_size or module.hidden_size] + [module.hidden_size] * isinstance(module, nn.LSTM)
 
+    def step(x: Tensor, t: int, state: State) -> tuple[Tensor, State]:
+        y, after = module(x[None], tuple(state) if len(state) > 1 else state[0])
+        return y[0], list(after) if isinstance(after, tuple) else [after]
 
-class _Convolution(Stream):
-    def __init__(self, module: Convolution) -> None:
-        self._conv, self._mode = module.conv, module.padding_mode
-        self._reach = module.pad[0]
-        lags = torch.arange(self._reach, 0, -module.conv.dilation[0], device=module.conv.weight.device)
-        self._lags = lags if self._reach else lags[:0]
-
-    def empty(self) -> State:
-        return self._conv.weight.new_zeros(self._reach, self._conv.in_channels)
-
-    def step(self, x: Tensor, t: int, state: State) -> tuple[Tensor, State]:
-        if t == 0 and self._mode == "replicate":
-            state[:] = x
-        taps = torch.cat([state[(t - self._lags) % max(1, self._reach)], x[None]])
-        if self._reach:
-            state[t % self._reach] = x  # the slot of the oldest, which has just been read
-        conv = self._conv
-        return F.conv1d(taps.T[None], conv.weight, conv.bias, groups=conv.groups)[0, :, 0], state
+    return Stream(lambda: [weight.new_zeros(module.num_layers, size) for size in widths], step)
 
 
 @stream.register
@@ -164,124 +130,101 @@ def _(module: Convolution, n: int) -> Stream:
         raise NoStream("same padding sees later positions; use causal=true")
     if module.conv.stride[0] > 1:
         raise NoStream("a stride gives no output at most tokens")
-    return _Convolution(module)
+    conv, reach = module.conv, module.pad[0]
+    lags = torch.arange(reach, 0, -conv.dilation[0], device=conv.weight.device) if reach else torch.arange(0)
 
+    def step(x: Tensor, t: int, state: State) -> tuple[Tensor, State]:
+        if t == 0 and module.padding_mode == "replicate":
+            state[:] = x
+        taps = torch.cat([state[(t - lags) % max(1, reach)], x[None]])
+        if reach:
+            state[t % reach] = x  # the slot of the oldest, which has just been read
+        return F.conv1d(taps.T[None], conv.weight, conv.bias, groups=conv.groups)[0, :, 0], state
 
-class _Block(Stream):
-    def __init__(self, module: ConvolutionBlock, n: int) -> None:
-        self._module, self._convolution = module, stream(module.convolution, n)
-
-    def empty(self) -> State:
-        return self._convolution.empty()
-
-    def step(self, x: Tensor, t: int, state: State) -> tuple[Tensor, State]:
-        z, state = self._convolution.step(x, t, state)
-        y = self._module.nonlinearity(z)
-        return (y if self._module.shortcut is None else y + self._module.shortcut(x)), state
+    return Stream(lambda: conv.weight.new_zeros(reach, conv.in_channels), step)
 
 
 @stream.register
 def _(module: ConvolutionBlock, n: int) -> Stream:
-    return _Block(module, n)
+    inner = stream(module.convolution, n)
+
+    def step(x: Tensor, t: int, state: State) -> tuple[Tensor, State]:
+        z, state = inner.step(x, t, state)
+        y = module.nonlinearity(z)
+        return (y if module.shortcut is None else y + module.shortcut(x)), state
+
+    return Stream(inner.empty, step)
 
 
-class _Positionwise(Stream):
-    def __init__(self, module: nn.Module) -> None:
-        self._module = module
-
-    def empty(self) -> State:
-        return []
-
-    def step(self, x: Tensor, t: int, state: State) -> tuple[Tensor, State]:
-        return self._module(x[None])[0], state
+def _positionwise(module: nn.Module, n: int) -> Stream:
+    return Stream(list, lambda x, t, state: (module(x[None])[0], state))
 
 
-_ACTIVATIONS = (nn.ReLU, nn.Tanh, nn.Sigmoid, nn.GELU, nn.SiLU)
-for _kind in (nn.Linear, nn.Identity, nn.Dropout, nn.LayerNorm, *_ACTIVATIONS):
-    stream.register(_kind, lambda module, n: _Positionwise(module))
-
-
-class _Stack(Stream):
-    def __init__(self, parts: list[Stream]) -> None:
-        self._parts = parts
-
-    def empty(self) -> State:
-        return [part.empty() for part in self._parts]
-
-    def step(self, x: Tensor, t: int, state: State) -> tuple[Tensor, State]:
-        after = []
-        for part, kept in zip(self._parts, state, strict=True):
-            x, kept = part.step(x, t, kept)
-            after.append(kept)
-        return x, after
+for _kind in (
+    *(nn.Linear, nn.Identity, nn.Dropout, nn.LayerNorm),
+    *(nn.ReLU, nn.Tanh, nn.Sigmoid, nn.GELU, nn.SiLU),
+):
+    stream.register(_kind, _positionwise)
 
 
 @stream.register
 def _(module: nn.Sequential, n: int) -> Stream:
-    return _Stack([stream(child, n) for child in module])
+    parts = [stream(child, n) for child in module]
 
+    def step(x: Tensor, t: int, state: State) -> tuple[Tensor, State]:
+        after = []
+        for part, kept in zip(parts, state, strict=True):
+            x, kept = part.step(x, t, kept)
+            after.append(kept)
+        return x, after
 
-class _Transformer(Stream):
-    def __init__(self, block: TransformerBlock, attention: Stream) -> None:
-        self._block, self._attention = block, attention
-
-    def empty(self) -> State:
-        return self._attention.empty()
-
-    def step(self, x: Tensor, t: int, state: State) -> tuple[Tensor, State]:
-        block = self._block
-        mixed, state = self._attention.step(block.before_attention(x), t, state)
-        u = x + mixed if block.residual else mixed
-        changed = block.mlp(block.before_mlp(u))
-        return u + changed if block.residual else changed, state
+    return Stream(lambda: [part.empty() for part in parts], step)
 
 
 @stream.register
 def _(module: TransformerBlock, n: int) -> Stream:
-    return _Transformer(module, stream(module.attention, n))
+    attention = stream(module.attention, n)
+
+    def step(x: Tensor, t: int, state: State) -> tuple[Tensor, State]:
+        mixed, state = attention.step(module.before_attention(x), t, state)
+        u = x + mixed if module.residual else mixed
+        changed = module.mlp(module.before_mlp(u))
+        return u + changed if module.residual else changed, state
+
+    return Stream(attention.empty, step)
 
 
-class _Attention(Stream):
-    def __init__(self, weights: nn.MultiheadAttention, cache: Slots, fused: bool) -> None:
-        self._weights, self._cache, self._fused = weights, cache, fused
+@stream.register
+def _(module: Attention, n: int) -> Stream:
+    return _attention(module.weights, module.causal, ring(n), module.fused)
 
-    def empty(self) -> State:
-        inner = self._weights
-        shape = (inner.num_heads, self._cache.size, inner.head_dim)
-        return [inner.out_proj.weight.new_zeros(shape) for _ in range(2)]
 
-    def step(self, x: Tensor, t: int, state: State) -> tuple[Tensor, State]:
-        inner = self._weights
+@stream.register
+def _(module: SparseAttention, n: int) -> Stream:
+    pattern = module.pattern
+    cache = slots(pattern, n, module.weights.out_proj.weight.device)
+    if cache is None:
+        raise NoStream(f"no cache is known for the pattern {type(pattern).__name__}")
+    return _attention(module.weights, getattr(pattern, "causal", False), cache, fused=False)
+
+
+def _attention(inner: nn.MultiheadAttention, causal: bool, cache: Slots, fused: bool) -> Stream:
+    if not causal:
+        raise NoStream("a position sees later ones; use causal=true")
+
+    def step(x: Tensor, t: int, state: State) -> tuple[Tensor, State]:
         packed = F.linear(x, inner.in_proj_weight, inner.in_proj_bias)
         q, *new = packed.view(3, inner.num_heads, inner.head_dim).unbind(0)
         for kept, one in zip(state, new, strict=True):
-            for slot in self._cache.written(t):
+            for slot in cache.written(t):
                 kept[:, slot] = one
-        read = self._cache.read(t)
-        keys, values = (kept[:, read] for kept in state)
-        if self._fused:
+        keys, values = (kept[:, cache.read(t)] for kept in state)
+        if fused:
             mixed = F.scaled_dot_product_attention(q[None, :, None], keys[None], values[None])[0]
         else:
             scores = q[:, None] / math.sqrt(inner.head_dim) @ keys.transpose(-1, -2)
             mixed = scores.softmax(-1) @ values
         return inner.out_proj(mixed.flatten()), state
 
-
-@stream.register
-def _(module: Attention, n: int) -> Stream:
-    _require_causal(module.causal)
-    return _Attention(module.weights, Ring(n), module.fused)
-
-
-@stream.register
-def _(module: SparseAttention, n: int) -> Stream:
-    _require_causal(getattr(module.pattern, "causal", False))
-    cache = slots(module.pattern, n, module.weights.out_proj.weight.device)
-    if cache is None:
-        raise NoStream(f"no cache is known for the pattern {type(module.pattern).__name__}")
-    return _Attention(module.weights, cache, fused=False)
-
-
-def _require_causal(causal: bool) -> None:
-    if not causal:
-        raise NoStream("a position sees later ones; use causal=true")
+    shape = (inner.num_heads, cache.size, inner.head_dim)
+    return Stream(lambda: [inner.out_proj.weight.new_zeros(shape) for _ in range(2)], step)

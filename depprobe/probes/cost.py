@@ -95,12 +95,8 @@ def cost(
     phases : ``forward``, ``forward+backward``, or both.
     threads : numbers of threads to time with; by default one, and as many as there are processors.
     seconds : how long to time each pass at each number of threads, at least.
-    seed : fixes the weights, then the input.
+    seed, memory, command, progress, finished : as for ``depprobe.jacobian``; the budget is for one pass.
     dtype : of named layers, float32 unless told otherwise: what is trained in. A module keeps its own.
-    memory : budget in bytes, or a size such as ``"4GiB"``, for one pass of one layer.
-    command : what to record as the command; the call itself by default.
-    progress : called with (points done, points in all, what is under way).
-    finished : where to keep finished points of named layers, and take them up from.
 
     Returns
     -------

@@ -66,22 +66,14 @@ def gates(
     ----------
     module : ``nn.LSTM`` or ``nn.GRU`` in one direction, trained or not; the spec string of such a named
         layer (``"lstm:forget_bias=2"``), or several of one kind; a factory of them, or a mapping from labels.
-    x : (n, d_in), or (samples, n, d_in), tensor or array; needed with a module. With spec strings also a
-        ``depprobe.runs.inputs.Source``; by default seeded noise, x ~ N(0, 1).
-    n, d : length (1000) and width (512), for spec strings; a module and its input bring their own.
+    x, n, d, samples, seeds, seed, dtype, device, memory, command, progress : as for ``depprobe.jacobian``;
+        x holds floats.
     target : position t at which the rows end, or ``last``.
     depth : the stacked layer measured, 0 being the bottom one.
     hold_h : whether h_k stays as it is when c_k moves (LSTM). By default h_k = o_k tanh(c_k) moves with it,
         as in backpropagation; held, as in ``jacobian(wrt="c")``, the first step has no path but the gate.
     lags : lags for which to give the share of units that hold longer; powers of ten up to n by default.
     tolerance : relative error that compression may cause (default 1e-6); 0 for no compression.
-    samples : number of inputs, for spec strings; same weights.
-    seeds : number of draws of the weights, from ``seed`` on, of named layers and factories.
-    seed : fixes the weights, then the input.
-    dtype, device : of named layers; a module keeps its own.
-    memory : budget in bytes, or a size such as ``"4GiB"``.
-    command : what to record as the command; the call itself by default.
-    progress : called with (cases done, cases in all, what is under way).
 
     Returns
     -------

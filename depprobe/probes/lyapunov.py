@@ -61,21 +61,13 @@ def lyapunov(
     ----------
     module : ``nn.RNN``, ``nn.GRU`` or ``nn.LSTM`` in one direction, of any depth; the spec string of a
         named layer (``"lstm:forget_bias=2"``), or several; a factory of them, or a mapping from labels.
-    x : (n, d_in), or (samples, n, d_in), tensor or array; needed with a module that is driven. With spec
-        strings also a ``depprobe.runs.inputs.Source``; by default seeded noise, x ~ N(0, 1).
-    n, d : steps in all (1000, warm-up included) and width (512), for spec strings; without input, n and
-        samples are for modules too.
+    x, n, d, samples, seeds, seed, dtype, device, memory, command, progress : as for ``depprobe.jacobian``;
+        x holds floats, n counts the warm-up, and ``seed`` fixes the starting state and the first frame too.
+        Without input, n and samples (starting states) are for modules too.
     exponents : how many, the largest first; ``"all"``; by default 16, or all where the state is smaller.
     drive : ``input``: driven by x from the zero state; ``none``: autonomous, zero input, from a random state
         s ~ N(0, 1) (the zero state of a module without biases is a fixed point).
     warmup : steps before anything is counted; a fifth of n by default.
-    samples : number of inputs, or of starting states; same weights.
-    seeds : number of draws of the weights, from ``seed`` on, of named layers and factories.
-    seed : fixes the weights, then the input, the starting state and the first frame.
-    dtype, device : of named layers; a module keeps its own.
-    memory : budget in bytes, or a size such as ``"4GiB"``.
-    command : what to record as the command; the call itself by default.
-    progress : called with (cases done, cases in all, what is under way).
 
     Returns
     -------

@@ -65,8 +65,8 @@ def spectrum(
     ----------
     module : your ``nn.Module``, of which all recurrent weights are taken, gate by gate; the spec string of a
         named layer, or several; a factory, or a mapping from labels.
-    x : (n, d_in), needed with a module where ``steps`` are asked for. With spec strings also a
-        ``depprobe.runs.inputs.Source``; by default seeded noise, x ~ N(0, 1).
+    x, n, d, seeds, seed, dtype, device, memory, command, progress : as for ``depprobe.jacobian``; x and n
+        have a meaning where ``steps`` are asked for. Spectra are computed in float64.
     weight : name of a square parameter or buffer to take instead (``"encoder.weight"``), or several.
     steps : positions k whose step Jacobians ds_k/ds_{k-1} to take instead, each stacked layer and direction
         on its own, its input held: ``last``, ``all``, ``every:M``, a position, a list.
@@ -75,13 +75,6 @@ def spectrum(
     grid : points a side of the grid for the pseudospectrum, odd; 0 leaves it out.
     dense : widest matrix that is taken apart whole; wider ones by ARPACK (step Jacobians without forming
         them), the residual being stated in ``residual``.
-    n, d : length along which steps are taken (1000) and width (512), for spec strings.
-    seeds : number of draws of the weights, from ``seed`` on, of named layers and factories.
-    seed : fixes the weights, then the input.
-    dtype, device : of named layers; a module keeps its own. Spectra are computed in float64.
-    memory : budget in bytes, or a size such as ``"4GiB"``.
-    command : what to record as the command; the call itself by default.
-    progress : called with (matrices done, matrices in all, what is under way).
 
     Returns
     -------
