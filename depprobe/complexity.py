@@ -71,16 +71,9 @@ class Complexity:
 
 @singledispatch
 def complexity(module: Any, n: int) -> Complexity | None:
-    """The formulas of a module at length n; None for a type that is not in the table.
+    """The formulas of an ``nn.Module`` at length n; None for a type that is not in the table.
 
-    Parameters
-    ----------
-    module : an ``nn.Module``.
-    n : sequence length in positions.
-
-    Raises
-    ------
-    BadInput : n is less than 1, or too short for the module.
+    Raises ``BadInput`` where n is less than 1, or too short for the module.
 
     Examples
     --------
@@ -89,19 +82,14 @@ def complexity(module: Any, n: int) -> Complexity | None:
     >>> found.total // 2, found.sequential_steps, found.path_length
     (376012800, 101, 99)
     """
-    if not _is_filled():
-        len(layers)
-        if _is_filled():
-            return complexity(module, n)
+    if len(complexity.registry) == 1:
+        len(layers)  # reading the table of layers fills this one
+        return complexity(module, n)
     return None
 
 
-def _is_filled() -> bool:
-    return len(complexity.registry) > 1
-
-
 def checked(n: int) -> int:
-    """A length of at least 1."""
+    """n, refused where it is less than 1."""
     if n < 1:
         raise BadInput(f"n must be at least 1, not {n}")
     return n
@@ -120,21 +108,12 @@ def of_attention(
 ) -> Complexity:
     """Self-attention of width d over so many unmasked pairs: 8 n d^2 + 4 d pairs FLOPs.
 
-    Parameters
-    ----------
-    widest : keys that the target with most of them sees.
-    cached : positions whose keys and values the next token may ask for; None where the future is seen.
+    ``widest`` is the number of keys that the target with most of them sees, ``cached`` that of the positions
+    whose keys and values the next token may ask for; None where the future is seen.
     """
-    projection, product = 2 * n * d * d, 2 * pairs * d
+    projected = dict.fromkeys(("queries", "keys", "values", "output"), 2 * n * d * d)
     return Complexity(
-        {
-            "queries": projection,
-            "keys": projection,
-            "values": projection,
-            "scores": product,
-            "mixing": product,
-            "output": projection,
-        },
+        projected | dict.fromkeys(("scores", "mixing"), 2 * pairs * d),
         chain=2 * (d + d // heads + widest + d),
         sequential_steps=1,
         path_length=path_length,
@@ -160,20 +139,8 @@ def overtakes(module: Any, other: Any, most: int = 1 << 40) -> int | None:
     """The first n from which a module takes more FLOPs than another at every longer length.
 
     By bisection over the formulas, whose difference changes its sign once for layers of the forms
-    a n^2 + b n, a n^(3/2), a n log n and a n.
-
-    Parameters
-    ----------
-    module, other : modules that the table knows.
-    most : longest length looked at.
-
-    Returns
-    -------
-    n, or None where the module does not take more even at ``most``.
-
-    Raises
-    ------
-    BadInput : a module that is not in the table.
+    a n^2 + b n, a n^(3/2), a n log n and a n; None where the module does not take more even at n = ``most``.
+    Raises ``BadInput`` for a module that is not in the table.
 
     Examples
     --------
@@ -182,12 +149,14 @@ def overtakes(module: Any, other: Any, most: int = 1 << 40) -> int | None:
     129
     """
 
-    def more(n: int) -> bool:
-        found, against = complexity(module, n), complexity(other, n)
-        if found is None or against is None:
-            which = module if found is None else other
+    def flops(which: Any, n: int) -> int:
+        found = complexity(which, n)
+        if found is None:
             raise BadInput(f"no formula for {type(which).__name__}; register one with complexity.register")
-        return found.total > against.total
+        return found.total
+
+    def more(n: int) -> bool:
+        return flops(module, n) > flops(other, n)
 
     if not more(most):
         return None

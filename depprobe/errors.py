@@ -23,19 +23,8 @@ class OverBudget(BadInput):
     """The job would need more memory than the budget; said before anything is allocated (exit code 2)."""
 
 
-def _in_order(name: str) -> list[tuple[str, int]]:
-    """Sort key that puts h2 before h10."""
-    return [(words, int(number or -1)) for words, number in re.findall(r"(\D*)(\d*)", name)]
-
-
 def unknown(kind: str, name: str, known: Iterable[str]) -> BadInput:
-    """The error for a name that is in no table, with the nearest valid name first.
-
-    Parameters
-    ----------
-    kind : what the name should have named, e.g. ``"layer"``.
-    name : what was given.
-    known : every valid name.
+    """The error for a name that is in no table of a ``kind``, with the nearest valid name first.
 
     Examples
     --------
@@ -44,7 +33,11 @@ def unknown(kind: str, name: str, known: Iterable[str]) -> BadInput:
     >>> str(unknown("block", "h99", ["h10", "h9", "h1"]))
     "unknown block 'h99'; did you mean 'h9'? Known: h1, h9, h10"
     """
-    names = sorted(known, key=_in_order)
+
+    def in_order(name: str) -> list[tuple[str, int]]:  # h2 before h10
+        return [(words, int(number or -1)) for words, number in re.findall(r"(\D*)(\d*)", name)]
+
+    names = sorted(known, key=in_order)
     near = difflib.get_close_matches(name, names, n=1, cutoff=0.5) if isinstance(name, str) else []
     hint = f"; did you mean {near[0]!r}?" if near else "."
     return BadInput(f"unknown {kind} {name!r}{hint} Known: {', '.join(names) or 'none'}")

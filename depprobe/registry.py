@@ -85,30 +85,27 @@ class Table(Mapping[str, Layer]):
 
         return enter
 
-    def _discover(self) -> None:
+    def _filled(self) -> dict[str, Layer]:
         if not self._discovered:
             self._discovered = True
             package = importlib.import_module(self._package)
             for module in pkgutil.iter_modules(package.__path__):
                 importlib.import_module(f"{self._package}.{module.name}")
+        return self._entries
 
     def __getitem__(self, name: str) -> Layer:
-        self._discover()
-        if name not in self._entries:
+        if name not in self._filled():
             raise unknown(self._kind, name, self._entries)
         return self._entries[name]
 
     def __contains__(self, name: object) -> bool:
-        self._discover()
-        return name in self._entries
+        return name in self._filled()
 
     def __iter__(self) -> Iterator[str]:
-        self._discover()
-        return iter(sorted(self._entries))
+        return iter(sorted(self._filled()))
 
     def __len__(self) -> int:
-        self._discover()
-        return len(self._entries)
+        return len(self._filled())
 
 
 #: every named layer; ``depprobe/layers`` fills it
@@ -121,10 +118,9 @@ class Spec:
 
     Examples
     --------
-    >>> Spec.parse("lstm: forget_bias = 2").name
-    'lstm'
-    >>> str(Spec.parse("lstm: forget_bias = 2"))
-    'lstm:forget_bias=2'
+    >>> spec = Spec.parse("lstm: forget_bias = 2")
+    >>> spec.name, str(spec)
+    ('lstm', 'lstm:forget_bias=2')
     """
 
     name: str
@@ -162,18 +158,16 @@ class Spec:
 
 def _parse_value(layer: str, option: str, text: str, annotation: Any) -> Any:
     """Read ``text`` as the annotated type: int, float, bool, str, a Literal, or one of these or None."""
-    origin = typing.get_origin(annotation)
-    if origin in (typing.Union, types.UnionType):
-        kinds = [kind for kind in typing.get_args(annotation) if kind is not type(None)]
-        if text.lower() == "none" and len(kinds) < len(typing.get_args(annotation)):
+    if typing.get_origin(annotation) in (typing.Union, types.UnionType):
+        kinds = list(typing.get_args(annotation))
+        if text.lower() == "none" and type(None) in kinds:
             return None
-        annotation = kinds[0]
-        origin = typing.get_origin(annotation)
-    if origin is typing.Literal:
-        choices = [str(choice) for choice in typing.get_args(annotation)]
+        annotation = next(kind for kind in kinds if kind is not type(None))
+    if typing.get_origin(annotation) is typing.Literal:
+        choices = {str(choice): choice for choice in typing.get_args(annotation)}
         if text not in choices:
             raise unknown(f"value of {layer}:{option}", text, choices)
-        return typing.get_args(annotation)[choices.index(text)]
+        return choices[text]
     if annotation is bool:
         if text.lower() not in ("true", "false"):
             raise BadInput(f"{layer}:{option} is true or false, not {text!r}")

@@ -18,10 +18,8 @@ def scaled(value: float, unit: str = "") -> str:
     """
     if math.isnan(value):
         return "-"
-    for power, prefix in _PREFIXES:
-        if value >= 0.9995 * 10**power:
-            return f"{three(value / 10**power)} {prefix}{unit}".rstrip()
-    return f"{three(value)} {unit}".rstrip()
+    power, prefix = next((pair for pair in _PREFIXES if value >= 0.9995 * 10 ** pair[0]), (0, ""))
+    return f"{three(value / 10**power)} {prefix}{unit}".rstrip()
 
 
 def seconds(value: float, low: float = math.nan, high: float = math.nan) -> str:

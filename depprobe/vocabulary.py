@@ -17,14 +17,7 @@ SCHEMA_VERSION = "2"
 
 #: what a value of ``log_norm_status`` says of a norm; log_norm is finite for ``finite``, -inf for ``zero``
 #: alone and NaN for all others
-STATUS: dict[str, int] = {
-    "not_measured": 0,
-    "finite": 1,
-    "zero": 2,
-    "underflow": 3,
-    "overflow": 4,
-    "undecided": 5,
-}
+STATUS = {"not_measured": 0, "finite": 1, "zero": 2, "underflow": 3, "overflow": 4, "undecided": 5}
 
 #: dimension or coordinate -> (long name, units)
 DIMENSIONS: dict[str, tuple[str, str]] = {
@@ -72,15 +65,15 @@ DIMENSIONS: dict[str, tuple[str, str]] = {
     "stream": ("what carries a position past a layer", "1"),
 }
 
+#: paths of a gated recurrence, from c or h to c or h
+PATHS = ("cc", "hc", "hh")
+
 #: data variable -> (long name, units)
 VARIABLES: dict[str, tuple[str, str]] = {
     "log_norm": ("natural log of the norm of J[t,k]", "ln 1"),
     "log_norm_status": ("what is known of log_norm", "1"),
     "log_norm_stderr": ("standard error of log_norm from random probes", "ln 1"),
-    "log_norm_error": (
-        "error of log_norm from compression and rounding",
-        "ln 1",
-    ),
+    "log_norm_error": ("error of log_norm from compression and rounding", "ln 1"),
     "log_median": ("natural log of the median norm", "ln 1"),
     "log_low": ("natural log of the 5 % quantile of the norms", "ln 1"),
     "log_high": ("natural log of the 95 % quantile of the norms", "ln 1"),
@@ -103,12 +96,10 @@ VARIABLES: dict[str, tuple[str, str]] = {
     "form_share": ("share of the resamples in which a form is best", "1"),
     "residual_sd": ("standard deviation of ln rms about the best smooth form", "ln 1"),
     "residual_autocorrelation": ("correlation of neighbouring residuals of ln rms", "1"),
-    "log_norm_cc": ("natural log of the norm of dc_t/dc_k", "ln 1"),
-    "log_norm_hc": ("natural log of the norm of dh_t/dc_k", "ln 1"),
-    "log_norm_hh": ("natural log of the norm of dh_t/dh_k", "ln 1"),
-    "log_norm_cc_error": ("bound on the error of log_norm_cc from compression", "ln 1"),
-    "log_norm_hc_error": ("bound on the error of log_norm_hc from compression", "ln 1"),
-    "log_norm_hh_error": ("bound on the error of log_norm_hh from compression", "ln 1"),
+    **{f"log_norm_{p}": (f"natural log of the norm of d{p[0]}_t/d{p[1]}_k", "ln 1") for p in PATHS},
+    **{
+        f"log_norm_{p}_error": (f"bound on the error of log_norm_{p} from compression", "ln 1") for p in PATHS
+    },
     "log_norm_product": ("natural log of the norm of the diagonal product of carrying gates", "ln 1"),
     "log_gate_product": ("natural log of the product of the carrying gate over (k, t]", "ln 1"),
     "log_gap": ("log_norm_cc or log_norm_hh, minus log_norm_product", "ln 1"),
@@ -213,15 +204,8 @@ KINDS: dict[str, str] = {
 
 #: attributes that every dataset carries
 ATTRIBUTES: tuple[str, ...] = (
-    "title",
-    "layer",
-    "n",
-    "d",
-    "seed",
-    "dtype",
-    "depprobe_version",
-    "schema_version",
-    "provenance",
+    *("title", "layer", "n", "d", "seed", "dtype"),
+    *("depprobe_version", "schema_version", "provenance"),
 )
 
 #: attributes that a Jacobian dataset carries besides
@@ -237,14 +221,15 @@ ABOUT["log_norm_status"] |= {"flag_values": list(STATUS.values()), "flag_meaning
 
 
 def describe(name: str) -> dict[str, Any]:
-    """The ``long_name`` and ``units`` of a dimension or variable, as xarray attributes; its flags, if any.
-
-    Examples
-    --------
-    >>> describe("lag")
-    {'long_name': 'lag (position - source)', 'units': 'positions'}
-    """
+    """The ``long_name`` and ``units`` of a dimension or variable, as xarray attributes; its flags, if any."""
     return dict(ABOUT[name])
+
+
+def described(ds: xr.Dataset) -> xr.Dataset:
+    """The dataset itself, its dimensions and variables with their ``long_name`` and ``units``."""
+    for name in ds.variables:
+        ds[name].attrs = describe(str(name))
+    return ds
 
 
 def status_of(log_norm: NDArray[np.float64], exists: Any = True) -> NDArray[np.int8]:
@@ -258,11 +243,9 @@ def status_of(log_norm: NDArray[np.float64], exists: Any = True) -> NDArray[np.i
     """
     import numpy as np  # the names alone need none
 
-    status = np.full(log_norm.shape, STATUS["undecided"], np.int8)
-    status[np.isfinite(log_norm)] = STATUS["finite"]
-    status[np.isneginf(log_norm)] = STATUS["zero"]
-    status[np.isnan(log_norm) & ~np.broadcast_to(exists, log_norm.shape)] = STATUS["not_measured"]
-    return status
+    unknown = np.where(np.broadcast_to(exists, log_norm.shape), STATUS["undecided"], STATUS["not_measured"])
+    kinds = [np.isfinite(log_norm), np.isneginf(log_norm)]
+    return np.select(kinds, [STATUS["finite"], STATUS["zero"]], unknown).astype(np.int8)
 
 
 def repeats(ds: xr.Dataset) -> str:

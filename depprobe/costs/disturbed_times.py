@@ -8,6 +8,8 @@ Threads that do not help slow a pass down little; threads that wait for a busy p
 
 from __future__ import annotations
 
+from typing import Any
+
 import xarray as xr
 
 #: quartiles further apart than this factor, undisturbed within some 1.3
@@ -17,29 +19,14 @@ SLOWER = 3.0
 
 
 def disturbed(ds: xr.Dataset) -> xr.DataArray:
-    """Which times of a dataset of costs are disturbed, over their dimensions; unknown times are not.
-
-    Examples
-    --------
-    >>> at = ("n", "threads")
-    >>> ds = xr.Dataset(
-    ...     {
-    ...         "time": (at, [[1.0, 1.1], [1.0, 90.0]]),
-    ...         "time_low": (at, [[0.4, 1.0], [1.0, 89.0]]),
-    ...         "time_high": (at, [[1.1, 1.2], [1.0, 91.0]]),
-    ...     },
-    ...     coords={"threads": [1, 2]},
-    ... )
-    >>> disturbed(ds).values.tolist()
-    [[True, False], [False, True]]
-    """
+    """Which times of a dataset of costs are disturbed, over their dimensions; unknown times are not."""
     found = ds["time_high"] > APART * ds["time_low"]
     if "threads" in ds["time"].dims and 1 in ds["threads"].values:
-        found = found | (ds["time"] > SLOWER * ds["time"].sel(threads=1, drop=True))
+        found = found | slowed(ds["time"], ds["time"].sel(threads=1, drop=True))
     return found
 
 
-def slowed(many: float, one: float) -> bool:
+def slowed(many: Any, one: Any) -> Any:
     """Whether a pass with many threads took so much longer than with one that it was disturbed.
 
     Examples
@@ -47,4 +34,4 @@ def slowed(many: float, one: float) -> bool:
     >>> slowed(2.0, 1.0), slowed(40.0, 0.2)
     (False, True)
     """
-    return bool(many > SLOWER * one)
+    return many > SLOWER * one

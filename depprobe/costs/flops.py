@@ -29,20 +29,8 @@ _MANY_STEPS = 64
 def count_flops(module: nn.Module, x: Tensor, *, backward: bool = False, layout: str | None = None) -> int:
     """FLOPs of matrix products and convolutions in one pass.
 
-    Parameters
-    ----------
-    module : any module; called in its own layout.
-    x : (n, d_in).
-    backward : count the gradients in x and in the parameters too.
-    layout : as ``one_pass`` takes it.
-
-    Returns
-    -------
-    FLOPs, a multiply-add counting 2.
-
-    Raises
-    ------
-    DepprobeError : products were carried out that the counter does not see, in an operation it does not know.
+    At x (n, d_in); with ``backward`` the gradients in x and in the parameters too. Raises ``DepprobeError``
+    where products were carried out that the counter does not see, in an operation it does not know.
 
     Examples
     --------

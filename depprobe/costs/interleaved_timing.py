@@ -26,15 +26,7 @@ def interleaved_seconds(
 ) -> dict[str, NDArray[np.float64]]:
     """Processor seconds of each call in each round, on one thread, after one call of each to warm up.
 
-    Parameters
-    ----------
-    runs : what to time, by name; nothing of the results is kept.
-    rounds : how often each is timed.
-    least : seconds that a call is repeated for within a round.
-
-    Raises
-    ------
-    BadInput : no round, or a time of 0 to run for.
+    A call is repeated for ``least`` seconds within a round.
 
     Examples
     --------

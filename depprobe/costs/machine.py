@@ -9,24 +9,19 @@ from pathlib import Path
 
 import torch
 
+from depprobe.costs.timing import all_threads
+
 
 def machine() -> dict[str, str | int]:
     """Processor, memory, system and libraries, as attributes of a dataset.
 
-    Returns
-    -------
-    ``cpu``, its model; ``cores`` this process may use; ``ram_bytes``; ``system``; ``torch``, its version;
-    ``blas``, the library of its matrix products; ``capability``, the instructions its kernels use.
-
-    Examples
-    --------
-    >>> sorted(machine())
-    ['blas', 'capability', 'cores', 'cpu', 'ram_bytes', 'system', 'torch']
+    ``cores`` this process may use; ``blas``, the library of matrix products; ``capability``, the instructions
+    that kernels use.
     """
     found = re.search(r"BLAS_INFO=(\w+)", torch.__config__.show())
     return {
         "cpu": _cpu(),
-        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1,
+        "cores": all_threads(),
         "ram_bytes": _ram(),
         "system": f"{platform.system()} {platform.machine()}",
         "torch": str(torch.__version__),

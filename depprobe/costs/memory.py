@@ -39,20 +39,7 @@ class Bytes(NamedTuple):
 
 
 def tensor_bytes(module: nn.Module, x: Tensor, phase: str, layout: str | None = None) -> Bytes:
-    """Bytes of the tensors that one pass makes, parameters and input apart.
-
-    Parameters
-    ----------
-    module, x, phase, layout : as ``one_pass`` takes them.
-
-    Returns
-    -------
-    The peak, over ``forward+backward`` with the gradients in x and in the parameters; and what is alive after
-    the forward pass where a backward pass is to follow.
-
-    Raises
-    ------
-    BadInput : an unknown phase.
+    """Bytes of the tensors that one pass makes, parameters and input apart; see ``one_pass``.
 
     Examples
     --------
@@ -76,18 +63,9 @@ def tensor_bytes(module: nn.Module, x: Tensor, phase: str, layout: str | None = 
 
 
 def parameter_bytes(module: nn.Module) -> int:
-    """Bytes of the parameters and buffers, each storage once.
-
-    Examples
-    --------
-    >>> parameter_bytes(nn.Linear(3, 2))
-    32
-    """
-    storages = {
-        tensor.untyped_storage()._cdata: tensor.untyped_storage().nbytes()
-        for tensor in (*module.parameters(), *module.buffers())
-    }
-    return sum(storages.values())
+    """Bytes of the parameters and buffers, each storage once."""
+    storages = [tensor.untyped_storage() for tensor in (*module.parameters(), *module.buffers())]
+    return sum({one._cdata: one.nbytes() for one in storages}.values())
 
 
 def predicted_bytes(
@@ -97,17 +75,8 @@ def predicted_bytes(
 
     Shapes flow through fake tensors. A recurrence would take its n steps even so: its peak is taken at two
     lengths, the longer up to four times its width, and continued in a straight line, which falls short where
-    gradients of the weights outweigh activations at these lengths still.
-
-    Parameters
-    ----------
-    build : makes the module, in torch's default dtype.
-    n, d_in, dtype : of the input.
-    phase : as ``one_pass`` takes it.
-
-    Returns
-    -------
-    Bytes; None where the module cannot run on fake tensors (a data-dependent shape, say).
+    gradients of the weights outweigh activations at these lengths still. None where the module, as ``build``
+    makes it in torch's default dtype, cannot run on fake tensors (a data-dependent shape, say).
 
     Examples
     --------
@@ -151,32 +120,24 @@ def _default_dtype(dtype: torch.dtype) -> Iterator[None]:
 def process_peak(run: Callable[[], object]) -> float:
     """Bytes by which the resident set of this process exceeded, while ``run`` ran, what it was before.
 
-    Returns
-    -------
-    Bytes; NaN where the system keeps no peak that can be reset (Linux does).
+    NaN where the system keeps no peak that can be reset (Linux does).
     """
-    status = Path("/proc/self/status")
     try:
         gc.collect()
-        _give_back()
+        trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if sys.platform == "linux" else None
+        if trim is not None:
+            trim(0)  # or freed pages would count as there before
         Path("/proc/self/clear_refs").write_text("5")  # the peak starts again from here
-        before = _entry(status, "VmRSS")
+        before = _entry("VmRSS")
         run()
-        return max(0.0, _entry(status, "VmHWM") - before)
+        return max(0.0, _entry("VmHWM") - before)
     except OSError:
         return float("nan")
 
 
-def _give_back() -> None:
-    """Return freed pages to the system, or they would count as there before."""
-    if sys.platform == "linux":
-        trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
-        if trim is not None:
-            trim(0)
-
-
-def _entry(status: Path, name: str) -> float:
-    found = re.search(rf"^{name}:\s+(\d+) kB", status.read_text(), re.MULTILINE)
+def _entry(name: str) -> float:
+    status = Path("/proc/self/status").read_text()
+    found = re.search(rf"^{name}:\s+(\d+) kB", status, re.MULTILINE)
     if not found:
-        raise OSError(f"no {name} in {status}")
+        raise OSError(f"no {name} in it")
     return 1024.0 * int(found[1])

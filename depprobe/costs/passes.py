@@ -19,17 +19,9 @@ PHASES: tuple[str, ...] = (FORWARD, BACKWARD)
 def one_pass(module: nn.Module, x: Tensor, phase: str, layout: str | None = None) -> Callable[[], object]:
     """A function that makes one pass and gives its result, held until the caller lets go of it.
 
-    Parameters
-    ----------
-    module : any module; called in its own layout.
-    x : (n, d_in).
-    phase : ``forward``: the output, nothing kept for a backward pass. ``forward+backward``: the gradients
-        in x and in every trainable parameter, from a cotangent of ones (n_out, d_out).
-    layout : of the module; None for that of its type, else ``"b n d"``.
-
-    Raises
-    ------
-    BadInput : an unknown phase.
+    ``forward`` gives the output at x (n, d_in), nothing kept for a backward pass; ``forward+backward`` the
+    gradients in x and in every trainable parameter, from a cotangent of ones (n_out, d_out). ``layout`` is
+    that of the module; None for that of its type, else ``"b n d"``.
 
     Examples
     --------

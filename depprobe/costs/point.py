@@ -31,14 +31,8 @@ def costs(
 ) -> Numbers:
     """Everything that is measured of a module at one input, but for its FLOPs.
 
-    Parameters
-    ----------
-    module : in eval mode.
-    x : (n, d_in).
-    phases, threads : which passes, and how many threads each is timed with.
-    least : seconds to time each of them for.
-    layout : as ``one_pass`` takes it.
-    alone : whether the process does nothing else, so that its resident memory means something.
+    The module is in eval mode, x (n, d_in); ``least`` is how many seconds each pass is timed for; ``alone``
+    says that the process does nothing else, so that its resident memory means something.
 
     Returns
     -------
@@ -46,22 +40,15 @@ def costs(
     ``flops_formula``, ``peak_bytes`` and ``process_bytes``, lists over phases and threads for ``time``,
     ``time_low`` and ``time_high``; ``no_stream`` says why there is no stream, and is empty where there is.
     """
-    found: Numbers = {name: [] for name in ("process_bytes", "peak_bytes", "flops_formula")}
     runs = {phase: one_pass(module, x, phase, layout) for phase in phases}
     if alone:
         _load_libraries()
-    for phase in phases:
-        # before anything else has run, or memory that libraries keep for the next run would hide
-        found["process_bytes"].append(process_peak(runs[phase]) if alone else math.nan)
-    kept = math.nan
-    for phase in phases:
-        bytes_ = tensor_bytes(module, x, phase, layout)
-        found["peak_bytes"].append(bytes_.peak)
-        kept = float(bytes_.kept) if phase == BACKWARD else kept
-    found |= {"kept_bytes": kept, "parameter_bytes": parameter_bytes(module)}
-    found |= _formulas(module, len(x))
-    for phase in phases:
-        found["flops_formula"].append(found["formulas"][phase])
+    # before anything else has run, or memory that libraries keep for the next run would hide
+    found: Numbers = {"process_bytes": [process_peak(runs[p]) if alone else math.nan for p in phases]}
+    bytes_ = {phase: tensor_bytes(module, x, phase, layout) for phase in phases}
+    found |= {"peak_bytes": [one.peak for one in bytes_.values()], "parameter_bytes": parameter_bytes(module)}
+    found["kept_bytes"] = float(bytes_[BACKWARD].kept) if BACKWARD in phases else math.nan
+    found |= _formulas(module, len(x), phases)
     times = [[seconds(runs[phase], count, least) for count in threads] for phase in phases]
     for i, name in enumerate(("time", "time_low", "time_high")):
         found[name] = [[one[i] for one in row] for row in times]
@@ -73,19 +60,14 @@ def counted(module: nn.Module, x: Tensor, phases: Sequence[str], layout: str | N
     return {"flops": [count_flops(module, x, backward=phase == BACKWARD, layout=layout) for phase in phases]}
 
 
-def _formulas(module: nn.Module, n: int) -> Numbers:
+def _formulas(module: nn.Module, n: int, phases: Sequence[str]) -> Numbers:
     formula = complexity(module, n)
-    if formula is None:
-        names = ("flops_chain", "parallelism", "sequential_steps", "path_length", "pairs")
-        return dict.fromkeys(names, math.nan) | {"formulas": dict.fromkeys((FORWARD, BACKWARD), math.nan)}
-    return {
-        "formulas": {FORWARD: formula.total, BACKWARD: formula.with_backward},
-        "flops_chain": formula.chain,
-        "parallelism": formula.parallelism,
-        "sequential_steps": formula.sequential_steps,
-        "path_length": math.nan if formula.path_length is None else formula.path_length,
-        "pairs": math.nan if formula.pairs is None else formula.pairs,
-    }
+    names = ("chain", "parallelism", "sequential_steps", "path_length", "pairs")
+    found: Numbers = {name: getattr(formula, name, None) for name in names}
+    found = {name: math.nan if value is None else value for name, value in found.items()}
+    totals = {FORWARD: "total", BACKWARD: "with_backward"}
+    found["flops_formula"] = [getattr(formula, totals[phase], math.nan) for phase in phases]
+    return found | {"flops_chain": found.pop("chain")}
 
 
 def _one_more_token(module: nn.Module, x: Tensor, least: float) -> Numbers:

@@ -28,17 +28,7 @@ class Seconds(NamedTuple):
 
 
 def seconds(run: Callable[[], object], threads: int = 1, least: float = 0.2) -> Seconds:
-    """Time a call until it has run for so many seconds in all, and at least five times.
-
-    Parameters
-    ----------
-    run : what to time; nothing of its result is kept.
-    threads : how many threads torch may use meanwhile; set back afterwards.
-    least : seconds to run for, after warming up.
-
-    Raises
-    ------
-    BadInput : threads or least not above 0.
+    """Time a call until it has run, warmed up, for ``least`` seconds in all, and at least five times.
 
     Examples
     --------
@@ -69,12 +59,6 @@ def seconds(run: Callable[[], object], threads: int = 1, least: float = 0.2) -> 
 
 
 def all_threads() -> int:
-    """Number of processors this process may run on.
-
-    Examples
-    --------
-    >>> all_threads() >= 1
-    True
-    """
+    """Number of processors this process may run on."""
     affinity = getattr(os, "sched_getaffinity", None)
     return len(affinity(0)) if affinity else os.cpu_count() or 1

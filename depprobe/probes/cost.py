@@ -10,7 +10,7 @@ Each named layer at each length is measured in a process of its own, at batch 1.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import partial
 from itertools import product
 from typing import Any
@@ -21,13 +21,13 @@ from torch import Tensor
 
 from depprobe._version import __version__
 from depprobe.core.calling.passes import unharmed
-from depprobe.core.options import DEFAULT_MEMORY, parse_bytes, plain_modes, readable
+from depprobe.core.options import DEFAULT_MEMORY, parse_bytes, plain_modes, require
 from depprobe.costs.machine import machine
 from depprobe.costs.memory import predicted_bytes
 from depprobe.costs.passes import PHASES
 from depprobe.costs.point import costs, counted
 from depprobe.costs.timing import all_threads
-from depprobe.errors import BadInput, OverBudget, unknown
+from depprobe.errors import BadInput, unknown
 from depprobe.runs.cache import FinishedPoints
 from depprobe.runs.cases import (
     Progress,
@@ -43,7 +43,7 @@ from depprobe.runs.labelling import origin
 from depprobe.runs.refusals import refuse
 from depprobe.runs.subject import DTYPES, BuiltModule, NamedLayer, Request, check_dtype
 from depprobe.runs.subprocess_executor import measured_alone
-from depprobe.vocabulary import SCHEMA_VERSION, describe
+from depprobe.vocabulary import SCHEMA_VERSION, described
 
 #: lengths, widths and dtype of named layers where a call gives none; what is trained in is float32
 LENGTHS, WIDTH, DTYPE = (256, 512, 1024), 512, "float32"
@@ -125,7 +125,7 @@ def cost(
     (('layer', 'n', 'd', 'phase'), [240.0, 720.0])
     """
     budget = parse_bytes(memory) if isinstance(memory, str) else memory
-    wanted = _listed(phases, str)
+    wanted = [phases] if isinstance(phases, str) else list(phases)
     for phase in wanted:
         if phase not in PHASES:
             raise unknown("phase", phase, PHASES)
@@ -158,10 +158,10 @@ def cost(
         coords = {"layer": [layer.label for layer in layers], "n": lengths, "d": widths}
         found = _of_specs(coords, options | {"seed": seed, "dtype": dtype}, progress, finished)
         inputs = None
-    reasons: dict[str, list[str]] = {}
+    reasons: dict[str, dict[str, None]] = {}
     for (label, _, _), point in found.items():
-        if point["no_stream"] and label not in reasons.setdefault(point["no_stream"], []):
-            reasons[point["no_stream"]].append(label)
+        if point["no_stream"]:
+            reasons.setdefault(point["no_stream"], {})[label] = None
     ds = _labelled(found, {**coords, "phase": wanted, "threads": counts})
     ds.attrs = origin(
         "Cost",
@@ -178,24 +178,15 @@ def cost(
     return ds
 
 
-def _listed(given: Any, kind: type) -> list[Any]:
-    return [given] if isinstance(given, kind) else list(given)
-
-
-def _unique(name: str, values: Sequence[Any]) -> None:
-    twice = [str(value) for i, value in enumerate(values) if value in values[:i]]
-    if twice:
-        raise BadInput(f"{name} {twice[0]} is given twice")
-
-
 def _sizes(name: str, given: Any, least: int) -> list[int]:
-    sizes = _listed(given, int)
-    for size in sizes:
+    sizes = list(given) if isinstance(given, Iterable) and not isinstance(given, str) else [given]
+    for i, size in enumerate(sizes):
         if isinstance(size, bool) or not isinstance(size, int | np.integer) or size < least:
             raise BadInput(f"{name} must be integers of at least {least}, not {size!r}")
+        if size in sizes[:i]:
+            raise BadInput(f"{name} {size} is given twice")
     if not sizes:
         raise BadInput(f"no {name} was given")
-    _unique(name, sizes)
     return sorted(int(size) for size in sizes)
 
 
@@ -203,7 +194,8 @@ def _require_room(
     layer: NamedLayer, lengths: Sequence[int], d: int, phases: Sequence[str], dtype: str, budget: int
 ) -> None:
     """Refuse a layer whose largest pass would not fit the budget, naming a length that would."""
-    require_room([layer], Source("noise"), Request(n=lengths[-1], d=d, dtype=dtype, budget=budget))
+    n = lengths[-1]
+    require_room([layer], Source("noise"), Request(n=n, d=d, dtype=dtype, budget=budget))
     build = partial(layer.entry.build, d, **layer.options)
     # the later phase holds all that the earlier one does
     phase = max(phases, key=PHASES.index)
@@ -211,17 +203,11 @@ def _require_room(
     def needed(length: int) -> float:
         return predicted_bytes(build, length, d, DTYPES[dtype], phase) or 0.0
 
-    most = needed(lengths[-1])
-    if most <= budget:
-        return
-    fits = lengths[-1] // 2
-    while fits > 1 and needed(fits) > budget:
-        fits //= 2
-    remedy = f"n = {fits} would fit" if fits > 1 else "no n would fit: use a smaller d"
-    raise OverBudget(
-        f"{layer.label} at n = {lengths[-1]}, d = {d} needs {readable(most)} and the memory budget is "
-        f"{readable(budget)}; {remedy}, or use a larger --memory"
-    )
+    most = needed(n)
+    if most > budget:
+        fits = next((n >> i for i in range(1, n.bit_length() - 1) if needed(n >> i) <= budget), 1)
+        remedy = f"n = {fits} would fit" if fits > 1 else "no n would fit: use a smaller d"
+        require(most, budget, f"{layer.label} at n = {n}, d = {d}", f"{remedy}, or use a larger --memory")
 
 
 def _of_module(
@@ -261,13 +247,10 @@ def _of_specs(
         (case,) = cases_of_specs([label], None, n, d, 1, [options["seed"]], options["dtype"], "cpu")
         return measured_alone(request(point)) | counted(case.build(), case.x, options["phases"])
 
-    def name(point: tuple[str, int, int]) -> str:
-        return f"{point[0]} n={point[1]}" + f" d={point[2]}" * (len(coords["d"]) > 1)
-
     found = collect(
         points,
         measure,
-        name=name,
+        name=lambda point: f"{point[0]} n={point[1]}" + f" d={point[2]}" * (len(coords["d"]) > 1),
         progress=progress,
         kept=finished,
         facts=lambda point: request(point) | taken_on,
@@ -283,7 +266,4 @@ def _labelled(found: dict[tuple[str, int, int], Any], coords: dict[str, list[Any
             at = {"layer": label, "n": n, "d": d}
             values[tuple(coords[dim].index(at[dim]) for dim in dims if dim in at)] = point[name]
         variables[name] = (dims, values)
-    ds = xr.Dataset(variables, coords=coords)
-    for variable in ds.variables:
-        ds[variable].attrs = describe(str(variable))
-    return ds
+    return described(xr.Dataset(variables, coords=coords))

@@ -124,13 +124,9 @@ def gates(
 
     results = collect(measured.cases, measure, name=lambda case: case.label, progress=progress)
     gate = next(iter(kinds.values()))
-    coords: dict[str, Any] = {
-        "gate": list(gate.gates),
-        "lag": wanted,
-        "source": np.arange(t + 1),
-        "target": np.arange(length),
-    }
-    coords["unit"] = np.arange(len(results[0]["time_constant"]))
+    sizes = {"source": t + 1, "target": length, "unit": len(results[0]["time_constant"])}
+    coords: dict[str, Any] = {name: np.arange(size) for name, size in sizes.items()}
+    coords |= {"gate": list(gate.gates), "lag": wanted}
     dims = {name: _DIMS.get(name, ("source",)) for name in sorted(results[0])}
     ds = over_cases([{name: one[name] for name in dims} for one in results], dims, measured.lead, coords)
     ds.attrs = origin(
@@ -166,7 +162,6 @@ def _lags(lags: Sequence[int] | None, n: int) -> list[int]:
 
 
 def _chain(case: Case, depth: int, hold_h: bool, budget: int, cases: int) -> GatedChain:
-    """The step Jacobians of the stacked layer asked for."""
     module = case.build()
     kind = next((kind for kind in (nn.LSTM, nn.GRU) if isinstance(module, kind)), None)
     if kind is None or not is_plain(module, kind):
@@ -206,12 +201,12 @@ def _measure(
         "time_constant": time_constant,
         "hold_share": (time_constant[:, None] > np.array(lags)).mean(0),
     }
-    paths = {"cc": "c", "hc": "h"} if chain.d_c else {"hh": "h"}
+    paths = ("cc", "hc") if chain.d_c else ("hh",)
     wrt = "h" if not chain.d_c else "c" if hold_h else "cell"
-    for name, of in paths.items():
-        (values,), (error,) = chain_norms([chain], [t], 0, wrt, "fro", tolerance, of)
+    for name in paths:
+        (values,), (error,) = chain_norms([chain], [t], 0, wrt, "fro", tolerance, name[0])
         found[f"log_norm_{name}"] = values[: t + 1]
         if tolerance:
             found[f"log_norm_{name}_error"] = error[: t + 1]
-    found["log_gap"] = found[f"log_norm_{next(iter(paths))}"] - found["log_norm_product"]
+    found["log_gap"] = found[f"log_norm_{paths[0]}"] - found["log_norm_product"]
     return found

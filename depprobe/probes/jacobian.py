@@ -19,22 +19,20 @@ from depprobe.core.calling.outputs import depths as submodules
 from depprobe.core.calling.positions import positions_of
 from depprobe.core.options import (
     DEFAULT_MEMORY,
+    Options,
     check_kind,
     nearest_outputs,
     plain_modes,
     require,
     wanted_positions,
 )
-from depprobe.errors import BadInput, unknown
+from depprobe.errors import BadInput
 from depprobe.operators import TemporalJacobian, temporal_jacobian
 from depprobe.runs.cache import Finished
 from depprobe.runs.cases import Case, Progress, Report, cases_of, collect
 from depprobe.runs.labelling import Result, fingerprint, labelled, numbers_of, origin, over_sources, stacked
 from depprobe.runs.subject import Request
-from depprobe.vocabulary import METHODS, NORMS
 
-#: number of random probes where a call gives none
-PROBES = 32
 #: seeds of the probes of two samples lie so far apart
 _APART = 1_000_003
 
@@ -128,20 +126,21 @@ def jacobian(
     >>> jacobian(make, np.ones((9, 3)), seeds=2).log_norm.sizes["seed"]
     2
     """
-    if norm not in NORMS:
-        raise unknown("norm", norm, NORMS)
-    if method not in METHODS:
-        raise unknown("method", method, METHODS)
-    check_kind("text", of=of, wrt=wrt)
+    check_kind("text", of=of)
     asked = Request(n, d, samples, seeds, seed, dtype, device, memory)
+    drawn = Options.probes if probes is None else probes
+    options: dict[str, Any] = {
+        "method": method,
+        "tolerance": tolerance,
+        "memory": asked.memory,
+        "probes": drawn,
+    }
+    Options(norm=norm, seed=seed, wrt=wrt, **options)  # refuses what none of the cases could take
     others = {"forward": forward, "probes": probes, "layout": layout, "finished": finished}
     unused = [] if method == "probes" else [("probes", "only method='probes' draws any")]
     measured = cases_of(target, x, asked, others, unused)
-    labels, compared = measured.labels, len(measured.labels) > 1
+    compared = len(measured.labels) > 1
     points, depths = along_depth(measured.cases, of, wrt)
-    options: dict[str, Any] = {"method": method, "tolerance": tolerance, "memory": asked.memory}
-    options["probes"] = PROBES if probes is None else probes
-    places = {"layout": layout, "position": position}
     if measured.length is not None:
         count = len(wanted_positions(targets, measured.length, seed))
         require(
@@ -168,7 +167,8 @@ def jacobian(
             forward=forward,
             # every sample has probes of its own
             seed=(case.seed + case.sample * _APART) % 2**63,
-            **places,
+            layout=layout,
+            position=position,
             **options,
         )
         return _norms(operator, case.label, position, targets, norm, compared, seed, report)
@@ -179,8 +179,8 @@ def jacobian(
     ds = labelled(results, measured, depths)
     ds.attrs |= origin(
         "Temporal Jacobian",
-        labels,
-        command or f"depprobe.jacobian({', '.join(labels)})",
+        measured.labels,
+        command or f"depprobe.jacobian({measured.named})",
         numbers_of(measured.cases),
         norm=norm,
         of=of,
@@ -204,24 +204,16 @@ class Point(NamedTuple):
 
 
 def along_depth(cases: Sequence[Case], of: str, wrt: str) -> tuple[list[Point], list[str]]:
-    """Every case at every depth, depth fastest, and the submodules; no submodules where no star is given.
-
-    Raises
-    ------
-    BadInput : stars in both names, a name without a submodule, or layers with different numbers of them.
-    """
+    """Every case at every depth, depth fastest, and the submodules; no submodules where no star is given."""
     starred = [name for name in (of, wrt) if "*" in name]
     if len(starred) > 1:
         raise BadInput(f"of={of!r} and wrt={wrt!r} both run along depth; give one of them without a star")
     if not starred:
         return [Point(case, of, wrt) for case in cases], []
-    found: dict[str, list[str]] = {}
-    for case in cases:
-        if case.label not in found:
-            found[case.label] = submodules(case.build(), starred[0])
-    counts = {label: len(names) for label, names in found.items()}
-    if len(set(counts.values())) > 1:
-        said = ", ".join(f"{count} in {label}" for label, count in counts.items())
+    first = {case.label: case for case in reversed(cases)}
+    found = {label: submodules(first[label].build(), starred[0]) for label in first}
+    if len({len(names) for names in found.values()}) > 1:
+        said = ", ".join(f"{len(names)} in {label}" for label, names in found.items())
         raise BadInput(f"{starred[0]!r} names different numbers of submodules: {said}")
     points = [
         Point(case, name if "*" in of else of, name if "*" in wrt else wrt)
@@ -261,18 +253,11 @@ def _norms(
     for part in (chosen[first : first + size] for first in range(0, len(chosen), size)):
         parts.append(operator.log_norms(part.tolist(), None, norm))
         report(sum(len(p.values) for p in parts) / len(chosen))
-    norms = stacked(parts, None if own is None else own[chosen], n_in)
+    at = None if own is None else own[chosen]
+    norms = stacked(parts, at, n_in)
     if place is not None:
         # lags were counted from where the operator has them
-        norms = over_sources(norms, None if own is None else own[chosen], n_in)
-    return Result(
-        norms,
-        wanted,
-        None if position is None else position[chosen],
-        operator.method,
-        operator.tolerance,
-        operator.shape,
-        operator.error_kind,
-        operator.zero_proof,
-        operator.log_floor,
-    )
+        norms = over_sources(norms, at, n_in)
+    said = ("method", "tolerance", "shape", "error_kind", "zero_proof", "log_floor")
+    placed = None if position is None else position[chosen]
+    return Result(norms, wanted, placed, **{name: getattr(operator, name) for name in said})

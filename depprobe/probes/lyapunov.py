@@ -120,9 +120,7 @@ def lyapunov(
         require_frame(flow.width, m, asked.memory)
         widths.append(flow.width)
         stretches = flow.stretches(case.x, start)
-        return grown(
-            stretches, flow.width, m, before, stops, case.x, rng, lambda steps: report(steps / length)
-        )
+        return grown(stretches, flow.width, m, before, stops, case.x, rng, lambda k: report(k / length))
 
     results = collect(numbered, measure, name=lambda item: item[0].label, progress=progress)
     if len({result.increments.shape[1] for result in results}) > 1:
@@ -131,11 +129,10 @@ def lyapunov(
             f"ask for at most {min(widths)} exponents to compare them"
         )
     ds = _labelled(results, measured.labels, measured.seeds, stops, widths)
-    called = command or f"depprobe.lyapunov({measured.named})"
     ds.attrs |= origin(
         "Lyapunov exponents",
         measured.labels,
-        called,
+        command or f"depprobe.lyapunov({measured.named})",
         numbers_of(measured.cases),
         n=length,
         seed=seed,
@@ -150,19 +147,18 @@ def lyapunov(
 
 def _undriven(module: Any, asked: Request) -> Cases:
     """Cases with an input of zeros, which the package makes, of modules and factories too."""
-    width = {}
-    for subject in subjects_of(module):
-        if not isinstance(subject, NamedLayer):
-            width[subject.label] = _recurrent(subject.build(asked.seed, asked), subject.label).input_size
-    if not width:
+    subjects = subjects_of(module)
+    own = [one for one in subjects if not isinstance(one, NamedLayer)]
+    if not own:
         measured = cases_of(module, None, asked)
         return measured._replace(cases=[replace(c, given=torch.zeros_like(c.x)) for c in measured.cases])
-    if len(set(width.values())) > 1 or len(width) < len(subjects_of(module)):
+    widths = {_recurrent(one.build(asked.seed, asked), one.label).input_size for one in own}
+    if len(widths) > 1 or len(own) < len(subjects):
         raise BadInput("without input, modules are measured beside modules of one input width")
     samples = asked.of("samples")
     if samples < 1:
         raise BadInput(f"samples must be at least 1, not {samples}")
-    zeros = np.zeros((samples, asked.of("n"), next(iter(width.values()))))
+    zeros = np.zeros((samples, asked.of("n"), *widths))
     return cases_of(module, zeros, replace(asked, n=None, samples=None))
 
 
@@ -205,9 +201,8 @@ def lyapunov_of_map(
     >>> bool(abs(ds.exponent[0] - np.log(2)) < 0.01)
     True
     """
-    start = (
-        state if isinstance(state, Tensor) else torch.as_tensor(np.asarray(state, dtype=np.float64))
-    ).detach()
+    given = state if isinstance(state, Tensor) else torch.as_tensor(np.asarray(state, dtype=np.float64))
+    start = given.detach()
     if start.ndim != 1 or not len(start) or not start.is_floating_point():
         raise BadInput(f"state must be a vector (S,) of floats, not {tuple(start.shape)} of {start.dtype}")
     if steps is None and inputs is None:
@@ -222,13 +217,11 @@ def lyapunov_of_map(
     stops = stops_of(total - before)
     result = grown(flow, len(start), m, before, stops, start, rng, lambda steps: None)
     ds = _labelled([result], [name], [seed], stops, [len(start)])
-    read = None if inputs is None else torch.as_tensor(inputs).detach().cpu().numpy()
-    called = f"depprobe.lyapunov_of_map({name})"
     ds.attrs |= origin(
         "Lyapunov exponents",
         [name],
-        called,
-        read,
+        f"depprobe.lyapunov_of_map({name})",
+        None if inputs is None else torch.as_tensor(inputs).detach().cpu().numpy(),
         n=total,
         seed=seed,
         dtype=str(start.dtype).removeprefix("torch."),
@@ -243,9 +236,8 @@ def lyapunov_of_map(
 def _labelled(
     results: list[Growth], labels: list[str], seeds: list[int], stops: NDArray[np.int64], widths: list[int]
 ) -> xr.Dataset:
-    increments = np.stack([result.increments for result in results])
-    dets = [result.log_det for result in results]
-    intervals = [result.interval for result in results]
+    dets, intervals = [one.log_det for one in results], [one.interval for one in results]
+    increments = np.stack([one.increments for one in results])
     return exponents_of(increments, dets, stops, labels, seeds, widths, intervals)
 
 

@@ -25,12 +25,12 @@ from depprobe.dynamics.recurrent_weights import named_weights, recurrent_weights
 from depprobe.dynamics.spectra import DENSE, Spectrum, leading_spectrum, spectrum_of
 from depprobe.dynamics.square_matrices import SquareMatrix, step_matrices, weight_matrices
 from depprobe.errors import BadInput
-from depprobe.runs.cases import Case, Cases, Progress, cases_of, collect, subjects_of
+from depprobe.runs.cases import Cases, Progress, cases_of, collect, subjects_of
 from depprobe.runs.inputs import Source
 from depprobe.runs.labelling import numbers_of, origin
 from depprobe.runs.refusals import refuse
 from depprobe.runs.subject import NamedLayer, Request
-from depprobe.vocabulary import describe
+from depprobe.vocabulary import described
 
 #: bytes an entry of a dense matrix takes on its way through the decompositions
 _BYTES_PER_ENTRY = 160
@@ -116,9 +116,14 @@ def spectrum(
     matrices, matrix_seeds = [], []
     for case in cases:
         before, after = f"{case.label} " * (len(labels) > 1), f" seed {case.seed}" * (len(measured.seeds) > 1)
-        for one in _matrices(case, names, steps, asked.memory):
-            matrices.append(replace(one, label=f"{before}{one.label}{after}"))
-            matrix_seeds.append(case.seed)
+        module = case.build()
+        if steps is not None:
+            own = step_matrices(module, case.x, steps, case.label, asked.memory)
+        else:
+            weights = named_weights(module, names) if names else recurrent_weights(module, case.label)
+            own = weight_matrices(weights)
+        matrices += [replace(one, label=f"{before}{one.label}{after}") for one in own]
+        matrix_seeds += [case.seed] * len(own)
     widest = max([min(m.width, dense) for m in matrices])
     require(
         _BYTES_PER_ENTRY * widest**2 + 8.0 * len(matrices) * (grid**2 + 3 * widest),
@@ -159,8 +164,7 @@ def _without_input(module: Any, asked: Request, x: Any) -> Cases:
     if all(isinstance(one, NamedLayer) for one in subjects):
         # the shortest noise stands in for an input
         return cases_of(module, None, replace(asked, n=2))
-    stand_in = np.zeros((2, 1))
-    return cases_of(module, stand_in, asked)
+    return cases_of(module, np.zeros((2, 1)), asked)
 
 
 def _check(weight: Any, steps: Any, powers: int, grid: int, dense: int) -> None:
@@ -174,15 +178,6 @@ def _check(weight: Any, steps: Any, powers: int, grid: int, dense: int) -> None:
         raise BadInput(f"grid must be 0 or an odd number from 3 on, not {grid}")
     if dense < 1:
         raise BadInput(f"dense must be at least 1, not {dense}")
-
-
-def _matrices(
-    case: Case, names: Sequence[str] | None, steps: str | int | Sequence[int] | None, budget: int
-) -> list[SquareMatrix]:
-    module = case.build()
-    if steps is not None:
-        return step_matrices(module, case.x, steps, case.label, budget)
-    return weight_matrices(named_weights(module, names) if names else recurrent_weights(module, case.label))
 
 
 def _take_apart(
@@ -214,43 +209,42 @@ def _labelled(
     found: Sequence[tuple[Spectrum, float, float, NDArray[np.float64] | None]],
     grid: int,
 ) -> xr.Dataset:
-    spectra = [one[0] for one in found]
-    count = max(len(one.eigenvalues) for one in spectra)
-    eigenvalue = np.full((len(found), count, 2), np.nan)
-    singular = np.full((len(found), count), np.nan)
-    for i, one in enumerate(spectra):
-        eigenvalue[i, : len(one.eigenvalues)] = np.stack([one.eigenvalues.real, one.eigenvalues.imag], 1)
-        singular[i, : len(one.singular_values)] = one.singular_values
-    columns: dict[str, Any] = {
+    spectra, circles, radii, resolvents = zip(*found, strict=True)
+    eigenvalue = _padded([np.stack([one.eigenvalues.real, one.eigenvalues.imag], 1) for one in spectra])
+    columns: dict[str, Sequence[Any]] = {
+        name: [getattr(one, name) for one in spectra]
+        for name in ("log_condition", "henrici", "log_growth", "growth_power", "residual")
+    }
+    columns |= {
         "spectral_radius": [float(np.abs(one.eigenvalues[0])) for one in spectra],
         "largest_singular_value": [float(one.singular_values[0]) for one in spectra],
-        "log_condition": [one.log_condition for one in spectra],
-        "henrici": [one.henrici for one in spectra],
-        "log_growth": [one.log_growth for one in spectra],
-        "growth_power": [one.growth_power for one in spectra],
         "growth_settled": [int(one.growth_settled) for one in spectra],
-        "residual": [one.residual for one in spectra],
-        "circular_radius": [one[1] for one in found],
+        "circular_radius": circles,
         "matrix_width": [m.width for m in matrices],
-        "matrix_seed": list(seeds),
+        "matrix_seed": seeds,
     }
-    variables: dict[str, Any] = {name: ("weight", values) for name, values in columns.items()}
+    variables: dict[str, Any] = {name: ("weight", list(values)) for name, values in columns.items()}
     variables["eigenvalue"] = (("weight", "mode", "part"), eigenvalue)
-    variables["singular_value"] = (("weight", "mode"), singular)
+    variables["singular_value"] = (("weight", "mode"), _padded([one.singular_values for one in spectra]))
     coords: dict[str, Any] = {
         "weight": [m.label for m in matrices],
-        "mode": np.arange(count),
+        "mode": np.arange(eigenvalue.shape[1]),
         "part": ["real", "imag"],
     }
-    if any(one[3] is not None for one in found):
+    if any(one is not None for one in resolvents):
         missing = np.full((grid, grid), np.nan)
-        variables["log_resolvent"] = (
-            ("weight", "row", "column"),
-            np.stack([missing if one[3] is None else one[3] for one in found]),
-        )
-        variables["grid_radius"] = ("weight", [one[2] for one in found])
-        coords |= {"row": np.linspace(-1, 1, grid), "column": np.linspace(-1, 1, grid)}
-    ds = xr.Dataset(variables, coords=coords)
-    for name in ds.variables:
-        ds[name].attrs = describe(str(name))
-    return ds
+        values = np.stack([missing if one is None else one for one in resolvents])
+        variables |= {
+            "log_resolvent": (("weight", "row", "column"), values),
+            "grid_radius": ("weight", list(radii)),
+        }
+        coords |= dict.fromkeys(("row", "column"), np.linspace(-1, 1, grid))
+    return described(xr.Dataset(variables, coords=coords))
+
+
+def _padded(arrays: Sequence[NDArray[np.float64]]) -> NDArray[np.float64]:
+    """Arrays of different lengths as one, NaN beyond the end of each."""
+    padded = np.full((len(arrays), max(map(len, arrays)), *arrays[0].shape[1:]), np.nan)
+    for row, values in zip(padded, arrays, strict=True):
+        row[: len(values)] = values
+    return padded

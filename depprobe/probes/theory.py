@@ -30,7 +30,7 @@ from depprobe.theory.gated import Gate, gru_update, lstm_forget
 from depprobe.theory.meanfield import mean_field
 from depprobe.theory.receptive import Level, log_gaussian_profile, moments
 from depprobe.theory.singular_bound import bound_rate
-from depprobe.vocabulary import describe
+from depprobe.vocabulary import described
 
 Floats = NDArray[np.float64]
 
@@ -109,11 +109,7 @@ def theory(
 ) -> xr.Dataset:
     """What theory predicts for ||dh_t/dx_k||_F, for the layers to which any applies.
 
-    Parameters
-    ----------
-    module : your ``nn.Module``, or the spec string of a named layer, or several.
-    x : (n, d_in); needed with a module. With spec strings also a ``depprobe.runs.inputs.Source``.
-    n, d, seed : length, width, and the draw of weights and input, for spec strings.
+    Parameters are those of ``depprobe.jacobian``. Raises ``BadInput`` where no theory applies to any layer.
 
     Returns
     -------
@@ -122,10 +118,6 @@ def theory(
     ``predicted_width(layer, theory)`` (positions), NaN where it is. The
     coordinate ``constant`` on ``theory`` says whether theory gives the height too (``absolute``), or only
     the slope, the curve being 0 at lag 0 (``first lag``: a figure moves it to the first measured lag).
-
-    Raises
-    ------
-    BadInput : no theory applies to any of the layers.
 
     Examples
     --------
@@ -146,27 +138,25 @@ def theory(
         )
     names = list(dict.fromkeys(name for curves in found.values() for name in curves))
     log = np.full((len(found), len(names), len(lags)), np.nan)
-    rate, width = np.full(log.shape[:2], np.nan), np.full(log.shape[:2], np.nan)
+    rate, spread = np.full((2, *log.shape[:2]), np.nan)
     absolute = dict.fromkeys(names, False)
     for i, curves in enumerate(found.values()):
         for name, one in curves.items():
             place = i, names.index(name)
-            log[place], rate[place], width[place] = one.log, one.rate, one.width
+            log[place], rate[place], spread[place] = one.log, one.rate, one.width
             absolute[name] = one.absolute
     heights = ["absolute" if absolute[name] else "first lag" for name in names]
-    return xr.Dataset(
-        {
-            "log_theory": (("layer", "theory", "lag"), log, describe("log_theory")),
-            "predicted_rate": (("layer", "theory"), rate, describe("predicted_rate")),
-            "predicted_width": (("layer", "theory"), width, describe("predicted_width")),
-        },
-        coords={
-            "layer": ("layer", list(found), describe("layer")),
-            "theory": ("theory", names, describe("theory")),
-            "constant": ("theory", heights, describe("constant")),
-            "lag": ("lag", lags, describe("lag")),
-        },
-        attrs={"title": f"Theory of {', '.join(found)}", "n": len(lags), "d": width, "seed": seed},
+    pair = ("layer", "theory")
+    return described(
+        xr.Dataset(
+            {
+                "log_theory": ((*pair, "lag"), log),
+                "predicted_rate": (pair, rate),
+                "predicted_width": (pair, spread),
+            },
+            coords={"layer": list(found), "theory": names, "constant": ("theory", heights), "lag": lags},
+            attrs={"title": f"Theory of {', '.join(found)}", "n": len(lags), "d": width, "seed": seed},
+        )
     )
 
 
@@ -196,10 +186,8 @@ def _level(block: nn.Module) -> Level | None:
         if not isinstance(block.nonlinearity, nn.ReLU | nn.Identity):
             return None
         # half of the units of a symmetric argument are open
-        slope, residual = (
-            (0.5 if isinstance(block.nonlinearity, nn.ReLU) else 1.0),
-            block.shortcut is not None,
-        )
+        slope = 0.5 if isinstance(block.nonlinearity, nn.ReLU) else 1.0
+        residual = block.shortcut is not None
         if residual and not isinstance(block.shortcut, nn.Identity):
             return None
     if not isinstance(inner, Convolution) or inner.conv.stride[0] != 1:

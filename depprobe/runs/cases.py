@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import product
 from typing import Any, NamedTuple, TypeVar
 
 import torch
@@ -29,8 +30,6 @@ Found = TypeVar("Found")
 Progress = Callable[[float, int, str], None]
 #: called by a measurement with the share of its own item that is done
 Report = Callable[[float], None]
-#: what belongs to the input; all else in ``DEFAULTS`` belongs to what is measured
-OF_THE_INPUT = ("n", "samples")
 
 
 @dataclass(frozen=True)
@@ -89,10 +88,10 @@ class Cases(NamedTuple):
     def dtype(self) -> str:
         """dtype of the first input that is floats, or else of the weights that read it."""
         case = self.cases[0]
-        values = [case.given] if isinstance(case.given, Tensor) else case.given.values()
-        floats = [value for value in values if _is_float(value)]
-        weights = floats or [p for p in case.build().parameters() if p.is_floating_point()]
-        return str(weights[0].dtype if weights else torch.float32).removeprefix("torch.")
+        given = [case.given] if isinstance(case.given, Tensor) else case.given.values()
+        values = (*(one for one in given if isinstance(one, Tensor)), *case.build().parameters())
+        dtypes = (value.dtype for value in values if value.is_floating_point())
+        return str(next(dtypes, torch.float32)).removeprefix("torch.")
 
     @property
     def own_width(self) -> bool:
@@ -113,24 +112,15 @@ def cases_of(
     ----------
     target : spec string or several; module; factory; or a mapping from labels to any of these.
     x : a ``Source``, None for noise, or an input as ``samples_of`` takes it.
-    request : sizes, numbers, dtype, device and budget.
     others : further arguments of the call, by name, which a subject may refuse.
     unused : (name, reason) of arguments that the call would not use.
-
-    Raises
-    ------
-    BadInput : fewer than one sample or seed, no layer, one twice, what the module or a layer refuses, or an
-        argument that has no meaning in this call.
-    OverBudget : input or weights that would not fit.
     """
     subjects = subjects_of(target)
     drawn = x is None or isinstance(x, Source)
     meaningless = [*unused, *((name, why) for one in subjects for name, why in one.refuses.items())]
     if not drawn:
-        meaningless += [(name, "x is given and brings its own") for name in OF_THE_INPUT]
-    given = request.given() | dict(others or {})
-    if any(given.get(name) is not None for name, _ in meaningless):
-        refuse(given, meaningless)
+        meaningless += [(name, "x is given and brings its own") for name in ("n", "samples")]
+    refuse(request.given() | dict(others or {}), meaningless)
     samples, seeds = request.of("samples"), request.of("seeds")
     if samples < 1 or seeds < 1:
         raise BadInput(f"samples and seeds must be at least 1, not {samples} and {seeds}")
@@ -147,8 +137,7 @@ def cases_of(
     if first < 0 or first + seeds > 2**63:
         raise BadInput(f"seeds must lie between 0 and 2^63 - 1, not {first} to {first + seeds - 1}")
     draws = list(range(first, first + seeds))
-    cases = [case for one in subjects for seed in draws for case in _cases(one, x, seed, request)]
-    return Cases([one.label for one in subjects], draws, cases)
+    return Cases([one.label for one in subjects], draws, _cases(subjects, x, draws, request))
 
 
 def cases_of_specs(
@@ -157,18 +146,17 @@ def cases_of_specs(
     """Cases of named layers at seeds of one's own choice, without regard to the budget."""
     check_dtype(dtype)
     asked = Request(n=n, d=d, samples=samples, dtype=dtype, device=device)
-    layers = subjects_of(list(labels))
-    return [case for one in layers for seed in seeds for case in _cases(one, x, seed, asked)]
+    return _cases(subjects_of(list(labels)), x, seeds, asked)
 
 
-def _cases(subject: Subject, x: Any, seed: int, request: Request) -> list[Case]:
-    inputs, projected = subject.inputs(x, seed, request)
-    named = isinstance(subject, NamedLayer)
-    build: Callable[[], nn.Module] = partial(subject.build, seed, request)
-    if isinstance(subject, NamedLayer):
-        assert isinstance(inputs[0], Tensor)
-        build = partial(subject.build, seed, request, inputs[0].shape[-1])
-    return [Case(subject.label, seed, build, one, projected, named, i) for i, one in enumerate(inputs)]
+def _cases(subjects: Sequence[Subject], x: Any, seeds: Sequence[int], request: Request) -> list[Case]:
+    cases = []
+    for subject, seed in product(subjects, seeds):
+        inputs, projected = subject.inputs(x, seed, request)
+        named = isinstance(subject, NamedLayer)
+        build = partial(subject.build, seed, request, inputs[0])
+        cases += [Case(subject.label, seed, build, one, projected, named, i) for i, one in enumerate(inputs)]
+    return cases
 
 
 def only_case(target: Any, x: Any, what: str) -> Case:
@@ -180,13 +168,7 @@ def only_case(target: Any, x: Any, what: str) -> Case:
 
 
 def require_room(layers: Sequence[NamedLayer], source: Source, request: Request) -> None:
-    """Refuse inputs or weights that would not fit the budget, before either is allocated.
-
-    Raises
-    ------
-    OverBudget : naming options that would fit.
-    BadInput : a source that is too short.
-    """
+    """Refuse inputs or weights that would not fit the budget (``OverBudget``), before either is allocated."""
     n, d = request.of("n"), request.of("d")
     source.check(n, request.of("samples"))
     inputs, width = len(layers) * request.of("seeds") * request.of("samples"), max(d, source.width or d)
@@ -201,17 +183,8 @@ def require_room(layers: Sequence[NamedLayer], source: Source, request: Request)
         layer.require_room(source.width, request)
 
 
-def _is_float(value: Any) -> bool:
-    return isinstance(value, Tensor) and value.is_floating_point()
-
-
 def subjects_of(target: Any) -> list[Subject]:
-    """What a target names, each with its label.
-
-    Raises
-    ------
-    BadInput : nothing, a label twice, or what is neither spec string, module, factory nor a mapping of these.
-    """
+    """What a target names, each with its label; raises ``BadInput`` for nothing, or a label twice."""
     if isinstance(target, Mapping):
         if not target:
             raise BadInput("the mapping is empty; give label: module, factory or spec string")
@@ -263,10 +236,8 @@ def collect(
 ) -> list[Found]:
     """Measure every item, in order; ``measure`` is called with it and a function to report the share done to.
 
-    Parameters
-    ----------
-    name : what is said of an item while it is under way.
-    kept : where finished items are kept, and taken up from, by their ``facts``: see ``runs.cache``.
+    ``name`` says what is under way; ``kept`` is where finished items are kept, and taken up from, by their
+    ``facts``: see ``runs.cache``.
 
     Examples
     --------

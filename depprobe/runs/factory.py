@@ -6,6 +6,7 @@ import inspect
 from collections.abc import Callable
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from depprobe.core.calling.arguments import Sample, moved, samples_of
@@ -22,9 +23,8 @@ class Factory(Subject):
         self.make, self.takes_seed = make, _takes_seed(label, make)
         self.refuses = {"d": f"{label} has its own width", "finished": NOT_KEPT}
 
-    def build(self, seed: int, request: Request) -> nn.Module:
-        """A module with the weights of one seed, moved to the dtype and device that were asked for."""
-        device = None if request.device is None else device_of(request.device)
+    def build(self, seed: int, request: Request, given: Sample | None = None) -> nn.Module:
+        dtype, device = self._place(request)
         try:
             with factory_state(seed):
                 module = self.make(seed) if self.takes_seed else self.make()
@@ -41,15 +41,17 @@ class Factory(Subject):
                 f"{self.label} was called as a factory seed -> nn.Module and returned "
                 f"{type(module).__name__}; a function of x is measured as the forward of an nn.Module"
             )
-        dtype = None if request.dtype is None else DTYPES[request.dtype]
         return module if device is dtype is None else module.to(device=device, dtype=dtype)
 
     def inputs(self, x: Any, seed: int, request: Request) -> tuple[list[Sample], bool]:
-        """x in the dtype and on the device of the module built, for an array, or in those asked for."""
+        # arrays in the dtype and on the device of the module built
         samples = samples_of(x, nn.Identity() if isinstance(x, Tensor) else self.build(seed, request))
-        dtype = None if request.dtype is None else DTYPES[request.dtype]
+        return [moved(one, *self._place(request)) for one in samples], False
+
+    @staticmethod
+    def _place(request: Request) -> tuple[torch.dtype | None, torch.device | None]:
         device = None if request.device is None else device_of(request.device)
-        return [moved(one, dtype, device) for one in samples], False
+        return None if request.dtype is None else DTYPES[request.dtype], device
 
 
 def _takes_seed(label: str, make: Callable[..., Any]) -> bool:

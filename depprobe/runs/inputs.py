@@ -23,6 +23,8 @@ from depprobe.errors import BadInput
 
 Floats = NDArray[np.float64]
 
+#: suffixes of known files that are no input
+_NOT_TEXT = (".npz", ".pt", ".pth", ".pkl", ".pickle", ".nc", ".h5", ".png", ".pdf", ".zip", ".gz")
 #: seeds of what stays fixed whatever ``--seed`` says: the byte embedding and the joining projection
 _EMBEDDING_SEED, _PROJECTION_SEED = 256, 1
 
@@ -70,38 +72,21 @@ class Source:
         raise BadInput(f"{self.name} holds {self.length} positions and n = {n} were asked for; {remedy}")
 
     def windows(self, n: int, d: int, samples: int = 1, seed: int = 0) -> Floats:
-        """``samples`` windows of n positions: (samples, n, d_in), d_in being ``width`` or d.
-
-        Raises
-        ------
-        BadInput : n < 2, or the input is shorter than so many windows side by side.
-
-        Examples
-        --------
-        >>> Source("noise").windows(5, 3, samples=2).shape
-        (2, 5, 3)
-        """
+        """``samples`` windows of n positions: (samples, n, d_in), d_in being ``width`` or d."""
         self.check(n, samples)
         length = self.length
         if length is None:
             return np.random.default_rng([seed, 1]).standard_normal((samples, n, d))
-        starts = np.linspace(0, length - n, samples).astype(int) if samples > 1 else [0]
-        if self.text is not None:
-            table = np.random.default_rng(_EMBEDDING_SEED).standard_normal((256, d))
-            codes = np.frombuffer(self.text, dtype=np.uint8)
-            return np.stack([table[codes[start : start + n]] for start in starts])
-        assert self.data is not None
-        return np.stack([self.data[start : start + n] for start in starts])
+        starts = np.linspace(0, length - n, samples).astype(int)
+        rows: NDArray = np.frombuffer(self.text or b"", dtype=np.uint8) if self.data is None else self.data
+        windows = np.stack([rows[start : start + n] for start in starts])
+        if self.data is not None:
+            return windows
+        return np.random.default_rng(_EMBEDDING_SEED).standard_normal((256, d))[windows]
 
 
 def joined(x: Floats, d: int) -> Floats:
-    """Bring inputs (..., d_in) to width d by a fixed random projection P ~ N(0, 1/d_in).
-
-    Examples
-    --------
-    >>> joined(np.ones((1, 4, 2)), 3).shape
-    (1, 4, 3)
-    """
+    """Bring inputs (..., d_in) to width d by a fixed random projection P ~ N(0, 1/d_in)."""
     d_in = x.shape[-1]
     return x @ np.random.default_rng(_PROJECTION_SEED).normal(0.0, d_in**-0.5, (d_in, d))
 
@@ -132,19 +117,7 @@ def read(name: str) -> Source:
             data = _read_npy(path)
         elif suffix == ".csv":
             data = _read_csv(path)
-        elif suffix in (
-            ".npz",
-            ".pt",
-            ".pth",
-            ".pkl",
-            ".pickle",
-            ".nc",
-            ".h5",
-            ".png",
-            ".pdf",
-            ".zip",
-            ".gz",
-        ):
+        elif suffix in _NOT_TEXT:
             raise BadInput(f"cannot read {name!r} as an input; use noise or a .txt, .npy or .csv file")
         else:
             return Source(path.name, text=path.read_bytes())
@@ -164,10 +137,8 @@ def _read_npy(path: Path) -> NDArray:
             raise BadInput(f"cannot read input {str(path)!r}: it is not a .npy file; pickles are refused")
         stream.seek(0)
         version = np.lib.format.read_magic(stream)
-        header = (
-            np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-        )
-        shape, _, dtype = header(stream)
+        reader = "read_array_header_1_0" if version == (1, 0) else "read_array_header_2_0"
+        shape, _, dtype = getattr(np.lib.format, reader)(stream)
         if dtype.hasobject:
             raise BadInput(f"cannot read input {str(path)!r}: it holds Python objects; pickles are refused")
         claimed, found = math.prod(shape) * dtype.itemsize, path.stat().st_size - stream.tell()
@@ -199,10 +170,9 @@ def _read_csv(path: Path) -> Floats:
 
 def _is_number(cell: str) -> bool:
     try:
-        float(cell)
+        return float(cell) is not None
     except ValueError:
         return False
-    return True
 
 
 def _checked(data: NDArray, name: str) -> Floats:

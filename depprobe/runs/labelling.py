@@ -21,7 +21,7 @@ from depprobe._version import __version__
 from depprobe.errors import BadInput
 from depprobe.operators import LogNorms
 from depprobe.runs.cases import Case, Cases
-from depprobe.vocabulary import ABOUT, SCHEMA_VERSION, STATUS
+from depprobe.vocabulary import SCHEMA_VERSION, STATUS, described, status_of
 
 #: variable of a Jacobian dataset -> the field of ``LogNorms``, and what stands where there is no block
 _FIELDS: dict[str, tuple[str, float]] = {
@@ -32,21 +32,13 @@ _FIELDS: dict[str, tuple[str, float]] = {
 }
 #: a look at a file, so once
 _version_of = functools.cache(importlib.metadata.version)
-#: status of a number, of -inf and of NaN, of which nothing else is known
-_KINDS = np.array([STATUS[kind] for kind in ("finite", "zero", "undecided")], np.int8)
 
 
 @dataclass
 class Result:
-    """Norms of one case, and how they came about.
+    """Norms (T, sources or lags) of one case, and what the operator says of them.
 
-    Attributes
-    ----------
-    norms : (T, sources or lags).
-    target, position : (T,) output positions, and the input positions they sit at; None where not known.
-    method, tolerance, shape : of the operator.
-    error_kind : whether ``norms.error`` is a ``bound`` or an ``estimate``.
-    zero_proof, log_floor : as the operator states them.
+    ``target`` (T,) are output positions, ``position`` the input positions they sit at; None where not known.
     """
 
     norms: LogNorms
@@ -68,12 +60,8 @@ def over_cases(
 ) -> xr.Dataset:
     """Arrays of every case as one dataset; dimensions of ``lead`` that hold a single entry are dropped.
 
-    Parameters
-    ----------
-    results : name -> array of each case, in the order of ``lead``, the last of its dimensions fastest.
-    dims : name -> dimensions of its array in one case.
-    lead : dimension -> its labels, which together number the cases.
-    coords : further coordinates.
+    ``results`` hold name -> array of each case, in the order of ``lead``, the last of its dimensions fastest;
+    ``dims`` are those of an array in one case; ``lead`` gives the labels that together number the cases.
     """
     sizes = [len(labels) for labels in lead.values()]
     variables = {
@@ -84,10 +72,7 @@ def over_cases(
         for name in results[0]
     }
     ds = xr.Dataset(variables, {**{name: list(labels) for name, labels in lead.items()}, **coords})
-    ds = ds.squeeze([name for name, labels in lead.items() if len(labels) == 1], drop=True)
-    for name in ds.variables:
-        ds[name].attrs = ABOUT[str(name)]
-    return ds
+    return described(ds.squeeze([name for name, labels in lead.items() if len(labels) == 1], drop=True))
 
 
 def origin(
@@ -111,20 +96,9 @@ def provenance(command: str, x: ArrayLike | None = None, **details: str | int | 
 
     It holds no time, host or path of its own, so that the same command gives the same data bit for bit: the
     command, versions, the fingerprint of x where it is given, and details, such as the hash of the weights.
-
-    Examples
-    --------
-    >>> import json
-    >>> json.loads(provenance("depprobe jacobian --layer lstm"))["command"]
-    'depprobe jacobian --layer lstm'
     """
-    versions = {
-        "depprobe": __version__,
-        "numpy": np.__version__,
-        "python": platform.python_version(),
-        "torch": _version_of("torch"),
-        "xarray": xr.__version__,
-    }
+    versions = {"depprobe": __version__, "numpy": np.__version__, "python": platform.python_version()}
+    versions |= {"torch": _version_of("torch"), "xarray": xr.__version__}
     record: dict[str, Any] = {**details, "command": command, "versions": versions}
     if x is not None:
         record["input_sha256"] = fingerprint(x)
@@ -133,8 +107,6 @@ def provenance(command: str, x: ArrayLike | None = None, **details: str | int | 
 
 def fingerprint(values: ArrayLike) -> str:
     """SHA-256 of an array's type, shape and values, the same on every machine.
-
-    Raises ``BadInput`` where the values are not numbers.
 
     Examples
     --------
@@ -175,23 +147,26 @@ def labelled(results: list[Result], measured: Cases, depths: Sequence[str] = ())
     per_layer = results[::every]
     banded = len(labels) == 1 and lags is not None and all(_same(one.norms.lags, lags) for one in results)
     norms = [one.norms if banded else over_sources(one.norms, one.position, n) for one in results]
-    position = _positions(per_layer)
-    column: tuple[str, Any] = ("lag", lags) if banded else ("source", np.arange(n))
+    unknown = np.full(len(results[0].target), np.nan)
+    position = np.stack([unknown if one.position is None else one.position for one in per_layer])
+    column, at = ("lag", lags) if banded else ("source", np.arange(n))
     inside = _inside(position[0], lags, n) if lags is not None and banded else True
 
-    # beside an estimate, an exact operator errs by nothing but round-off
-    present = [
-        name for name, (field, _) in _FIELDS.items() if any(getattr(one, field) is not None for one in norms)
-    ]
-    columns = [{name: _field(one, name) for name in present} for one in norms]
-    for one in columns:
-        values = one["log_norm"]
-        known = one.get("log_norm_status", _KINDS[np.isneginf(values) + 2 * np.isnan(values)])
-        # what lies outside the sequence was not measured
-        absent = np.isnan(values) & ~np.broadcast_to(inside, values.shape)
-        one["log_norm_status"] = np.where(absent, STATUS["not_measured"], known).astype(np.int8)
+    columns: list[dict[str, NDArray]] = [{} for _ in norms]
+    for name, (field, _) in _FIELDS.items():
+        given = [getattr(one, field) for one in norms]
+        if field != "status" and all(values is None for values in given):
+            continue
+        for found, one, values in zip(columns, norms, given, strict=True):
+            if field == "status":
+                # what lies outside the sequence was not measured
+                absent = np.isnan(one.values) & ~np.broadcast_to(inside, one.values.shape)
+                known = status_of(one.values) if values is None else values
+                values = np.where(absent, STATUS["not_measured"], known).astype(np.int8)
+            # beside an estimate, an exact operator errs by nothing but round-off
+            found[name] = np.zeros_like(one.values) if values is None else np.asarray(values)
     lead = measured.lead | ({"depth": range(len(depths))} if depths else {})
-    coords: dict[str, Any] = {"target": results[0].target, column[0]: column[1]}
+    coords: dict[str, Any] = {"target": results[0].target, column: at}
     if not np.isnan(position).all():
         shared = bool((position == position[0]).all())
         coords["position"] = ("target", position[0]) if shared else (("layer", "target"), position)
@@ -200,9 +175,9 @@ def labelled(results: list[Result], measured: Cases, depths: Sequence[str] = ())
     if len(labels) > 1:
         coords |= {"method": ("layer", [one.method for one in per_layer])}
         coords |= {"tolerance": ("layer", [one.tolerance for one in per_layer])}
-        if "log_norm_error" in present:
+        if "log_norm_error" in columns[0]:
             coords["kind"] = ("layer", [one.error_kind for one in per_layer])
-    dims = dict.fromkeys(columns[0], ("target", column[0]))
+    dims = dict.fromkeys(columns[0], ("target", column))
     ds = over_cases(columns, dims, lead, coords)
     if len(labels) == 1:
         ds.attrs |= {"method": results[0].method, "tolerance": results[0].tolerance}
@@ -217,24 +192,8 @@ def labelled(results: list[Result], measured: Cases, depths: Sequence[str] = ())
     return ds
 
 
-def _positions(results: Sequence[Result]) -> NDArray[np.float64]:
-    """(layers, T), NaN where not known."""
-    unknown = np.full(len(results[0].target), np.nan)
-    return np.stack([unknown if one.position is None else one.position for one in results])
-
-
 def _same(lags: NDArray | None, others: NDArray) -> bool:
     return lags is not None and np.array_equal(lags, others)
-
-
-def _field(norms: LogNorms, name: str) -> NDArray:
-    field, _ = _FIELDS[name]
-    values = getattr(norms, field)
-    if values is not None:
-        return np.asarray(values)
-    if field == "status":
-        return _KINDS[np.isneginf(norms.values) + 2 * np.isnan(norms.values)]
-    return np.zeros_like(norms.values)
 
 
 def _inside(position: NDArray[np.float64], lags: NDArray[np.int64], n: int) -> NDArray[np.bool_]:

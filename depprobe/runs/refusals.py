@@ -11,14 +11,8 @@ from depprobe.errors import BadInput
 def refuse(given: Mapping[str, Any], meaningless: Iterable[tuple[str, str]]) -> None:
     """Refuse arguments that were given and have no meaning in the call, all of them in one message.
 
-    Parameters
-    ----------
-    given : name -> value of what the call gave; None stands for not given.
-    meaningless : (name, reason) of what would be ignored.
-
-    Raises
-    ------
-    BadInput : naming each with its value and the reason.
+    ``given`` holds name -> value, None for what was not given; ``meaningless`` (name, reason) of what would
+    be ignored. The ``BadInput`` raised names each with its value and the reason.
 
     Examples
     --------
@@ -29,7 +23,8 @@ def refuse(given: Mapping[str, Any], meaningless: Iterable[tuple[str, str]]) -> 
     why: dict[str, list[str]] = {}
     for name, reason in meaningless:
         if given.get(name) is not None:
-            why.setdefault(reason, []).append(f"{name}={_short(given[name])}")
+            text = " ".join(repr(given[name]).split())
+            why.setdefault(reason, []).append(f"{name}={text if len(text) <= 40 else text[:37] + '...'}")
     if not why:
         return
     groups = [f"{', '.join(names)} ({reason})" for reason, names in why.items()]
@@ -37,8 +32,3 @@ def refuse(given: Mapping[str, Any], meaningless: Iterable[tuple[str, str]]) -> 
         name, _, reason = groups[0].partition(" (")
         raise BadInput(f"{name} has no meaning in this call ({reason}: leave it out")
     raise BadInput(f"arguments without meaning in this call: {'; '.join(groups)}: leave them out")
-
-
-def _short(value: Any) -> str:
-    text = " ".join(repr(value).split())
-    return text if len(text) <= 40 else text[:37] + "..."

@@ -27,14 +27,8 @@ from depprobe.registry import Spec, layers
 from depprobe.runs.inputs import Source, joined
 
 #: what is taken where a call gives none
-DEFAULTS: dict[str, Any] = {
-    "n": 1000,
-    "d": 512,
-    "samples": 1,
-    "seeds": 1,
-    "dtype": "float64",
-    "device": "cpu",
-}
+DEFAULTS: dict[str, Any] = {"n": 1000, "d": 512, "samples": 1, "seeds": 1}
+DEFAULTS |= {"dtype": "float64", "device": "cpu"}
 DTYPES = {"float32": torch.float32, "float64": torch.float64}
 #: share of the budget below which one (d x d) matrix cannot make the weights exceed it
 _SMALL_SHARE = 0.01
@@ -55,14 +49,7 @@ _PLACED = _FLOATS | _VALUES | {torch.randint, torch.randperm}
 
 @dataclass(frozen=True)
 class Request:
-    """Size, number, dtype and place of the cases of one call; None where not given.
-
-    Attributes
-    ----------
-    n, d : length and width of the input and of named layers.
-    samples, seeds : numbers of inputs, and of draws of the weights, from ``seed`` on.
-    dtype, device : of weights and input.
-    budget : bytes, or a size such as ``"4GiB"``.
+    """Size, number, dtype and place of the cases of one call, as in ``depprobe.jacobian``; None: not given.
 
     Examples
     --------
@@ -113,8 +100,8 @@ class Subject(abc.ABC):
         self.label = label
 
     @abc.abstractmethod
-    def build(self, seed: int, request: Request) -> nn.Module:
-        """The module with the weights of one seed."""
+    def build(self, seed: int, request: Request, given: Sample | None = None) -> nn.Module:
+        """The module with the weights of one seed, as wide as its inputs, one of which is ``given``."""
 
     @abc.abstractmethod
     def inputs(self, x: Any, seed: int, request: Request) -> tuple[list[Sample], bool]:
@@ -130,9 +117,9 @@ class NamedLayer(Subject):
         self.entry, self.options = layers[self.spec.name], self.spec.options()
         self.refuses = dict.fromkeys(("forward", "layout"), f"{label} is a named layer, which has its own")
 
-    def build(self, seed: int, request: Request, d_in: int | None = None) -> nn.Module:
-        """The layer in eval mode; ``d_in`` where it differs from d and the layer reads any width."""
+    def build(self, seed: int, request: Request, given: Sample | None = None) -> nn.Module:
         device, dtype = device_of(request.of("device")), DTYPES[request.of("dtype")]
+        d_in = given.shape[-1] if isinstance(given, Tensor) else None
         with drawn_from(seed):
             module: nn.Module = self.entry.build(request.of("d"), **self.widths(d_in), **self.options)
             return module.to(device=device, dtype=dtype).eval()
@@ -156,16 +143,16 @@ class NamedLayer(Subject):
         )
 
     def inputs(self, x: Any, seed: int, request: Request) -> tuple[list[Sample], bool]:
-        """Windows of a source, or x as given, joined to the layer's width where it reads no other."""
         n, d, samples = (request.of(name) for name in ("n", "d", "samples"))
         device, dtype = device_of(request.of("device")), DTYPES[request.of("dtype")]
         if x is None or isinstance(x, Source):
             windows = (x or Source("noise")).windows(n, d, samples, seed)
         else:
             given = samples_of(x, nn.Identity())
-            if not all(isinstance(one, Tensor) and one.is_floating_point() for one in given):
+            floats = [one for one in given if isinstance(one, Tensor) and one.is_floating_point()]
+            if len(floats) < len(given):
                 raise BadInput(f"{self.label} reads floats (n, d) or (samples, n, d), not ids or a mapping")
-            windows = torch.stack([one for one in given if isinstance(one, Tensor)]).double().cpu().numpy()
+            windows = torch.stack(floats).double().cpu().numpy()
         projected = windows.shape[-1] != d and not self.entry.reads_any_width
         if projected:
             windows = joined(windows, d)
@@ -184,12 +171,11 @@ class BuiltModule(Subject):
             **dict.fromkeys(("seeds", "dtype", "device"), f"{label} is a module that is already built"),
         }
 
-    def build(self, seed: int, request: Request) -> nn.Module:
-        """The module itself."""
+    def build(self, seed: int, request: Request, given: Sample | None = None) -> nn.Module:
         return self.module
 
     def inputs(self, x: Any, seed: int, request: Request) -> tuple[list[Sample], bool]:
-        """x in the dtype and on the device of the module, where it is an array; tensors as they are."""
+        # arrays in the dtype and on the device of the module, tensors as they are
         return samples_of(x, self.module), False
 
 
@@ -228,8 +214,7 @@ def drawn_from(seed: int) -> Iterator[None]:
     >>> bool((first == torch.nn.Linear(2, 2).weight).all())
     True
     """
-    generator = torch.Generator().manual_seed(seed)
-    with pinned(), _Drawn(generator):
+    with pinned(), _Drawn(torch.Generator().manual_seed(seed)):
         yield
 
 

@@ -23,21 +23,11 @@ _QUOTED = 300
 
 
 def measured_alone(request: dict[str, Any]) -> dict[str, Any]:
-    """The costs of one point, from a child process.
+    """What ``costs.point.costs`` gives for one point, from a child process.
 
-    Parameters
-    ----------
-    request : ``layer`` (spec string), ``n``, ``d``, ``seed``, ``dtype``, ``phases``, ``threads``, ``least``.
-
-    Returns
-    -------
-    What ``depprobe.costs.point.costs`` returns.
-
-    Raises
-    ------
-    BadInput : the layer refuses the length or the options.
-    DepprobeError : the child ended without an answer, for instance killed for the memory it took; the message
-        names the point.
+    The request holds ``layer`` (spec string), ``n``, ``d``, ``seed``, ``dtype``, ``phases``, ``threads``,
+    ``least``. Raises ``BadInput`` where the layer refuses the length or the options, and ``DepprobeError``,
+    which names the point, where the child ended without an answer, for instance killed for its memory.
     """
     root = str(Path(__file__).parents[2])
     path = os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")]))
@@ -67,20 +57,16 @@ def measured_alone(request: dict[str, Any]) -> dict[str, Any]:
     return answer
 
 
-def _answer(request: dict[str, Any]) -> dict[str, Any]:
+def main() -> None:
+    """Read one request, write one answer."""
     from depprobe.costs.point import costs
     from depprobe.runs.cases import cases_of_specs
 
-    (case,) = cases_of_specs(
-        [request["layer"]], None, request["n"], request["d"], 1, [request["seed"]], request["dtype"], "cpu"
-    )
-    return costs(case.build(), case.x, request["phases"], request["threads"], request["least"], alone=True)
-
-
-def main() -> None:
-    """Read one request, write one answer."""
+    asked = json.load(sys.stdin)
     try:
-        answer = _answer(json.load(sys.stdin))
+        layer, n, d, seed, dtype = (asked[name] for name in ("layer", "n", "d", "seed", "dtype"))
+        (case,) = cases_of_specs([layer], None, n, d, 1, [seed], dtype, "cpu")
+        answer = costs(case.build(), case.x, asked["phases"], asked["threads"], asked["least"], alone=True)
     except DepprobeError as error:
         answer = {"error": str(error), "exit_code": error.exit_code}
     except (RuntimeError, MemoryError) as error:  # torch raises RuntimeError where memory is refused

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from depprobe.operators.chain.cells import CellChain
-from depprobe.vocabulary import STATUS
+from depprobe.vocabulary import STATUS, status_of
 
 
 def reach(stack: Sequence[CellChain], t: int, lowest: int, wrt: str, of: str) -> NDArray[np.bool_]:
@@ -60,6 +60,4 @@ def overflowed(layers: Sequence[Sequence[CellChain]], t: NDArray[np.int64]) -> N
 
 def statuses(values: NDArray[np.float64], overflow: NDArray[np.bool_]) -> NDArray[np.int8]:
     """Status of each norm, given which of them overflowed; see ``vocabulary.STATUS``."""
-    unknown = np.where(overflow, STATUS["overflow"], STATUS["undecided"])
-    known = np.where(np.isneginf(values), STATUS["zero"], STATUS["finite"])
-    return np.where(np.isnan(values), unknown, known).astype(np.int8)
+    return np.where(np.isnan(values) & overflow, np.int8(STATUS["overflow"]), status_of(values))
