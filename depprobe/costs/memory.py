@@ -10,10 +10,10 @@ from __future__ import annotations
 
 import ctypes
 import gc
+import math
 import re
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -83,38 +83,25 @@ def predicted_bytes(
     >>> predicted_bytes(lambda: nn.Linear(4, 4), 100, 4, torch.float32, "forward")
     3280.0
     """
+
+    def peak(module: nn.Module, length: int) -> float:
+        return tensor_bytes(module.eval(), torch.zeros(length, d_in, dtype=dtype), phase).peak
+
     try:
-        with fake_tensors(), _default_dtype(dtype):
-            module = build().eval()
-            weights = sum(p.numel() * p.element_size() for p in (*module.parameters(), *module.buffers()))
+        with fake_tensors():
+            module = build().to(dtype)
+            weights = sum(p.nbytes for p in (*module.parameters(), *module.buffers()))
             stepwise = any(isinstance(part, nn.RNNBase) for part in module.modules())
-            if not stepwise:
-                peak = float(tensor_bytes(module, torch.empty(n, d_in), phase).peak)
+            most = math.nan if stepwise else peak(module, n)
     except Exception:  # whatever goes wrong on fake tensors says nothing about real ones
         return None
     if stepwise:
-        module = build().to(dtype).eval()
-
-        def real(length: int) -> int:
-            return tensor_bytes(module, torch.zeros(length, d_in, dtype=dtype), phase).peak
-
-        longest = min(max(4 * d_in, _SHORTEST), _LONGEST)
-        if n <= longest:
-            peak = float(real(n))
-        else:
-            short, last = real(longest // 4 * 3), real(longest)
-            peak = last + (last - short) / (longest - longest // 4 * 3) * (n - longest)
-    return peak + weights + float(n * d_in * dtype.itemsize)
-
-
-@contextmanager
-def _default_dtype(dtype: torch.dtype) -> Iterator[None]:
-    before = torch.get_default_dtype()
-    torch.set_default_dtype(dtype)
-    try:
-        yield
-    finally:
-        torch.set_default_dtype(before)
+        module, longest = build().to(dtype), min(max(4 * d_in, _SHORTEST), _LONGEST)
+        most = peak(module, min(n, longest))
+        if n > longest:
+            short = longest // 4 * 3
+            most += (most - peak(module, short)) / (longest - short) * (n - longest)
+    return most + weights + float(n * d_in * dtype.itemsize)
 
 
 def process_peak(run: Callable[[], object]) -> float:
@@ -132,7 +119,7 @@ def process_peak(run: Callable[[], object]) -> float:
         run()
         return max(0.0, _entry("VmHWM") - before)
     except OSError:
-        return float("nan")
+        return math.nan
 
 
 def _entry(name: str) -> float:

@@ -54,16 +54,9 @@ class Stream:
 
 @singledispatch
 def stream(module: nn.Module, n: int) -> Stream:
-    """A module as a stream of n tokens; ``stream.register(MyModule)`` teaches it another type.
+    """A module as a stream of n tokens in all; ``stream.register(MyModule)`` teaches it another type.
 
-    Parameters
-    ----------
-    module : a causal layer, or a stack of them with layers that act on each position by itself.
-    n : tokens in all, which patterns that scale with the length depend on.
-
-    Raises
-    ------
-    NoStream : a position sees later ones, or the type is not in the table.
+    Raises ``NoStream`` where a position sees later ones, or the type is not in the table.
 
     Examples
     --------
@@ -84,7 +77,11 @@ def state_bytes(state: State) -> int:
     >>> state_bytes([torch.zeros(4), [torch.zeros(2, 2)]])
     32
     """
-    return state.nbytes if isinstance(state, Tensor) else sum(state_bytes(part) for part in state)
+    return sum(tensor.nbytes for tensor in _tensors(state))
+
+
+def _tensors(state: State) -> list[Tensor]:
+    return [state] if isinstance(state, Tensor) else [one for part in state for one in _tensors(part)]
 
 
 def prepared_step(flow: Stream, x: Tensor) -> tuple[Callable[[], object], State]:
@@ -93,21 +90,14 @@ def prepared_step(flow: Stream, x: Tensor) -> tuple[Callable[[], object], State]
     The state has the shapes that n - 1 tokens leave, filled with noise.
     """
     state, token = flow.empty(), x[-1].detach()
-    _fill(state)
+    for kept in _tensors(state):
+        kept.normal_(generator=torch.Generator(kept.device).manual_seed(0))
 
     def step() -> object:
         with torch.no_grad():
             return flow.step(token, len(x) - 1, state)
 
     return step, state
-
-
-def _fill(state: State) -> None:
-    if isinstance(state, Tensor):
-        state.normal_(generator=torch.Generator(state.device).manual_seed(0))
-    else:
-        for part in state:
-            _fill(part)
 
 
 @stream.register

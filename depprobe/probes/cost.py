@@ -17,7 +17,6 @@ from typing import Any
 
 import numpy as np
 import xarray as xr
-from torch import Tensor
 
 from depprobe._version import __version__
 from depprobe.core.calling.passes import unharmed
@@ -30,11 +29,12 @@ from depprobe.costs.timing import all_threads
 from depprobe.errors import BadInput, unknown
 from depprobe.runs.cache import FinishedPoints
 from depprobe.runs.cases import (
+    Case,
     Progress,
     Report,
+    cases_of,
     cases_of_specs,
     collect,
-    only_case,
     require_room,
     subjects_of,
 )
@@ -136,6 +136,7 @@ def cost(
         raise BadInput(f"seconds must be above 0 and finite, not {seconds}")
     options = {"phases": wanted, "threads": counts, "least": seconds}
     attributes: dict[str, Any] = {"batch": 1, "seconds": seconds} | machine()
+    inputs = None
     subjects = subjects_of(target)
     layers = [one for one in subjects if isinstance(one, NamedLayer)]
     if layers != subjects:
@@ -143,8 +144,9 @@ def cost(
             raise BadInput("costs are those of named layers, or of one module at one input x")
         given = {"n": n, "d": d, "dtype": dtype, "finished": finished}
         refuse(given, [(name, f"{subjects[0].label} is a module that is already built") for name in given])
-        found, coords, inputs = _of_module(target, x, **options)
-        dtype = str(inputs.dtype).removeprefix("torch.")
+        found, case = _of_module(target, x, **options)
+        coords = {name: [value] for name, value in zip(("layer", "n", "d"), *found, strict=True)}
+        inputs, dtype = case.x.detach().cpu().numpy(), str(case.x.dtype).removeprefix("torch.")
         attributes["process_bytes_unknown"] = "a module is measured in a process that does other things"
     else:
         if x is not None:
@@ -157,7 +159,6 @@ def cost(
             _require_room(layer, lengths, width, wanted, dtype, budget)
         coords = {"layer": [layer.label for layer in layers], "n": lengths, "d": widths}
         found = _of_specs(coords, options | {"seed": seed, "dtype": dtype}, progress, finished)
-        inputs = None
     reasons: dict[str, dict[str, None]] = {}
     for (label, _, _), point in found.items():
         if point["no_stream"]:
@@ -167,7 +168,7 @@ def cost(
         "Cost",
         coords["layer"],
         command or f"depprobe.cost({', '.join(coords['layer'])})",
-        None if inputs is None else inputs.detach().cpu().numpy(),
+        inputs,
         n=coords["n"],
         d=coords["d"],
         seed=seed,
@@ -210,10 +211,10 @@ def _require_room(
         require(most, budget, f"{layer.label} at n = {n}, d = {d}", f"{remedy}, or use a larger --memory")
 
 
-def _of_module(
-    module: Any, x: Any, **options: Any
-) -> tuple[dict[tuple[str, int, int], Any], dict[str, list[Any]], Tensor]:
-    case = only_case(module, x, "costs are taken at")
+def _of_module(module: Any, x: Any, **options: Any) -> tuple[dict[tuple[str, int, int], Any], Case]:
+    case, *more = cases_of(module, x, Request()).cases
+    if more:
+        raise BadInput(f"costs are taken at one input (n, d), not at {1 + len(more)} samples")
     module = case.build()
     training = [part for part in module.modules() if part.training]
     try:
@@ -225,8 +226,7 @@ def _of_module(
     finally:
         for part in training:
             part.training = True
-    n, d = case.x.shape
-    return {(case.label, n, d): point}, {"layer": [case.label], "n": [n], "d": [d]}, case.x
+    return {(case.label, *case.x.shape): point}, case
 
 
 def _of_specs(

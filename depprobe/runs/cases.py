@@ -159,14 +159,6 @@ def _cases(subjects: Sequence[Subject], x: Any, seeds: Sequence[int], request: R
     return cases
 
 
-def only_case(target: Any, x: Any, what: str) -> Case:
-    """The case of one module at one input; raises ``BadInput`` where x holds several samples."""
-    cases = cases_of(target, x, Request()).cases
-    if len(cases) > 1:
-        raise BadInput(f"{what} one input (n, d), not at {len(cases)} samples")
-    return cases[0]
-
-
 def require_room(layers: Sequence[NamedLayer], source: Source, request: Request) -> None:
     """Refuse inputs or weights that would not fit the budget (``OverBudget``), before either is allocated."""
     n, d = request.of("n"), request.of("d")

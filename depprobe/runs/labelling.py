@@ -63,16 +63,16 @@ def over_cases(
     ``results`` hold name -> array of each case, in the order of ``lead``, the last of its dimensions fastest;
     ``dims`` are those of an array in one case; ``lead`` gives the labels that together number the cases.
     """
-    sizes = [len(labels) for labels in lead.values()]
+    # a dimension of a single entry has none
+    sizes = {name: len(labels) for name, labels in lead.items() if len(labels) > 1}
     variables = {
         name: (
-            (*lead, *dims[name]),
-            np.stack([one[name] for one in results]).reshape(*sizes, *results[0][name].shape),
+            (*sizes, *dims[name]),
+            np.reshape([one[name] for one in results], (*sizes.values(), *first.shape)),
         )
-        for name in results[0]
+        for name, first in results[0].items()
     }
-    ds = xr.Dataset(variables, {**{name: list(labels) for name, labels in lead.items()}, **coords})
-    return described(ds.squeeze([name for name, labels in lead.items() if len(labels) == 1], drop=True))
+    return described(xr.Dataset(variables, {**{name: list(lead[name]) for name in sizes}, **coords}))
 
 
 def origin(
