@@ -210,8 +210,10 @@ def along_depth(cases: Sequence[Case], of: str, wrt: str) -> tuple[list[Point], 
         raise BadInput(f"of={of!r} and wrt={wrt!r} both run along depth; give one of them without a star")
     if not starred:
         return [Point(case, of, wrt) for case in cases], []
-    first = {case.label: case for case in reversed(cases)}
-    found = {label: submodules(first[label].build(), starred[0]) for label in first}
+    found: dict[str, list[str]] = {}
+    for case in cases:
+        if case.label not in found:
+            found[case.label] = submodules(case.build(), starred[0])
     if len({len(names) for names in found.values()}) > 1:
         said = ", ".join(f"{len(names)} in {label}" for label, names in found.items())
         raise BadInput(f"{starred[0]!r} names different numbers of submodules: {said}")
