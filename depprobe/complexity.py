@@ -16,6 +16,7 @@ convolutions); the counts of single layers stand beside their equations.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import singledispatch
@@ -80,7 +81,7 @@ def complexity(module: Any, n: int) -> Complexity | None:
     >>> import torch
     >>> found = complexity(torch.nn.LSTM(300, 512, num_layers=2), 100)
     >>> found.total // 2, found.sequential_steps, found.path_length
-    (376012800, 101, 99)
+    (376012800, 101, 100)
     """
     before = len(complexity.registry)
     len(layers)  # reading the table of layers fills this one
@@ -121,6 +122,11 @@ def of_attention(
         pairs=pairs,
         state=None if cached is None else 2 * d * cached,
     )
+
+
+def fft_flops(n: int) -> int:
+    """FLOPs of the Fourier transform of n complex numbers: 5 n log2 n; half of them where all are real."""
+    return round(5 * n * math.log2(n)) if n else 0
 
 
 def applications(n: int, reach: int) -> int | None:

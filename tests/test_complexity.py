@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 import torch
@@ -159,6 +162,9 @@ def test_a_recurrence_takes_its_steps_and_a_hybrid_its_layers():
     # the convolution carries two of the 49 positions
     assert known(both, 50).path_length == 1 + 47
     assert known(nn.LSTM(8, 8, num_layers=3), 50).sequential_steps == 52
+    # every layer is an application, one after another or in one module
+    assert known(nn.LSTM(8, 8, num_layers=3), 50).path_length == 49 + 2
+    assert known(nn.Sequential(*(nn.GRU(8, 8) for _ in range(3))), 50).path_length == 49 + 2
     assert known(nn.LSTM(8, 8, num_layers=3, bidirectional=True), 50).sequential_steps == 150
 
 
@@ -172,3 +178,13 @@ def test_what_a_stream_keeps(causal):
     kept = [2 * 8 * 100, 2 * 8 * 9, 2 * 8 * (10 + 9), 8 * 8] if causal else [None] * 4
     assert list(found.values()) == kept
     assert known(build("lstm:depth=2"), 100).state == 32
+
+
+def test_formulas_do_not_depend_on_what_was_imported_first():
+    code = (
+        "import torch, depprobe.costs.streaming\n"
+        "from depprobe.complexity import complexity\n"
+        "print(complexity(torch.nn.LSTM(3, 5), 7).total)"
+    )
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert run.stdout.split() == [str(2 * 7 * 20 * (3 + 5))]

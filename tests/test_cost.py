@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
+from torch.nn.utils.parametrizations import weight_norm
 
 import depprobe
 from depprobe import store
@@ -23,6 +24,24 @@ def test_a_module_is_measured_here_and_left_as_it_was():
     assert ds.flops.values.ravel().tolist() == [2 * 10 * 4 * 3, 3 * 2 * 10 * 4 * 3]
     assert np.isnan(ds.process_bytes).all()
     assert all(part.training for part in module.modules())
+
+
+@pytest.mark.parametrize(
+    ("module", "path", "steps"),
+    [
+        (nn.LSTM(8, 6, num_layers=3), 32 + 2, 35),
+        (nn.GRU(8, 6, bidirectional=True), 32, 33),
+        (weight_norm(nn.RNN(8, 6, batch_first=True), "weight_hh_l0"), 32, 33),
+        (nn.MultiheadAttention(8, 2), 1, 1),
+        (nn.Conv1d(8, 6, 5, padding=4, dilation=2, groups=2), 8, 1),
+        (nn.TransformerEncoder(nn.TransformerEncoderLayer(8, 2, 16), 2, enable_nested_tensor=False), 2, 2),
+    ],
+)
+def test_torchs_own_modules_cost_what_their_formulas_say(module, path, steps):
+    ds = depprobe.cost(module, torch.randn(33, 8), threads=1, seconds=0.001)
+    np.testing.assert_array_equal(ds.flops, ds.flops_formula)
+    assert (ds.path_length.item(), ds.sequential_steps.item()) == (path, steps)
+    assert ds.parallelism.item() > 1
 
 
 def test_points_are_kept_and_taken_up(tmp_path):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 from torch import nn
@@ -78,7 +80,7 @@ def test_a_count_of_nothing_for_work_done_is_refused():
             self.weight = nn.Parameter(torch.randn(5, 5))
 
         def forward(self, x):
-            return (x[:, :, None] * self.weight).sum(1)
+            return torch.cdist(x, self.weight)  # small, hence not by a product
 
     with pytest.raises(DepprobeError, match="Hidden works with weights and 0 FLOPs were counted"):
         count_flops(Hidden(), torch.randn(N, 5))
@@ -88,3 +90,81 @@ def test_switches_come_back_as_they_were():
     before = torch.backends.mkldnn.enabled
     count_flops(nn.Linear(2, 2), torch.zeros(3, 2))
     assert torch.backends.mkldnn.enabled is before
+
+
+class Applied(nn.Module):
+    """A function of x (1, n, d) and of weights."""
+
+    def __init__(self, function, *shapes, dtype=torch.float32) -> None:
+        super().__init__()
+        self.function = function
+        self.weights = nn.ParameterList(nn.Parameter(torch.randn(shape, dtype=dtype)) for shape in shapes)
+
+    def forward(self, x):
+        return self.function(x, *self.weights)
+
+
+def loop(x, W, U):
+    h, rows = x.new_zeros(7), []
+    for row in x[0]:
+        h = W @ h + U @ row
+        rows.append(h)
+    return torch.stack(rows)[None]
+
+
+def row_by_row(function):
+    return lambda x, *weights: torch.stack([function(row, *weights) for row in x[0]])[None]
+
+
+C64 = torch.complex64
+FIRST = 2 * 7 * 7  # no gradient flows into the state before the first step
+PRODUCTS = {
+    "matrix times vector": (Applied(loop, (7, 7), (7, 5)), 19 * 2 * 7 * (7 + 5), FIRST),
+    "addmv": (Applied(row_by_row(lambda r, b, W: torch.addmv(b, W, r)), (7,), (7, 5)), 19 * 2 * 7 * 5, 0),
+    "outer": (Applied(row_by_row(lambda r, a: torch.outer(r, a).flatten()), (3,)), 19 * 2 * 5 * 3, 0),
+    "einsum": (Applied(lambda x, a: torch.einsum("bni,j->bnij", x, a).flatten(2), (3,)), 2 * 19 * 5 * 3, 0),
+    "addr": (Applied(row_by_row(lambda r, S, a: torch.addr(S, r, a)[0]), (5, 3), (3,)), 19 * 2 * 5 * 3, 0),
+    "written out": (Applied(lambda x, W: (x[..., None] * W).sum(2), (5, 3)), 2 * 19 * 5 * 3, 0),
+    "complex": (Applied(lambda x, W: (x.to(C64) @ W).abs(), (5, 3), dtype=C64), 8 * 19 * 5 * 3, 0),
+    "complex vector": (
+        Applied(row_by_row(lambda r, W: (W @ r.to(C64)).abs()), (3, 5), dtype=C64),
+        8 * 19 * 5 * 3,
+        0,
+    ),
+    "grouped": (nn.Conv1d(6, 9, 4, groups=3, padding=1), 2 * 18 * 9 * 4 * 2, 0),
+    "depthwise": (nn.Conv1d(6, 6, 3, groups=6, stride=2), 2 * 9 * 6 * 3, 0),
+    "grouped transposed": (nn.ConvTranspose1d(6, 9, 4, groups=3), 2 * 19 * 6 * 4 * 3, 0),
+}
+
+
+@pytest.mark.parametrize("name", PRODUCTS)
+def test_products_are_those_of_a_hand_count(name):
+    module, forward, constant = PRODUCTS[name]
+    x = torch.randn(19, 5 if isinstance(module, Applied) else 6)
+    assert count_flops(module, x) == forward
+    assert count_flops(module, x, backward=True) == 3 * forward - constant
+
+
+def fft_convolution(x, kernel):
+    return torch.fft.irfft(torch.fft.rfft(x, n=64, dim=1) * torch.fft.rfft(kernel, n=64, dim=0), dim=1)
+
+
+@pytest.mark.parametrize(
+    ("function", "shape", "flops"),
+    [
+        (fft_convolution, (19, 5), 3 * 5 * (5 * 64 * 6) // 2),
+        (
+            lambda x, a: torch.fft.fft(torch.complex(x, x * a), dim=1).abs(),
+            (5,),
+            5 * round(95 * math.log2(19)),
+        ),
+        (lambda x, a: torch.fft.fft2(torch.complex(x, x * a)).abs(), (5,), round(5 * 95 * math.log2(95))),
+        (lambda x, a: (x * a).cumsum(1), (5,), 19 * 5),
+        (lambda x, a: torch.cumprod(torch.complex(x, x * a), 1).abs(), (5,), 6 * 19 * 5),
+        (lambda x, a: (x * a).logcumsumexp(1), (5,), 19 * 5),
+        # work on each entry is not counted, whole numbers neither
+        (lambda x, a: x * a + torch.ones(19, 5, dtype=torch.int64).cumsum(0), (5,), 0),
+    ],
+)
+def test_transforms_and_scans_have_formulas(function, shape, flops):
+    assert count_flops(Applied(function, shape), torch.randn(19, 5)) == flops

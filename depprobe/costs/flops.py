@@ -19,6 +19,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from depprobe.complexity import complexity
 from depprobe.core.memory import fake_tensors
+from depprobe.costs.operation_flops import formulas
 from depprobe.costs.passes import BACKWARD, FORWARD, one_pass
 from depprobe.errors import DepprobeError
 
@@ -73,9 +74,17 @@ def _grows_by_steps(module: nn.Module, n: int) -> bool:
 
 
 def _counted(run: Callable[[], object]) -> int:
-    with _products_only(), FlopCounterMode(display=False) as counter:
+    counter = FlopCounterMode(display=False, custom_mapping=formulas())
+    counter.mod_tracker = _OneModule()  # type: ignore[assignment]
+    with _products_only(), counter:
         run()
     return int(counter.get_total_flops())
+
+
+class _OneModule(contextlib.nullcontext):
+    """In place of torch's tracker of modules, whose hooks fail on weights that are computed."""
+
+    parents = ("Global",)
 
 
 @contextlib.contextmanager

@@ -13,7 +13,8 @@ import gc
 import math
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
@@ -88,8 +89,8 @@ def predicted_bytes(
         return tensor_bytes(module.eval(), torch.zeros(length, d_in, dtype=dtype), phase).peak
 
     try:
-        with fake_tensors():
-            module = build().to(dtype)
+        with fake_tensors(), _default_dtype(dtype):
+            module = build()
             weights = sum(p.nbytes for p in (*module.parameters(), *module.buffers()))
             stepwise = any(isinstance(part, nn.RNNBase) for part in module.modules())
             most = math.nan if stepwise else peak(module, n)
@@ -102,6 +103,16 @@ def predicted_bytes(
             short = longest // 4 * 3
             most += (most - peak(module, short)) / (longest - short) * (n - longest)
     return most + weights + float(n * d_in * dtype.itemsize)
+
+
+@contextmanager
+def _default_dtype(dtype: torch.dtype) -> Iterator[None]:
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(dtype)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(before)
 
 
 def process_peak(run: Callable[[], object]) -> float:

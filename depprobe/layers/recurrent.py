@@ -162,7 +162,7 @@ def _(module: nn.RNNBase, n: int) -> Complexity:
     inputs = recurrent = projections = constant = 0
     chain, d_in = 0, module.input_size
     for level in range(module.num_layers):
-        rows = module.get_parameter(f"weight_ih_l{level}").shape[0]
+        rows = getattr(module, f"weight_ih_l{level}").shape[0]  # which parametrisations may compute
         inputs += 2 * checked(n) * directions * rows * d_in
         recurrent += 2 * n * directions * rows * state
         constant += 2 * directions * rows * state
@@ -180,7 +180,7 @@ def _(module: nn.RNNBase, n: int) -> Complexity:
         parts,
         chain=chain + steps * step,
         sequential_steps=steps,
-        path_length=n - 1,
+        path_length=n - 1 + module.num_layers - 1,
         n_out=n,
         reach=None,
         state=None if module.bidirectional else module.num_layers * kept,

@@ -95,3 +95,15 @@ def transformer(
 def _(module: TransformerBlock, n: int) -> Complexity | None:
     parts = (module.before_attention, module.attention, module.before_mlp, *module.mlp)
     return complexity(nn.Sequential(*parts), n)
+
+
+@complexity.register
+def _(module: nn.TransformerEncoderLayer, n: int) -> Complexity | None:
+    parts = (module.norm1, module.self_attn, module.norm2, module.linear1, module.linear2)
+    return complexity(nn.Sequential(*parts), n)
+
+
+@complexity.register
+def _(module: nn.TransformerEncoder, n: int) -> Complexity | None:
+    parts = (*module.layers, *([] if module.norm is None else [module.norm]))
+    return complexity(nn.Sequential(*parts), n)
