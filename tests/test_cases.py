@@ -180,7 +180,7 @@ def test_random_targets_are_stratified_and_follow_the_seed():
 def test_every_sample_and_seed_has_probes_of_its_own():
     module, x = nn.Linear(3, 4, dtype=F64), np.repeat(X[None], 6, 0)
     first, again, other = (
-        values(depprobe.jacobian(module, x, method="probes", probes=2, seed=seed))[:, 0, -1]
+        values(depprobe.jacobian(module, x, method="probes", probes=2, targets="last", seed=seed))[:, 0, -1]
         for seed in (0, 0, 1)
     )
     np.testing.assert_array_equal(first, again)
@@ -342,3 +342,27 @@ def test_three_classes_of_ones_own_in_one_dataset_and_figure():
     drawn = depprobe.figures.decay(ds)
     assert [line.get_label() for line in drawn.lines] == list(kinds)
     assert all(band is not None for band in drawn.bands)
+
+
+def test_probes_without_targets_take_many_with_one_probe_each():
+    module, x = nn.Linear(3, 4, dtype=F64), np.random.default_rng(0).normal(size=(80, 3))
+    ds = depprobe.jacobian(module, x, method="probes")
+    assert ds.sizes["target"] == 64
+    assert ds.attrs["probes"] == 1
+    assert np.isfinite(ds["effective_rank"].values).sum() == 64
+    assert depprobe.jacobian(module, x[:9], method="probes").sizes["target"] == 9
+    given = depprobe.jacobian(module, x, method="probes", targets="last")
+    assert (given.sizes["target"], given.attrs["probes"]) == (1, 4)
+    assert depprobe.jacobian(module, x, method="autograd").sizes["target"] == 1
+
+
+def test_probes_for_a_stated_error_bring_it_about():
+    module, x = nn.Linear(40, 40, dtype=F64), np.random.default_rng(0).normal(size=(5, 40))
+    exact = depprobe.jacobian(module, x, targets=[3], method="autograd")["log_norm"].values[0, 3]
+    found = [
+        depprobe.jacobian(module, x, targets=[3], method="probes", probes="20%", seed=seed)
+        for seed in range(60)
+    ]
+    squares = np.exp(2 * (np.array([ds["log_norm"].values[0, 3] for ds in found]) - exact))
+    assert 1 < np.median([ds.attrs["probes"] for ds in found]) < 5
+    assert 0.1 < squares.std() < 0.25

@@ -235,10 +235,14 @@ def test_norm_and_wrt_reach_the_measurement(good):
 
 
 def test_random_probes_come_with_a_standard_error(good):
-    out = good(*LSTM, "--method", "probes", "--probes", "64", "-o", "a.nc", "--figure", "a.png")
+    out = good(
+        *LSTM, "--method", "probes", "--probes", "2", "--targets", "last", "-o", "a.nc", "--figure", "a.png"
+    )
     good(*LSTM, "-o", "exact.nc", "--figure", "a.png")
     ds, exact = store.load("a.nc"), store.load("exact.nc")
     assert (ds["log_norm_stderr"] > 0).all()
+    assert "orthonormal random probes, 2 a target" in out
+    assert "effective rank" in out
     assert float(abs((ds["log_norm"] - exact["log_norm"]) / ds["log_norm_stderr"]).max()) < 5
     assert "standard error" in out
 
@@ -416,7 +420,7 @@ def test_python_dash_m_is_the_same_program():
         ("tolerance must lie in .0, 1., not 1.0", [*LSTM, "--tolerance", "1"]),
         ("tolerance must lie in .0, 1., not -0.1", [*LSTM, "--tolerance", "-0.1"]),
         ("tolerance must lie in .0, 1., not nan", [*LSTM, "--tolerance", "nan"]),
-        ("probes must be at least 2", [*LSTM, "--method", "probes", "--probes", "1"]),
+        ("probes must be at least 1", [*LSTM, "--method", "probes", "--probes", "0"]),
         ("samples .*must be at least 1, not 0", [*LSTM, "--samples", "0"]),
         ("seeds must be at least 1, not 1 and 0", [*LSTM, "--seeds", "0"]),
         ("seeds must lie between 0 and", [*LSTM, "--seed", "-1"]),

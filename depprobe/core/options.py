@@ -31,8 +31,9 @@ _UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
 _UNITS |= {"KIB": 1 << 10, "MIB": 1 << 20, "GIB": 1 << 30, "TIB": 1 << 40}
 #: held while a user's code runs
 LOCK = threading.RLock()
-#: what targets may be
+#: what targets may be, and how many ``random`` stands for
 CHOICES = "last, all, every:M, random:K or a list such as 9,99,999"
+STRATIFIED = 64
 _KINDS = {"a whole number": Integral, "a number": Real, "text": str, "a mapping": Mapping}
 
 
@@ -169,8 +170,8 @@ def wanted_positions(targets: str | int | Sequence[int], n: int, seed: int = 0) 
     """Input positions that targets ask for, ascending: (T,), each in [0, n).
 
     ``every:M`` is M - 1, 2 M - 1, ...: the last position of every run of M. ``random:K`` draws one from each
-    of K runs of nearly equal length, from ``seed``. Negative numbers count from the end. Raises ``BadInput``
-    for anything else.
+    of K runs of nearly equal length, from ``seed``; ``random`` stands for ``random:64``, or all where fewer.
+    Negative numbers count from the end. Raises ``BadInput`` for anything else.
 
     Examples
     --------
@@ -186,6 +187,8 @@ def wanted_positions(targets: str | int | Sequence[int], n: int, seed: int = 0) 
             return np.array([n - 1])
         if targets == "all":
             return np.arange(n)
+        if targets == "random":
+            targets = f"random:{min(STRATIFIED, n)}"
         try:
             if targets.startswith("every:"):
                 step = int(targets.removeprefix("every:"))

@@ -46,6 +46,7 @@ class LogNorms:
         from an underflow.
     error : the same shape or None; what compression and rounding can have changed in ``values``.
     stderr : the same shape or None; standard error of ``values`` from random probes.
+    low, high : the same shape or None; ends of the 95 % interval of ``values``.
     rank : the same shape or None; effective rank of the blocks, (sum s^2)^2 / sum s^4 over singular values s.
     lags : None where columns are the sources asked for; else the lag of each column, all blocks
         at other lags being zero.
@@ -56,6 +57,8 @@ class LogNorms:
     values: NDArray[np.float64]
     error: NDArray[np.float64] | None = None
     stderr: NDArray[np.float64] | None = None
+    low: NDArray[np.float64] | None = None
+    high: NDArray[np.float64] | None = None
     rank: NDArray[np.float64] | None = None
     lags: NDArray[np.int64] | None = None
     status: NDArray[np.int8] | None = None
@@ -83,6 +86,8 @@ class TemporalJacobian(abc.ABC):
     error_kind: str = "bound"
     #: what proved the zeros, in words; "" where it is not said
     zero_proof: str = "structure"
+    #: random rows a target that norms are estimated from; 0 where they are not
+    probes: int = 0
     #: ln of the norm below which none is told from zero; NaN for the smallest normal number of x's dtype
     log_floor: float = math.nan
 

@@ -17,6 +17,9 @@ OUTSIDE: dict[str, float] = {
     "log_norm_status": STATUS["zero"],
     "log_norm_error": 0.0,
     "log_norm_stderr": 0.0,
+    "log_norm_low": -np.inf,
+    "log_norm_high": -np.inf,
+    "effective_rank": np.nan,
 }
 
 

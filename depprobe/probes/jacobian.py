@@ -46,11 +46,11 @@ def jacobian(
     wrt: str = "x",
     layout: str | None = None,
     position: Any = None,
-    targets: str | int | Sequence[int] = "last",
+    targets: str | int | Sequence[int] | None = None,
     norm: str = "fro",
     tolerance: float = 1e-6,
     method: str = "auto",
-    probes: int | None = None,
+    probes: int | str | None = None,
     n: int | None = None,
     d: int | None = None,
     samples: int | None = None,
@@ -86,12 +86,15 @@ def jacobian(
         default that of torch's own modules, and ``"b n d"`` of others. x is time first all the same.
     position : where outputs sit among inputs: ``same``, ``end``, ``forecast`` (n, n + 1, ...) or an array; by
         default the same where lengths agree, and the end for an output without a time axis or of length 1.
-    targets : output positions t, by the input position they sit at: ``last``, ``all``, ``every:M``,
-        ``random:K``, a list.
+    targets : output positions t, by the input position they sit at: ``last`` (default), ``all``,
+        ``every:M``, ``random:K`` (stratified), a list. With ``method="probes"`` the default is ``random:64``,
+        or all where there are fewer: for a curve, many targets with one probe each serve best.
     norm : ``fro`` or ``spectral``.
     tolerance : relative error that compression may cause (default 1e-6); 0 for no compression.
     method : ``auto``, ``structured``, ``autograd`` or ``probes``; all but the first insist.
-    probes : number of random probes for ``method="probes"``, by default 32.
+    probes : number of orthonormal random probes a target for ``method="probes"``, by default 1 at the default
+        targets and 32 at given ones; ``"10%"`` for as many as bring the relative standard error of a squared
+        norm to that; with as many as the output is wide, norms are exact.
     n, d : length of an input that is read or drawn (1000), and width of named layers (512).
     samples : number of inputs where they are read or drawn (windows of a file, draws of noise); same weights.
     seeds : number of draws of the weights, from ``seed`` on, of named layers and factories.
@@ -109,7 +112,8 @@ def jacobian(
     there are several), or ``log_norm(target, lag)`` from banded operators with several targets;
     ``log_norm_status``, what is known of each norm: finite, zero (-inf), or, where ``log_norm`` is NaN,
     underflow, overflow, undecided or not measured; ``log_norm_error``, what compression and rounding can have
-    changed; ``log_norm_stderr`` where random probes estimated. Some norm below ``log_floor`` is not known.
+    changed; ``log_norm_stderr``, ``log_norm_low`` and ``log_norm_high`` (95 % interval) and
+    ``effective_rank`` where random probes estimated. Some norm below ``log_floor`` is not known.
 
     Raises
     ------
@@ -128,7 +132,8 @@ def jacobian(
     """
     check_kind("text", of=of)
     asked = Request(n, d, samples, seeds, seed, dtype, device, memory)
-    drawn = Options.probes if probes is None else probes
+    few = targets is None and method == "probes"
+    drawn = (1 if few else Options.probes) if probes is None else probes
     options: dict[str, Any] = {
         "method": method,
         "tolerance": tolerance,
@@ -141,6 +146,8 @@ def jacobian(
     measured = cases_of(target, x, asked, others, unused)
     compared = len(measured.labels) > 1
     points, depths = along_depth(measured.cases, of, wrt)
+    if targets is None:
+        targets = "random" if few else "last"
     if measured.length is not None:
         count = len(wanted_positions(targets, measured.length, seed))
         require(
@@ -260,6 +267,6 @@ def _norms(
     if place is not None:
         # lags were counted from where the operator has them
         norms = over_sources(norms, at, n_in)
-    said = ("method", "tolerance", "shape", "error_kind", "zero_proof", "log_floor")
+    said = ("method", "tolerance", "shape", "error_kind", "zero_proof", "log_floor", "probes")
     placed = None if position is None else position[chosen]
     return Result(norms, wanted, placed, **{name: getattr(operator, name) for name in said})

@@ -28,6 +28,9 @@ _FIELDS: dict[str, tuple[str, float]] = {
     "log_norm": ("values", -np.inf),
     "log_norm_error": ("error", 0.0),
     "log_norm_stderr": ("stderr", 0.0),
+    "log_norm_low": ("low", -np.inf),
+    "log_norm_high": ("high", -np.inf),
+    "effective_rank": ("rank", np.nan),
     "log_norm_status": ("status", STATUS["zero"]),
 }
 #: a look at a file, so once
@@ -50,6 +53,7 @@ class Result:
     error_kind: str = "bound"
     zero_proof: str = ""
     log_floor: float = math.nan
+    probes: int = 0
 
 
 def over_cases(
@@ -153,7 +157,7 @@ def labelled(results: list[Result], measured: Cases, depths: Sequence[str] = ())
     inside = _inside(position[0], lags, n) if lags is not None and banded else True
 
     columns: list[dict[str, NDArray]] = [{} for _ in norms]
-    for name, (field, _) in _FIELDS.items():
+    for name, (field, fill) in _FIELDS.items():
         given = [getattr(one, field) for one in norms]
         if field != "status" and all(values is None for values in given):
             continue
@@ -164,7 +168,8 @@ def labelled(results: list[Result], measured: Cases, depths: Sequence[str] = ())
                 known = status_of(one.values) if values is None else values
                 values = np.where(absent, STATUS["not_measured"], known).astype(np.int8)
             # beside an estimate, an exact operator errs by nothing but round-off
-            found[name] = np.zeros_like(one.values) if values is None else np.asarray(values)
+            exact = one.values if field in ("low", "high") else np.full_like(one.values, fill)
+            found[name] = exact if values is None else np.asarray(values)
     lead = measured.lead | ({"depth": range(len(depths))} if depths else {})
     coords: dict[str, Any] = {"target": results[0].target, column: at}
     if not np.isnan(position).all():
@@ -175,12 +180,16 @@ def labelled(results: list[Result], measured: Cases, depths: Sequence[str] = ())
     if len(labels) > 1:
         coords |= {"method": ("layer", [one.method for one in per_layer])}
         coords |= {"tolerance": ("layer", [one.tolerance for one in per_layer])}
+        if "log_norm_stderr" in columns[0]:
+            coords["probes"] = ("layer", [one.probes for one in per_layer])
         if "log_norm_error" in columns[0]:
             coords["kind"] = ("layer", [one.error_kind for one in per_layer])
     dims = dict.fromkeys(columns[0], ("target", column))
     ds = over_cases(columns, dims, lead, coords)
     if len(labels) == 1:
         ds.attrs |= {"method": results[0].method, "tolerance": results[0].tolerance}
+        if results[0].probes:
+            ds.attrs["probes"] = results[0].probes
         if "log_norm_error" in ds:
             ds["log_norm_error"].attrs["kind"] = results[0].error_kind
     proofs = sorted({one.zero_proof for one in per_layer if one.zero_proof})

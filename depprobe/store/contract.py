@@ -18,6 +18,7 @@ from depprobe.vocabulary import (
 
 #: dimensions that may stand before those of a block
 _LEADING = ("layer", "depth", "seed", "sample")
+BESIDE_LOG_NORM = ("log_norm_error", "log_norm_stderr", "log_norm_low", "log_norm_high", "effective_rank")
 _FLAGS = {name: describe("log_norm_status")[name] for name in ("flag_values", "flag_meanings")}
 
 
@@ -88,7 +89,7 @@ def _log_norm_faults(ds: xr.Dataset) -> list[str]:
             f"log_norm is over ({', '.join(map(str, dims))}), not over (target, source) or (target, lag) "
             f"after any of ({', '.join(_LEADING)})"
         )
-    for name in ("log_norm", "log_norm_error", "log_norm_stderr", "log_norm_status"):
+    for name in ("log_norm", *BESIDE_LOG_NORM, "log_norm_status"):
         dtype = np.dtype(np.int8 if name == "log_norm_status" else np.float64)
         if name in ds and ds[name].dtype != dtype:
             faults.append(f"{name} is {ds[name].dtype}, not {dtype}")

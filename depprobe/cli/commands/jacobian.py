@@ -17,10 +17,9 @@ if TYPE_CHECKING:
 @shared("layer", "n", "d")
 @click.option(
     "--targets",
-    default="last",
-    show_default=True,
-    metavar="last|all|every:M|LIST",
-    help="Output positions t.",
+    show_default="last; random:64 with --method probes",
+    metavar="last|all|every:M|random:K|LIST",
+    help="Output positions t; random:K draws one from each of K equal runs.",
 )
 @click.option(
     "--wrt",
@@ -49,7 +48,14 @@ if TYPE_CHECKING:
     show_default=True,
     help="Relative error that compression may cause; 0 for none.",
 )
-@click.option("--probes", type=int, show_default="32", help="Random probes for --method probes.")
+@click.option(
+    "--probes",
+    metavar="M|E%",
+    callback=lambda context, option, value: int(value) if value and value.isdecimal() else value,
+    show_default="1; 32 where --targets is given",
+    help="Orthonormal random probes a target for --method probes, or the relative standard error of squared "
+    "norms to reach, such as 10%; exact once there are as many as the layer is wide.",
+)
 @click.option("--theory", is_flag=True, help="Draw what theory predicts, and print it beside the measured.")
 @shared("input", "samples", "seeds", "seed", "dtype", "device", "memory")
 @saying

@@ -121,8 +121,7 @@ def _notes(ds: xr.Dataset, found: xr.Dataset) -> list[str]:
         else:
             lines.append(f"compression{single} changed no norm by more than {changed}")
     if "log_norm_stderr" in ds:
-        worst = float(ds["log_norm_stderr"].max())
-        lines.append(f"norms are estimates from random probes; standard error up to {worst:.1e} (relative)")
+        lines.append(_probed(ds))
     if "log_floor" in ds.attrs:
         floor = power_of_ten(ds.attrs["log_floor"])
         lines.append(f"norms below {floor} that are not proved zero count as not known")
@@ -131,3 +130,14 @@ def _notes(ds: xr.Dataset, found: xr.Dataset) -> list[str]:
         f"shares are norm^{found.attrs.get('share_power')}"
     )
     return lines
+
+
+def _probed(ds: xr.Dataset) -> str:
+    """How many random probes estimated the norms, and how well."""
+    probes = np.unique(ds["probes"].values if "probes" in ds.coords else ds.attrs["probes"])
+    low, rank, high = ds["effective_rank"].quantile([0.05, 0.5, 0.95]).values
+    return (
+        f"norms are estimates from orthonormal random probes, {' or '.join(map(str, probes[probes > 0]))} a "
+        f"target: standard error of a norm up to {float(ds['log_norm_stderr'].max()):.1e} (relative), "
+        f"effective rank of the blocks {rank:.1f} (5 to 95 %: {low:.1f} to {high:.1f})"
+    )

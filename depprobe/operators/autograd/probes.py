@@ -67,15 +67,17 @@ class ProbedJacobian(AutogradJacobian):
     def log_norms(
         self, targets: Sequence[int], sources: Sequence[int] | None = None, norm: str = "fro"
     ) -> LogNorms:
-        """With ``stderr`` and ``rank``, the effective rank."""
         if norm != "fro":
             raise BadInput("random probes estimate the Frobenius norm only; use norm='fro' or another method")
         found = super().log_norms(targets, sources, norm)
         columns = np.arange(self.shape[2]) if sources is None else np.asarray(sources, dtype=np.int64)
         rank = np.stack([self._rank(t, columns) for t in targets])
         rank[~np.isfinite(found.values)] = np.nan
-        stderr = log_norm_stderr(self.probes, self.shape[1], rank)
-        return replace(found, stderr=np.where(np.isneginf(found.values), 0.0, stderr), rank=rank)
+        # an exact zero is known
+        stderr, low, high = np.where(
+            np.isneginf(found.values), 0.0, uncertainty(self.probes, self.shape[1], rank)
+        )
+        return replace(found, stderr=stderr, rank=rank, low=found.values + low, high=found.values + high)
 
     def _rows(self, t: int, m: int, scale: float = 1.0) -> Iterator[Tensor]:
         drawn = torch.from_numpy(orthonormal_rows([*self._seed, t, m], m, self.shape[1]))
@@ -164,11 +166,19 @@ def rows_for(error: float, d: int, rank: float) -> int:
     return min(d, max(1, int(np.ceil(one * d / (error**2 + one) - 1e-9))))
 
 
-def log_norm_stderr(m: int, d: int, rank: Floats) -> Floats:
-    """Standard deviation of the ln of an estimated norm; 0 at m = d, NaN where the rank is."""
-    variance = relative_variance(m, d, rank)
+def uncertainty(m: int, d: int, rank: Floats) -> Floats:
+    """Standard error of the ln of an estimated norm, and what to add for the ends of its 95 % interval.
+
+    (3, ...) for ranks (...): all 0 at m = d, and NaN where the rank is.
+    """
+    from scipy.special import betaincinv  # slow to import, and only this needs it
+
+    ranks, at = np.unique(rank, return_inverse=True)
+    variance = relative_variance(m, d, ranks)
     with np.errstate(divide="ignore", invalid="ignore"):
         half = np.clip(((d - m) / (m * variance) - 1) / d, 1e-6, 1e12)
-    trigamma = [torch.special.polygamma(1, torch.from_numpy(k * half)).numpy() for k in (m, d)]
-    spread = 0.5 * np.sqrt(np.maximum(trigamma[0] - trigamma[1], 0))
-    return np.where(variance > 0, spread, np.where(np.isnan(rank), np.nan, 0.0))
+    a, b = (torch.from_numpy(k * half) for k in (m, d))
+    spread = (torch.special.polygamma(1, a) - torch.special.polygamma(1, b)).clamp_min(0).sqrt().numpy()
+    ends = [0.5 * np.log(m / d / betaincinv(m * half, (d - m) * half, q)) for q in (0.975, 0.025)]
+    found = np.where(variance > 0, np.stack([spread / 2, *ends]), 0.0)
+    return np.where(np.isnan(ranks), np.nan, found)[:, at].reshape(3, *rank.shape)
