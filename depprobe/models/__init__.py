@@ -1,0 +1,1 @@
+"""What users bring: their own code by import path, weights from checkpoints."""

@@ -1,0 +1,166 @@
+"""Weights from files: ``.safetensors``, ``.pt``, ``.pth`` (weights alone), ``.npz``. Nothing in them is run.
+
+A checkpoint of a training loop holds its weights under a name such as ``state_dict`` or ``model``; wrappers
+put ``module.`` (data parallel), ``_orig_mod.`` (compiled) or ``model.`` before every name. Both are seen
+through. All else must fit: every weight of the module, no other, each of its shape.
+"""
+
+from __future__ import annotations
+
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from depprobe.errors import BadInput
+
+#: suffix -> what reads it
+SUFFIXES = (".safetensors", ".pt", ".pth", ".npz")
+_INSIDE = ("state_dict", "model_state_dict", "model_state", "model", "weights", "params")
+_PREFIXES = ("module.", "_orig_mod.", "model.", "net.")
+#: names listed in an error
+_SHOWN = 4
+
+
+def read_weights(path: str | Path) -> dict[str, Tensor]:
+    """The tensors of a checkpoint by name, on the CPU.
+
+    Raises
+    ------
+    BadInput : no such file, another kind of file, a damaged one, or one that holds more than weights.
+
+    Examples
+    --------
+    >>> import os, tempfile
+    >>> file = os.path.join(tempfile.mkdtemp(), "net.pt")
+    >>> torch.save(torch.nn.Linear(2, 3).state_dict(), file)
+    >>> {name: tuple(value.shape) for name, value in read_weights(file).items()}
+    {'weight': (3, 2), 'bias': (3,)}
+    """
+    path = Path(path)
+    if path.suffix.lower() not in SUFFIXES:
+        raise BadInput(f"weights are read from {', '.join(SUFFIXES)}, not from {path.name!r}")
+    if not path.is_file():
+        raise BadInput(f"no such file of weights: {str(path)!r}")
+    read = {".safetensors": _safetensors, ".npz": _npz}.get(path.suffix.lower(), _torch)
+    try:
+        found = _unwrapped(read(path))
+    except (OSError, RuntimeError, ValueError, TypeError, EOFError, KeyError, zipfile.BadZipFile) as error:
+        if isinstance(error, BadInput):
+            raise
+        raise BadInput(f"cannot read the weights in {str(path)!r}: {_first_line(error)}") from error
+    if not found:
+        raise BadInput(f"{str(path)!r} holds no weights by name")
+    other = {name: value for name, value in found.items() if not isinstance(value, Tensor)}
+    if other:
+        name, value = next(iter(other.items()))
+        raise BadInput(
+            f"{str(path)!r} holds {name!r}, which is {type(value).__name__}, beside weights; save "
+            "module.state_dict() alone"
+        )
+    return found
+
+
+def _torch(path: Path) -> Any:
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:
+        # the unpickler's own error, without importing what could unpickle
+        if type(error).__name__ != "UnpicklingError":
+            raise
+        raise BadInput(
+            f"{str(path)!r} needs code to be unpickled, or is damaged, and a checkpoint is never run; save "
+            f"module.state_dict() instead of the module ({_first_line(error)})"
+        ) from error
+
+
+def _npz(path: Path) -> Any:
+    with path.open("rb") as stream, np.load(stream, allow_pickle=False) as file:
+        return {name: torch.from_numpy(np.ascontiguousarray(file[name])) for name in file.files}
+
+
+def _safetensors(path: Path) -> Any:
+    try:
+        from safetensors import SafetensorError
+        from safetensors.torch import load_file
+    except ImportError:
+        raise BadInput("reading .safetensors needs safetensors: pip install 'depprobe[models]'") from None
+    try:
+        return load_file(path)
+    except SafetensorError as error:
+        raise BadInput(f"cannot read the weights in {str(path)!r}: {_first_line(error)}") from error
+
+
+def _unwrapped(found: Any) -> dict[str, Any]:
+    """The mapping of names to tensors, out of what a training loop wraps it in."""
+    while isinstance(found, Mapping) and not any(isinstance(value, Tensor) for value in found.values()):
+        inner = next((found[key] for key in _INSIDE if isinstance(found.get(key), Mapping)), None)
+        if inner is None:
+            break
+        found = inner
+    if not isinstance(found, Mapping):
+        raise BadInput(f"it holds {type(found).__name__}, not weights by name; save module.state_dict()")
+    return {str(name): value for name, value in found.items()}
+
+
+def load(module: nn.Module, weights: Mapping[str, Tensor], source: str) -> nn.Module:
+    """The module with these weights, in their dtype where they share one, in eval mode.
+
+    Parameters
+    ----------
+    module : changed in place.
+    weights : by name.
+    source : what errors call them, such as the file's name.
+
+    Raises
+    ------
+    BadInput : a weight that the module lacks, one that the file lacks, or one of another shape.
+    """
+    own = module.state_dict()
+    weights = _without_prefix(weights, set(own))
+    # tied weights are stored once
+    stored = {_place(own[name]) for name in weights if name in own}
+    missing = [name for name in own if name not in weights and _place(own[name]) not in stored]
+    surplus = [name for name in weights if name not in own]
+    shapes = [
+        f"{name} is {tuple(weights[name].shape)} in the file and {tuple(own[name].shape)} in the module"
+        for name in own
+        if name in weights and weights[name].shape != own[name].shape
+    ]
+    faults = [_listed("missing", missing), _listed("not in the module", surplus), _listed("", shapes)]
+    if any(faults):
+        raise BadInput(
+            f"{source} does not fit {type(module).__name__}: {'; '.join(fault for fault in faults if fault)}"
+        )
+    floats = {value.dtype for value in weights.values() if value.is_floating_point()}
+    if len(floats) == 1:
+        module = module.to(dtype=floats.pop())
+    module.load_state_dict(dict(weights), strict=False)
+    return module.eval()
+
+
+def _without_prefix(weights: Mapping[str, Tensor], own: set[str]) -> Mapping[str, Tensor]:
+    """Without what wrappers put before every name, where the names fit the module only so."""
+    while not own & weights.keys():
+        prefix = next((p for p in _PREFIXES if all(name.startswith(p) for name in weights)), None)
+        if prefix is None:
+            break
+        weights = {name.removeprefix(prefix): value for name, value in weights.items()}
+    return weights
+
+
+def _place(value: Tensor) -> tuple[int, tuple[int, ...]]:
+    return value.data_ptr(), tuple(value.shape)
+
+
+def _listed(what: str, names: list[str]) -> str:
+    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+    return f"{what} {', '.join(names[:_SHOWN])}{more}".strip() if names else ""
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]

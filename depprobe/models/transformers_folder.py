@@ -1,0 +1,131 @@
+"""A model in a folder, as transformers saves it: ``config.json``, weights, perhaps a tokenizer.
+
+Only what is on the disk is read: no hub is asked, and code that a folder brings is never run.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from depprobe.errors import BadInput
+
+#: files that hold a tokenizer, one of which a folder with text as input must have
+_TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "spiece.model")
+
+
+@dataclass(frozen=True)
+class PretrainedFolder:
+    """A folder with a model; the model and the tokenizer are read when asked for.
+
+    Parameters
+    ----------
+    path : the folder, with a ``config.json``.
+
+    Raises
+    ------
+    BadInput : no such folder, or no model that transformers itself knows in it.
+    """
+
+    path: Path
+
+    def __post_init__(self) -> None:
+        if not self.path.is_dir():
+            raise BadInput(
+                f"no such folder {str(self.path)!r}; hf: takes a folder on this disk, no hub's name"
+            )
+        if not (self.path / "config.json").is_file():
+            raise BadInput(
+                f"{str(self.path)!r} holds no config.json; save a model with save_pretrained first"
+            )
+
+    @property
+    def __name__(self) -> str:
+        return self.path.resolve().name
+
+    def __call__(self) -> nn.Module:
+        """The model in eval mode, in the dtype of its weights."""
+        transformers = _transformers()
+        known = _read_json(self.path / "config.json").get("architectures") or []
+        kind = next((getattr(transformers, name) for name in known if hasattr(transformers, name)), None)
+        with _local(self.path):
+            if kind is None:
+                kind = transformers.AutoModel
+            model = kind.from_pretrained(
+                str(self.path), local_files_only=True, trust_remote_code=False, dtype="auto"
+            )
+        return model.eval()
+
+    def tokens(self, text: str, count: int) -> tuple[list[int], list[str]]:
+        """The first ``count`` tokens of a text: ids, and what each reads as.
+
+        Raises
+        ------
+        BadInput : a folder without a tokenizer, or a text with fewer tokens.
+        """
+        if not any((self.path / name).is_file() for name in _TOKENIZERS):
+            raise BadInput(
+                f"{str(self.path)!r} holds no tokenizer, which a text needs; save one there with "
+                "save_pretrained, or give ids as an .npy file"
+            )
+        with _local(self.path):
+            tokenizer = _transformers().AutoTokenizer.from_pretrained(
+                str(self.path), local_files_only=True, trust_remote_code=False
+            )
+            ids = [int(i) for i in tokenizer(text, verbose=False)["input_ids"]]
+        if len(ids) < count:
+            raise BadInput(
+                f"the text has {len(ids)} tokens and n = {count} were asked for; use --n {len(ids)}"
+            )
+        return ids[:count], [tokenizer.decode([i]) for i in ids[:count]]
+
+
+def _transformers() -> Any:
+    try:
+        import transformers
+    except ImportError:
+        raise BadInput("hf: needs transformers: pip install 'depprobe[models]'") from None
+    return transformers
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise BadInput(f"cannot read {str(path)!r}: {error}") from None
+    if not isinstance(found, dict):
+        raise BadInput(f"cannot read {str(path)!r}: it holds {type(found).__name__}, not a configuration")
+    return found
+
+
+@contextlib.contextmanager
+def _local(path: Path) -> Iterator[None]:
+    """No hub is asked, no bars are drawn, and what transformers raises is told in one line."""
+    before = os.environ.get("HF_HUB_OFFLINE")
+    os.environ["HF_HUB_OFFLINE"] = "1"
+    bars = _transformers().utils.logging
+    drawn = bars.is_progress_bar_enabled()
+    bars.disable_progress_bar()
+    try:
+        yield
+    except BadInput:
+        raise
+    except Exception as error:
+        said = " ".join(str(error).split())
+        raise BadInput(
+            f"transformers cannot read {str(path)!r}: {type(error).__name__}: {said[:300]}"
+        ) from error
+    finally:
+        if drawn:
+            bars.enable_progress_bar()
+        if before is None:
+            del os.environ["HF_HUB_OFFLINE"]
+        else:
+            os.environ["HF_HUB_OFFLINE"] = before

@@ -1,0 +1,278 @@
+"""What users bring: their own code by where it stands, and weights from files."""
+
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from depprobe.errors import BadInput
+from depprobe.models import checkpoint, transformers_folder, user_code
+
+NET = """
+import torch
+from torch import nn
+from neighbour import WIDTH
+
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.rnn = nn.GRU(3, WIDTH, batch_first=True)
+        self.read = nn.Linear(WIDTH, 2)
+
+    def forward(self, x):
+        return self.read(self.rnn(x)[0])
+
+def make(seed):
+    from late import offset
+    torch.manual_seed(seed + offset)
+    return Net()
+
+built = Net()
+number = 3
+"""
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    (tmp_path / "net.py").write_text(NET)
+    (tmp_path / "neighbour.py").write_text("WIDTH = 5")
+    (tmp_path / "late.py").write_text("offset = 7")
+    yield tmp_path
+    for name in ("neighbour", "late"):
+        sys.modules.pop(name, None)
+
+
+def network() -> nn.Module:
+    torch.manual_seed(3)
+    return nn.ModuleDict({"rnn": nn.GRU(3, 5, batch_first=True), "read": nn.Linear(5, 2)})
+
+
+def test_a_factory_is_found_in_a_file_with_its_neighbours(folder: Path) -> None:
+    before = list(sys.path)
+    make = user_code.find(f"{folder}/net.py:make")
+    first, again, other = make(1), make(1), make(2)
+    assert torch.equal(first.read.weight, again.read.weight)
+    assert not torch.equal(first.read.weight, other.read.weight)
+    torch.manual_seed(8)
+    assert torch.equal(first.rnn.weight_ih_l0, nn.GRU(3, 5).weight_ih_l0)
+    assert sys.path == before
+
+
+def test_classes_and_built_modules_are_found(folder: Path) -> None:
+    assert isinstance(user_code.find(f"{folder}/net.py:Net")(), nn.Module)
+    assert isinstance(user_code.find(f"{folder}/net.py:built"), nn.Module)
+    assert isinstance(user_code.find("torch.nn.modules:Identity")(), nn.Identity)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("net.py", "named FILE.py:FACTORY or package.module:FACTORY, not"),
+        ("{}/nte.py:make", "did you mean 'net.py'"),
+        ("{}/net.py:mak", "did you mean 'make'"),
+        ("{}/net.py:number", "is int; it must be an nn.Module"),
+        ("no_such_package:make", "could not be run: ModuleNotFoundError"),
+        ("a-b:make", "neither a .py file nor a module"),
+        ("{}/broken.py:make", "broken.py, line 2 could not be run: ZeroDivisionError: division by zero"),
+        ("{}/syntax.py:make", "line 1 could not be run: SyntaxError"),
+        ("{}/leaves.py:make", "could not be run: SystemExit: 4"),
+        ("{}/nowhere/net.py:make", "no such file"),
+    ],
+)
+def test_code_that_cannot_be_used_is_told_in_one_line(folder: Path, text: str, said: str) -> None:
+    (folder / "broken.py").write_text("x = 1\n1 / 0\n")
+    (folder / "syntax.py").write_text("def make(:\n")
+    (folder / "leaves.py").write_text("raise SystemExit(4)\n")
+    with pytest.raises(BadInput) as caught:
+        user_code.find(text.format(folder))
+    assert said in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def saved(folder: Path, suffix: str, weights: dict) -> Path:
+    path = folder / f"net{suffix}"
+    if suffix == ".npz":
+        np.savez(path, **{name: value.numpy() for name, value in weights.items()})
+    elif suffix == ".safetensors":
+        safetensors = pytest.importorskip("safetensors.torch")
+        safetensors.save_file(weights, path)
+    else:
+        torch.save(weights, path)
+    return path
+
+
+@pytest.mark.parametrize("suffix", checkpoint.SUFFIXES)
+def test_weights_come_back_bit_for_bit(tmp_path: Path, suffix: str) -> None:
+    original = network()
+    found = checkpoint.read_weights(saved(tmp_path, suffix, original.state_dict()))
+    fresh = nn.ModuleDict({"rnn": nn.GRU(3, 5, batch_first=True), "read": nn.Linear(5, 2)})
+    checkpoint.load(fresh, found, "net")
+    assert not fresh.training
+    for name, value in original.state_dict().items():
+        assert torch.equal(fresh.state_dict()[name], value)
+
+
+@pytest.mark.parametrize("key", ["state_dict", "model", "model_state"])
+def test_wrapped_checkpoints_of_training_loops_are_seen_through(tmp_path: Path, key: str) -> None:
+    own = network().state_dict()
+    weights = {f"module.{name}": value for name, value in own.items()}
+    torch.save({"epoch": 3, key: weights, "optimizer": {"state": {}}}, tmp_path / "last.pt")
+    fresh = checkpoint.load(network(), checkpoint.read_weights(tmp_path / "last.pt"), "last.pt")
+    assert torch.equal(fresh.state_dict()["read.weight"], own["read.weight"])
+
+
+def test_a_checkpoint_keeps_its_dtype() -> None:
+    weights = {name: value.bfloat16() for name, value in network().state_dict().items()}
+    assert checkpoint.load(network(), weights, "net").read.weight.dtype is torch.bfloat16
+
+
+def test_tied_weights_may_be_stored_once() -> None:
+    net = nn.ModuleDict({"a": nn.Linear(3, 3, bias=False), "b": nn.Linear(3, 3, bias=False)})
+    net["b"].weight = net["a"].weight
+    checkpoint.load(net, {"a.weight": torch.eye(3)}, "net")
+    assert torch.equal(net["b"].weight, torch.eye(3))
+
+
+def test_what_does_not_fit_is_listed() -> None:
+    weights = network().state_dict()
+    weights["read.weight"] = torch.zeros(2, 6)
+    weights["extra"] = weights.pop("read.bias")
+    before = {name: value.clone() for name, value in network().state_dict().items()}
+    net = network()
+    with pytest.raises(BadInput) as caught:
+        checkpoint.load(net, weights, "net.pt")
+    said = str(caught.value)
+    assert "net.pt does not fit ModuleDict: missing read.bias; not in the module extra" in said
+    assert "read.weight is (2, 6) in the file and (2, 5) in the module" in said
+    assert all(torch.equal(net.state_dict()[name], value) for name, value in before.items())
+
+
+class Armed:
+    def __reduce__(self) -> tuple:
+        return (Path.touch, (Path(sys.prefix) / "never",))
+
+
+def test_nothing_that_needs_code_is_read(tmp_path: Path) -> None:
+    torch.save(network(), tmp_path / "module.pt")
+    torch.save({"w": Armed()}, tmp_path / "armed.pt")
+    np.savez(tmp_path / "objects.npz", w=np.array([Armed()], dtype=object))
+    for name, said in (("module.pt", "needs code"), ("armed.pt", "needs code"), ("objects.npz", "pickle")):
+        with pytest.raises(BadInput, match=said) as caught:
+            checkpoint.read_weights(tmp_path / name)
+        assert "\n" not in str(caught.value)
+    assert not (Path(sys.prefix) / "never").exists()
+
+
+@pytest.mark.parametrize("suffix", checkpoint.SUFFIXES)
+def test_damaged_files_are_told_in_one_line(tmp_path: Path, suffix: str) -> None:
+    if suffix == ".safetensors":
+        pytest.importorskip("safetensors")
+    path = saved(tmp_path, suffix, network().state_dict())
+    whole = path.read_bytes()
+    for damaged in (b"", whole[:20], whole[: len(whole) // 2], b"\x00" * 200, b"not weights\n"):
+        path.write_bytes(damaged)
+        with pytest.raises(BadInput) as caught:
+            checkpoint.read_weights(path)
+        assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [("net.h5", "read from .safetensors, .pt, .pth, .npz"), ("gone.pt", "no such file of weights")],
+)
+def test_other_files_are_refused(tmp_path: Path, name: str, said: str) -> None:
+    with pytest.raises(BadInput, match=said):
+        checkpoint.read_weights(tmp_path / name)
+
+
+def test_a_tensor_or_a_list_is_no_checkpoint(tmp_path: Path) -> None:
+    torch.save(torch.zeros(3), tmp_path / "tensor.pt")
+    torch.save({"weight": torch.zeros(3), "note": "text"}, tmp_path / "mixed.pt")
+    torch.save({}, tmp_path / "empty.pt")
+    for name, said in (
+        ("tensor", "not weights by name"),
+        ("mixed", "'note', which is str"),
+        ("empty", "no weights"),
+    ):
+        with pytest.raises(BadInput, match=said):
+            checkpoint.read_weights(tmp_path / f"{name}.pt")
+
+
+@pytest.fixture(scope="module")
+def llama(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a small Llama in bfloat16 and a tokenizer of bytes, as transformers saves them."""
+    transformers = pytest.importorskip("transformers")
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+
+    folder = tmp_path_factory.mktemp("llama")
+    letters = sorted(pre_tokenizers.ByteLevel.alphabet())
+    tokenizer = Tokenizer(models.BPE({letter: i for i, letter in enumerate(letters)}, []))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    transformers.PreTrainedTokenizerFast(tokenizer_object=tokenizer).save_pretrained(folder)
+    sizes = {"hidden_size": 8, "intermediate_size": 12, "num_hidden_layers": 1, "num_attention_heads": 2}
+    config = transformers.LlamaConfig(vocab_size=256, num_key_value_heads=1, **sizes)
+    transformers.LlamaForCausalLM(config).bfloat16().save_pretrained(folder)
+    return folder
+
+
+def test_a_folder_gives_its_model_in_its_own_dtype(llama: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from safetensors.torch import load_file
+
+    found = transformers_folder.PretrainedFolder(llama)
+    model = found()
+    assert type(model).__name__ == "LlamaForCausalLM"
+    assert not model.training
+    stored = load_file(llama / "model.safetensors")
+    for name, value in stored.items():
+        assert model.state_dict()[name].dtype is torch.bfloat16
+        assert torch.equal(model.state_dict()[name], value)
+    assert capsys.readouterr().err == ""
+
+
+def test_text_goes_through_the_folders_tokenizer(llama: Path) -> None:
+    ids, words = transformers_folder.PretrainedFolder(llama).tokens("abc xyz", 5)
+    assert "".join(words) == "abc x"
+    assert len(set(ids)) == 5
+    with pytest.raises(BadInput, match="has 7 tokens and n = 9 were asked for; use --n 7"):
+        transformers_folder.PretrainedFolder(llama).tokens("abc xyz", 9)
+
+
+def copied(llama: Path, folder: Path, *without: str) -> Path:
+    for path in llama.iterdir():
+        if path.name not in without:
+            (folder / path.name).write_bytes(path.read_bytes())
+    return folder
+
+
+def test_a_folder_never_runs_code_of_its_own(llama: Path, tmp_path: Path) -> None:
+    folder = copied(llama, tmp_path)
+    config = json.loads((folder / "config.json").read_text())
+    config |= {"architectures": ["Mine"], "model_type": "mine", "auto_map": {"AutoModel": "mine.Mine"}}
+    config["auto_map"]["AutoConfig"] = "mine.MineConfig"
+    (folder / "config.json").write_text(json.dumps(config))
+    (folder / "mine.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')")
+    with pytest.raises(BadInput, match="transformers cannot read") as caught:
+        transformers_folder.PretrainedFolder(folder)()
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "ran").exists()
+
+
+def test_incomplete_folders_are_told_in_one_line(llama: Path, tmp_path: Path) -> None:
+    with pytest.raises(BadInput, match="no such folder"):
+        transformers_folder.PretrainedFolder(tmp_path / "gone")
+    with pytest.raises(BadInput, match=r"no config\.json"):
+        transformers_folder.PretrainedFolder(tmp_path)
+    folder = copied(llama, tmp_path, "model.safetensors", "tokenizer.json", "tokenizer_config.json")
+    with pytest.raises(BadInput, match="holds no tokenizer"):
+        transformers_folder.PretrainedFolder(folder).tokens("abc", 2)
+    with pytest.raises(BadInput, match="transformers cannot read") as caught:
+        transformers_folder.PretrainedFolder(folder)()
+    assert "\n" not in str(caught.value)
+    (folder / "config.json").write_text("{")
+    with pytest.raises(BadInput, match="cannot read"):
+        transformers_folder.PretrainedFolder(folder)()
