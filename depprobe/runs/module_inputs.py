@@ -1,0 +1,85 @@
+"""What a user's module reads from a source: ids where it embeds them, else floats of its own width.
+
+text     ids: its bytes;       floats: its bytes through the fixed random embedding that layers get
+noise    ids: drawn evenly;    floats: N(0, 1)
+array    ids: a column of whole numbers;    floats: as it is
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from depprobe.core.calling.arguments import Sample, samples_of
+from depprobe.errors import BadInput
+from depprobe.runs.inputs import Source
+
+#: layers that tell the width of what they read -> the attribute that holds it
+_WIDTHS: dict[type[nn.Module], str] = {
+    nn.Linear: "in_features",
+    nn.RNNBase: "input_size",
+    nn.RNNCellBase: "input_size",
+    nn.Conv1d: "in_channels",
+    nn.MultiheadAttention: "embed_dim",
+    nn.BatchNorm1d: "num_features",
+}
+
+
+def samples_for(module: nn.Module, source: Source, n: int, samples: int, seed: int) -> list[Sample]:
+    """The inputs that a module reads from a source, one a sample: ids (n,) or floats (n, d_in).
+
+    Raises
+    ------
+    BadInput : a source that is too short, a width or ids that the module cannot read, or a module that does
+        not say what it reads.
+
+    Examples
+    --------
+    >>> [one.shape for one in samples_for(nn.Linear(3, 2), Source("noise"), 5, 2, 0)]
+    [torch.Size([5, 3]), torch.Size([5, 3])]
+    >>> samples_for(nn.Embedding(256, 2), Source("text", text=b"abcd"), 3, 1, 0)
+    [tensor([97, 98, 99])]
+    """
+    reader = _first_reader(module)
+    if isinstance(reader, nn.Embedding):
+        return list(_ids(reader.num_embeddings, source, n, samples, seed))
+    width = source.width or (None if reader is None else _width(reader))
+    if width is None:
+        raise BadInput(
+            f"{type(module).__name__} does not say how wide its input is; give --input FILE.npy or FILE.csv"
+        )
+    return samples_of(source.windows(n, width, samples, seed), module)
+
+
+def _first_reader(module: nn.Module) -> nn.Module | None:
+    """The layer that the input meets first, by the model's word or the order in which its parts stand."""
+    own = getattr(module, "get_input_embeddings", None)
+    if callable(own):
+        found = own()
+        if isinstance(found, nn.Module):
+            return found
+    kinds: tuple[type[nn.Module], ...] = (nn.Embedding, *_WIDTHS)
+    return next((part for part in module.modules() if isinstance(part, kinds)), None)
+
+
+def _width(reader: nn.Module) -> int:
+    name = next(attribute for kind, attribute in _WIDTHS.items() if isinstance(reader, kind))
+    return int(getattr(reader, name))
+
+
+def _ids(known: int, source: Source, n: int, samples: int, seed: int) -> Tensor:
+    """Ids (samples, n) below ``known``."""
+    if source.length is None:
+        return torch.from_numpy(np.random.default_rng([seed, 1]).integers(0, known, (samples, n)))
+    if source.text is not None:
+        source = Source(source.name, data=np.frombuffer(source.text, dtype=np.uint8)[:, None].astype(float))
+    if source.width != 1:
+        raise BadInput(f"{source.name} has {source.width} columns; token ids are one column of whole numbers")
+    values = source.windows(n, 1, samples, seed)[..., 0]
+    if (values != np.round(values)).any() or values.min() < 0 or values.max() >= known:
+        worst = values[(values != np.round(values)) | (values < 0) | (values >= known)][0]
+        raise BadInput(
+            f"{source.name} holds {worst:g}, and the model reads whole numbers from 0 to {known - 1}"
+        )
+    return torch.from_numpy(values.astype(np.int64))
