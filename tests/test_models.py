@@ -235,11 +235,9 @@ def test_a_folder_gives_its_model_in_its_own_dtype(llama: Path, capsys: pytest.C
 
 
 def test_text_goes_through_the_folders_tokenizer(llama: Path) -> None:
-    ids, words = transformers_folder.PretrainedFolder(llama).tokens("abc xyz", 5)
-    assert "".join(words) == "abc x"
-    assert len(set(ids)) == 5
-    with pytest.raises(BadInput, match="has 7 tokens and n = 9 were asked for; use --n 7"):
-        transformers_folder.PretrainedFolder(llama).tokens("abc xyz", 9)
+    ids, words = transformers_folder.PretrainedFolder(llama).tokens("abc xyz")
+    assert "".join(words) == "abc xyz"
+    assert len(set(ids)) == 7
 
 
 def copied(llama: Path, folder: Path, *without: str) -> Path:
@@ -269,7 +267,7 @@ def test_incomplete_folders_are_told_in_one_line(llama: Path, tmp_path: Path) ->
         transformers_folder.PretrainedFolder(tmp_path)
     folder = copied(llama, tmp_path, "model.safetensors", "tokenizer.json", "tokenizer_config.json")
     with pytest.raises(BadInput, match="holds no tokenizer"):
-        transformers_folder.PretrainedFolder(folder).tokens("abc", 2)
+        transformers_folder.PretrainedFolder(folder).tokens("abc")
     with pytest.raises(BadInput, match="transformers cannot read") as caught:
         transformers_folder.PretrainedFolder(folder)()
     assert "\n" not in str(caught.value)

@@ -13,6 +13,7 @@ from typing import Any, NoReturn
 import click
 
 from depprobe._version import __version__
+from depprobe.cli.named_models import WORDS
 from depprobe.errors import DepprobeError, unknown
 from depprobe.runs.subprocess_executor import WAITING
 
@@ -41,6 +42,11 @@ class _Lazy(click.Group):
         if cmd_name not in COMMANDS:
             raise unknown("command", cmd_name, COMMANDS)
         return getattr(importlib.import_module(f"depprobe.cli.commands.{cmd_name}"), cmd_name)
+
+    def resolve_command(self, ctx: click.Context, args: list[str]) -> Any:
+        # kept as they stand: --weights belongs to the --model before it
+        ctx.meta[WORDS] = args[1:]
+        return super().resolve_command(ctx, args)
 
     def invoke(self, ctx: click.Context) -> Any:
         # click would answer these two with a blank line, and take the second for an interrupt

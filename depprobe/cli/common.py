@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from depprobe.cli import output
+from depprobe.cli.named_models import WORDS, Named, named, targets_of
 from depprobe.cli.progress import progress
 
 if TYPE_CHECKING:
@@ -29,16 +30,25 @@ if TYPE_CHECKING:
     from depprobe.cli.output import Summary
     from depprobe.runs.inputs import Source
 
+
+#: options that a model has values of its own for
+OF_MODELS = ("n", "d", "samples", "seeds", "dtype", "device")
+
+
+def _measured(function: Any) -> Any:
+    """What is measured. Its values are read off the words, since their order counts: ``named_models``."""
+    for flag, metavar, said in (
+        ("--weights", "FILE", "Weights of the --model before it: .safetensors, .pt or .npz; or LABEL=FILE."),
+        ("--model", "MODEL", "Your own: FILE.py:FACTORY, package.module:FACTORY, or hf:FOLDER; may repeat."),
+        ("--layer", "SPEC", "A named layer, such as lstm or lstm:forget_bias=2; repeat to compare."),
+    ):
+        function = click.option(flag, metavar=metavar, multiple=True, expose_value=False, help=said)(function)
+    return function
+
+
 #: options that mean the same in every command that has them
 OPTIONS: dict[str, Callable[[Any], Any]] = {
-    "layer": click.option(
-        "--layer",
-        "layers",
-        metavar="SPEC",
-        multiple=True,
-        required=True,
-        help="A named layer, such as lstm or lstm:forget_bias=2; repeat to compare.",
-    ),
+    "layer": _measured,
     "n": click.option("--n", default=1000, show_default=True, help="Sequence length."),
     "d": click.option("--d", default=512, show_default=True, help="Width of the layer."),
     "input": click.option(
@@ -108,12 +118,14 @@ class Run:
     Attributes
     ----------
     command : the command line, without what does not bear on the result.
+    targets : what is measured: spec strings, or a mapping of labels.
     source : the input.
     data, figure : paths of the dataset and the figure.
     options : what bears on the result, by parameter name.
     """
 
     command: str
+    targets: Any
     source: Source
     data: Path
     figure: Path
@@ -123,14 +135,17 @@ class Run:
     _threads: int = 0
 
     @classmethod
-    def of(cls, name: str, layers: Sequence[str], input_: str, options: Mapping[str, Any]) -> Run:
+    def of(
+        cls, name: str, input_: str, options: Mapping[str, Any], layers: Sequence[str] | None = None
+    ) -> Run:
         """Paths, input and command line of a run, all checked before anything is measured.
 
         Parameters
         ----------
         name : of the command, which is also that of its click function in ``depprobe.cli.commands.<name>``.
-        layers, input_ : what ``--layer`` and ``--input`` gave.
+        input_ : what ``--input`` gave.
         options : all the other options.
+        layers : spec strings, where they are not read off the command line.
 
         Raises
         ------
@@ -145,8 +160,16 @@ class Run:
         rest = {key: value for key, value in options.items() if key not in said}
         if said["as_json"] and said["table"]:
             raise BadInput("give --json or --table, not both")
-        command = _command(name, layers, input_, rest)
-        stem = Path("runs") / _run_name(name, command, layers, rest)
+        context = click.get_current_context()
+        if layers is None:
+            given = named(context.meta[WORDS])
+        else:
+            given = [Named(text, is_model=False) for text in layers]
+        if any(one.is_model for one in given):
+            # a model has sizes and a dtype of its own unless the words say otherwise
+            rest |= {key: None for key in OF_MODELS if key in rest and _is_default(context, key)}
+        command = _command(name, given, input_, rest)
+        stem = Path("runs") / _run_name(name, command, [one.name for one in given], rest)
         data = said["output_"] or stem.with_name(stem.name + ".nc")
         figure = said["figure"] or stem.with_name(stem.name + ".png")
         format_of(figure)
@@ -155,7 +178,7 @@ class Run:
         output.check_distinct(data, figure, *([] if input_ == "noise" else [Path(input_)]))
         if data.suffix.lower() != ".nc":
             raise BadInput(f"a dataset is netCDF: --output must end in .nc, not {str(data)!r}")
-        return cls(command, read(input_), data, figure, rest, said)
+        return cls(command, targets_of(given), read(input_), data, figure, rest, said)
 
     @contextmanager
     def measuring(self) -> Iterator[Callable[[float, int, str], None] | None]:
@@ -220,12 +243,14 @@ class Run:
             click.echo(f"depprobe: measured in {self._seconds:.2f} s with {threads}", err=True)
 
 
-def _command(name: str, layers: Sequence[str], input_: str, options: Mapping[str, Any]) -> str:
+def _is_default(context: click.Context, key: str) -> bool:
+    return context.get_parameter_source(key) is click.core.ParameterSource.DEFAULT
+
+
+def _command(name: str, given: Sequence[Named], input_: str, options: Mapping[str, Any]) -> str:
     """The command that gives this dataset, without options that do not bear on it."""
     context = click.get_current_context()
-    words = ["depprobe", name]
-    for layer in layers:
-        words += ["--layer", layer]
+    words = ["depprobe", name, *(word for one in given for word in one.words)]
     parameters = {p.name: p for p in context.command.params}
     if input_ != "noise":
         words += ["--input", Path(input_).name]

@@ -164,3 +164,34 @@ def _listed(what: str, names: list[str]) -> str:
 
 def _first_line(error: BaseException) -> str:
     return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
+class StoredWeights:
+    """A factory whose weights stand in files, so that no seed draws others."""
+
+
+class Checkpoint(StoredWeights):
+    """A factory that gives the module of another one with the weights of a file, in eval mode.
+
+    Parameters
+    ----------
+    make : a module, or a factory, whose own draw of the weights is replaced.
+    path : of the file.
+
+    Raises
+    ------
+    BadInput : see ``read_weights``; when called, see ``load``.
+    """
+
+    def __init__(self, make: Any, path: Path) -> None:
+        self.make, self.path, self.weights = make, path, read_weights(path)
+        self.__name__ = path.stem
+        if not isinstance(make, nn.Module):
+            # read by inspect.signature: whether it takes a seed
+            self.__wrapped__ = make
+
+    def __call__(self, *seed: int) -> nn.Module:
+        module = self.make if isinstance(self.make, nn.Module) else self.make(*seed)
+        if not isinstance(module, nn.Module):
+            raise BadInput(f"the factory for {self.path.name} returned {type(module).__name__}, no nn.Module")
+        return load(module, self.weights, self.path.name)

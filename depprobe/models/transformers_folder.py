@@ -16,13 +16,14 @@ from typing import Any
 from torch import nn
 
 from depprobe.errors import BadInput
+from depprobe.models.checkpoint import StoredWeights
 
 #: files that hold a tokenizer, one of which a folder with text as input must have
 _TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "spiece.model")
 
 
 @dataclass(frozen=True)
-class PretrainedFolder:
+class PretrainedFolder(StoredWeights):
     """A folder with a model; the model and the tokenizer are read when asked for.
 
     Parameters
@@ -63,13 +64,8 @@ class PretrainedFolder:
             )
         return model.eval()
 
-    def tokens(self, text: str, count: int) -> tuple[list[int], list[str]]:
-        """The first ``count`` tokens of a text: ids, and what each reads as.
-
-        Raises
-        ------
-        BadInput : a folder without a tokenizer, or a text with fewer tokens.
-        """
+    def tokens(self, text: str) -> tuple[list[int], list[str]]:
+        """The tokens of a text: ids, and what each reads as; raises ``BadInput`` without a tokenizer."""
         if not any((self.path / name).is_file() for name in _TOKENIZERS):
             raise BadInput(
                 f"{str(self.path)!r} holds no tokenizer, which a text needs; save one there with "
@@ -80,11 +76,7 @@ class PretrainedFolder:
                 str(self.path), local_files_only=True, trust_remote_code=False
             )
             ids = [int(i) for i in tokenizer(text, verbose=False)["input_ids"]]
-        if len(ids) < count:
-            raise BadInput(
-                f"the text has {len(ids)} tokens and n = {count} were asked for; use --n {len(ids)}"
-            )
-        return ids[:count], [tokenizer.decode([i]) for i in ids[:count]]
+            return ids, [tokenizer.decode([i]) for i in ids]
 
 
 def _transformers() -> Any:

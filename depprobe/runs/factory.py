@@ -6,12 +6,17 @@ import inspect
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from depprobe.core.calling.arguments import Sample, moved, samples_of
 from depprobe.core.calling.environment import factory_state
 from depprobe.errors import BadInput, DepprobeError
+from depprobe.models.checkpoint import StoredWeights
+from depprobe.models.transformers_folder import PretrainedFolder
+from depprobe.runs.inputs import Source
+from depprobe.runs.module_inputs import samples_for
 from depprobe.runs.subject import DTYPES, NOT_KEPT, Request, Subject, device_of
 
 
@@ -22,6 +27,8 @@ class Factory(Subject):
         super().__init__(label)
         self.make, self.takes_seed = make, _takes_seed(label, make)
         self.refuses = {"d": f"{label} has its own width", "finished": NOT_KEPT}
+        if isinstance(make, StoredWeights):
+            self.refuses["seeds"] = f"the weights of {label} are stored, not drawn"
 
     def build(self, seed: int, request: Request, given: Sample | None = None) -> nn.Module:
         dtype, device = self._place(request)
@@ -44,6 +51,12 @@ class Factory(Subject):
         return module if device is dtype is None else module.to(device=device, dtype=dtype)
 
     def inputs(self, x: Any, seed: int, request: Request) -> tuple[list[Sample], bool]:
+        if isinstance(x, Source):
+            if x.text is not None and isinstance(self.make, PretrainedFolder):
+                ids, _ = self.make.tokens(x.text.decode("utf-8", errors="replace"))
+                x = Source(x.name, data=np.array(ids, dtype=np.float64)[:, None])
+            sizes = request.of("n"), request.of("samples"), seed
+            return samples_for(self.build(seed, request), x, *sizes), False
         # arrays in the dtype and on the device of the module built
         samples = samples_of(x, nn.Identity() if isinstance(x, Tensor) else self.build(seed, request))
         return [moved(one, *self._place(request)) for one in samples], False

@@ -25,6 +25,7 @@ from depprobe.core.options import DEFAULT_MEMORY, check_kind, parse_bytes, pinne
 from depprobe.errors import BadInput, unknown
 from depprobe.registry import Spec, layers
 from depprobe.runs.inputs import Source, joined
+from depprobe.runs.module_inputs import samples_for
 
 #: what is taken where a call gives none
 DEFAULTS: dict[str, Any] = {"n": 1000, "d": 512, "samples": 1, "seeds": 1}
@@ -175,6 +176,8 @@ class BuiltModule(Subject):
         return self.module
 
     def inputs(self, x: Any, seed: int, request: Request) -> tuple[list[Sample], bool]:
+        if isinstance(x, Source):
+            return samples_for(self.module, x, request.of("n"), request.of("samples"), seed), False
         # arrays in the dtype and on the device of the module, tensors as they are
         return samples_of(x, self.module), False
 

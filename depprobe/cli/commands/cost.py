@@ -60,7 +60,7 @@ def cost(layers: tuple[str, ...], n: str | None, **options: Any) -> None:
     layers = layers or _default_layers(table is not None)
     if n is None:
         n = ",".join(map(str, _article_lengths())) if table else _LENGTHS
-    run = Run.of("cost", layers, "noise", {"n": n, **options, "threads": None})
+    run = Run.of("cost", "noise", {"n": n, **options, "threads": None}, layers)
     given = dict(run.options)
     sizes: dict[str, Any] = {name: _whole(name, given.pop(name)) for name in ("n", "d")}
     if table and len(sizes["d"]) > 1:
@@ -73,7 +73,7 @@ def cost(layers: tuple[str, ...], n: str | None, **options: Any) -> None:
 
         kept = FinishedPoints(run.data.with_name(run.data.name + ".partial"))
         ds = measure(
-            list(layers),
+            run.targets,
             **sizes,
             phases=_passes(phase),
             threads=None if counts is None else _whole("threads", counts),

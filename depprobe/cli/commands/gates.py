@@ -24,7 +24,7 @@ from depprobe.cli.common import Run, saying, shared
 )
 @shared("input", "samples", "seeds", "seed", "dtype", "device", "memory")
 @saying
-def gates(layers: tuple[str, ...], input_: str, **options: Any) -> None:
+def gates(input_: str, **options: Any) -> None:
     """Measure whether the gates of an LSTM or GRU carry the gradient.
 
     Norms of the true dc_t/dc_k and dh_t/dc_k (GRU: dh_t/dh_k) beside the product of forget (update) gates
@@ -35,9 +35,9 @@ def gates(layers: tuple[str, ...], input_: str, **options: Any) -> None:
     depprobe gates --layer lstm --layer lstm:forget_bias=2 --layer lstm:forget_bias=5
     depprobe gates --layer gru:gain=2 --input README.md
     """
-    run = Run.of("gates", layers, input_, options)
+    run = Run.of("gates", input_, options)
     with run.measuring() as report:
         from depprobe.probes.gates import gates as measure
 
-        ds = measure(list(layers), run.source, command=run.command, progress=report, **run.options)
+        ds = measure(run.targets, run.source, command=run.command, progress=report, **run.options)
     run.say(ds, run.keep(ds))

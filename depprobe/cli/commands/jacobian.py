@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from depprobe.cli.common import Run, saying, shared
-from depprobe.vocabulary import METHODS, NORMS, WRT
+from depprobe.vocabulary import METHODS, NORMS
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -22,11 +23,28 @@ if TYPE_CHECKING:
     help="Output positions t; random:K draws one from each of K equal runs.",
 )
 @click.option(
+    "--of",
+    default="output",
+    show_default=True,
+    metavar="output|logits|loss|NAME",
+    help="Numerator: what the model puts out, or a submodule's output; with stars (h.*) along depth.",
+)
+@click.option(
     "--wrt",
-    type=click.Choice(list(WRT)),
     default="x",
     show_default=True,
-    help="Differentiate with respect to the input, or the earlier state.",
+    metavar="x|h|c|NAME",
+    help="Denominator: the input, the earlier state of a recurrence, or a submodule's output.",
+)
+@click.option(
+    "--layout",
+    metavar="'b n d'|'n b d'|'b d n'|'n d'",
+    help="Axes that a model's forward takes and gives: batch, time, features.",
+)
+@click.option(
+    "--position",
+    metavar="same|end|forecast|LIST",
+    help="Where outputs sit among inputs, if the lengths do not tell.",
 )
 @click.option(
     "--norm",
@@ -59,7 +77,7 @@ if TYPE_CHECKING:
 @click.option("--theory", is_flag=True, help="Draw what theory predicts, and print it beside the measured.")
 @shared("input", "samples", "seeds", "seed", "dtype", "device", "memory")
 @saying
-def jacobian(layers: tuple[str, ...], input_: str, theory: bool, **options: Any) -> None:
+def jacobian(input_: str, theory: bool, position: str | None, **options: Any) -> None:
     """Measure how output position t of a layer moves when input position k moves.
 
     Prints a summary, and saves the dataset (netCDF) and a figure.
@@ -68,24 +86,28 @@ def jacobian(layers: tuple[str, ...], input_: str, theory: bool, **options: Any)
     depprobe jacobian --layer lstm --n 1000
     depprobe jacobian --layer lstm --layer gru --layer rnn --input README.md
     depprobe jacobian --layer lstm:forget_bias=2 --targets every:50 --samples 16
+    depprobe jacobian --model mine.py:make --weights net.safetensors --input data.csv
     """
     from depprobe.curves import decay_curve, distances
+    from depprobe.errors import BadInput
     from depprobe.runs.cache import Finished
 
-    run = Run.of("jacobian", layers, input_, options)
+    run = Run.of("jacobian", input_, options | {"position": position})
+    named = isinstance(run.targets, list)
+    if theory and not named:
+        raise BadInput("--theory is known of named layers alone; leave it out, or --model and labels")
     with run.measuring() as report:
         from depprobe.probes.jacobian import jacobian as measure
 
         kept = Finished(run.data.with_name(run.data.name + ".partial"))
-        ds = measure(
-            list(layers), run.source, command=run.command, progress=report, finished=kept, **run.options
-        )
+        given = run.options | {"finished": kept if named else None, "position": _position(position)}
+        ds = measure(run.targets, run.source, command=run.command, progress=report, **given)
     predicted = None
     if theory:
         from depprobe.probes.theory import theory as predict
 
         sizes = {name: run.options[name] for name in ("n", "d", "seed")}
-        predicted = predict(list(layers), run.source, **sizes)
+        predicted = predict(run.targets, run.source, **sizes)
     paths = run.keep(ds, predicted)
     kept.clear()
     curve, found = decay_curve(ds), distances(ds)
@@ -94,6 +116,13 @@ def jacobian(layers: tuple[str, ...], input_: str, theory: bool, **options: Any)
     beside = _beside(found, curve, predicted) if predicted is not None else []
     run.say(ds, paths, extra | ({"theory": beside} if theory else {}))
     run.note([_said(row) for row in beside])
+
+
+def _position(text: str | None) -> Any:
+    """The word, or the numbers of a list such as 3,7,11."""
+    if text is None or not re.fullmatch(r"[\d.,\s-]+", text):
+        return text
+    return [float(part) for part in text.split(",")]
 
 
 def _beside(found: xr.Dataset, curve: xr.Dataset, predicted: xr.Dataset) -> list[dict[str, Any]]:

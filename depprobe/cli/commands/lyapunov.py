@@ -27,7 +27,7 @@ from depprobe.vocabulary import DRIVES
 @click.option("--warmup", type=int, help="Steps before anything is counted (default: a fifth of n).")
 @shared("input", "samples", "seeds", "seed", "dtype", "device", "memory")
 @saying
-def lyapunov(layers: tuple[str, ...], input_: str, **options: Any) -> None:
+def lyapunov(input_: str, **options: Any) -> None:
     """Measure the Lyapunov exponents of recurrent layers (rnn, gru, lstm).
 
     The state is all that the layer carries: (c, h) for an LSTM. n counts the warm-up. Prints a summary, and
@@ -42,9 +42,9 @@ def lyapunov(layers: tuple[str, ...], input_: str, **options: Any) -> None:
 
     if options["drive"] == "none" and input_ != "noise":
         raise BadInput(f"--drive none reads no input; leave out --input {input_}")
-    run = Run.of("lyapunov", layers, input_, options)
+    run = Run.of("lyapunov", input_, options)
     with run.measuring() as report:
         from depprobe.probes.lyapunov import lyapunov as measure
 
-        ds = measure(list(layers), run.source, command=run.command, progress=report, **run.options)
+        ds = measure(run.targets, run.source, command=run.command, progress=report, **run.options)
     run.say(ds, run.keep(ds))

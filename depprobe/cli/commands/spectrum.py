@@ -30,7 +30,7 @@ from depprobe.cli.common import Run, saying, shared
 )
 @shared("input", "seeds", "seed", "dtype", "device", "memory")
 @saying
-def spectrum(layers: tuple[str, ...], input_: str, **options: Any) -> None:
+def spectrum(input_: str, **options: Any) -> None:
     """Take apart the recurrent weights of layers, gate by gate, or their steps along a trajectory.
 
     Prints a summary, and saves the dataset (netCDF) and a figure of the complex plane.
@@ -44,10 +44,10 @@ def spectrum(layers: tuple[str, ...], input_: str, **options: Any) -> None:
 
     if options["steps"] is None and input_ != "noise":
         raise BadInput("weights need no input: leave out --input, or give --steps")
-    run = Run.of("spectrum", layers, input_, options)
+    run = Run.of("spectrum", input_, options)
     with run.measuring() as report:
         from depprobe.probes.spectrum import spectrum as measure
 
         given = {**run.options, "weight": list(options["weight"]) or None}
-        ds = measure(list(layers), run.source, command=run.command, progress=report, **given)
+        ds = measure(run.targets, run.source, command=run.command, progress=report, **given)
     run.say(ds, run.keep(ds))

@@ -1,0 +1,170 @@
+"""Models of the user's own on the command line: what is printed and kept is what Python gives."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import xarray as xr
+
+import depprobe
+from depprobe.cli.named_models import Named, named, targets_of
+from depprobe.errors import BadInput
+
+NET = """
+import torch
+from torch import nn
+
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.lstm = nn.LSTM(3, 7, batch_first=True)
+        self.read = nn.Linear(7, 2)
+
+    def forward(self, x):
+        return self.read(self.lstm(x)[0])
+
+def make(seed):
+    torch.manual_seed(seed)
+    return Net()
+
+def recurrent(seed):
+    torch.manual_seed(seed)
+    return nn.LSTM(3, 5, batch_first=True)
+
+def embedded(seed):
+    torch.manual_seed(seed)
+    return nn.Sequential(nn.Embedding(256, 4), nn.LSTM(4, 3, batch_first=True))
+
+def few(seed):
+    return nn.Sequential(nn.Embedding(30, 4), nn.LSTM(4, 3, batch_first=True))
+"""
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    Path("net.py").write_text(NET)
+    table = np.random.default_rng(0).standard_normal((40, 3))
+    np.savetxt("data.csv", table, delimiter=",", header="a,b,c", comments="")
+    Path("book.txt").write_text("It was the best of times, it was the worst of times, in short.")
+    torch.save(namespace()["make"](9).state_dict(), "net.pt")
+    return tmp_path
+
+
+def namespace() -> dict:
+    found: dict = {}
+    exec(NET, found)
+    return found
+
+
+def run(*words: str, expected: int = 0) -> str:
+    done = subprocess.run(
+        [sys.executable, "-m", "depprobe", *words], capture_output=True, text=True, timeout=120
+    )
+    assert done.returncode == expected, done.stderr
+    return done.stdout if expected == 0 else done.stderr
+
+
+def test_a_checkpoint_on_a_table_gives_what_python_gives(folder: Path) -> None:
+    words = ["--model", "net.py:make", "--weights", "net.pt", "--input", "data.csv", "--n", "30", "-q"]
+    run("jacobian", *words, "-o", "out.nc")
+    ds = xr.open_dataset("out.nc")
+    module = namespace()["make"](9).eval()
+    x = torch.from_numpy(np.loadtxt("data.csv", delimiter=",", skiprows=1)[:30]).float()
+    expected = depprobe.jacobian(module, x, method="autograd").log_norm
+    np.testing.assert_allclose(ds.log_norm, expected, atol=2e-5)
+    assert ds.attrs["layer"] == "make"
+    assert ds.attrs["dtype"] == "float32"
+    assert "--model net.py:make --weights net.pt" in json.loads(ds.attrs["provenance"])["command"]
+
+
+def test_models_and_layers_mix_and_keep_their_order(folder: Path) -> None:
+    run(
+        *("jacobian", "--layer", "gru", "--model", "A=net.py:make", "--weights", "net.pt", "--d", "6"),
+        *("--model", "B=net.py:make", "--input", "data.csv", "--n", "20", "--dtype", "float64", "-q"),
+        *("-o", "out.nc", "--seed", "9"),
+    )
+    ds = xr.open_dataset("out.nc")
+    assert ds.layer.values.tolist() == ["gru", "A", "B"]
+    # the weights in the file are those that the factory draws from the same seed
+    np.testing.assert_array_equal(ds.log_norm.sel(layer="A"), ds.log_norm.sel(layer="B"))
+
+
+@pytest.mark.parametrize("command", ["gates", "lyapunov", "spectrum"])
+def test_other_questions_take_models_too(folder: Path, command: str) -> None:
+    sizes = [] if command == "spectrum" else ["--n", "30", "--input", "data.csv"]
+    run(command, "--model", "net.py:recurrent", *sizes, "-q", "-o", "out.nc")
+    module = namespace()["recurrent"](0)
+    x = torch.from_numpy(np.loadtxt("data.csv", delimiter=",", skiprows=1)[:30]).float()
+    expected = getattr(depprobe, command)(module, *([] if command == "spectrum" else [x]))
+    found = xr.open_dataset("out.nc")
+    for name in expected.data_vars:
+        np.testing.assert_allclose(found[name], expected[name], rtol=1e-5, atol=1e-6, err_msg=str(name))
+
+
+def test_text_reaches_an_embedding_as_bytes_and_noise_as_ids(folder: Path) -> None:
+    run("jacobian", "--model", "net.py:embedded", "--input", "book.txt", "--n", "20", "-q", "-o", "out.nc")
+    ids = np.frombuffer(Path("book.txt").read_bytes(), np.uint8)[:20].astype(np.int64)
+    expected = depprobe.jacobian(namespace()["embedded"](0), torch.from_numpy(ids)).log_norm
+    np.testing.assert_allclose(xr.open_dataset("out.nc").log_norm, expected, rtol=1e-6)
+    run("jacobian", "--model", "net.py:few", "--n", "20", "-q", "--json")
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--model", "net.py:mak"], "did you mean 'make'"),
+        (["--model", "net.py"], "named FILE.py:FACTORY or package.module:FACTORY"),
+        (["--weights", "net.pt", "--model", "net.py:make"], "stands before any --model"),
+        (
+            ["--model", "net.py:recurrent", "--weights", "net.pt"],
+            "net.pt does not fit LSTM: missing weight_ih_l0",
+        ),
+        (["--model", "net.py:make", "--weights", "net.pt", "--seeds", "2"], "weights of make are stored"),
+        (["--model", "net.py:make", "--d", "9"], "make has its own width"),
+        (["--model", "net.py:make", "--model", "net.py:make"], "two curves would be called 'make'"),
+        (["--model", "net.py:few", "--input", "book.txt", "--n", "9"], "reads whole numbers from 0 to 29"),
+        (["--model", "hf:gone"], "no such folder 'gone'"),
+        (["--model", "net.py:make", "--theory"], "--theory is known of named layers alone"),
+        ([], "give --layer SPEC or --model FILE.py:FACTORY"),
+    ],
+)
+def test_a_wrong_call_is_told_in_one_line_and_nothing_is_written(
+    folder: Path, words: list[str], said: str
+) -> None:
+    before = sorted(folder.rglob("*.nc"))
+    error = run("jacobian", *words, expected=2)
+    assert said in error
+    assert error.count("\n") == 1
+    assert sorted(folder.rglob("*.nc")) == before
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (["--layer", "lstm:forget_bias=2"], [Named("lstm:forget_bias=2", False)]),
+        (["--layer=A=lstm:forget_bias=2"], [Named("lstm:forget_bias=2", False, "A")]),
+        (["--model", "./a=b.py:make"], [Named("./a=b.py:make", True)]),
+        (
+            ["--model", "A=a.py:m", "--model", "B=b.py:m", "--weights", "A=a.pt", "--weights", "b=1.pt"],
+            [Named("a.py:m", True, "A", "a.pt"), Named("b.py:m", True, "B", "b=1.pt")],
+        ),
+        (["-q", "--", "--layer", "rnn"], []),
+    ],
+)
+def test_words_are_read_in_their_order(words: list[str], expected: list[Named]) -> None:
+    assert named(words) == expected
+
+
+def test_labels_alone_make_a_mapping() -> None:
+    assert targets_of(named(["--layer", "lstm", "--layer", "gru"])) == ["lstm", "gru"]
+    assert targets_of(named(["--layer", "A=lstm", "--layer", "gru:gain=2"])) == {
+        "A": "lstm",
+        "gru:gain=2": "gru:gain=2",
+    }
+    with pytest.raises(BadInput, match="two files of weights"):
+        named(["--model", "a.py:m", "--weights", "a.pt", "--weights", "b.pt"])
