@@ -1,4 +1,7 @@
-"""The square matrices that a module multiplies its state by, or that a user names, as float64 arrays."""
+"""The square matrices that a module multiplies its state by, or that a user names, as float64 arrays.
+
+They are those that its next forward uses, whatever they are computed from.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +10,9 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor, nn
+from torch.nn.utils.parametrize import is_parametrized
 
+from depprobe.core.calling.weights_in_effect import weights_in_effect
 from depprobe.errors import BadInput
 
 #: gates of each kind of module in torch's order
@@ -36,9 +41,9 @@ def recurrent_weights(module: nn.Module, label: str) -> dict[str, NDArray[np.flo
     >>> list(recurrent_weights(nn.GRU(3, 5), "GRU"))
     ['weight_hh_l0[r]', 'weight_hh_l0[z]', 'weight_hh_l0[n]']
     """
-    found = dict(_of_parts(module))
+    with weights_in_effect(module):
+        found, square = dict(_of_parts(module)), _square_names(module)
     if not found:
-        square = _square_names(module)
         raise BadInput(
             f"{label} has no recurrent weight"
             + (f"; name a square one: {square}" if square else ", and no square one")
@@ -54,29 +59,33 @@ def named_weights(module: nn.Module, names: Sequence[str]) -> dict[str, NDArray[
     BadInput : no such weight, or not a square matrix of real numbers; the message lists those that are, and
         says how recurrent weights are had.
     """
-    weights = _all(module)
     # gates stand one above another in a weight, which is not square and has no name for each
-    gates = "; by default, without a name, the recurrent gates are taken" if _recurs(module) else ""
-    known = f"square weights: {_square_names(module) or 'none'}{gates}"
-    for name in names:
-        if name not in weights:
-            raise BadInput(f"no weight {name!r}; {known}")
-        if not _is_square(weights[name]):
-            raise BadInput(
-                f"weight {name!r} is {' x '.join(map(str, weights[name].shape)) or 'a number'}, not a square "
-                f"matrix; {known}"
-            )
-    return {name: _array(weights[name]) for name in names}
+    recurs = any(isinstance(part, tuple(GATES)) for part in module.modules())
+    gates = "; by default, without a name, the recurrent gates are taken" if recurs else ""
+    with weights_in_effect(module):
+        weights = _all(module)
+        known = f"square weights: {_square_names(module) or 'none'}{gates}"
+        for name in names:
+            if name not in weights:
+                raise BadInput(f"no weight {name!r}; {known}")
+            if not _is_square(weights[name]):
+                shape = " x ".join(map(str, weights[name].shape)) or "a number"
+                raise BadInput(f"weight {name!r} is {shape}, not a square matrix; {known}")
+        return {name: _array(weights[name]) for name in names}
 
 
 def _of_parts(module: nn.Module) -> Iterator[tuple[str, NDArray[np.float64]]]:
     for path, part in module.named_modules():
         gates = next((names for kind, names in GATES.items() if isinstance(part, kind)), ())
-        for name, weight in part.named_parameters(recurse=False) if gates else ():
-            if not name.startswith("weight_hh"):
+        if isinstance(part, nn.RNNBase):
+            weights = dict(zip(part._flat_weights_names, part._flat_weights, strict=True))
+        else:
+            weights = {"weight_hh": part.weight_hh} if gates else {}
+        for name, weight in weights.items():
+            if not name.startswith("weight_hh") or weight is None:
                 continue
             suffix = name.removeprefix("weight_hh")
-            project = getattr(part, f"weight_hr{suffix}", None)
+            project = weights.get(f"weight_hr{suffix}")
             prefix = f"{path}." if path else ""
             for gate, matrix in zip(gates, weight.chunk(len(gates)), strict=True):
                 full = f"{prefix}{name}" + (f"[{gate}]" if gate else "")
@@ -86,16 +95,18 @@ def _of_parts(module: nn.Module) -> Iterator[tuple[str, NDArray[np.float64]]]:
                 yield full, square
 
 
-def _recurs(module: nn.Module) -> bool:
-    return any(isinstance(part, tuple(GATES)) for part in module.modules())
-
-
 def _array(weight: Tensor) -> NDArray[np.float64]:
-    return weight.detach().cpu().double().numpy()
+    return weight.detach().cpu().double().numpy().copy()
 
 
 def _all(module: nn.Module) -> dict[str, Tensor]:
-    return dict(module.named_parameters(remove_duplicate=False)) | dict(module.named_buffers())
+    """Parameters, buffers, and what is computed from them, by name."""
+    found = dict(module.named_parameters(remove_duplicate=False)) | dict(module.named_buffers())
+    for path, part in module.named_modules():
+        computed = {name for name, value in vars(part).items() if isinstance(value, Tensor)}
+        computed |= set(part.parametrizations) if is_parametrized(part) else set()
+        found |= {f"{path}.{name}".lstrip("."): getattr(part, name) for name in sorted(computed)}
+    return found
 
 
 def _is_square(weight: Tensor) -> bool:

@@ -19,7 +19,7 @@ import xarray as xr
 from numpy.typing import NDArray
 from torch import nn
 
-from depprobe.core.calling.known import is_plain
+from depprobe.core.calling.weights_in_effect import recurrence_in_effect
 from depprobe.core.options import DEFAULT_MEMORY, plain_modes, require, wanted_positions
 from depprobe.core.scaled import log_norm_of_logs
 from depprobe.errors import BadInput
@@ -162,18 +162,17 @@ def _lags(lags: Sequence[int] | None, n: int) -> list[int]:
 
 
 def _chain(case: Case, depth: int, hold_h: bool, budget: int, cases: int) -> GatedChain:
-    module = case.build()
-    kind = next((kind for kind in (nn.LSTM, nn.GRU) if isinstance(module, kind)), None)
-    if kind is None or not is_plain(module, kind):
-        changed = " with a forward or hooks of its own" if kind else ""
+    built = case.build()
+    module = recurrence_in_effect(built)
+    if not isinstance(module, nn.LSTM | nn.GRU):
+        changed = " with a forward or hooks of its own" if isinstance(built, nn.LSTM | nn.GRU) else ""
         raise BadInput(f"{case.label}{changed} has no gates to read; gates needs an nn.LSTM or nn.GRU")
-    assert isinstance(module, nn.RNNBase)
     if module.bidirectional:
         raise BadInput(f"{case.label} reads in both directions; gates needs bidirectional=false")
     if not 0 <= depth < module.num_layers:
         last = module.num_layers - 1
         raise BadInput(f"depth must lie between 0 and {last} for {case.label}, not {depth}")
-    if hold_h and kind is not nn.LSTM:
+    if hold_h and isinstance(module, nn.GRU):
         raise BadInput(f"hold_h needs a cell state and {case.label} has none; leave it out")
     # what all cases give, and a copy of it
     size = 80.0 * cases * len(case.x) * module.hidden_size

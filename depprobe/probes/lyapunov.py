@@ -20,7 +20,7 @@ from numpy.typing import ArrayLike, NDArray
 from torch import Tensor, nn
 
 from depprobe.core.calling.arguments import check
-from depprobe.core.calling.known import is_plain
+from depprobe.core.calling.weights_in_effect import recurrence_in_effect
 from depprobe.core.options import DEFAULT_MEMORY, plain_modes
 from depprobe.curves.exponents import stops_of
 from depprobe.curves.growth import exponents_of
@@ -108,9 +108,8 @@ def lyapunov(
 
     def measure(item: tuple[Case, int], report: Report) -> Growth:
         case, sample = item
-        built = case.build()
-        recurrent = _recurrent(built, case.label)
-        check(built, case.x)
+        recurrent = _recurrent(case.build(), case.label)
+        check(recurrent, case.x)
         if case.x.shape[1] != recurrent.input_size:
             raise BadInput(f"x is {case.x.shape[1]} wide and the module reads {recurrent.input_size}")
         flow = Recurrence(recurrent)
@@ -242,10 +241,10 @@ def _labelled(
 
 
 def _recurrent(module: nn.Module, label: str) -> nn.RNNBase:
-    for kind in (nn.RNN, nn.GRU, nn.LSTM):
-        if isinstance(module, kind) and is_plain(module, kind):
-            return module
-    raise BadInput(
-        f"{label} has no known recurrence: Lyapunov exponents are those of nn.RNN, nn.GRU and nn.LSTM "
-        "(layers rnn, gru, lstm); for any other map use depprobe.lyapunov_of_map"
-    )
+    recurrent = recurrence_in_effect(module)
+    if recurrent is None:
+        raise BadInput(
+            f"{label} has no known recurrence: Lyapunov exponents are those of nn.RNN, nn.GRU and nn.LSTM "
+            "(layers rnn, gru, lstm); for any other map use depprobe.lyapunov_of_map"
+        )
+    return recurrent

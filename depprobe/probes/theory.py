@@ -20,6 +20,7 @@ import xarray as xr
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from depprobe.core.calling.weights_in_effect import recurrence_in_effect
 from depprobe.errors import BadInput
 from depprobe.layers.convolution import Convolution
 from depprobe.layers.dilated_convolution import ConvolutionBlock
@@ -128,7 +129,9 @@ def theory(
     measured = cases_of(module, x, Request(n=n, d=d, seed=seed))
     labels, cases = measured.labels, measured.cases[:: measured.samples]
     lags = np.arange(cases[0].x.shape[0], dtype=np.float64)
-    found = {case.label: predictions(case.build(), case.x, lags) for case in cases}
+    built = {case.label: case.build() for case in cases}
+    modules = {label: recurrence_in_effect(module) or module for label, module in built.items()}
+    found = {case.label: predictions(modules[case.label], case.x, lags) for case in cases}
     found = {label: curves for label, curves in found.items() if curves}
     width = cases[0].x.shape[1] if measured.own_width else Request(d=d).of("d")
     if not found:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from depprobe.core.calling.arguments import check
-from depprobe.core.calling.known import is_plain
+from depprobe.core.calling.weights_in_effect import recurrence_in_effect
 from depprobe.core.options import DEFAULT_MEMORY, require
 from depprobe.errors import BadInput
 from depprobe.operators.chain.cells import CellChain
@@ -40,12 +40,13 @@ def step_chains(
     >>> len(chains), chains[0][0].full_matrices(4, 6).shape
     (2, torch.Size([2, 10, 13]))
     """
-    kind = next((kind for kind in (nn.RNN, nn.GRU, nn.LSTM) if isinstance(module, kind)), None)
-    if kind is None or not is_plain(module, kind):
-        changed = " with a forward or hooks of its own" if kind else ""
+    known = recurrence_in_effect(module)
+    if known is None:
+        changed = " with a forward or hooks of its own" if isinstance(module, nn.RNNBase) else ""
         raise BadInput(
             f"{type(module).__name__}{changed} has no known step; it must be nn.RNN, nn.GRU or nn.LSTM"
         )
+    module = known
     check(module, x)
     if x.shape[1] != module.input_size:
         raise BadInput(f"x is {x.shape[1]} wide and the module reads {module.input_size}")
