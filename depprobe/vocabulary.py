@@ -19,6 +19,9 @@ SCHEMA_VERSION = "2"
 #: alone and NaN for all others
 STATUS = {"not_measured": 0, "finite": 1, "zero": 2, "underflow": 3, "overflow": 4, "undecided": 5}
 
+#: status of a number, of -inf and of NaN, of which nothing else is known
+UNTOLD = (STATUS["finite"], STATUS["zero"], STATUS["undecided"])
+
 #: dimension or coordinate -> (long name, units)
 DIMENSIONS: dict[str, tuple[str, str]] = {
     "target": ("output position t", "position"),
@@ -229,13 +232,6 @@ def describe(name: str) -> dict[str, Any]:
     return dict(ABOUT[name])
 
 
-def described(ds: xr.Dataset) -> xr.Dataset:
-    """The dataset itself, its dimensions and variables with their ``long_name`` and ``units``."""
-    for name in ds.variables:
-        ds[name].attrs = describe(str(name))
-    return ds
-
-
 def status_of(log_norm: NDArray[np.float64], exists: Any = True) -> NDArray[np.int8]:
     """Status of norms of which nothing else is known: NaN is undecided, or not measured where none exists.
 
@@ -247,9 +243,9 @@ def status_of(log_norm: NDArray[np.float64], exists: Any = True) -> NDArray[np.i
     """
     import numpy as np  # the names alone need none
 
-    unknown = np.where(np.broadcast_to(exists, log_norm.shape), STATUS["undecided"], STATUS["not_measured"])
-    kinds = [np.isfinite(log_norm), np.isneginf(log_norm)]
-    return np.select(kinds, [STATUS["finite"], STATUS["zero"]], unknown).astype(np.int8)
+    status = np.take(UNTOLD, np.isneginf(log_norm) + 2 * ~(log_norm < np.inf)).astype(np.int8)
+    status[np.isnan(log_norm) & ~np.broadcast_to(exists, log_norm.shape)] = STATUS["not_measured"]
+    return status
 
 
 def repeats(ds: xr.Dataset) -> str:

@@ -39,11 +39,10 @@ from depprobe.runs.cases import (
     subjects_of,
 )
 from depprobe.runs.inputs import Source
-from depprobe.runs.labelling import origin
-from depprobe.runs.refusals import refuse
-from depprobe.runs.subject import DTYPES, BuiltModule, NamedLayer, Request, check_dtype
+from depprobe.runs.labelling import described, origin
+from depprobe.runs.subject import DTYPES, BuiltModule, NamedLayer, Request, check_dtype, refuse
 from depprobe.runs.subprocess_executor import measured_alone
-from depprobe.vocabulary import SCHEMA_VERSION, described
+from depprobe.vocabulary import SCHEMA_VERSION
 
 #: lengths, widths and dtype of named layers where a call gives none; what is trained in is float32
 LENGTHS, WIDTH, DTYPE = (256, 512, 1024), 512, "float32"

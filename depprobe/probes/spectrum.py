@@ -27,10 +27,8 @@ from depprobe.dynamics.square_matrices import SquareMatrix, step_matrices, weigh
 from depprobe.errors import BadInput
 from depprobe.runs.cases import Cases, Progress, cases_of, collect, subjects_of
 from depprobe.runs.inputs import Source
-from depprobe.runs.labelling import numbers_of, origin
-from depprobe.runs.refusals import refuse
-from depprobe.runs.subject import NamedLayer, Request
-from depprobe.vocabulary import described
+from depprobe.runs.labelling import described, numbers_of, origin
+from depprobe.runs.subject import NamedLayer, Request, refuse
 
 #: bytes an entry of a dense matrix takes on its way through the decompositions
 _BYTES_PER_ENTRY = 160

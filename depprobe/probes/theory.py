@@ -25,13 +25,13 @@ from depprobe.errors import BadInput
 from depprobe.layers.convolution import Convolution
 from depprobe.layers.dilated_convolution import ConvolutionBlock
 from depprobe.runs.cases import cases_of
+from depprobe.runs.labelling import described
 from depprobe.runs.subject import Request
 from depprobe.theory.eigenvalue import eigenvalue_rate
 from depprobe.theory.gated import Gate, gru_update, lstm_forget
 from depprobe.theory.meanfield import mean_field
 from depprobe.theory.receptive import Level, log_gaussian_profile, moments
 from depprobe.theory.singular_bound import bound_rate
-from depprobe.vocabulary import described
 
 Floats = NDArray[np.float64]
 

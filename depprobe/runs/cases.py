@@ -20,8 +20,7 @@ from depprobe.errors import BadInput
 from depprobe.registry import Spec
 from depprobe.runs.factory import Factory
 from depprobe.runs.inputs import Source
-from depprobe.runs.refusals import refuse
-from depprobe.runs.subject import BuiltModule, NamedLayer, Request, Subject, check_dtype
+from depprobe.runs.subject import BuiltModule, NamedLayer, Request, Subject, check_dtype, refuse
 
 Item = TypeVar("Item")
 Found = TypeVar("Found")

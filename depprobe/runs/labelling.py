@@ -21,7 +21,7 @@ from depprobe._version import __version__
 from depprobe.errors import BadInput
 from depprobe.operators import LogNorms
 from depprobe.runs.cases import Case, Cases
-from depprobe.vocabulary import SCHEMA_VERSION, STATUS, described, status_of
+from depprobe.vocabulary import ABOUT, SCHEMA_VERSION, STATUS, UNTOLD
 
 #: variable of a Jacobian dataset -> the field of ``LogNorms``, and what stands where there is no block
 _FIELDS: dict[str, tuple[str, float]] = {
@@ -77,6 +77,13 @@ def over_cases(
         for name, first in results[0].items()
     }
     return described(xr.Dataset(variables, {**{name: list(lead[name]) for name in sizes}, **coords}))
+
+
+def described(ds: xr.Dataset) -> xr.Dataset:
+    """The dataset itself, its dimensions and variables with their ``long_name`` and ``units``."""
+    for name in ds.variables:
+        ds[name].attrs = ABOUT[str(name)]
+    return ds
 
 
 def origin(
@@ -165,7 +172,8 @@ def labelled(results: list[Result], measured: Cases, depths: Sequence[str] = ())
             if field == "status":
                 # what lies outside the sequence was not measured
                 absent = np.isnan(one.values) & ~np.broadcast_to(inside, one.values.shape)
-                known = status_of(one.values) if values is None else values
+                told = np.take(UNTOLD, np.isneginf(one.values) + 2 * np.isnan(one.values))
+                known = told if values is None else values
                 values = np.where(absent, STATUS["not_measured"], known).astype(np.int8)
             # beside an estimate, an exact operator errs by nothing but round-off
             exact = one.values if field in ("low", "high") else np.full_like(one.values, fill)

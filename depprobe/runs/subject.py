@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import abc
 import contextlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -89,6 +89,32 @@ class Request:
     def memory(self) -> int:
         """The budget in bytes."""
         return parse_bytes(self.budget) if isinstance(self.budget, str) else self.budget
+
+
+def refuse(given: Mapping[str, Any], meaningless: Iterable[tuple[str, str]]) -> None:
+    """Refuse arguments that were given and have no meaning in the call, all of them in one message.
+
+    ``given`` holds name -> value, None for what was not given; ``meaningless`` (name, reason) of what would
+    be ignored. The ``BadInput`` raised names each with its value and the reason.
+
+    Examples
+    --------
+    >>> refuse({"n": 9, "d": None}, [("n", "x brings its own"), ("d", "x brings its own")])
+    Traceback (most recent call last):
+    depprobe.errors.BadInput: n=9 has no meaning in this call (x brings its own): leave it out
+    """
+    why: dict[str, list[str]] = {}
+    for name, reason in meaningless:
+        if given.get(name) is not None:
+            text = " ".join(repr(given[name]).split())
+            why.setdefault(reason, []).append(f"{name}={text if len(text) <= 40 else text[:37] + '...'}")
+    if not why:
+        return
+    groups = [f"{', '.join(names)} ({reason})" for reason, names in why.items()]
+    if sum(map(len, why.values())) == 1:
+        name, _, reason = groups[0].partition(" (")
+        raise BadInput(f"{name} has no meaning in this call ({reason}: leave it out")
+    raise BadInput(f"arguments without meaning in this call: {'; '.join(groups)}: leave them out")
 
 
 class Subject(abc.ABC):
