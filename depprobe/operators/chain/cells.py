@@ -35,6 +35,12 @@ def _dtanh(z: Tensor) -> Tensor:
     return 4 * _dsigmoid(2 * z)
 
 
+def _minus_tanh(h: Tensor, z: Tensor) -> Tensor:
+    """h - tanh(z); where both are near 1 or -1, from what each lacks of it, which floats hold."""
+    one = z.sign()
+    return torch.where(z.abs() < 0.55, h - torch.tanh(z), h - one + 2 * one * torch.sigmoid(-2 * z.abs()))
+
+
 def _overflow(h: Tensor) -> int:
     bad = (~h.isfinite()).any(1).nonzero()
     return int(bad[0]) if len(bad) else len(h)
@@ -54,6 +60,12 @@ class CellWeights:
         """Input part and recurrent part of every gate's argument, each (n, gates d)."""
         linear = torch.nn.functional.linear
         return linear(x, self.ih, self.b_ih), linear(h_before, self.hh, self.b_hh)
+
+    def argument_errors(self, x: Tensor, h_before: Tensor) -> tuple[Tensor, Tensor]:
+        """Rounding errors of ``preactivations``, in units of the last place."""
+        parts = ((x, self.ih, self.b_ih), (h_before, self.hh, self.b_hh))
+        sums = [z.norm(dim=1)[:, None] * W.norm(dim=1) + (0 if b is None else b.abs()) for z, W, b in parts]
+        return 2 * sums[0], 2 * sums[1]
 
     def stacked(self, gates: int) -> Tensor:
         """[W_hh | W_ih] gate by gate: (gates, d, d_h + d_in)."""
@@ -77,6 +89,8 @@ class CellChain(abc.ABC):
     #: [W_hh | W_ih], columns last, and how many of the columns are W_hh's
     _weight: Tensor
     _recurrent: int
+    #: weights, inputs and states before each step, as they were given
+    given: tuple[CellWeights, Tensor, Tensor]
 
     @property
     def width(self) -> int:
@@ -86,6 +100,14 @@ class CellChain(abc.ABC):
     @abc.abstractmethod
     def matrices(self, start: int, stop: int) -> Tensor:
         """M_k for start <= k < stop: (stop - start, S, d_h + d_in)."""
+
+    def argument_errors(self) -> tuple[Tensor, Tensor]:
+        """Rounding errors of both parts of the gates' arguments, (n, gates d), in units of the last place."""
+        return self.given[0].argument_errors(*self.given[1:])
+
+    def weight_norms(self) -> tuple[Tensor, Tensor]:
+        """Norms of the rows of W_hh and W_ih, (gates d,)."""
+        return self.given[0].hh.norm(dim=1), self.given[0].ih.norm(dim=1)
 
     def to(self, dtype: torch.dtype) -> Self:
         """The same chain in the precision given."""
@@ -158,8 +180,9 @@ class RNNChain(CellChain):
     def __init__(self, weights: CellWeights, x: Tensor, h: Tensor, h_before: Tensor, relu: bool) -> None:
         self.n, self.d_in, self.d_h = x.shape[0], x.shape[1], h.shape[1]
         self._weight, self._recurrent, self.overflow = weights.stacked(1)[0], self.d_h, _overflow(h)
-        z = sum(weights.preactivations(x, h_before))
-        assert isinstance(z, Tensor)
+        from_x, from_h = weights.preactivations(x, h_before)
+        self.z = z = from_x + from_h
+        self.given, self.relu = (weights, x, h_before), relu
         self._slope = (z > 0).to(z.dtype) if relu else _dtanh(z)
         self._alive = (z > 0) if relu else torch.ones_like(z, dtype=torch.bool)
         self._links = self._weight != 0
@@ -184,12 +207,13 @@ class GRUChain(GatedChain):
         hr, hz, hn = from_h.chunk(3, 1)
         r, new = torch.sigmoid(xr + hr), xn + torch.sigmoid(xr + hr) * hn
         slope_n = torch.sigmoid(-(xz + hz)) * _dtanh(new)
-        self._z = torch.stack([xr + hr, xz + hz, new])
+        self._z, self.from_h = torch.stack([xr + hr, xz + hz, new]), hn
+        self.given = weights, x, h_before
         self._keep = torch.sigmoid(xz + hz)
         self._slopes = torch.stack(
             [
                 slope_n * hn * _dsigmoid(xr + hr),
-                (h_before - torch.tanh(new)) * _dsigmoid(xz + hz),
+                _minus_tanh(h_before, new) * _dsigmoid(xz + hz),
                 slope_n,
                 slope_n * r,
             ],
@@ -236,7 +260,8 @@ class LSTMChain(GatedChain):
         cells = [torch.zeros_like(zi[0]) if c_first is None else c_first]
         for new, kept in zip((i * g).unbind(0), f.unbind(0), strict=True):
             cells.append(torch.addcmul(new, kept, cells[-1]))
-        before, c = torch.stack(cells[:-1]), torch.stack(cells[1:])
+        self.given, self.cells = (weights, x, h_before), torch.stack(cells)
+        before, c = self.cells[:-1], self.cells[1:]
         self._to_m = o * _dtanh(c)
         self._slopes = torch.stack(
             [g * _dsigmoid(zi), before * _dsigmoid(zf), i * _dtanh(zg), torch.tanh(c) * _dsigmoid(zo)], 1

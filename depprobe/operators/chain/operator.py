@@ -27,6 +27,7 @@ from depprobe.core.temporal_jacobian import LogNorms, TemporalJacobian
 from depprobe.errors import BadInput
 from depprobe.operators.chain.cells import CellChain
 from depprobe.operators.chain.linearised import RecurrentWeights
+from depprobe.operators.chain.rounding import rounded
 from depprobe.operators.chain.sweep import Step, is_wide, sweep
 from depprobe.operators.chain.unknown_norms import overflowed, reach, statuses
 from depprobe.operators.chain.vjp_rows import pull, push, swept_row
@@ -109,7 +110,7 @@ class RecurrentJacobian(TemporalJacobian):
             unknown = overflowed(self._layers, t)
             values[unknown], error[unknown] = np.nan, 0.0
             status = statuses(values, unknown)[:, columns] if unknown.any() else None
-        return LogNorms(values[:, columns], error[:, columns] if self.tolerance else None, status=status)
+        return LogNorms(values[:, columns], error[:, columns], status=status)
 
     @property
     def position(self) -> NDArray[np.float64]:
@@ -228,7 +229,8 @@ def chain_norms(
     ``stack`` holds the layers, bottom first; ``wrt`` and ``of`` are as in ``sweep``. Sources outside
     [lowest, t] are -inf with error 0; a zero that cannot be told from an underflow is NaN.
     """
-    values, error = np.full((len(targets), stack[-1].n), -np.inf), np.zeros((len(targets), stack[-1].n))
+    shape = len(targets), stack[-1].n
+    values, error, rounding = np.full(shape, -np.inf), np.zeros(shape), np.full(shape, -np.inf)
     left = [index for index, t in enumerate(targets) if t >= lowest]
     # a spectral norm hangs on one direction, in which rounding errors do not average out
     single = norm == "fro" and tolerance >= _SINGLE_TOLERANCE
@@ -242,13 +244,13 @@ def chain_norms(
 
             def swept(
                 part: list[int], stop: Event, threshold: float = threshold, single: bool = single
-            ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+            ) -> tuple[NDArray[np.float64], ...]:
                 wanted = [targets[index] for index in part]
                 return _swept(stack, wanted, lowest, wrt, norm, threshold, of, single, stop)
 
             found = each(swept, parts) if count > 1 else [swept(parts[0], Event())]
-            for part, (rows, bounds) in zip(parts, found, strict=True):
-                values[part], error[part] = rows, bounds
+            for part, (rows, bounds, lost) in zip(parts, found, strict=True):
+                values[part], error[part], rounding[part] = rows, bounds, lost
         single = False
         left = [i for i in left if (np.nan_to_num(error[i], nan=np.inf) > tolerance).any()]
     for row, t in zip(values, targets, strict=True):
@@ -256,7 +258,7 @@ def chain_norms(
         if zero.any():
             reached = reach(stack, t, lowest, wrt, of)
             row[lowest : t + 1][zero & reached] = np.nan
-    return values, error
+    return rounded(values, error, rounding, stack[0].weight_norms()[0].dtype)
 
 
 def targets_at_once(stack: Sequence[CellChain]) -> int:
@@ -275,19 +277,24 @@ def _swept(
     of: str,
     single: bool,
     stop: Event,
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Norms and error bounds of one sweep, (T, n) each; infinite bounds where float32 did not hold them."""
-    values, error = np.full((len(targets), stack[-1].n), -np.inf), np.zeros((len(targets), stack[-1].n))
+) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
+    """Norms, their errors from compression, and ln norms of rounding errors, of one sweep: (T, n) each.
+
+    Errors are infinite where float32 did not hold the rows.
+    """
+    shape = len(targets), stack[-1].n
+    values, error, rounding = np.full(shape, -np.inf), np.zeros(shape), np.full(shape, -np.inf)
 
     def visit(index: int, step: Step) -> None:
         if stop.is_set():
             raise Stopped
         where = step.start - np.arange(len(step.taps[0]))
         values[index, where], error[index, where] = step.block.read(step.taps, norm)
+        rounding[index, where] = step.rounding.cpu().numpy()
 
     deviation = sweep(stack, targets, lowest, wrt, threshold, visit, of, single)
     error[np.isfinite(values)] += _MARGIN * deviation
-    return values, error
+    return values, error, rounding
 
 
 @register_jacobian(nn.RNN, nn.GRU, nn.LSTM)

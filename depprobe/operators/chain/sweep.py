@@ -18,10 +18,11 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from depprobe.core.scaled import peaks
+from depprobe.core.scaled import Scaled, peaks
 from depprobe.operators.chain.cells import CellChain
 from depprobe.operators.chain.compression import Carried, RowBlock
 from depprobe.operators.chain.reading import SingleReading
+from depprobe.operators.chain.rounding import ROWS, Injection, Noise, Riding
 
 #: steps between two rescalings, as far as buffers allow; the first run; steps before the first compression,
 #: which costs as much as many steps while the rank is full, and between two at least
@@ -44,6 +45,8 @@ class Step(NamedTuple):
     start: int
     taps: list[Tensor]
     block: RowBlock
+    #: ln norms of the rounding errors of the taps, (steps,)
+    rounding: Tensor
 
 
 def sweep(
@@ -87,12 +90,14 @@ def sweep(
             dtype: [stack[0].columns("h", dtype), *stack[1:]],
             torch.float32: [cell.to(torch.float32) for cell in stack],
         }
+    noise = Noise(stack)
     waiting = sorted(range(len(targets)), key=lambda index: targets[index])
     active: list[_Row] = []
     k, run = max(targets), FIRST_RUN
     while k >= stop:
         while waiting and targets[waiting[-1]] == k:
-            active.append(_Row(waiting.pop(), k, RowBlock(_first_rows(stack, k, of))))
+            first = _first_rows(stack, k, of)
+            active.append(_Row(waiting.pop(), k, RowBlock(first), Riding(first, noise)))
             run = FIRST_RUN
         # a run ends where the next target joins
         until = max(stop, targets[waiting[-1]] + 1) if waiting else stop
@@ -103,29 +108,50 @@ def sweep(
         together = {
             kind: torch.cat([part.rows for part in parts]) for kind, parts in carried.items() if parts
         }
+        pairs = torch.stack([row.riding.rows for row in active]).unflatten(1, (2, ROWS))
+        together[dtype] = torch.cat([together[dtype], pairs.transpose(0, 1).flatten(0, 2)])
+        scales = torch.stack([row.riding.scale for row in active])
         steps = min(run, k - until + 1, *(_run_length(stack, rows) for rows in together.values()))
         swept: dict[Carried, tuple[Tensor, Tensor]] = {}
         for kind, rows in together.items():
-            taps, rows, states = advance(chains[kind], rows, k, steps, wrt)
-            if reading is not None and kind == dtype:
-                taps = reading.taps(k, states)
-                reading.compare(k, states[0], taps[0], carried[kind])
             sizes = [len(part.rows) for part in carried[kind]]
-            split = zip(carried[kind], taps.split(sizes, 1), rows.split(sizes), strict=True)
+            if kind == dtype:
+                taps, rows, states = advance(
+                    chains[kind], rows, k, steps, wrt, noise=noise, extra=ROWS * len(active)
+                )
+                if reading is not None:
+                    taps = reading.taps(k, states)
+                    reading.compare(k, states[0, : sum(sizes)], taps[0, : sum(sizes)], carried[kind])
+                last = taps[:, -ROWS * len(active) :].unflatten(1, (-1, ROWS))
+                floor = scales.amax((1, 2)) + math.log(2 * torch.finfo(dtype).tiny)
+                rounded = torch.logaddexp(Scaled(last, scales).log_norm((2, 3)), floor)
+                ridden = rows[sum(sizes) :].unflatten(0, (2, -1, ROWS)).transpose(0, 1).flatten(1, 2)
+            else:
+                taps, rows, _ = advance(chains[kind], rows, k, steps, wrt)
+            split = zip(
+                carried[kind],
+                taps[:, : sum(sizes)].split(sizes, 1),
+                rows[: sum(sizes)].split(sizes),
+                strict=True,
+            )
             swept |= {part: (tap, after) for part, tap, after in split}
         if steps > 1 and any(_out_of_range(tap, after, part, limits) for part, (tap, after) in swept.items()):
             run = max(1, steps // 4)
             continue
         run = min(RUN, 2 * run)
-        for row in active:
-            visit(row.index, Step(k, [swept[part][0] for part in row.block.parts], row.block))
+        for row, lost in zip(active, rounded.T, strict=True):
+            visit(row.index, Step(k, [swept[part][0] for part in row.block.parts], row.block, lost))
         k -= steps
+        for row, rows in zip(active, ridden, strict=True):
+            row.riding.rows = rows
+            row.riding.rescale(noise)
         for part, (_, after) in swept.items():
             part.rows = after
             part.rescale()
         for row in active:
             if threshold and row.t - k >= row.next_compression:
                 row.block.compress(threshold, reading is not None)
+                row.riding.rotated(noise)
                 row.next_compression = row.t - k + max(NEXT_COMPRESSION, (row.t - k) // 6)
     return reading.deviation if reading else 0.0
 
@@ -142,6 +168,7 @@ class _Row:
     index: int
     t: int
     block: RowBlock
+    riding: Riding
     next_compression: int = FIRST_COMPRESSION
 
 
@@ -168,19 +195,26 @@ def advance(
     steps: int,
     wrt: str = "x",
     arriving: Tensor | None = None,
+    noise: Noise | None = None,
+    extra: int = 0,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Take steps down from source k: the taps (steps, rows, width), the rows on s_{k - steps}, and those on
     the state of the lowest layer at k, k - 1, ... (steps, rows, S), of which the taps are read.
 
     ``arriving`` (steps, rows, d_h) or (steps, rows, S) joins the rows on the top layer's h, or on its state,
-    at k, k - 1, ...
+    at k, k - 1, ... With ``noise``, the last 2 ``extra`` rows are combinations s
+    of rows and their errors e, to which each step adds.
     """
     # one buffer a layer; columns (c, h, x) so that each product writes the next state in place
-    buffers = [rows.new_empty(steps + 1, rows.shape[0], cell.width + cell.d_in) for cell in stack]
+    count = len(rows)
+    buffers = [rows.new_empty(steps + 1, count + extra, cell.width + cell.d_in) for cell in stack]
     left = 0
     for cell, buffer in zip(stack, buffers, strict=True):
-        buffer[0, :, : cell.width] = rows[:, left : left + cell.width]
+        buffer[0, :count, : cell.width] = rows[:, left : left + cell.width]
         left += cell.width
+    injections = [
+        Injection(noise, level, buffer, k, extra) if noise else None for level, buffer in enumerate(buffers)
+    ][::-1]
     views = [
         (
             buffer.unbind(0),
@@ -212,18 +246,27 @@ def advance(
                 cell, (_, state, _, hidden, _) = layers[0]
                 (state if arriving.shape[2] == cell.width else hidden)[j].add_(arriving[j])
             above: Tensor | None = None
-            for (cell, (whole, state, through, hidden, inputs)), M in zip(layers, matrices, strict=True):
+            for (cell, (whole, state, through, hidden, inputs)), M, errors in zip(
+                layers, matrices, injections, strict=True
+            ):
                 if above is not None:
                     hidden[j].add_(above)
+                if errors is not None:
+                    errors.before(j)
                 if cell.width <= _NARROW:
                     torch.mm(state[j], M[last - 1 - j], out=whole[j + 1])
                 else:
                     torch.mm(state[j], M[last - 1 - j], out=through[j + 1])
                     cell.add_direct(k - j, state[j], state[j + 1])
+                if errors is not None:
+                    errors.after(j)
                 above = inputs[j + 1]
-    states = torch.cat([buffer[-1, :, : cell.width] for cell, buffer in zip(stack, buffers, strict=True)], 1)
-    read = buffers[0][:-1, :, : stack[0].width]
-    return buffers[0][1:, :, stack[0].width :] if wrt == "x" else torch.stack(taps), states, read
+    states = torch.cat(
+        [buffer[-1, :count, : cell.width] for cell, buffer in zip(stack, buffers, strict=True)], 1
+    )
+    read = buffers[0][:-1, :count, : stack[0].width]
+    found = buffers[0][1:, :, stack[0].width :] if wrt == "x" else torch.stack(taps)
+    return found[:, :count], states, read
 
 
 def _middle(dtype: torch.dtype) -> tuple[float, float]:

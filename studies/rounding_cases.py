@@ -1,0 +1,200 @@
+r"""Random cases in which rounding errors of structured operators are compared with 100-digit arithmetic.
+
+    truth = ln ||J[t,k]|| in exact arithmetic at the states that the forward pass returned
+
+Recurrences: non-normal, saturated, exploding and cancelling weights, gains 0.1 to 30, in float32 and float64.
+Step Jacobians are written out in balls of python-flint, apart from the package's own code.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import flint
+import numpy as np
+import torch
+from flint import arb, arb_mat
+from torch import Tensor, nn
+
+from depprobe import temporal_jacobian
+
+flint.ctx.dps = 100
+
+#: kinds of recurrent weights
+WEIGHTS = ("gaussian", "orthogonal", "nilpotent", "jordan", "rank one", "uncoupled", "positive", "graded")
+CELLS = ("tanh", "relu", "gru", "lstm")
+
+
+@dataclass(frozen=True)
+class Compared:
+    """Norms of one case at some sources: stated values, stated bounds and true errors, all (m,); the error is
+    NaN where the value is.
+    """
+
+    name: str
+    values: np.ndarray
+    bound: np.ndarray
+    error: np.ndarray
+    undecided: np.ndarray
+
+    @property
+    def inside(self) -> np.ndarray:
+        """Whether the truth lies within the bound, or the norm is said to be undecided."""
+        return self.undecided | (np.abs(self.error) <= self.bound)
+
+
+def _matrix(kind: str, d: int, gain: float) -> Tensor:
+    G = torch.randn(d, d, dtype=torch.float64)
+    Q = torch.linalg.qr(torch.randn(d, d, dtype=torch.float64))[0]
+    shift = torch.diag(torch.ones(d - 1, dtype=torch.float64), 1)
+    if kind == "orthogonal":
+        return gain * Q
+    if kind == "nilpotent":
+        return gain * Q @ shift @ Q.T
+    if kind == "jordan":
+        return gain * Q @ (0.5 * torch.eye(d, dtype=torch.float64) + shift) @ Q.T
+    if kind == "rank one":
+        return gain * torch.outer(Q[0], Q[-1]) + 1e-3 * G
+    if kind == "uncoupled":
+        half = torch.arange(d) < (d + 1) // 2
+        return gain * G / d**0.5 * (half[:, None] == half)
+    if kind == "positive":
+        return gain * G.abs() / d
+    if kind == "graded":
+        sizes = torch.logspace(0, -8, d, dtype=torch.float64)
+        return gain * sizes[:, None] * G / sizes
+    return gain * G / d**0.5
+
+
+def recurrent_case(seed: int, wide: bool = False) -> tuple[str, nn.RNNBase, Tensor]:
+    """A recurrence and its input; widths to 16, or 64."""
+    torch.manual_seed(seed)
+    rng = np.random.default_rng(seed)
+    cell, kind = CELLS[seed % 4], WEIGHTS[(seed // 4) % len(WEIGHTS)]
+    dtype = (torch.float64, torch.float32)[(seed // 32) % 2]
+    d, d_in = (64, 8) if wide else (int(rng.integers(1, 17)), int(rng.integers(1, 9)))
+    n = 24 if wide else int(rng.integers(5, 41))
+    gain = float(np.exp(rng.uniform(np.log(0.1), np.log(30))))
+    make = {"tanh": nn.RNN, "relu": nn.RNN, "gru": nn.GRU, "lstm": nn.LSTM}[cell]
+    module = make(d_in, d, **({"nonlinearity": "relu"} if cell == "relu" else {})).double()
+    saturated = rng.random() < 0.3
+    with torch.no_grad():
+        for rows in module.weight_hh_l0.split(d):
+            rows.copy_(_matrix(kind, d, gain))
+        if saturated and cell in ("gru", "lstm"):
+            for part in module.bias_ih_l0.split(d):
+                part += float(rng.choice([-25, -8, 0, 8, 25]))
+        elif saturated:
+            module.bias_ih_l0 *= 20
+    x = float(rng.choice([1e-9, 1, 1, 1, 10])) * torch.randn(n, d_in, dtype=torch.float64)
+    name = f"{seed} {cell} {kind} {str(dtype)[6:]} d={d} n={n} gain={gain:.2g}{' saturated' * saturated}"
+    return name, module.to(dtype), x.to(dtype)
+
+
+def _exact(values: Tensor) -> arb_mat:
+    values = values.detach().double()
+    return arb_mat([[arb(v) for v in row] for row in values.tolist()])
+
+
+def _scaled(slopes: list[arb], W: arb_mat) -> arb_mat:
+    rows, columns = W.nrows(), W.ncols()
+    return arb_mat(rows, columns, [slopes[i] * W[i, j] for i in range(rows) for j in range(columns)])
+
+
+def _sigma(z: arb) -> arb:
+    return 1 / (1 + (-z).exp())
+
+
+def _slope(z: arb) -> arb:
+    return 1 / ((1 + (-z).exp()) * (1 + z.exp()))
+
+
+def _minus_tanh(h: arb, z: arb) -> arb:
+    return h - 1 + 2 / ((2 * z).exp() + 1) if z > 0 else h + 1 - 2 / ((-2 * z).exp() + 1)
+
+
+def recurrent_truth(module: nn.RNNBase, x: Tensor) -> list[arb]:
+    """ln ||dh_{n-1} / dx_k|| for every k, exactly; -inf is a NaN ball."""
+    with torch.no_grad():
+        h = module(x)[0]
+    hs = torch.cat([torch.zeros_like(h[:1]), h[:-1]])
+    d, n = h.shape[1], len(x)
+    W, U = _exact(module.weight_ih_l0), _exact(module.weight_hh_l0)
+    b, a = (_exact(bias[:, None]) for bias in (module.bias_ih_l0, module.bias_hh_l0))
+    gates = W.nrows() // d
+    WU = [
+        arb_mat([[part[g * d + i, j] for part in (U, W) for j in range(part.ncols())] for i in range(d)])
+        for g in range(gates)
+    ]
+    c, steps = [arb(0)] * d, []
+    for k in range(n):
+        zx, zh = W * _exact(x[k][:, None]) + b, U * _exact(hs[k][:, None]) + a
+        before = [arb(v) for v in hs[k].double().tolist()]
+        zx, zh = ([part[i, 0] for i in range(gates * d)] for part in (zx, zh))
+        z = [p + q for p, q in zip(zx, zh, strict=True)]
+        if isinstance(module, nn.LSTM):
+            i, f, g, o = (z[m * d : m * d + d] for m in range(4))
+            new = [_sigma(f[m]) * c[m] + _sigma(i[m]) * g[m].tanh() for m in range(d)]
+            M = (
+                _scaled([_slope(i[m]) * g[m].tanh() for m in range(d)], WU[0])
+                + _scaled([_slope(f[m]) * c[m] for m in range(d)], WU[1])
+                + _scaled([_sigma(i[m]) * 4 * _slope(2 * g[m]) for m in range(d)], WU[2])
+            )
+            to_h = [_sigma(o[m]) * 4 * _slope(2 * new[m]) for m in range(d)]
+            N = _scaled(to_h, M) + _scaled([_slope(o[m]) * new[m].tanh() for m in range(d)], WU[3])
+            keep = [_sigma(v) for v in f]
+            full = [[keep[m] if j == m else arb(0) for j in range(d)] for m in range(d)]
+            full = [row + [M[m, j] for j in range(M.ncols())] for m, row in enumerate(full)]
+            low = [[to_h[m] * keep[m] if j == m else arb(0) for j in range(d)] for m in range(d)]
+            full += [row + [N[m, j] for j in range(N.ncols())] for m, row in enumerate(low)]
+            c, step = new, arb_mat(full)
+        elif isinstance(module, nn.GRU):
+            r, u = z[:d], z[d : 2 * d]
+            hn = zh[2 * d :]
+            new = [zx[2 * d + m] + _sigma(r[m]) * hn[m] for m in range(d)]
+            s = [_sigma(-u[m]) * 4 * _slope(2 * new[m]) for m in range(d)]
+            step = _scaled([s[m] * hn[m] * _slope(r[m]) for m in range(d)], WU[0]) + _scaled(
+                [_minus_tanh(before[m], new[m]) * _slope(u[m]) for m in range(d)], WU[1]
+            )
+            last = [[WU[2][m, j] * (_sigma(r[m]) if j < d else 1) for j in range(WU[2].ncols())] for m in range(d)]
+            step += _scaled(s, arb_mat(last))
+            direct = [[_sigma(u[m]) if j == m else arb(0) for j in range(step.ncols())] for m in range(d)]
+            step += arb_mat(direct)
+        elif module.mode == "RNN_RELU":
+            step = _scaled([arb(1) if v > 0 else arb(0) for v in z], WU[0])
+        else:
+            step = _scaled([4 * _slope(2 * v) for v in z], WU[0])
+        steps.append(step)
+    return _norms(steps, d)
+
+
+def _norms(steps: list[arb_mat], d: int) -> list[arb]:
+    S, width = steps[0].nrows(), steps[0].ncols()
+    R = arb_mat([[arb(int(j == S - d + i)) for j in range(S)] for i in range(d)])
+    logs = []
+    for step in reversed(steps):
+        full = R * step
+        parts = [full[i, j] for i in range(d) for j in range(S, width)]
+        logs.append(sum((v * v for v in parts), arb(0)).log() / 2)
+        R = arb_mat([[full[i, j] for j in range(S)] for i in range(d)])
+    return logs[::-1]
+
+
+def compared(name: str, truth: list[arb], values: np.ndarray, bound: np.ndarray) -> Compared:
+    """Stated norms beside true ones; exact zeros on both sides agree."""
+    error = np.full(len(values), np.nan)
+    for k, (true, value) in enumerate(zip(truth, values.tolist(), strict=True)):
+        if np.isneginf(value):
+            error[k] = 0 if not true.is_finite() else np.inf
+        elif np.isfinite(value):
+            error[k] = float((arb(value) - true).mid()) if true.is_finite() else np.inf
+    return Compared(name, values, bound, error, np.isnan(values))
+
+
+def recurrent_cases(seeds: range, wide: bool = False) -> Iterator[Compared]:
+    """Recurrences compared with the truth, at every source of the last target."""
+    for seed in seeds:
+        name, module, x = recurrent_case(seed, wide)
+        found = temporal_jacobian(module, x, layout="n d").log_norms([len(x) - 1])
+        yield compared(name, recurrent_truth(module, x), found.values[0], found.error[0])
