@@ -9,7 +9,7 @@ Step Jacobians are written out in balls of python-flint, apart from the package'
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import flint
 import numpy as np
@@ -26,8 +26,7 @@ WEIGHTS = ("gaussian", "orthogonal", "nilpotent", "jordan", "rank one", "uncoupl
 CELLS = ("tanh", "relu", "gru", "lstm")
 
 
-@dataclass(frozen=True)
-class Compared:
+class Compared(NamedTuple):
     """Norms of one case at some sources: stated values, stated bounds and true errors, all (m,); the error is
     NaN where the value is.
     """
@@ -42,6 +41,14 @@ class Compared:
     def inside(self) -> np.ndarray:
         """Whether the truth lies within the bound, or the norm is said to be undecided."""
         return self.undecided | (np.abs(self.error) <= self.bound)
+
+    @property
+    def width(self) -> float:
+        """Median ratio of bound to error, of the errors above 4 units in the last place; NaN if none is."""
+        size = np.abs(self.error)
+        least = 4 * np.finfo(np.float64).eps * np.maximum(1, np.abs(self.values))
+        seen = ~self.undecided & np.isfinite(size) & (size > least)
+        return float(np.median(self.bound[seen] / size[seen])) if seen.any() else np.nan
 
 
 def _matrix(kind: str, d: int, gain: float) -> Tensor:
@@ -121,7 +128,10 @@ def recurrent_truth(module: nn.RNNBase, x: Tensor) -> list[arb]:
     hs = torch.cat([torch.zeros_like(h[:1]), h[:-1]])
     d, n = h.shape[1], len(x)
     W, U = _exact(module.weight_ih_l0), _exact(module.weight_hh_l0)
-    b, a = (_exact(bias[:, None]) for bias in (module.bias_ih_l0, module.bias_hh_l0))
+    biases = (
+        (module.bias_ih_l0, module.bias_hh_l0) if module.bias else [torch.zeros(len(module.weight_ih_l0))] * 2
+    )
+    b, a = (_exact(bias[:, None]) for bias in biases)
     gates = W.nrows() // d
     WU = [
         arb_mat([[part[g * d + i, j] for part in (U, W) for j in range(part.ncols())] for i in range(d)])
@@ -157,7 +167,8 @@ def recurrent_truth(module: nn.RNNBase, x: Tensor) -> list[arb]:
             step = _scaled([s[m] * hn[m] * _slope(r[m]) for m in range(d)], WU[0]) + _scaled(
                 [_minus_tanh(before[m], new[m]) * _slope(u[m]) for m in range(d)], WU[1]
             )
-            last = [[WU[2][m, j] * (_sigma(r[m]) if j < d else 1) for j in range(WU[2].ncols())] for m in range(d)]
+            reset = [[_sigma(v)] * d + [arb(1)] * (WU[2].ncols() - d) for v in r]
+            last = [[WU[2][m, j] * factor for j, factor in enumerate(row)] for m, row in enumerate(reset)]
             step += _scaled(s, arb_mat(last))
             direct = [[_sigma(u[m]) if j == m else arb(0) for j in range(step.ncols())] for m in range(d)]
             step += arb_mat(direct)
@@ -192,9 +203,15 @@ def compared(name: str, truth: list[arb], values: np.ndarray, bound: np.ndarray)
     return Compared(name, values, bound, error, np.isnan(values))
 
 
+def stated(module: nn.Module, x: Tensor) -> tuple[np.ndarray, np.ndarray]:
+    """Norms of the last target's blocks and bounds on their errors."""
+    found = temporal_jacobian(module, x, layout="n d").log_norms([len(x) - 1])
+    assert found.error is not None
+    return found.values[0], found.error[0]
+
+
 def recurrent_cases(seeds: range, wide: bool = False) -> Iterator[Compared]:
     """Recurrences compared with the truth, at every source of the last target."""
     for seed in seeds:
         name, module, x = recurrent_case(seed, wide)
-        found = temporal_jacobian(module, x, layout="n d").log_norms([len(x) - 1])
-        yield compared(name, recurrent_truth(module, x), found.values[0], found.error[0])
+        yield compared(name, recurrent_truth(module, x), *stated(module, x))

@@ -98,11 +98,10 @@ def test_compression_stays_within_its_tolerance_and_its_own_bound(spec, wanted):
     close = temporal_jacobian(module, x, tolerance=wanted).log_norms([150, 77])
     inside = np.isfinite(exact.values)
     gap = np.abs(close.values[inside] - exact.values[inside])
-    assert close.error.max() <= wanted
+    assert close.error.max() <= wanted + exact.error.max()
     assert (gap <= close.error[inside] + tolerance() * np.abs(exact.values[inside])).all()
     # it did compress: otherwise the bound would be met by doing nothing
-    assert close.error.max() > 0 if wanted >= 1e-4 else True
-    assert exact.error is None
+    assert close.error.max() > 2 * exact.error.max() if wanted >= 1e-4 else True
 
 
 def test_uncoupled_groups_where_the_dominant_one_is_reset(monkeypatch):
@@ -130,11 +129,10 @@ def test_uncoupled_groups_where_the_dominant_one_is_reset(monkeypatch):
     found = operator.log_norms([n - 1])
     np.testing.assert_allclose(found.values[0], expected, atol=1e-6)
     assert found.error.max() <= 1e-6
-    # without the measured error, the threshold alone loses the second group
+    # the threshold alone loses the second group; the rounding errors that it leaves outlive what is kept
     monkeypatch.setattr(chain_norms_module, "_SHARES", (0.03,))
     lost = operator.log_norms([n - 1])
-    assert lost.values[0, 0] / math.log(10) < -25
-    assert lost.error[0, 0] > 1
+    assert np.isnan(lost.values[0, 0])
 
 
 @pytest.mark.parametrize("tol", [0.0, 1e-6])

@@ -142,8 +142,8 @@ def test_what_is_lost_of_the_low_rows_is_in_the_error(monkeypatch):
     exact, right = norms(module, x, 0), norms(module, x)
     advance = sweep_module.advance
 
-    def worse(stack, rows, k, steps, wrt):
-        taps, after, states = advance(stack, rows, k, steps, wrt)
+    def worse(stack, rows, k, steps, wrt, **errors):
+        taps, after, states = advance(stack, rows, k, steps, wrt, **errors)
         return taps, after * (1 + 1e-2 * (rows.dtype == torch.float32)), states
 
     monkeypatch.setattr(sweep_module, "advance", worse)
@@ -162,8 +162,8 @@ def test_low_rows_that_leave_the_range_of_float32_are_taken_again(monkeypatch):
     exact = norms(module, x, 0)
     advance = sweep_module.advance
 
-    def vanishing(stack, rows, k, steps, wrt):
-        taps, after, states = advance(stack, rows, k, steps, wrt)
+    def vanishing(stack, rows, k, steps, wrt, **errors):
+        taps, after, states = advance(stack, rows, k, steps, wrt, **errors)
         return taps * (0 if rows.dtype == torch.float32 else 1), after, states
 
     monkeypatch.setattr(sweep_module, "advance", vanishing)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import copy
-
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -11,7 +9,6 @@ from scipy.sparse.linalg import LinearOperator
 from torch import Tensor
 
 from depprobe.operators.chain.cells import CellChain
-from depprobe.operators.chain.step_products import pull_step, push_step
 
 
 def step_matrix(cell: CellChain, k: int) -> NDArray[np.float64]:
@@ -30,17 +27,17 @@ def step_operator(cell: CellChain, k: int) -> LinearOperator:
     >>> bool(np.allclose(step_operator(cell, 4).matmat(np.eye(10)), step_matrix(cell, 4)))
     True
     """
-    exact = _in_double(cell)
+    exact = cell.to(torch.float64)  # iterations converge to the round-off of the products
     like = exact.matrices(k, k + 1)[0, :1, :1]
 
     def forth(columns: NDArray) -> NDArray:
         given = _columns(columns, like)
         out = torch.empty_like(given)
-        push_step(exact, k, given, None, out)
+        exact.push(k, given, None, out)
         return out.cpu().numpy().reshape(columns.shape)
 
     def back(columns: NDArray) -> NDArray:
-        return pull_step(exact, k, _columns(columns, like)).cpu().numpy().reshape(columns.shape)
+        return exact.pull(k, _columns(columns, like)).cpu().numpy().reshape(columns.shape)
 
     shape = (cell.width, cell.width)
     return LinearOperator(shape, matvec=forth, rmatvec=back, matmat=forth, rmatmat=back, dtype=np.float64)
@@ -49,12 +46,3 @@ def step_operator(cell: CellChain, k: int) -> LinearOperator:
 def _columns(values: NDArray, like: Tensor) -> Tensor:
     # iterations hand over views of their own buffers, which must not be kept
     return torch.tensor(values, dtype=torch.float64, device=like.device).reshape(len(values), -1)
-
-
-def _in_double(cell: CellChain) -> CellChain:
-    """The cell with its tensors in float64: iterations converge to the round-off of the products."""
-    exact = copy.copy(cell)
-    for name, value in vars(cell).items():
-        if isinstance(value, Tensor) and value.is_floating_point():
-            setattr(exact, name, value.double())
-    return exact

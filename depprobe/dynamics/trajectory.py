@@ -16,9 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from depprobe.errors import BadInput, DepprobeError
-from depprobe.operators.chain.cells import CellChain
-from depprobe.operators.chain.linearised import RecurrentWeights, chain_of, run
-from depprobe.operators.chain.step_products import push_step
+from depprobe.operators.chain.cells import CHAINS, CellChain, RecurrentWeights, run
 
 #: steps of a stretch, as far as its gates take no more than these bytes
 _STEPS, _BYTES = 256, 64 << 20
@@ -84,7 +82,7 @@ class Recurrence:
                             f"the trajectory reached Inf or NaN at step {step}: it is unstable"
                         )
                     before = torch.cat([first[None], h[:-1]])
-                    chains.append(chain_of(self._kind, weights, inputs, h, before, cell))
+                    chains.append(CHAINS[self._kind](weights, inputs, h, before, cell))
                 state[level] = after
                 inputs = h
             yield RecurrentStretch(chains)
@@ -102,7 +100,7 @@ class RecurrentStretch:
         top, below = 0, None
         for cell in self.chains:
             rows = slice(top, top + cell.width)
-            push_step(cell, k, columns[rows], below, out[rows])
+            cell.push(k, columns[rows], below, out[rows])
             below = out[rows][cell.d_c :]
             top += cell.width
         return out

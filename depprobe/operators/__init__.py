@@ -5,7 +5,6 @@ from depprobe.operators.attention import call as _attention_call  # noqa: F401 (
 from depprobe.operators.attention import sparse as _sparse_attention  # noqa: F401
 from depprobe.operators.attention.operator import AttentionJacobian
 from depprobe.operators.chain import call as _recurrent_call  # noqa: F401
-from depprobe.operators.chain import cell_loop as _cell_loop  # noqa: F401
 from depprobe.operators.chain.operator import RecurrentJacobian
 from depprobe.operators.composed.levels.operator import StackJacobian
 from depprobe.operators.composed.operator import GraphJacobian

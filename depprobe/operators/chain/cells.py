@@ -1,49 +1,33 @@
-r"""Step Jacobians of RNN, GRU and LSTM cells along a trajectory.
+r"""A torch recurrence as chains of step Jacobians, one for each layer and direction.
 
 One step maps the state s_{k-1} and the input x_k to s_k. With a row block R on s_k (rows, S),
 
     R ds_k/d(h_{k-1}, x_k) = R M_k            M_k (S, d_h + d_in), every path through a weight
     R ds_k/ds_{k-1}       += R D_k            D_k the elementwise path past the weights
 
-    LSTM  s = (c, h)   M_c = sum over i, f, g of diag(dc/dz_g) W_g
-                       M_h = W_hr (diag(dm/dz_o) W_o + diag(dm/dc) M_c),  m = o tanh(c),  D: c -> c by f
-    GRU   s = h        M = diag(dh/dz_r) W_r + diag(dh/dz_z) W_z + diag(dh/dz_n) [r W_hn | W_in],  D: z
-    RNN   s = h        M = diag(phi'(z)) W
-
-W = [W_hh | W_ih] (gates, d, d_h + d_in); d_h < d where the LSTM projects (W_hr), else d_h = d.
 The fused module gives h; gate values for all t are then one matrix product (torch.nn documents the cells).
 Derivatives of saturated gates come from sigma(z) sigma(-z), which keeps them exact to round-off where
-sigma(z) (1 - sigma(z)) would give 0.
+sigma(z) (1 - sigma(z)) would give 0. What they lack still is known: a gate's argument errs by
+e = 2 (|W_hh| |h| + |W_ih| |x| + |b|) units u of the last place, row norms times norms, so relatively
+
+    sigma'(z) by e,   tanh'(z) by 2 e,   tanh(z) by e / |z|,  and row l of M by (sum_g |dp_gl W_gl|^2)^(1/2)
+    over (sum_g |p_gl W_gl|^2)^(1/2), p_gl the slopes of the gates
+
+Shapes: x (n, d_in); W = [W_hh | W_ih] (gates, d, d_h + d_in); d_h < d where an LSTM projects (W_hr), else
+d_h = d; initial states h0 (layers directions, d_h), c0 (layers directions, d).
+Source of the errors: Higham 2002, section 3.1; independent errors add in squares.
 """
 
 from __future__ import annotations
 
 import abc
 import copy
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal, Self
+from typing import Any, Literal, Self
 
 import torch
-from torch import Tensor
-
-
-def _dsigmoid(z: Tensor) -> Tensor:
-    return torch.sigmoid(z) * torch.sigmoid(-z)
-
-
-def _dtanh(z: Tensor) -> Tensor:
-    return 4 * _dsigmoid(2 * z)
-
-
-def _minus_tanh(h: Tensor, z: Tensor) -> Tensor:
-    """h - tanh(z); where both are near 1 or -1, from what each lacks of it, which floats hold."""
-    one = z.sign()
-    return torch.where(z.abs() < 0.55, h - torch.tanh(z), h - one + 2 * one * torch.sigmoid(-2 * z.abs()))
-
-
-def _overflow(h: Tensor) -> int:
-    bad = (~h.isfinite()).any(1).nonzero()
-    return int(bad[0]) if len(bad) else len(h)
+from torch import Tensor, nn
 
 
 @dataclass(frozen=True)
@@ -61,12 +45,6 @@ class CellWeights:
         linear = torch.nn.functional.linear
         return linear(x, self.ih, self.b_ih), linear(h_before, self.hh, self.b_hh)
 
-    def argument_errors(self, x: Tensor, h_before: Tensor) -> tuple[Tensor, Tensor]:
-        """Rounding errors of ``preactivations``, in units of the last place."""
-        parts = ((x, self.ih, self.b_ih), (h_before, self.hh, self.b_hh))
-        sums = [z.norm(dim=1)[:, None] * W.norm(dim=1) + (0 if b is None else b.abs()) for z, W, b in parts]
-        return 2 * sums[0], 2 * sums[1]
-
     def stacked(self, gates: int) -> Tensor:
         """[W_hh | W_ih] gate by gate: (gates, d, d_h + d_in)."""
         return torch.cat([self.hh, self.ih], 1).unflatten(0, (gates, -1))
@@ -75,22 +53,23 @@ class CellWeights:
 class CellChain(abc.ABC):
     """The step Jacobians of one layer in one direction, in the order in which the cell reads the input.
 
-    State columns are (c, h) with widths ``d_c`` (0 without a cell state) and ``d_h``.
+    State columns are (c, h) with widths ``d_c`` (0 without a cell state) and ``d_h``. Constructors take
+    weights, x, outputs h, those before them, and c before step 0.
     """
 
-    n: int
-    d_in: int
-    d_h: int
     d_c: int = 0
-    #: first step after which the state is not finite; n where there is none
-    overflow: int
     #: names of the gates in torch's order, empty for a cell without
     gates: tuple[str, ...] = ()
     #: [W_hh | W_ih], columns last, and how many of the columns are W_hh's
     _weight: Tensor
     _recurrent: int
-    #: weights, inputs and states before each step, as they were given
-    given: tuple[CellWeights, Tensor, Tensor]
+
+    def __init__(self, weights: CellWeights, x: Tensor, h: Tensor, before: Tensor) -> None:
+        self.n, self.d_in, self.d_h = x.shape[0], x.shape[1], h.shape[1]
+        self._given, self._recurrent = (weights, x, before), self.d_h
+        bad = (~h.isfinite()).any(1).nonzero()
+        #: first step after which the state is not finite; n where there is none
+        self.overflow = int(bad[0]) if len(bad) else self.n
 
     @property
     def width(self) -> int:
@@ -101,13 +80,22 @@ class CellChain(abc.ABC):
     def matrices(self, start: int, stop: int) -> Tensor:
         """M_k for start <= k < stop: (stop - start, S, d_h + d_in)."""
 
+    @abc.abstractmethod
+    def row_errors(self) -> Tensor:
+        """Relative standard errors of the rows of each step Jacobian, in units of the last place: (n, S)."""
+
     def argument_errors(self) -> tuple[Tensor, Tensor]:
-        """Rounding errors of both parts of the gates' arguments, (n, gates d), in units of the last place."""
-        return self.given[0].argument_errors(*self.given[1:])
+        """Rounding errors of both parts of ``preactivations``, in units of the last place."""
+        weights, x, before = self._given
+        parts = ((x, weights.ih, weights.b_ih), (before, weights.hh, weights.b_hh))
+        of_x, of_h = (
+            2 * (z.norm(dim=1)[:, None] * W.norm(dim=1) + (0 if b is None else b.abs())) for z, W, b in parts
+        )
+        return of_x, of_h
 
     def weight_norms(self) -> tuple[Tensor, Tensor]:
-        """Norms of the rows of W_hh and W_ih, (gates d,)."""
-        return self.given[0].hh.norm(dim=1), self.given[0].ih.norm(dim=1)
+        """Norms of the rows of W_hh and W_ih: (gates d,) each."""
+        return self._given[0].hh.norm(dim=1), self._given[0].ih.norm(dim=1)
 
     def to(self, dtype: torch.dtype) -> Self:
         """The same chain in the precision given."""
@@ -155,6 +143,17 @@ class CellChain(abc.ABC):
     def reach(self, k: int, units: Tensor) -> tuple[Tensor, Tensor]:
         """Which of (s_{k-1}, x_k) given units of s_k depend on, by non-zero factors: bool (S,), (d_in,)."""
 
+    @abc.abstractmethod
+    def push(self, k: int, columns: Tensor, inputs: Tensor | None, out: Tensor) -> None:
+        """Columns (S, m) on s_{k-1}, and (d_in, m) on x_k, to columns on s_k in ``out`` (S, m).
+
+        ``inputs`` is None where the input does not move. One product with the weights; no step Jacobian.
+        """
+
+    @abc.abstractmethod
+    def pull(self, k: int, columns: Tensor) -> Tensor:
+        """Columns (S, m) on s_k to columns (S, m) on s_{k-1}: ``push`` transposed, without inputs."""
+
 
 class GatedChain(CellChain):
     """What cells with gates can tell of them. ``z`` are the gates' arguments, (gates, n, d)."""
@@ -174,148 +173,114 @@ class GatedChain(CellChain):
         return torch.nn.functional.logsigmoid(self._z[self.gates.index(self.keeper)].double())
 
 
-class RNNChain(CellChain):
-    """Plain recurrence: M_k = diag(phi'(z_k)) W."""
-
-    def __init__(self, weights: CellWeights, x: Tensor, h: Tensor, h_before: Tensor, relu: bool) -> None:
-        self.n, self.d_in, self.d_h = x.shape[0], x.shape[1], h.shape[1]
-        self._weight, self._recurrent, self.overflow = weights.stacked(1)[0], self.d_h, _overflow(h)
-        from_x, from_h = weights.preactivations(x, h_before)
-        self.z = z = from_x + from_h
-        self.given, self.relu = (weights, x, h_before), relu
-        self._slope = (z > 0).to(z.dtype) if relu else _dtanh(z)
-        self._alive = (z > 0) if relu else torch.ones_like(z, dtype=torch.bool)
-        self._links = self._weight != 0
-
-    def matrices(self, start: int, stop: int) -> Tensor:
-        return self._slope[start:stop, :, None] * self._weight
-
-    def reach(self, k: int, units: Tensor) -> tuple[Tensor, Tensor]:
-        found = self._links[units & self._alive[k]].any(0)
-        return found[: self.d_h], found[self.d_h :]
+def dsigmoid(z: Tensor) -> Tensor:
+    """sigma'(z)."""
+    return torch.sigmoid(z) * torch.sigmoid(-z)
 
 
-class GRUChain(GatedChain):
-    """Gated recurrent unit: the update gate z carries h past the weights."""
-
-    gates, keeper = ("r", "z", "n"), "z"
-
-    def __init__(self, weights: CellWeights, x: Tensor, h: Tensor, h_before: Tensor) -> None:
-        self.n, self.d_in, self.d_h = x.shape[0], x.shape[1], h.shape[1]
-        from_x, from_h = weights.preactivations(x, h_before)
-        xr, xz, xn = from_x.chunk(3, 1)
-        hr, hz, hn = from_h.chunk(3, 1)
-        r, new = torch.sigmoid(xr + hr), xn + torch.sigmoid(xr + hr) * hn
-        slope_n = torch.sigmoid(-(xz + hz)) * _dtanh(new)
-        self._z, self.from_h = torch.stack([xr + hr, xz + hz, new]), hn
-        self.given = weights, x, h_before
-        self._keep = torch.sigmoid(xz + hz)
-        self._slopes = torch.stack(
-            [
-                slope_n * hn * _dsigmoid(xr + hr),
-                _minus_tanh(h_before, new) * _dsigmoid(xz + hz),
-                slope_n,
-                slope_n * r,
-            ],
-            1,
-        )
-        self._weight, self._recurrent, self.overflow = weights.stacked(3), self.d_h, _overflow(h)
-        self._links = (self._weight != 0).any(0)
-
-    def matrices(self, start: int, stop: int) -> Tensor:
-        reset, update, new_x, new_h = self._slopes[start:stop, :, :, None].unbind(1)
-        W = self._weight
-        M = reset * W[0]
-        M.addcmul_(update, W[1])
-        left = self._recurrent
-        M[:, :, :left].addcmul_(new_h, W[2, :, :left])
-        M[:, :, left:].addcmul_(new_x, W[2, :, left:])
-        return M
-
-    def add_direct(self, k: int, rows: Tensor, out: Tensor) -> None:
-        out.addcmul_(rows, self._keep[k])
-
-    def add_direct_matrices(self, start: int, stop: int, out: Tensor) -> None:
-        out.diagonal(dim1=1, dim2=2).add_(self._keep[start:stop])
-
-    def reach(self, k: int, units: Tensor) -> tuple[Tensor, Tensor]:
-        found = self._links[units].any(0)
-        return found[: self.d_h] | units, found[self.d_h :]
+def dtanh(z: Tensor) -> Tensor:
+    """tanh'(z)."""
+    return 4 * dsigmoid(2 * z)
 
 
-class LSTMChain(GatedChain):
-    """Long short-term memory: the forget gate carries c past the weights. ``c_first`` is c before step 0."""
+def over(a: Tensor, b: Tensor) -> Tensor:
+    """a / |b|; large where b is 0."""
+    return a / b.abs().clamp_min(torch.finfo(b.dtype).tiny)
 
-    gates, keeper = ("i", "f", "g", "o"), "f"
 
-    def __init__(
-        self, weights: CellWeights, x: Tensor, h: Tensor, h_before: Tensor, c_first: Tensor | None = None
-    ) -> None:
-        self.n, self.d_in, self.d_h = x.shape[0], x.shape[1], h.shape[1]
-        self.d_c = weights.hh.shape[0] // 4
-        from_x, from_h = weights.preactivations(x, h_before)
-        self._z = (from_x + from_h).unflatten(1, (4, -1)).movedim(1, 0)
-        zi, zf, zg, zo = self._z
-        i, f, g, o = torch.sigmoid(zi), torch.sigmoid(zf), torch.tanh(zg), torch.sigmoid(zo)
-        cells = [torch.zeros_like(zi[0]) if c_first is None else c_first]
-        for new, kept in zip((i * g).unbind(0), f.unbind(0), strict=True):
-            cells.append(torch.addcmul(new, kept, cells[-1]))
-        self.given, self.cells = (weights, x, h_before), torch.stack(cells)
-        before, c = self.cells[:-1], self.cells[1:]
-        self._to_m = o * _dtanh(c)
-        self._slopes = torch.stack(
-            [g * _dsigmoid(zi), before * _dsigmoid(zf), i * _dtanh(zg), torch.tanh(c) * _dsigmoid(zo)], 1
-        )
-        self._keep, self._keep_to_m = f, f * self._to_m
-        self._weight, self._project, self._recurrent = weights.stacked(4), weights.hr, self.d_h
-        self._links, self.overflow = (self._weight != 0).any(0), _overflow(h)
+def combined(terms: Sequence[tuple[Tensor, Tensor, Tensor]]) -> Tensor:
+    """Relative errors (n, d) of sums of independent terms: slopes, their errors, norms of their factors."""
+    # below the range of floats digits are lost
+    least = torch.finfo(terms[0][0].dtype).tiny
+    error = torch.stack([((off + least) * norm).square() for _, off, norm in terms]).sum(0)
+    return over(error.sqrt(), sizes(terms))
 
-    def matrices(self, start: int, stop: int) -> Tensor:
-        i, f, g, o = self._slopes[start:stop, :, :, None].unbind(1)
-        W, d_c = self._weight, self.d_c
-        M = W.new_empty(stop - start, self.width, W.shape[2])
-        cell, out = M[:, :d_c], M[:, d_c:] if self._project is None else torch.empty_like(M[:, :d_c])
-        torch.mul(i, W[0], out=cell)
-        cell.addcmul_(f, W[1]).addcmul_(g, W[2])
-        torch.mul(o, W[3], out=out)
-        out.addcmul_(self._to_m[start:stop, :, None], cell)
-        if self._project is not None:
-            torch.matmul(self._project, out, out=M[:, d_c:])
-        return M
 
-    def _to_memory(self, rows: Tensor) -> Tensor:
-        """Row block on h as a row block on m = o tanh(c)."""
-        rows = rows[:, self.d_c :]
-        return rows if self._project is None else rows @ self._project
+def sizes(terms: Sequence[tuple[Tensor, Tensor, Tensor]]) -> Tensor:
+    """Root of the sum of the squares of terms: (n, d)."""
+    return torch.stack([(slope * norm).square() for slope, _, norm in terms]).sum(0).sqrt()
 
-    def part(self, wrt: str, k: int, rows: Tensor) -> Tensor:
-        if wrt == "cell":
-            return torch.addcmul(rows[:, : self.d_c], self._to_memory(rows), self._to_m[k])
-        return super().part(wrt, k, rows)
 
-    def part_reach(self, wrt: str, units: Tensor) -> Tensor:
-        return self._reached_cells(units) if wrt == "cell" else super().part_reach(wrt, units)
+#: torch's functions, and the class of the chains, by the kind of recurrence
+KERNELS: dict[str, Callable[..., Any]] = {
+    "rnn_tanh": torch._VF.rnn_tanh,
+    "rnn_relu": torch._VF.rnn_relu,
+    "gru": torch._VF.gru,
+    "lstm": torch._VF.lstm,
+}
+CHAINS: dict[str, Callable[[CellWeights, Tensor, Tensor, Tensor, Tensor], CellChain]] = {}
 
-    def _reached_cells(self, units: Tensor) -> Tensor:
-        """Units of c that given units of (c, h) depend on at the same step."""
-        from_h = units[self.d_c :]
-        memory = from_h if self._project is None else (self._project[from_h] != 0).any(0)
-        return units[: self.d_c] | memory
 
-    def add_direct(self, k: int, rows: Tensor, out: Tensor) -> None:
-        cell = out[:, : self.d_c]
-        torch.mul(rows[:, : self.d_c], self._keep[k], out=cell)
-        cell.addcmul_(self._to_memory(rows), self._keep_to_m[k])
+@dataclass(frozen=True)
+class RecurrentWeights:
+    """A recurrence: ``layers[l][direction]``, bottom first, the second direction reading backwards."""
 
-    def add_direct_matrices(self, start: int, stop: int, out: Tensor) -> None:
-        out[:, : self.d_c, : self.d_c].diagonal(dim1=1, dim2=2).copy_(self._keep[start:stop])
-        to_cell = out[:, self.d_c :, : self.d_c]
-        if self._project is None:
-            to_cell.diagonal(dim1=1, dim2=2).copy_(self._keep_to_m[start:stop])
-        else:
-            torch.mul(self._project, self._keep_to_m[start:stop, None], out=to_cell)
+    kind: str
+    layers: list[list[CellWeights]]
 
-    def reach(self, k: int, units: Tensor) -> tuple[Tensor, Tensor]:
-        cells = self._reached_cells(units)
-        found = self._links[cells].any(0)
-        return torch.cat([cells, found[: self.d_h]]), found[self.d_h :]
+    @classmethod
+    def of_module(cls, module: nn.RNNBase) -> RecurrentWeights:
+        """Those of ``nn.RNN``, ``nn.GRU`` or ``nn.LSTM``, as the module hands them to the kernel."""
+        kind = {"RNN_TANH": "rnn_tanh", "RNN_RELU": "rnn_relu"}.get(module.mode, module.mode.lower())
+        flat = [weight for weight in module._flat_weights if weight is not None]
+        return cls.of_call(kind, flat, module.bias, module.num_layers, module.bidirectional)
+
+    @classmethod
+    def of_call(
+        cls, kind: str, flat: Sequence[Tensor], biased: bool, depth: int, both: bool
+    ) -> RecurrentWeights:
+        """Those of a call of torch's function, from its flat list of weights."""
+        each = len(flat) // (depth * (1 + both))
+        cells = []
+        for first in range(0, len(flat), each):
+            ih, hh, *rest = (weight.detach() for weight in flat[first : first + each])
+            biases, projection = (rest[:2], rest[2:]) if biased else ([None, None], rest)
+            cells.append(CellWeights(hh, ih, biases[1], biases[0], projection[0] if projection else None))
+        return cls(kind, [cells[first : first + 1 + both] for first in range(0, len(cells), 1 + both)])
+
+    @property
+    def has_cell(self) -> bool:
+        """Whether the state is a pair (h, c)."""
+        return self.kind == "lstm"
+
+    @property
+    def both(self) -> bool:
+        """Whether there are two directions."""
+        return len(self.layers[0]) == 2
+
+    def chains(self, x: Tensor, h0: Tensor | None = None, c0: Tensor | None = None) -> list[list[CellChain]]:
+        """The chains of every layer at x, one a direction, from the initial states given, else from zero."""
+        found: list[list[CellChain]] = []
+        with torch.no_grad():
+            for depth, directions in enumerate(self.layers):
+                cells, outputs = [], []
+                for direction, weights in enumerate(directions):
+                    place = depth * len(directions) + direction
+                    inputs = x.flip(0) if direction else x
+                    h_first, c_first = self._states(weights, x, place, h0, c0)
+                    h = run(self.kind, weights, inputs, h_first, c_first)[0]
+                    before = torch.cat([h_first[None], h[:-1]])
+                    cells.append(CHAINS[self.kind](weights, inputs, h, before, c_first))
+                    outputs.append(h.flip(0) if direction else h)
+                found.append(cells)
+                x = torch.cat(outputs, 1)
+        return found
+
+    @staticmethod
+    def _states(
+        weights: CellWeights, x: Tensor, place: int, h0: Tensor | None, c0: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        h = x.new_zeros(weights.hh.shape[1]) if h0 is None else h0[place]
+        c = x.new_zeros(weights.hh.shape[0] // 4) if c0 is None else c0[place]
+        return h, c
+
+
+def run(
+    kind: str, weights: CellWeights, x: Tensor, h: Tensor, c: Tensor
+) -> tuple[Tensor, tuple[Tensor, ...]]:
+    """Outputs (n, d_h) of one layer in one direction from a state, and the last state: (h,) or (h, c)."""
+    given = (weights.ih, weights.hh, weights.b_ih, weights.b_hh, weights.hr)
+    flat = [weight for weight in given if weight is not None]
+    start = (h[None, None], c[None, None]) if kind == "lstm" else h[None, None]
+    out, *after = KERNELS[kind](x[None], start, flat, weights.b_hh is not None, 1, 0.0, False, False, True)
+    return out[0], tuple(part[0, 0] for part in after)

@@ -1,4 +1,4 @@
-r"""Rank compression of a row block, with sketches that measure what was discarded and what was rounded.
+r"""What rides along with a row block: its rank compression, and what was discarded and rounded on the way.
 
 A row block R (r, S) has eigenvectors U of its Gram matrix R R^T. Keeping the leading ones,
 
@@ -13,6 +13,15 @@ of freedom (when one direction dominates), which gives the upper bound.
 For the same reason directions L = U_l^T R of low share need fewer digits. Carried in float32, as L + E, they
 err ln norm by at most ||L X|| ||E X|| / ||R X||^2. A few combinations G L are carried in float64 beside them,
 and G L X - G (L + E) X measures ||E X||_F as a sketch does.
+
+Rounding errors of each product, R' = R M + dR with |dR_ic| ~ u (sum_l (a_l R_il M_lc)^2)^(1/2), are measured
+likewise, since a bound by norms explodes where steps are far from normal. s = G R tells how large the rows
+are in each column, and each step adds errors of the size that it makes, in every direction, to e:
+
+    e' = e M + v * ((w * s) M),     w_l = +- a_l,  v_c = +- 1  at random,  e in units u of the last place
+
+a_l^2 = 2 + S/8 + (relative error of row l of M)^2, of the product's S terms and of ``cells.py``.
+Sources: Halko, Martinsson and Tropp 2011; Higham and Mary 2019 (rounding errors as random ones).
 """
 
 from __future__ import annotations
@@ -27,6 +36,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from depprobe.core.scaled import Scaled, added, log_hypot, log_norms
+from depprobe.operators.chain.cells import CellChain
 
 #: rows of the sketches of what is discarded and of what is rounded, and the 0.1 % quantiles of chi-squared
 #: with as many degrees of freedom over their number
@@ -36,6 +46,11 @@ SKETCH_QUANTILE, ROUNDED_QUANTILE = 0.8571 / SKETCH_ROWS, 0.0908 / ROUNDED_ROWS
 _LOW_SHARE, _FEWEST_LOW = 0.03, 16
 #: norms of products of rows with entries up to 1 that float32 holds without loss, as ln
 _SAFE = math.log(1e25)
+
+#: rows of rounding errors, and how many times the norm that they read bounds an error (99.5 % of cases)
+ROWS, FACTOR = 4, 5.0
+#: most steps whose signs are drawn apart
+_STEPS = 32
 
 
 class Carried:
@@ -189,3 +204,97 @@ def _over(rows: Tensor, unit: Tensor) -> Scaled:
 def _share(log_part: NDArray[np.float64], log_whole: NDArray[np.float64]) -> NDArray[np.float64]:
     """The part over the whole; of nothing 0, whatever the whole."""
     return np.where(np.isneginf(log_part), 0.0, np.exp(log_part - log_whole))
+
+
+class Noise:
+    """What each step of a stack of layers adds to the errors that ride along."""
+
+    def __init__(self, stack: Sequence[CellChain]) -> None:
+        self._sizes = [(2 + cell.width / 8 + cell.row_errors().square()).sqrt() for cell in stack]
+        like = self._sizes[0]
+        self.generator = torch.Generator(device=like.device).manual_seed(0)
+        widest = max(cell.width + cell.d_in for cell in stack)
+        self._period = _STEPS * ROWS * widest
+        drawn = torch.rand(2 * self._period, generator=self.generator, dtype=like.dtype, device=like.device)
+        self._signs = torch.where(drawn < 0.5, -1, 1).to(like.dtype)
+
+    def signs(self, *shape: int) -> Tensor:
+        """Random signs, of at most as many steps as one run has."""
+        first = int(torch.randint(self._period, (), generator=self.generator, device=self._signs.device))
+        return self._signs[first : first + math.prod(shape)].view(shape)
+
+    def factors(self, level: int, k: int, steps: int) -> Tensor:
+        """w for the steps from k down: (steps, ROWS, S)."""
+        sizes = self._sizes[level][k - steps + 1 : k + 1].flip(0)
+        return self.signs(steps, ROWS, sizes.shape[1]) * sizes[:, None]
+
+
+class Injection:
+    """What the steps of one run add to the errors, in the buffer (steps + 1, rows, S + d_in) of one layer.
+
+    The last rows of the buffer are, ``extra`` of each, s, e and w * s.
+    """
+
+    def __init__(self, noise: Noise, level: int, buffer: Tensor, k: int, extra: int) -> None:
+        steps, width = len(buffer) - 1, buffer.shape[2]
+        w = noise.factors(level, k, steps)
+        self._w, self._v = w.unbind(0), noise.signs(steps, ROWS, width).unbind(0)
+        s, e, flipped = buffer[:, -3 * extra :].unflatten(1, (3, -1, ROWS)).unbind(1)
+        self._s, self._flipped = (part[..., : w.shape[2]].unbind(0) for part in (s, flipped))
+        self._moved, self._e = flipped.unbind(0), e.unbind(0)
+
+    def before(self, j: int) -> None:
+        """Write w * s, which step j takes on with the other rows."""
+        torch.mul(self._s[j], self._w[j], out=self._flipped[j])
+
+    def after(self, j: int) -> None:
+        """Add to the errors what step j made."""
+        self._e[j + 1].addcmul_(self._moved[j + 1], self._v[j])
+
+
+class Riding:
+    """Combinations of the rows of one target, and of their errors in units of the last place.
+
+    Attributes
+    ----------
+    rows : (2 ROWS, S), s above e; row i of each stands for ``rows[i] * exp(scale[i])``.
+    scale : (ROWS, 1) float64.
+    """
+
+    def __init__(self, rows: Tensor, noise: Noise) -> None:
+        shape = ROWS, len(rows)
+        mix = torch.randn(shape, generator=noise.generator, dtype=rows.dtype, device=rows.device)
+        mixed = mix @ rows / math.sqrt(ROWS)
+        self.rows = torch.cat([mixed, torch.zeros_like(mixed)])
+        self.scale = torch.zeros(ROWS, 1, dtype=torch.float64, device=rows.device)
+
+    def rescale(self, noise: Noise) -> None:
+        """Bring the largest entry of s and e together to 1."""
+        pairs = self.rows.unflatten(0, (2, ROWS))
+        found = Scaled(pairs, self.scale[None]).rescaled((0, 2))
+        self.rows, self.scale = found.values.flatten(0, 1), found.log_scale[0]
+        # entries of rows and errors below the range of floats are lost
+        errors = self.rows[ROWS:]
+        errors += 2 * torch.finfo(errors.dtype).tiny * noise.signs(*errors.shape)
+
+    def rotated(self, noise: Noise) -> None:
+        """Add the rounding errors of a rotation of all rows."""
+        s, e = self.rows.split(ROWS)
+        e += 4 * s * noise.signs(*s.shape)
+
+
+def rounded(
+    values: NDArray[np.float64], error: NDArray[np.float64], rounding: NDArray[np.float64], dtype: torch.dtype
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Log norms, NaN where rounding errors may be as large, and bounds on their errors from all causes.
+
+    Given are the errors from compression, and ln norms of rounding errors in units of the last place.
+    """
+    last = math.log(torch.finfo(dtype).eps / 2)
+    known = np.isfinite(values)
+    share = np.zeros_like(values)
+    share[known] = FACTOR * np.exp(np.minimum(rounding[known] + last - values[known], 0))
+    lost = known & ~(share < 1)
+    places = np.finfo(np.float64).eps * (4 + 4 * np.abs(np.where(known, values, 0)))
+    bound = error - np.log1p(-np.where(known & ~lost, share, 0)) + np.where(known, places, 0)
+    return np.where(lost, np.nan, values), np.where(lost, 0, bound)

@@ -25,9 +25,9 @@ from depprobe.core.parallel import Stopped, each
 from depprobe.core.scaled import Scaled, log_hypot, log_norms
 from depprobe.core.temporal_jacobian import LogNorms, TemporalJacobian
 from depprobe.errors import BadInput
-from depprobe.operators.chain.cells import CellChain
-from depprobe.operators.chain.linearised import RecurrentWeights
-from depprobe.operators.chain.rounding import rounded
+from depprobe.operators.chain import gru, lstm, rnn  # noqa: F401 (these register themselves)
+from depprobe.operators.chain.cells import CellChain, RecurrentWeights
+from depprobe.operators.chain.compression import rounded
 from depprobe.operators.chain.sweep import Step, is_wide, sweep
 from depprobe.operators.chain.unknown_norms import overflowed, reach, statuses
 from depprobe.operators.chain.vjp_rows import pull, push, swept_row
@@ -95,8 +95,6 @@ class RecurrentJacobian(TemporalJacobian):
         if self._deep_both:
             self.tolerance = 0.0
 
-    # -- norms ---------------------------------------------------------------------------------------
-
     def log_norms(
         self, targets: Sequence[int], sources: Sequence[int] | None = None, norm: str = "fro"
     ) -> LogNorms:
@@ -156,8 +154,6 @@ class RecurrentJacobian(TemporalJacobian):
             total = log_hypot(total, log_norms(part, norm, (0, 2)).cpu().numpy())
         return total
 
-    # -- blocks --------------------------------------------------------------------------------------
-
     def row(self, t: int) -> Scaled:
         """Row t, uncompressed: values (d_out, n_in, d_in), log_scale (d_out, n_in, 1)."""
         _, d_out, n_in, d_in = self.shape
@@ -179,8 +175,6 @@ class RecurrentJacobian(TemporalJacobian):
         columns = n_in if only is None else 1
         zeros = torch.zeros(d_out, columns, d_in, dtype=self._dtype, device=self._device)
         return swept_row(self._layers, t, only, self.wrt, zeros)
-
-    # -- products ------------------------------------------------------------------------------------
 
     def _pull_units(self, t: int, units: range) -> Scaled:
         """Rows of J[t,:] for some output units, through the layers from the top: (units, n_in, d_in)."""

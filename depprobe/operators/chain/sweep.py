@@ -20,9 +20,8 @@ from torch import Tensor
 
 from depprobe.core.scaled import Scaled, peaks
 from depprobe.operators.chain.cells import CellChain
-from depprobe.operators.chain.compression import Carried, RowBlock
+from depprobe.operators.chain.compression import ROWS, Carried, Injection, Noise, Riding, RowBlock
 from depprobe.operators.chain.reading import SingleReading
-from depprobe.operators.chain.rounding import ROWS, Injection, Noise, Riding
 
 #: steps between two rescalings, as far as buffers allow; the first run; steps before the first compression,
 #: which costs as much as many steps while the rank is full, and between two at least

@@ -1,0 +1,84 @@
+"""Stated errors cover what rounding has changed: norms against 100-digit arithmetic at the same states."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from test_studies import STUDIES, module_of
+from torch import nn
+
+import depprobe
+from depprobe import temporal_jacobian
+from depprobe.operators.chain import compression
+from depprobe.vocabulary import STATUS
+
+pytest.importorskip("flint")
+F64 = torch.float64
+CASES = module_of(Path(STUDIES) / "rounding_cases.py")
+#: least share of norms within the bound; and how far, in the median, it may lie above the errors
+INSIDE, WIDE = 0.995, 100
+
+
+def judged(cases):
+    """Share of norms inside, median ratio of bound to error, and share undecided."""
+    cases = list(cases)
+    inside = np.concatenate([case.inside for case in cases])
+    undecided = np.concatenate([case.undecided for case in cases])
+    return (
+        inside.mean(),
+        np.median([case.width for case in cases if np.isfinite(case.width)]),
+        undecided.mean(),
+    )
+
+
+def test_recurrences_lie_within_the_stated_error():
+    inside, width, undecided = judged(CASES.recurrent_cases(range(40)))
+    assert inside >= INSIDE
+    assert width <= WIDE
+    assert undecided < 0.1
+
+
+def test_a_smaller_bound_is_refuted(monkeypatch):
+    """A bound a thousand times smaller does not cover the truth: the comparison can fail."""
+    monkeypatch.setattr(compression, "FACTOR", compression.FACTOR / 1e3)
+    inside, _, _ = judged(CASES.recurrent_cases(range(16)))
+    assert inside < INSIDE
+
+
+def test_a_nilpotent_recurrence_is_undecided_where_only_rounding_is_left():
+    torch.manual_seed(0)
+    module, x = nn.RNN(8, 8, bias=False).to(F64), 1e-9 * torch.randn(40, 8, dtype=F64)
+    Q = torch.linalg.qr(torch.randn(8, 8, dtype=F64))[0]
+    with torch.no_grad():
+        module.weight_hh_l0.copy_(Q @ torch.diag(torch.ones(7, dtype=F64), 1) @ Q.T)
+    ds = depprobe.jacobian(module, x.numpy(), layout="n d")
+    status = ds.log_norm_status.values[0, ::-1]
+    assert (status[:8] == STATUS["finite"]).all()
+    assert status[39] == STATUS["undecided"]
+    case = CASES.compared("nilpotent", CASES.recurrent_truth(module, x), *CASES.stated(module, x))
+    assert case.inside.all()
+
+
+def test_a_gate_that_cancels_keeps_its_digits():
+    """GRU with candidates near 1: h_before - tanh(y) of y = 18 to 25."""
+    torch.manual_seed(0)
+    module, x = nn.GRU(3, 6).to(F64), torch.randn(101, 3, dtype=F64)
+    with torch.no_grad():
+        module.bias_ih_l0[12:] = torch.linspace(18, 25, 6)
+    case = CASES.compared("gru", CASES.recurrent_truth(module, x), *CASES.stated(module, x))
+    assert case.inside.all()
+    assert np.abs(case.error[~case.undecided]).max() < 1e-10
+
+
+def test_float32_modules_state_errors_of_their_dtype():
+    torch.manual_seed(0)
+    x = torch.randn(60, 8)
+    for kind in (nn.RNN, nn.GRU, nn.LSTM):
+        module = kind(8, 8)
+        found = temporal_jacobian(module, x).log_norms([59])
+        double = temporal_jacobian(module.double(), x.double()).log_norms([59])
+        assert 1e-7 < found.error.max() < 1e-3
+        assert double.error.max() < 1e-6
