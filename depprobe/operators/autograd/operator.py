@@ -46,6 +46,7 @@ class AutogradJacobian(TemporalJacobian):
     ----------
     function : the module at one input.
     options : ``memory`` counts.
+    products : of the function; by default recorded here.
 
     Raises
     ------
@@ -56,9 +57,11 @@ class AutogradJacobian(TemporalJacobian):
     zero_proof = "structure, replacement"
     error_kind = "estimate"
 
-    def __init__(self, function: SequenceFunction, options: Options) -> None:
+    def __init__(
+        self, function: SequenceFunction, options: Options, products: Products | None = None
+    ) -> None:
         self._function, self._memory = function, options.memory
-        self._products = Products(function, options.memory)
+        self._products = products or Products(function, options.memory)
         self.shape = function.shape
         self.wrt = function.wrt
         dtype = self._products.narrowest

@@ -34,6 +34,7 @@ from depprobe.core.scaled import Scaled, log_norm_of_logs
 from depprobe.core.temporal_jacobian import LogNorms, anchors
 from depprobe.errors import BadInput
 from depprobe.operators.autograd.operator import AutogradJacobian
+from depprobe.operators.autograd.products import Products
 
 #: orthonormal rows from which effective ranks are estimated, at least (where there are so many) and at most
 LEAST_ROWS, MOST_ROWS = 16, 64
@@ -52,8 +53,10 @@ class ProbedJacobian(AutogradJacobian):
 
     method = "probes"
 
-    def __init__(self, function: SequenceFunction, options: Options) -> None:
-        super().__init__(function, options)
+    def __init__(
+        self, function: SequenceFunction, options: Options, products: Products | None = None
+    ) -> None:
+        super().__init__(function, options, products)
         self._seed = [options.seed, zlib.crc32(function.x.detach().cpu().contiguous().numpy().tobytes())]
         d, asked = self.shape[1], options.probes
         #: rows a target
