@@ -183,13 +183,19 @@ class SequenceFunction:
         # recorded all the same: without gradients torch takes other kernels, with other roundings
         return self._passes.one_pass(self.layout, self.x if x is None else x).y.detach()
 
-    def record(self, tracer: AbstractContextManager[Any] | None = None) -> tuple[Tensor, Tensor]:
+    def record(
+        self, tracer: AbstractContextManager[Any] | None = None, x: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
         """The variable (n_in, d_in) and the output (n_out, d_out) with the graph between them.
 
         Parameters
         ----------
         tracer : entered around the module's call.
+        x : another value of the variable.
         """
+        if x is not None:
+            found = self._passes.one_pass(self.layout, x, tracer=tracer)
+            return found.leaf, found.y
         kept, self._kept = self._kept, None
         if kept is None or tracer is not None:
             # what a submodule puts out is known after the first pass, and does not change

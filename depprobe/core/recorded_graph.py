@@ -28,6 +28,8 @@ _CASTS = frozenset({"ToCopyBackward0", "CopySlices", "CopyBackwards"})
 #: functions of torch that take a dtype
 _TYPED = ("Sum", "Mean", "Prod", "Cumsum", "Cumprod", "Softmax", "LogSoftmax", "Norm", "LinalgVectorNorm")
 _TYPED_NODES = frozenset(f"{name}Backward{number}" for name in _TYPED for number in range(4))
+#: nodes of torch's that are whole recurrences
+_HOLDING_GATES = ("MkldnnRnn", "CudnnRnn", "MpsLstm", "ThnnFused")
 #: nodes of torch's that give 0 for a cotangent of NaN where there is a path
 _SWALLOWS_NAN = frozenset({"LogcumsumexpBackward0"})
 
@@ -87,6 +89,25 @@ def graph_facts(y: Tensor, leaf: Tensor) -> GraphFacts:
 def reaches(y: Tensor, leaf: Tensor) -> bool:
     """Whether a path leads from y down to the leaf."""
     return bool(_nodes_between(y, leaf))
+
+
+def saturates(y: Tensor) -> bool:
+    """Whether a sigmoid or tanh on the way to y, or a recurrence that holds some, is at its very end."""
+    seen: set[Any] = set()
+    waiting: list[Any] = [y.grad_fn]
+    while waiting:
+        node = waiting.pop()
+        name = type(node).__name__
+        if name.startswith(_HOLDING_GATES):
+            return True
+        if name in ("SigmoidBackward0", "TanhBackward0"):
+            end = node._saved_result.abs()
+            if bool(((end == 0) & (name[0] == "S") | (end == 1)).any()):
+                return True
+        below = [other for other, _ in node.next_functions if other is not None and other not in seen]
+        seen.update(below)
+        waiting += below
+    return False
 
 
 def _nodes_between(y: Tensor, leaf: Tensor) -> list[Any]:

@@ -26,8 +26,10 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from depprobe.core.function import SequenceFunction
 from depprobe.core.options import Options, require
 from depprobe.core.scaled import Scaled, log_norm_of_logs, log_norms
-from depprobe.core.temporal_jacobian import LogNorms, TemporalJacobian
+from depprobe.core.temporal_jacobian import LogNorms, TemporalJacobian, anchors
 from depprobe.operators.autograd.products import Products
+from depprobe.operators.autograd.rounding import Rounding
+from depprobe.operators.autograd.saturation import Saturation
 from depprobe.vocabulary import STATUS
 
 #: share of the logarithmic range of a dtype above its smallest number in which norms are checked
@@ -62,6 +64,8 @@ class AutogradJacobian(TemporalJacobian):
     ) -> None:
         self._function, self._memory = function, options.memory
         self._products = products or Products(function, options.memory)
+        self._rounding = Rounding(function, self._products)
+        self._saturation = Saturation(function, self._products)
         self.shape = function.shape
         self.wrt = function.wrt
         dtype = self._products.narrowest
@@ -82,11 +86,14 @@ class AutogradJacobian(TemporalJacobian):
     ) -> LogNorms:
         columns = np.arange(self.shape[2]) if sources is None else np.asarray(sources, dtype=np.int64)
         rows = [self._norm_row(t, columns, norm) for t in targets]
-        values, status = (np.stack(parts) for parts in zip(*rows, strict=True))
-        return LogNorms(values, status=status)
+        values, error, status = (np.stack(parts) for parts in zip(*rows, strict=True))
+        return LogNorms(values, error, status=status)
 
-    def _norm_row(self, t: int, columns: Ints, norm: str) -> tuple[Floats, NDArray[np.int8]]:
+    def _norm_row(self, t: int, columns: Ints, norm: str) -> tuple[Floats, Floats, NDArray[np.int8]]:
         value = self._measured(t, columns, norm, 0.0)
+        logs = np.full(self.shape[2], np.nan)
+        logs[columns] = value
+        error = self._rounding.error(t, self._lags(t), logs)[columns]
         finite, zero = np.isfinite(value), np.isneginf(value)
         # what is no number has no derivative, whatever autograd makes of it
         known = finite if not bool(self._function.y[t].isnan().any()) else np.zeros_like(finite)
@@ -106,12 +113,20 @@ class AutogradJacobian(TemporalJacobian):
             tried &= ends_abruptly(tried | proved, value > middle, columns, t)
             sources = torch.tensor(columns[tried], device=self._function.x.device)
             proved[tried] = self._function.ignores(t, sources).cpu().numpy()
+            if proved[tried].any():
+                proved &= ~(tried & self._saturation.hides(t)[columns])
             # from an infinite state a gradient of 0 that is not proved may be anything
             overflowed = not bool(self._function.y[t].isfinite().all())
             status[zero] = STATUS["overflow" if overflowed else "undecided"]
         status[proved] = STATUS["zero"]
+        status[(status == STATUS["finite"]) & (error >= 1)] = STATUS["undecided"]
         value[(status != STATUS["finite"]) & ~proved] = np.nan
-        return value, status
+        return value, np.where(status == STATUS["finite"], error, 0.0), status
+
+    def _lags(self, t: int) -> Ints:
+        n_out, _, n_in, _ = self.shape
+        position = np.linspace(0, n_in - 1, n_out) if self.position is None else self.position
+        return int(anchors(position)[t]) - np.arange(n_in)
 
     def _measured(self, t: int, columns: Ints, norm: str, log_scale: float) -> Floats:
         """ln norms (columns,), from cotangents scaled by exp(log_scale)."""

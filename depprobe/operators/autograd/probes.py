@@ -31,7 +31,7 @@ from torch import Tensor
 from depprobe.core.function import SequenceFunction
 from depprobe.core.options import Options
 from depprobe.core.scaled import Scaled, log_norm_of_logs
-from depprobe.core.temporal_jacobian import LogNorms, anchors
+from depprobe.core.temporal_jacobian import LogNorms
 from depprobe.errors import BadInput
 from depprobe.operators.autograd.operator import AutogradJacobian
 from depprobe.operators.autograd.products import Products
@@ -103,12 +103,6 @@ class ProbedJacobian(AutogradJacobian):
             return self._ranks.pop(t)
         lags, ranks = self._pilot
         return np.interp(self._lags(t)[columns], lags, ranks)
-
-    def _lags(self, t: int) -> NDArray[np.int64]:
-        n_out, _, n_in, _ = self.shape
-        position = self.position
-        where = np.linspace(0, n_in - 1, n_out) if position is None else position
-        return int(anchors(where)[t]) - np.arange(n_in)
 
     @cached_property
     def _pilot(self) -> tuple[NDArray[np.int64], Floats]:

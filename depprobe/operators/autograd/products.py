@@ -84,30 +84,28 @@ class Products:
             full[:, t] = part
             yield self.many(full)
 
-    def single(self, cotangent: Tensor) -> Tensor:
-        """One product: (n_out, d_out) to (n_in, d_in)."""
+    def single(self, cotangent: Tensor, graph: tuple[Tensor, Tensor] | None = None) -> Tensor:
+        """One product: (n_out, d_out) to (n_in, d_in); of another recorded (leaf, y) where that is given."""
         try:
             with self._function.held():
-                return self._pulled(cotangent)
+                return self._pulled(cotangent, *(graph or (self._leaf, self._y)))
         except (torch.OutOfMemoryError, MemoryError, BadInput):
             raise
         except Exception as error:
             raise BadInput(backward_failure(self._function.module, error)) from error
 
-    def _pulled(self, cotangent: Tensor) -> Tensor:
+    def _pulled(self, cotangent: Tensor, leaf: Tensor, y: Tensor) -> Tensor:
         if not self._whole:
             try:
-                return torch.autograd.grad(
-                    self._y, self._leaf, cotangent, retain_graph=True, materialize_grads=True
-                )[0]
+                return torch.autograd.grad(y, leaf, cotangent, retain_graph=True, materialize_grads=True)[0]
             except RuntimeError as error:
                 if "use_reentrant" not in str(error):
                     raise
                 self._whole = True
         # a reentrant checkpoint takes part only where all gradients are asked for; they are put back
-        torch.autograd.backward(self._y, cotangent, retain_graph=True)
-        found, self._leaf.grad = self._leaf.grad, None
-        return torch.zeros_like(self._leaf) if found is None else found
+        torch.autograd.backward(y, cotangent, retain_graph=True)
+        found, leaf.grad = leaf.grad, None
+        return torch.zeros_like(leaf) if found is None else found
 
     def many(self, cotangents: Tensor) -> Tensor:
         """Products of a batch of cotangents."""

@@ -1,0 +1,124 @@
+r"""What rounding did to rows by automatic differentiation, estimated from a repeat.
+
+    g_k = v^T J[t,k],    g'_k the same of a cotangent c v, over c, c = 1.37..., all inputs and
+    results z of the forward pass being z (1 + eps s), s = +-1
+
+    |Delta J|_F / |J|_F  ~  F |g'_k - g_k| / |J[t,k]|_F,    v ~ N(0, I)
+
+c is no power of two, so every product on the way back is rounded anew; where derivatives are read off rounded
+states (1 - y^2 of a saturated unit) their last bits show it. The differences of neighbouring sources are
+pooled: one alone may vanish by chance.
+Source: Parker 1997 (Monte Carlo arithmetic).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from depprobe.core.function import SequenceFunction
+from depprobe.core.scaled import Scaled
+from depprobe.operators.autograd.products import Products
+
+Floats = NDArray[np.float64]
+
+#: how far an estimate is taken above the spread that a repeat shows, for 95 %
+_FACTOR = 2.5
+#: a factor with a full mantissa
+_SCALE = 1.3728813559322035
+#: sources to either side that are pooled
+_BESIDE = 2
+#: ratio by which neighbours may raise an estimate
+_SPOILED = 10.0
+#: random signs that serve all numbers in turn
+_POOL = 1 << 16
+#: targets, the first of which is repeated and stands for the others, lag by lag
+_EVERY = 7
+
+
+class _LastBits(TorchDispatchMode):
+    """Changes the last bit of every floating number that an operation makes while it is on."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        draw = torch.Generator().manual_seed(0)
+        self._signs = torch.randn(_POOL, generator=draw, dtype=torch.float64, device="cpu").sign()
+        self._factors: dict[tuple[torch.dtype, torch.device], Tensor] = {}
+        self._start = 0
+
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        # if it did, torch would load its compiler at the first operation, which takes seconds
+        return False
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        if not func.is_view:
+            for made in out if isinstance(out, (tuple, list)) else (out,):
+                if isinstance(made, Tensor) and made.is_floating_point() and made.numel():
+                    made.copy_(self.changed(made))
+        return out
+
+    def changed(self, made: Tensor) -> Tensor:
+        """The same with the last bits changed."""
+        kind = made.dtype, made.device
+        if kind not in self._factors:
+            signs = self._signs.to(device=made.device)
+            self._factors[kind] = (1 + torch.finfo(made.dtype).eps * signs).to(made.dtype)
+        pool, n = self._factors[kind], made.numel()
+        self._start = (self._start + 7919) % _POOL
+        if self._start + n > _POOL:
+            pool = pool.repeat(2 + n // _POOL)
+        return made * pool[self._start : self._start + n].view(made.shape)
+
+
+class Rounding:
+    """Repeats of products of one function, some of its targets' standing for the others."""
+
+    def __init__(self, function: SequenceFunction, products: Products) -> None:
+        self._function, self._products = function, products
+        self._graph: tuple[Tensor, Tensor] | None = None
+        self._done = 0
+        self._known: dict[int, tuple[NDArray[np.int64], Floats]] = {}
+
+    def __getstate__(self) -> dict[str, Any]:
+        # a graph does not travel; it is recorded again
+        return vars(self) | {"_graph": None}
+
+    def error(self, t: int, lags: NDArray[np.int64], log_norm: Floats) -> Floats:
+        """Estimated error of the ln norms (n,) of row t (NaN: not asked for) at lags (n,)."""
+        self._done += 1
+        if len(self._known) * _EVERY < self._done and t not in self._known:
+            self._known[t] = lags, self._measured(t, log_norm)
+        nearest = min(self._known, key=lambda known: abs(known - t))
+        known, relative = self._known[nearest]
+        return np.interp(lags, known[::-1], relative[::-1])
+
+    def _measured(self, t: int, log_norm: Floats) -> Floats:
+        function = self._function
+        y = function.y
+        draw = torch.Generator().manual_seed(t)
+        cotangent = torch.zeros_like(y)
+        cotangent[t] = torch.randn(y.shape[1], generator=draw, dtype=torch.float64, device="cpu").to(y)
+        if self._graph is None:
+            bits = _LastBits()
+            self._graph = function.record(bits, bits.changed(function.x))
+        first = self._products.single(cotangent)
+        again = self._products.single(_SCALE * cotangent, self._graph) / _SCALE
+        apart, own = (Scaled.plain(part).log_norm(1).cpu().numpy() for part in (again - first, first))
+        log_norm = np.where(np.isnan(log_norm), own, log_norm)
+        with np.errstate(invalid="ignore"):
+            relative = np.exp(np.minimum(apart - log_norm, 50.0))
+        seen = np.isfinite(relative) & np.isfinite(log_norm)
+        relative = np.where(seen, relative, 0.0)
+        window = np.ones(2 * _BESIDE + 1)
+        total, count = (np.convolve(one, window, "same") for one in (relative**2, seen))
+        # one block that is lost must not spoil those beside it
+        pooled = np.minimum(np.sqrt(total / np.maximum(count, 1)), _SPOILED * relative)
+        eps = torch.finfo(self._products.narrowest).eps
+        return _FACTOR * np.maximum(pooled, relative) + eps

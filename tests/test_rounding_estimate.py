@@ -1,0 +1,98 @@
+"""Rounding of automatic differentiation: estimated errors cover the truth, and lost norms are not stated."""
+
+from __future__ import annotations
+
+import copy
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from depprobe.operators import temporal_jacobian
+from depprobe.vocabulary import STATUS
+
+N, D = 30, 6
+
+
+class Attention(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.q, self.k, self.v = nn.Linear(D, D), nn.Linear(D, D), nn.Linear(D, D)
+
+    def forward(self, x):
+        return (self.q(x) @ self.k(x).transpose(-1, -2)).softmax(-1) @ self.v(x) + x
+
+
+class Loop(nn.Module):
+    """A tanh recurrence, saturated by large inputs."""
+
+    def __init__(self):
+        super().__init__()
+        self.W = nn.Parameter(torch.randn(D, D) / D**0.5)
+
+    def forward(self, x):
+        h, out = torch.zeros_like(x[..., 0, :]), []
+        for z in x.unbind(-2):
+            h = torch.tanh(h @ self.W + z)
+            out.append(h)
+        return torch.stack(out, -2)
+
+
+class Fourier(nn.Module):
+    """A causal convolution with the kernel 0.5^lag, by FFT: far lags are round-off."""
+
+    def forward(self, x):
+        n = x.shape[-2]
+        kernel = torch.fft.rfft(0.5 ** torch.arange(n, dtype=x.dtype), 2 * n)[:, None]
+        return torch.fft.irfft(torch.fft.rfft(x, 2 * n, dim=-2) * kernel, 2 * n, dim=-2)[..., :n, :]
+
+
+@pytest.mark.parametrize("make", [Attention, Loop, Fourier])
+def test_the_estimate_covers_what_float32_loses(make):
+    held, ratio = [], []
+    for seed in range(8):
+        torch.manual_seed(seed)
+        module, x = make().float(), torch.randn(N, D) * (1 + 2 * (seed % 3))
+        low = temporal_jacobian(module, x, layout="b n d", method="autograd")
+        high = temporal_jacobian(
+            copy.deepcopy(module).double(), x.double(), layout="b n d", method="autograd"
+        )
+        found, truth = low.log_norms([N - 1 - seed % 5]), high.log_norms([N - 1 - seed % 5])
+        both = np.isfinite(found.values) & np.isfinite(truth.values)
+        true = np.abs(found.values - truth.values)[both]
+        held += list(true <= found.error[both])
+        ratio += list(found.error[both] / np.maximum(true, torch.finfo(torch.float32).eps))
+    assert low.error_kind == "estimate"
+    assert np.mean(held) > 0.93
+    assert np.median(ratio) < 40
+
+
+def test_norms_that_are_nothing_but_round_off_are_undecided():
+    x = torch.randn(200, 2, dtype=torch.float64)
+    found = temporal_jacobian(Fourier(), x, layout="b n d", method="autograd").log_norms([199])
+    far, near = found.values[0, :120], found.values[0, 160:]
+    assert np.isnan(far).mean() > 0.7
+    assert (found.status[0, :120][np.isnan(far)] == STATUS["undecided"]).all()
+    lags = np.arange(39, -1, -1)
+    np.testing.assert_array_less(np.abs(near - (0.5 * np.log(2) - lags * np.log(2))), found.error[0, 160:])
+
+
+class Saturated(nn.Module):
+    """A GRU whose gates are at their ends."""
+
+    def __init__(self):
+        super().__init__()
+        self.gru = nn.GRU(4, 5, batch_first=True)
+
+    def forward(self, x):
+        return self.gru(x * 100)[0]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_a_factor_that_rounded_to_zero_is_no_proof(dtype):
+    torch.manual_seed(0)
+    module, x = Saturated().to(dtype), torch.randn(40, 4, dtype=dtype)
+    found = temporal_jacobian(module, x, method="autograd").log_norms([39, 20])
+    assert not np.isneginf(found.values[0]).any()
+    assert np.isneginf(found.values[1, 21:]).all()
