@@ -46,6 +46,9 @@ class _Products:
     def row(self, t: int, cotangents: Tensor) -> Iterator[Tensor]:
         yield torch.einsum("mi,kij->mkj", cotangents, self._blocks[t])
 
+    def single(self, cotangent: Tensor, graph: object = None) -> Tensor:
+        return torch.einsum("ti,tkij->kj", cotangent, self._blocks)
+
     def reaches(self, t: int) -> NDArray[np.bool_]:
         return self._blocks[t].ne(0).any(2).any(1).numpy()
 
@@ -55,6 +58,7 @@ def probed(blocks: Tensor, probes: int, seed: int) -> ProbedJacobian:
     n, _, d, _ = blocks.shape
     y, position = torch.zeros(n, d, dtype=blocks.dtype), np.arange(n, dtype=np.float64)
     function: Any = SimpleNamespace(x=y, y=y, shape=(n, d, n, d), wrt="x", position=position)
+    function.record = lambda *given: None
     products: Any = _Products(blocks)
     return ProbedJacobian(function, Options(method="probes", probes=probes, seed=seed), products)
 
