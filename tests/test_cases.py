@@ -366,3 +366,45 @@ def test_probes_for_a_stated_error_bring_it_about():
     squares = np.exp(2 * (np.array([ds["log_norm"].values[0, 3] for ds in found]) - exact))
     assert 1 < np.median([ds.attrs["probes"] for ds in found]) < 5
     assert 0.1 < squares.std() < 0.25
+
+
+@pytest.mark.parametrize(
+    ("call", "given", "said"),
+    [
+        (depprobe.jacobian, {"progress": 3}, "progress must be a function, not 3"),
+        (depprobe.jacobian, {"command": 3}, "command must be text, not 3"),
+        (depprobe.jacobian, {"norm": []}, r"norm must be text, not \[\]"),
+        (depprobe.jacobian, {"finished": 3}, "finished must be a place to keep finished cases, not 3"),
+        (depprobe.gates, {"depth": "top"}, "depth must be a whole number, not 'top'"),
+        (depprobe.gates, {"lags": 3}, "lags must be a list, not 3"),
+        (depprobe.gates, {"lags": ["a"]}, "lags must be whole numbers"),
+        (depprobe.gates, {"tolerance": "small"}, "tolerance must be a number, not 'small'"),
+        (depprobe.spectrum, {"n": None, "weight": 3}, "weight must be a list, not 3"),
+        (depprobe.spectrum, {"n": None, "weight": [3]}, r"weight names no parameter: \[3\]"),
+        (depprobe.spectrum, {"n": None, "powers": 1.5}, r"powers must be a whole number, not 1\.5"),
+        (depprobe.lyapunov, {"exponents": 1.5}, r"exponents must be all, or between 1 and .*, not 1\.5"),
+        (depprobe.lyapunov, {"warmup": "long"}, "warmup must be a whole number, not 'long'"),
+        (depprobe.cost, {"phases": 3}, "phases must be a list, not 3"),
+        (depprobe.cost, {"phases": []}, "no phase was given"),
+        (depprobe.cost, {"seconds": "long"}, "seconds must be a number, not 'long'"),
+        (depprobe.cost, {"n": 8.5}, r"n must be integers of at least 2, not 8\.5"),
+    ],
+)
+def test_values_of_another_kind_are_refused_in_one_line(call, given, said):
+    with pytest.raises(BadInput, match=said) as refused:
+        call("lstm", **({"n": 30, "d": 4} | given))
+    assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"step": 3}, "step must be a function, not 3"),
+        ({"state": "a"}, r"state must be a vector \(S,\) of floats, not 'a'"),
+        ({"inputs": 3}, "inputs must hold one entry a step, not 3"),
+        ({"name": 3}, "name must be text, not 3"),
+    ],
+)
+def test_a_map_of_another_kind_is_refused_in_one_line(given, said):
+    with pytest.raises(BadInput, match=said):
+        depprobe.lyapunov_of_map(**({"step": torch.sin, "state": [0.3], "steps": 9} | given))

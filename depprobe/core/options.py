@@ -34,11 +34,12 @@ LOCK = threading.RLock()
 #: what targets may be, and how many ``random`` stands for
 CHOICES = "last, all, every:M, random:K or a list such as 9,99,999"
 STRATIFIED = 64
-_KINDS = {"a whole number": Integral, "a number": Real, "text": str, "a mapping": Mapping}
+_KINDS: dict[str, Any] = {"a whole number": Integral, "a number": Real, "text": str}
+_KINDS |= {"a mapping": Mapping, "a function": Callable, "a list": Iterable}
 
 
 def check_kind(kind: str, **given: Any) -> None:
-    """Refuse values of another kind: ``a whole number``, ``a number``, ``text`` or ``a mapping``.
+    """Refuse values of another kind: ``a whole number``, ``a number``, ``text``, ``a list``, ...
 
     Examples
     --------

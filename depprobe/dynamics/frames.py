@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from numbers import Integral
 
 import numpy as np
 import torch
@@ -37,11 +38,12 @@ def count_of(exponents: int | str | None, width: int) -> int:
         return width
     if isinstance(exponents, str) and exponents.isdigit():
         exponents = int(exponents)
-    if isinstance(exponents, str) or not 1 <= exponents <= width:
+    whole = isinstance(exponents, Integral) and not isinstance(exponents, bool)
+    if not whole or not 1 <= int(exponents) <= width:
         raise BadInput(
             f"exponents must be all, or between 1 and the width {width} of the state, not {exponents!r}"
         )
-    return exponents
+    return int(exponents)
 
 
 def require_frame(width: int, m: int, memory: int) -> None:

@@ -40,7 +40,7 @@ from depprobe.runs.cases import (
 )
 from depprobe.runs.inputs import Source
 from depprobe.runs.labelling import described, origin
-from depprobe.runs.subject import DTYPES, BuiltModule, NamedLayer, Request, check_dtype, refuse
+from depprobe.runs.subject import DTYPES, BuiltModule, NamedLayer, Request, asks, check_dtype, refuse
 from depprobe.runs.subprocess_executor import measured_alone
 from depprobe.vocabulary import SCHEMA_VERSION
 
@@ -67,6 +67,14 @@ DEPENDS: dict[str, tuple[str, ...]] = {
 
 
 @plain_modes()
+@asks(
+    phases="a list",
+    seconds="a number",
+    seed="a whole number",
+    dtype="text",
+    command="text",
+    progress="a function",
+)
 def cost(
     target: Any = COMPARED,
     x: Any = None,
@@ -125,6 +133,8 @@ def cost(
     """
     budget = parse_bytes(memory) if isinstance(memory, str) else memory
     wanted = [phases] if isinstance(phases, str) else list(phases)
+    if not wanted:
+        raise BadInput(f"no phase was given; there are {' and '.join(PHASES)}")
     for phase in wanted:
         if phase not in PHASES:
             raise unknown("phase", phase, PHASES)

@@ -11,6 +11,7 @@ Source: Hochreiter and Schmidhuber 1997; Gers et al. 2000; Tallec and Ollivier 2
 from __future__ import annotations
 
 from collections.abc import Sequence
+from numbers import Real
 from typing import Any
 
 import numpy as np
@@ -28,7 +29,7 @@ from depprobe.operators.chain.operator import chain_norms
 from depprobe.operators.chain.step_chains import step_chains
 from depprobe.runs.cases import Case, Progress, Report, cases_of, collect
 from depprobe.runs.labelling import numbers_of, origin, over_cases
-from depprobe.runs.subject import Request
+from depprobe.runs.subject import Request, asks
 
 #: dimensions of each variable, after (layer, seed, sample)
 _DIMS: dict[str, tuple[str, ...]] = {
@@ -40,6 +41,7 @@ _DIMS: dict[str, tuple[str, ...]] = {
 
 
 @plain_modes()
+@asks(depth="a whole number", tolerance="a number", lags="a list", command="text", progress="a function")
 def gates(
     module: Any,
     x: Any = None,
@@ -153,12 +155,11 @@ def gates(
 def _lags(lags: Sequence[int] | None, n: int) -> list[int]:
     if lags is None:
         return [10**power for power in range(len(str(n)))]
-    found = [int(lag) for lag in lags]
-    if not found or min(found) < 1 or sorted(set(found)) != found or found != list(lags):
-        raise BadInput(
-            f"lags must be whole numbers of at least 1, each larger than the last, not {list(lags)}"
-        )
-    return found
+    given = list(lags)
+    whole = all(isinstance(lag, Real) and lag == int(lag) >= 1 for lag in given)
+    if not given or not whole or sorted(set(given)) != given:
+        raise BadInput(f"lags must be whole numbers of at least 1, each larger than the last, not {given}")
+    return [int(lag) for lag in given]
 
 
 def _chain(case: Case, depth: int, hold_h: bool, budget: int, cases: int) -> GatedChain:

@@ -31,13 +31,14 @@ from depprobe.operators import TemporalJacobian, temporal_jacobian
 from depprobe.runs.cache import Finished
 from depprobe.runs.cases import Case, Progress, Report, cases_of, collect
 from depprobe.runs.labelling import Result, fingerprint, labelled, numbers_of, origin, over_sources, stacked
-from depprobe.runs.subject import Request
+from depprobe.runs.subject import Request, asks
 
 #: seeds of the probes of two samples lie so far apart
 _APART = 1_000_003
 
 
 @plain_modes()
+@asks(norm="text", method="text", command="text", progress="a function")
 def jacobian(
     target: Any,
     x: Any = None,

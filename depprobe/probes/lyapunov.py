@@ -32,11 +32,12 @@ from depprobe.errors import BadInput, unknown
 from depprobe.runs.cases import Case, Cases, Progress, Report, cases_of, collect, subjects_of
 from depprobe.runs.inputs import Source
 from depprobe.runs.labelling import numbers_of, origin
-from depprobe.runs.subject import NamedLayer, Request
+from depprobe.runs.subject import NamedLayer, Request, asks
 from depprobe.vocabulary import DRIVES
 
 
 @plain_modes()
+@asks(warmup="a whole number", drive="text", command="text", progress="a function")
 def lyapunov(
     module: Any,
     x: Any = None,
@@ -161,6 +162,7 @@ def _undriven(module: Any, asked: Request) -> Cases:
     return cases_of(module, zeros, replace(asked, n=None, samples=None))
 
 
+@asks(step="a function", steps="a whole number", warmup="a whole number", seed="a whole number", name="text")
 def lyapunov_of_map(
     step: Callable[..., Tensor],
     state: Tensor | ArrayLike,
@@ -200,12 +202,17 @@ def lyapunov_of_map(
     >>> bool(abs(ds.exponent[0] - np.log(2)) < 0.01)
     True
     """
-    given = state if isinstance(state, Tensor) else torch.as_tensor(np.asarray(state, dtype=np.float64))
+    try:
+        given = state if isinstance(state, Tensor) else torch.as_tensor(np.asarray(state, dtype=np.float64))
+    except (TypeError, ValueError):
+        raise BadInput(f"state must be a vector (S,) of floats, not {state!r:.60}") from None
     start = given.detach()
     if start.ndim != 1 or not len(start) or not start.is_floating_point():
         raise BadInput(f"state must be a vector (S,) of floats, not {tuple(start.shape)} of {start.dtype}")
     if steps is None and inputs is None:
         raise BadInput("give steps, or inputs with one entry a step")
+    if inputs is not None and not hasattr(inputs, "__len__"):
+        raise BadInput(f"inputs must hold one entry a step, not {inputs!r:.60}")
     total = len(inputs) if steps is None and inputs is not None else int(steps or 0)
     if inputs is not None and total > len(inputs):
         raise BadInput(f"{total} steps were asked for and there are inputs for {len(inputs)}")

@@ -28,7 +28,7 @@ from depprobe.errors import BadInput
 from depprobe.runs.cases import Cases, Progress, cases_of, collect, subjects_of
 from depprobe.runs.inputs import Source
 from depprobe.runs.labelling import described, numbers_of, origin
-from depprobe.runs.subject import NamedLayer, Request, refuse
+from depprobe.runs.subject import NamedLayer, Request, asks, refuse
 
 #: bytes an entry of a dense matrix takes on its way through the decompositions
 _BYTES_PER_ENTRY = 160
@@ -37,6 +37,8 @@ _MARGIN = 1.25
 
 
 @plain_modes()
+@asks(powers="a whole number", grid="a whole number", dense="a whole number", modes="a whole number")
+@asks(weight="a list", command="text", progress="a function")
 def spectrum(
     module: Any,
     x: Any = None,
@@ -168,8 +170,8 @@ def _without_input(module: Any, asked: Request, x: Any) -> Cases:
 def _check(weight: Any, steps: Any, powers: int, grid: int, dense: int) -> None:
     if weight is not None and steps is not None:
         raise BadInput("give weight or steps, not both")
-    if weight is not None and not weight:
-        raise BadInput("weight names no parameter")
+    if weight is not None and not (len(weight) and all(isinstance(name, str) for name in weight)):
+        raise BadInput(f"weight names no parameter: {weight!r:.60}")
     if powers < 1:
         raise BadInput(f"powers must be at least 1, not {powers}")
     if grid and (grid < 3 or grid % 2 == 0):

@@ -11,9 +11,11 @@ from __future__ import annotations
 
 import abc
 import contextlib
-from collections.abc import Iterable, Iterator, Mapping
+import functools
+import inspect
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar, cast
 
 import numpy as np
 import torch
@@ -27,6 +29,7 @@ from depprobe.registry import Spec, layers
 from depprobe.runs.inputs import Source, joined
 from depprobe.runs.module_inputs import samples_for
 
+Call = TypeVar("Call", bound=Callable[..., Any])
 #: what is taken where a call gives none
 DEFAULTS: dict[str, Any] = {"n": 1000, "d": 512, "samples": 1, "seeds": 1}
 DEFAULTS |= {"dtype": "float64", "device": "cpu"}
@@ -46,6 +49,32 @@ _FLOATS |= {torch.logspace, torch.hann_window, torch.hamming_window, torch.empty
 #: functions that do so where their arguments are floats
 _VALUES = {torch.tensor, torch.as_tensor, torch.full, torch.arange, torch.scalar_tensor}
 _PLACED = _FLOATS | _VALUES | {torch.randint, torch.randperm}
+
+
+def asks(**kinds: str) -> Callable[[Call], Call]:
+    """Decorator of a public call: arguments of another kind than stated are refused; None is not given.
+
+    Examples
+    --------
+    >>> asks(n="a whole number")(lambda n=None: n)("nine")
+    Traceback (most recent call last):
+    depprobe.errors.BadInput: n must be a whole number, not 'nine'
+    """
+
+    def decorate(call: Call) -> Call:
+        signature = inspect.signature(call)
+
+        @functools.wraps(call)
+        def asked(*args: Any, **kwargs: Any) -> Any:
+            given = signature.bind(*args, **kwargs).arguments
+            for name in kinds.keys() & given.keys():
+                if given[name] is not None:
+                    check_kind(kinds[name], **{name: given[name]})
+            return call(*args, **kwargs)
+
+        return cast(Call, asked)
+
+    return decorate
 
 
 @dataclass(frozen=True)
