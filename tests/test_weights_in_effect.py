@@ -143,3 +143,24 @@ def test_a_forward_of_ones_own_is_not_taken_for_torchs():
     assert recurrence_in_effect(module) is None
     with pytest.raises(BadInput, match="LSTM with a forward or hooks of its own has no gates to read"):
         depprobe.gates(module, torch.randn(9, 3))
+
+
+def test_the_command_line_takes_the_weight_in_effect(run, tmp_path):
+    (tmp_path / "net.py").write_text(
+        "import torch\nfrom torch import nn\nfrom torch.nn.utils import parametrizations, prune\n"
+        "def orthogonal(seed):\n"
+        "    torch.manual_seed(seed)\n"
+        "    return parametrizations.orthogonal(nn.LSTM(4, 4), 'weight_hh_l0')\n"
+        "def empty(seed):\n"
+        "    return prune.l1_unstructured(nn.LSTM(4, 4), 'weight_hh_l0', amount=1.0)\n"
+    )
+    for command, options in {"spectrum": (), "gates": ("--n", "9"), "lyapunov": ("--n", "40")}.items():
+        for make in ("orthogonal", "empty"):
+            file = str(tmp_path / f"{command}-{make}.nc")
+            code, _, err = run(command, "--model", f"net.py:{make}", *options, "-q", "-o", file)
+            assert code == 0, err
+    # four gates of orthonormal columns in all; without recurrent weights the gates are the whole path
+    ds = depprobe.load(tmp_path / "spectrum-orthogonal.nc")
+    np.testing.assert_allclose((ds.singular_value**2).sum(), 4, rtol=1e-5)
+    assert float(depprobe.load(tmp_path / "spectrum-empty.nc").spectral_radius.max()) == 0
+    assert float(abs(depprobe.load(tmp_path / "gates-empty.nc").log_gap).max()) < 1e-5

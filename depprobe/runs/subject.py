@@ -67,9 +67,9 @@ def asks(**kinds: str) -> Callable[[Call], Call]:
         @functools.wraps(call)
         def asked(*args: Any, **kwargs: Any) -> Any:
             given = signature.bind(*args, **kwargs).arguments
-            for name in kinds.keys() & given.keys():
-                if given[name] is not None:
-                    check_kind(kinds[name], **{name: given[name]})
+            for name, kind in kinds.items():
+                if given.get(name) is not None:
+                    check_kind(kind, **{name: given[name]})
             return call(*args, **kwargs)
 
         return cast(Call, asked)
