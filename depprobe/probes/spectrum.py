@@ -172,12 +172,11 @@ def _check(weight: Any, steps: Any, powers: int, grid: int, dense: int) -> None:
         raise BadInput("give weight or steps, not both")
     if weight is not None and not (len(weight) and all(isinstance(name, str) for name in weight)):
         raise BadInput(f"weight names no parameter: {weight!r:.60}")
-    if powers < 1:
-        raise BadInput(f"powers must be at least 1, not {powers}")
+    for name, value in {"powers": powers, "dense": dense}.items():
+        if value < 1:
+            raise BadInput(f"{name} must be at least 1, not {value}")
     if grid and (grid < 3 or grid % 2 == 0):
         raise BadInput(f"grid must be 0 or an odd number from 3 on, not {grid}")
-    if dense < 1:
-        raise BadInput(f"dense must be at least 1, not {dense}")
 
 
 def _take_apart(

@@ -55,9 +55,15 @@ def predictions(module: nn.Module, x: Tensor, lags: Floats) -> dict[str, Predict
 
 
 @predictions.register
-def _(module: nn.RNN, x: Tensor, lags: Floats) -> dict[str, Prediction]:
-    if module.num_layers > 1 or module.bidirectional:
+def _(module: nn.RNNBase, x: Tensor, lags: Floats) -> dict[str, Prediction]:
+    if module.num_layers > 1 or module.bidirectional or module.proj_size:
         return {}
+    if isinstance(module, nn.LSTM):
+        factor, _h2 = lstm_forget(*_gates(module, x, 4))
+        return {"forget path": _line(0.5 * math.log(factor), 0.0, lags, False)}
+    if isinstance(module, nn.GRU):
+        factor, _h2 = gru_update(*_gates(module, x, 3))
+        return {"update path": _line(0.5 * math.log(factor), 0.0, lags, False)}
     W, V, drive = _weights(module, x)
     size = math.log(float(np.linalg.norm(V)))
     rho, sigma = eigenvalue_rate(W), bound_rate(W)
@@ -68,22 +74,6 @@ def _(module: nn.RNN, x: Tensor, lags: Floats) -> dict[str, Prediction]:
         # the input enters by W_ih through one more slope than there are steps
         found["mean field"] = _line(field.exponent, size + 0.5 * math.log(field.slope), lags, True)
     return found
-
-
-@predictions.register
-def _(module: nn.LSTM, x: Tensor, lags: Floats) -> dict[str, Prediction]:
-    if module.num_layers > 1 or module.bidirectional or module.proj_size:
-        return {}
-    factor, _h2 = lstm_forget(*_gates(module, x, 4))
-    return {"forget path": _line(0.5 * math.log(factor), 0.0, lags, False)}
-
-
-@predictions.register
-def _(module: nn.GRU, x: Tensor, lags: Floats) -> dict[str, Prediction]:
-    if module.num_layers > 1 or module.bidirectional:
-        return {}
-    factor, _h2 = gru_update(*_gates(module, x, 3))
-    return {"update path": _line(0.5 * math.log(factor), 0.0, lags, False)}
 
 
 @predictions.register(nn.Sequential)
