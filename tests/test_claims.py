@@ -10,13 +10,14 @@ import numpy as np
 import pytest
 import torch
 import xarray as xr
+from claim_evidence import small, with_widths
 from conftest import tolerance
 
 from depprobe.errors import BadInput, DepprobeError
 from depprobe.ledger import VERDICTS, Claim, Finding, Measured, claims
-from depprobe.ledger.claim import CONFIRMED, QUALIFIED, REFUTED, UNMEASURED, verdict
 from depprobe.ledger.gradients import eigenvalues, receptive_field
 from depprobe.ledger.table import Ledger
+from depprobe.ledger.verdicts import CONFIRMED, DEFINED, QUALIFIED, REFUTED, UNMEASURED, verdict
 from depprobe.runs.cases import cases_of_specs
 
 # --- the table and the types ---
@@ -48,8 +49,10 @@ def test_two_files_with_one_id_are_refused(monkeypatch):
         len(Ledger())
 
 
-def test_a_verdict_is_one_of_four():
-    with pytest.raises(DepprobeError, match="no verdict 'true'; known: confirmed, qualified, refuted, not"):
+def test_a_verdict_is_one_of_five():
+    with pytest.raises(
+        DepprobeError, match="no verdict 'true'; known: confirmed, qualified, refuted, by def"
+    ):
         Finding("it rains", "true", {})
 
 
@@ -76,9 +79,7 @@ def found(claim: Claim, ds) -> list[str]:
 
 @pytest.fixture(scope="module")
 def stacks():
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(receptive_field, "QUICK", ((2, 3), (1, 2, 3, 4), 34, 3, 6))
-        return receptive_field.CLAIM.measure(True)
+    return small("C6")
 
 
 def test_support_is_that_of_autograd(stacks):
@@ -103,12 +104,6 @@ def test_predicted_spread_is_the_formula(stacks):
     k, L, base = (stacks[name].values for name in ("kernel", "layers_stacked", "base"))
     levels = np.where(base == 2, (4.0**L - 1) / 3, L)
     np.testing.assert_allclose(stacks["predicted_width"], np.sqrt((k**2 - 1) / 12 * levels))
-
-
-def with_widths(ds, formula):
-    """The doubling stacks cover formula(k, L) positions."""
-    wanted = formula(ds["kernel"], ds["layers_stacked"])
-    return ds.assign(receptive_width=ds["receptive_width"].where(ds["base"] != 2, wanted))
 
 
 def test_verdicts_on_the_receptive_field_flip(stacks):
@@ -141,10 +136,7 @@ def test_broken_truths_of_stacks_are_told(stacks):
 
 @pytest.fixture(scope="module")
 def rates():
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(eigenvalues, "QUICK", (24, 60, 3))
-        patch.setattr(eigenvalues, "GAINS", (0.35, 0.9, 1.3, 2.0))
-        return eigenvalues.CLAIM.measure(True)
+    return small("C7")
 
 
 @pytest.mark.parametrize("gain", [0.35, 2.0])
@@ -215,20 +207,19 @@ def test_broken_truths_of_rates_are_told(rates):
     assert checks(rates) == []
     (fault,) = checks(rates.assign(rate_tanh=rates["log_sigma"] + 0.1))
     assert "faster than the largest singular value allows" in fault
+    (fault,) = checks(rates.assign(product_gap=rates["product_gap"] + 1))
+    assert "not the product of diag(phi') W" in fault
     (fault,) = checks(rates.assign(rate_linear=rates["rate_linear"] + 1e-3))
     assert "orthogonal weights of gain g do not decay at ln g" in fault
 
 
 def test_verdicts_on_the_eigenvalue_flip(rates):
-    claim = eigenvalues.CLAIM
-    assert found(claim, rates)[0] == CONFIRMED
-    assert found(claim, rates.assign(product_gap=rates["product_gap"] + 1))[0] == REFUTED
-    law = rates["log_rho"]
+    claim, law = eigenvalues.CLAIM, rates["log_rho"]
+    assert found(claim, rates)[0] == DEFINED
     ruled = rates.assign(rate_tanh=law, rate_linear=law)
-    assert found(claim, ruled) == [CONFIRMED] * 4
+    assert found(claim, ruled) == [DEFINED, CONFIRMED, CONFIRMED, CONFIRMED]
     assert found(claim, ruled.assign(rate_tanh=abs(law)))[1:] == [REFUTED, CONFIRMED, QUALIFIED]
     assert found(claim, ruled.assign(rate_tanh=-abs(law)))[1:] == [CONFIRMED, REFUTED, QUALIFIED]
-    assert found(claim, ruled.assign(rate_linear=law + 1, rate_tanh=law + 1))[3] == REFUTED
 
 
 def test_a_cell_has_a_radius_below_one_if_all_its_draws_have(rates):

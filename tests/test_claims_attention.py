@@ -8,6 +8,7 @@ from fractions import Fraction
 import numpy as np
 import pytest
 import torch
+from claim_evidence import filled, small
 from torch import nn
 
 import depprobe
@@ -24,22 +25,11 @@ PAST = attention_measured.PARTS
 
 @pytest.fixture(scope="module")
 def ds():
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(attention_loss, "QUICK", ((20, 40), 16, 2))
-        patch.setattr(attention_loss, "QUICK_STACK", (12, 4, 2))
-        patch.setattr(attention_loss, "QUICK_TRAINED", ((4, 8), 1))
-        for module in (attention_loss, attention_measured):
-            patch.setattr(module, "DEPTHS", (1, 2, 3))
-        return CLAIM.measure(True)
+    return small("C9")
 
 
 def verdicts(ds):
     return [finding.verdict for finding in CLAIM.judge(ds)]
-
-
-def filled(ds, name, values):
-    """The dataset with ``values``, broadcast by the names of their dimensions, in place of a variable."""
-    return ds.assign({name: (values + 0 * ds[name].fillna(0)).transpose(*ds[name].dims)})
 
 
 def dense(module, x):
@@ -135,25 +125,41 @@ def test_slopes_are_those_of_least_squares():
 
 @pytest.mark.parametrize(("power", "expected"), [(0.0, "confirmed"), (-0.5, "qualified"), (-1.0, "refuted")])
 def test_loss_is_judged_by_its_slope(ds, power, expected):
-    ds = filled(ds, "relative_loss", 0.01)
-    ds = filled(ds, "log_norm_past", power * np.log(ds["n"]))
-    ds = filled(ds, "log_norm_trained", power * np.log(ds["task_lag"] + 1.0))
-    assert verdicts(ds)[:3] == ["confirmed", expected, expected]
-    assert verdicts(filled(ds, "relative_loss", 0.9))[2] == "not measured here"
-    one = ds.assign(relative_loss=ds["relative_loss"].copy())
+    slope = power * np.log(ds["task_lag"] + 1.0)
+    learned = filled(ds, relative_loss=0.01, log_norm_trained=slope)
+    assert verdicts(learned)[3] == expected
+    assert verdicts(filled(learned, relative_loss=0.9))[3] == "not measured here"
+    one = learned.assign(relative_loss=learned["relative_loss"].copy())
     one["relative_loss"].loc[{"task_lag": 4, "seed": 0}] = 0.9
-    assert verdicts(one)[2] == "not measured here", "one lag that is not learned"
+    assert verdicts(one)[3] == "not measured here", "one lag that is not learned"
 
 
 def test_distance_and_depth_are_judged(ds):
-    assert verdicts(filled(ds, "log_norm_past", -3 * ds["past"]))[0] == "refuted"
-    assert verdicts(filled(ds, "log_norm_past", 3 * ds["past"]))[0] == "refuted"
+    for fading, expected in ((-3 * ds["past"], "refuted"), (3 * ds["past"], "refuted"), (0, "confirmed")):
+        assert verdicts(filled(ds, log_norm_past_positions=fading))[1] == expected
     fades = -3 * ds["past"] * (ds["n"] == 20) + 0.5 * ds["past"] * (ds["n"] == 40)
-    assert verdicts(filled(ds, "log_norm_past", fades))[0] == "refuted", "one length at which it fades"
+    assert verdicts(filled(ds, log_norm_past_positions=fades))[1] == "qualified", (
+        "one length at which it fades"
+    )
     residual = ds["stream"] == "residual"
     for loss, expected in (
         (0 * residual, "confirmed"),
         (~residual, "qualified"),
         (1 + 0 * residual, "refuted"),
     ):
-        assert verdicts(filled(ds, "log_norm_far", -1.0 * loss * ds["depth"]))[3] == expected
+        assert verdicts(filled(ds, log_norm_far=-1.0 * loss * ds["depth"]))[4] == expected
+
+
+def test_without_positions_nothing_could_come_out_otherwise(ds):
+    for value in (0.0, -3 * ds["past"], 9 * ds["past"]):
+        assert verdicts(filled(ds, log_norm_past=value))[::2][:2] == ["by definition"] * 2
+    # exchanging two sources exchanges their blocks, and nothing else: distance does not enter
+    (layer,), x = attention_measured.attentions(16, 8, 0, 1, 20)
+    swapped = x.clone()
+    swapped[[3, 11]] = x[[11, 3]]
+    norms, others = dense(layer, x), dense(layer, swapped)
+    np.testing.assert_allclose(others[[11, 3]], norms[[3, 11]], atol=1e-12)
+    np.testing.assert_allclose(np.delete(others, [3, 11]), np.delete(norms, [3, 11]), atol=1e-12)
+    with_positions = dense(nn.Sequential(training.Positions(), layer), x)
+    found = attention_measured.by_length((20,), 16, [0], lambda label: None)["log_norm_past_positions"][0, 0]
+    np.testing.assert_allclose(found, attention_measured.over_past(with_positions), atol=1e-9)

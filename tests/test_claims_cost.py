@@ -5,13 +5,12 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-import xarray as xr
+from claim_evidence import TIMES, put, scaled, small, timed, with_bytes
 
 from depprobe.costs.memory import parameter_bytes, tensor_bytes
-from depprobe.ledger.claim import CONFIRMED, QUALIFIED, REFUTED
 from depprobe.ledger.costs import attention_memory, cost_orders, lstm_step
 from depprobe.ledger.costs import efficiency_claim as efficiency_table
-from depprobe.ledger.costs.efficiency_table import ARTICLE, efficiency
+from depprobe.ledger.verdicts import CONFIRMED, DEFINED, QUALIFIED, REFUTED, UNMEASURED
 from depprobe.registry import layers
 
 
@@ -29,15 +28,7 @@ def changed(ds, **variables):
 
 @pytest.fixture(scope="module")
 def orders():
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(cost_orders, "QUICK", ((8, 16, 64), (8, 16), 0.001))
-        return cost_orders.CLAIM.measure(True)
-
-
-def timed(ds, power):
-    """The dataset with times that are a power of the FLOPs."""
-    times = 1e-9 * ds["flops"] ** power
-    return ds.assign({name: times.where(ds["time"].notnull()) for name in ("time", "time_low", "time_high")})
+    return small("C2")
 
 
 def test_counts_are_the_closed_forms(orders):
@@ -45,21 +36,22 @@ def test_counts_are_the_closed_forms(orders):
     one = orders.sel(layer="attention:heads=2,fused=false", n=64, d=16)
     assert one.flops == 8 * 64 * 16**2 + 4 * 64**2 * 16
     assert one.flops_part.values.tolist() == [2 * 64 * 16 * 8] * 3 + [2 * 64**2 * 8] * 2 + [2 * 64 * 16**2]
-    assert cost_orders.CLAIM.checks(changed(orders, flops=lambda v: scaled(v, "gru", 2))) == [
+    assert cost_orders.CLAIM.checks(changed(orders, flops=lambda v: v.where(v.layer != "gru", 2 * v))) == [
         "gru does not count 12 n d^2",
-        "attention does not cost as the gru at n = 1 d, and there only",
     ]
     assert cost_orders.CLAIM.checks(changed(orders, flops_part=lambda v: 2 * v)) == [
         "the parts of attention do not make up its count"
     ]
 
 
-def test_orders_are_confirmed_and_flip(orders):
+def test_orders_are_definitions_and_times_are_measured(orders):
     ds = timed(orders, 1.0)
-    assert found(cost_orders.CLAIM, ds) == [
-        *(CONFIRMED, CONFIRMED, CONFIRMED, QUALIFIED, CONFIRMED, CONFIRMED, CONFIRMED, CONFIRMED, CONFIRMED)
-    ]
+    defined = [DEFINED] * 4
+    assert found(cost_orders.CLAIM, ds) == [*defined[:3], QUALIFIED, *defined, *[CONFIRMED] * 3]
     findings = cost_orders.CLAIM.judge(ds)
+    assert [number.value for number in findings[1].numbers.values()] == [2, 0, 1]
+    assert [number.value for number in findings[6].numbers.values()] == [1, 2, 1]
+    np.testing.assert_allclose([number.value for number in findings[4].numbers.values()], [4, 8])
     # scores and mixing 4 n^2 d, projections 8 n d^2: equal at n = 2 d
     assert findings[5].numbers["n / d at which both terms are equal"].value == pytest.approx(2, rel=1e-9)
     assert findings[5].numbers["share of n^2 d at n = 1000, d = 512"].value == pytest.approx(1000 / 2024)
@@ -68,19 +60,13 @@ def test_orders_are_confirmed_and_flip(orders):
     n, d = np.array([8, 64]), np.array([16, 8])
     np.testing.assert_allclose(shares, 2 * n * d**2 / (8 * n * d**2 + 4 * n**2 * d))
     steeper = changed(ds, flops=lambda v: v * v.n, flops_part=lambda v: v * v.n)
-    assert found(cost_orders.CLAIM, steeper)[:5] == [REFUTED, REFUTED, REFUTED, QUALIFIED, REFUTED]
-    assert found(cost_orders.CLAIM, steeper)[6:8] == [REFUTED, REFUTED]
-    assert found(cost_orders.CLAIM, timed(orders, 2.0))[-1] == REFUTED
+    assert len(cost_orders.CLAIM.checks(steeper)) == 7
     mixed = timed(orders, 1.0)
     mixed["time"] = mixed.time * mixed.n**0.5
     assert found(cost_orders.CLAIM, mixed)[-1] == QUALIFIED
-    short = ds.sel(n=[8]).assign_coords(n=[8])
-    assert (
-        found(cost_orders.CLAIM, xr.concat([short, ds.sel(n=[16])], "n", data_vars="minimal").sel(d=[16, 8]))[
-            5
-        ]
-        == REFUTED
-    )
+    near = timed(orders, 1.0)
+    near["time"] = near.time * near.n**0.3
+    assert found(cost_orders.CLAIM, near)[-1] == UNMEASURED
 
 
 # --- C3, one LSTM step ---
@@ -88,9 +74,7 @@ def test_orders_are_confirmed_and_flip(orders):
 
 @pytest.fixture(scope="module")
 def steps():
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(lstm_step, "QUICK", ((3, 7), (4, 9), 0.001))
-        return lstm_step.CLAIM.measure(True)
+    return small("C3")
 
 
 def test_a_step_by_hand(steps):
@@ -102,14 +86,16 @@ def test_a_step_by_hand(steps):
         assert (here.elements_gate == 4 * d).all()
         # f c, i g and their sum; tanh and its product with o
         assert here.elements_update.values.tolist() == [3 * d, 2 * d]
-    assert found(lstm_step.CLAIM, steps) == [CONFIRMED, CONFIRMED]
+    assert found(lstm_step.CLAIM, steps) == [DEFINED, DEFINED]
     assert lstm_step.CLAIM.judge(steps)[1].numbers["operations a unit"].value == 5
 
 
-def test_the_verdicts_of_a_step_flip(steps):
-    assert found(lstm_step.CLAIM, changed(steps, flops_gate=lambda v: v * v.d)) == [REFUTED, CONFIRMED]
-    assert found(lstm_step.CLAIM, changed(steps, elements_update=lambda v: v * v.d)) == [CONFIRMED, REFUTED]
-    assert found(lstm_step.CLAIM, changed(steps, flops_update=lambda v: v + 1)) == [CONFIRMED, REFUTED]
+def test_broken_truths_of_a_step_are_told(steps):
+    gates = lstm_step.CLAIM.checks(changed(steps, flops_gate=lambda v: v * v.d))
+    assert gates == ["d d_h and d_h^2 do not make up the count of every gate"]
+    for broken in ({"elements_update": lambda v: v * v.d}, {"flops_update": lambda v: v + 1}):
+        (fault,) = lstm_step.CLAIM.checks(changed(steps, **broken))
+        assert fault == "operations of the updates are not in proportion to d_h"
     assert lstm_step.CLAIM.checks(changed(steps, macs=lambda v: v - 1, step_gap=lambda v: v + 1)) == [
         "the step is not that of nn.LSTMCell: it differs by 1.0e+00",
         "an LSTM 300 -> 512, 2 layers, n = 100 counts 376012799, not 376012800",
@@ -121,55 +107,35 @@ def test_the_verdicts_of_a_step_flip(steps):
 
 @pytest.fixture(scope="module")
 def table():
-    """The claim's dataset with costs that are in the article's proportions."""
-    names, phases = list(ARTICLE), ["forward", "forward+backward"]
-    times, sizes = ([[getattr(ARTICLE[x][1000], f)] * 2 for x in names] for f in ("time", "bytes"))
-    over = ("layer", "n", "phase")
-    values = {
-        name: (over, np.array(times)[:, None] * k)
-        for name, k in (("time", 2), ("time_low", 1.9), ("time_high", 2.1))
-    }
-    values |= {"peak_bytes": (over, np.array(sizes)[:, None] * 3.0), "flops": (over, np.ones((4, 1, 2)))}
-    for name, column in (
-        ("sequential_steps", (1, 1, 1, 1000)),
-        ("path_length", (1, 1, 999, 999)),
-        ("parallelism", (9, 9, 9, 2)),
-    ):
-        values[name] = (("layer", "n"), np.array(column, dtype=float)[:, None])
-    ds = efficiency(xr.Dataset(values, {"layer": names, "n": [1000], "d": [512], "phase": phases}))
-    return ds.assign(stack_path=("other", [999.0, 500.0, 9.0, 7.0])).assign_coords(
-        other=list(efficiency_table.STACKS)
-    )
-
-
-def scaled(values, layer, factor):
-    return values.where(values.layer != layer, values * factor)
+    return small("C4")
 
 
 def test_the_table_in_the_articles_proportions_is_confirmed(table):
-    assert efficiency_table.CLAIM.checks(table) == []
-    assert found(efficiency_table.CLAIM, table) == [*[CONFIRMED] * 5, QUALIFIED, QUALIFIED]
+    assert found(efficiency_table.CLAIM, table) == [*[CONFIRMED] * 4, DEFINED, QUALIFIED, DEFINED]
 
 
 def test_the_verdicts_of_the_table_flip(table):
-    fused = dict.fromkeys(("time", "time_low", "time_high"), lambda v: scaled(v, "attention", 0.4))
-    assert found(efficiency_table.CLAIM, changed(table, **fused))[0] == QUALIFIED
-    # a median outside the band, with quartiles that reach into it
-    wide = {"time": lambda v: scaled(v, "attention", 1.7), "time_high": lambda v: scaled(v, "attention", 2)}
-    assert found(efficiency_table.CLAIM, changed(table, **wide))[0] == CONFIRMED
-    slow = dict.fromkeys(("time", "time_low", "time_high"), lambda v: scaled(v, "lstm", 3))
-    assert found(efficiency_table.CLAIM, changed(table, **slow))[:2] == [REFUTED, QUALIFIED]
-    small = changed(table, peak_bytes=lambda v: scaled(v, "lstm", 1 / 9))
-    assert found(efficiency_table.CLAIM, small)[2:4] == [QUALIFIED, REFUTED]
+    claim = efficiency_table.CLAIM
+    fused = {"layer": "attention", "factor": 0.4}
+    assert found(claim, scaled(table, *fused.values(), *TIMES))[0] == QUALIFIED
+    # quartiles that reach out of the band, and a median close to its edge
+    assert found(claim, scaled(table, "attention", 2, "time_high"))[0] == UNMEASURED
+    assert found(claim, scaled(table, "conv", 1.4, *TIMES))[1] == UNMEASURED
+    assert "allow confirmed and refuted" in claim.judge(scaled(table, "conv", 1.4, *TIMES))[1].note
+    assert found(claim, scaled(table, "lstm", 3, *TIMES))[:2] == [REFUTED, REFUTED]
+    # bytes are counted: no band about them
+    assert found(claim, scaled(table, "conv", 1.4, "peak_bytes"))[3] == CONFIRMED
+    assert found(claim, scaled(table, "lstm", 1 / 9, "peak_bytes"))[2:4] == [REFUTED, REFUTED]
     paths = changed(table, path_length=lambda v: v + 5, stack_path=lambda v: v * 0 + 10)
-    assert found(efficiency_table.CLAIM, paths)[4:6] == [REFUTED, CONFIRMED]
-    assert efficiency_table.CLAIM.checks(paths) == [
-        "stacks of k = 3 carry x_1 to h_1000 in (10, 10, 10), not (500, 9, 7) layers"
+    assert found(claim, paths)[4:6] == [DEFINED, CONFIRMED]
+    assert claim.checks(paths) == [
+        "path_length of attention:fused=false is 6, not 1",
+        "path_length of attention is 6, not 1",
+        "path_length of lstm is 1004, not 999",
+        "stacks of k = 3 carry x_1 to h_1000 in (10, 10, 10), not (500, 9, 7) layers",
     ]
-    assert found(efficiency_table.CLAIM, changed(table, stack_path=lambda v: v + 1))[5] == REFUTED
-    alone = changed(table, parallelism=lambda v: v.where(v.layer != "lstm", 1))
-    assert found(efficiency_table.CLAIM, alone)[6] == CONFIRMED
-    assert found(efficiency_table.CLAIM, changed(table, sequential_steps=lambda v: v * 2))[6] == REFUTED
+    assert found(claim, changed(table, stack_path=lambda v: v + 1))[5] == REFUTED
+    assert len(claim.checks(changed(table, sequential_steps=lambda v: v * 2))) == 3
 
 
 def test_the_table_is_measured(monkeypatch):
@@ -189,11 +155,7 @@ def test_the_table_is_measured(monkeypatch):
 
 @pytest.fixture(scope="module")
 def memory():
-    """Bytes at the claim's lengths, small in width; and the claim's lengths are not run."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(attention_memory, "WIDTH", 8)
-        patch.setattr(attention_memory, "LENGTHS", (200, 1000, 5000))
-        return attention_memory.CLAIM.measure(True)
+    return small("C5")
 
 
 def test_bytes_by_shapes_are_those_of_a_pass(memory):
@@ -207,11 +169,16 @@ def test_bytes_by_shapes_are_those_of_a_pass(memory):
     assert len(attention_memory.CLAIM.checks(broken)) == 3
 
 
-def test_the_verdicts_of_memory_flip(memory):
-    linear = 500e6 * memory.n / 5000 + 0 * memory.predicted_bytes
-    stated = linear.where(memory.n == 5000, 210e6)
-    assert found(attention_memory.CLAIM, memory.assign(predicted_bytes=stated)) == [CONFIRMED, CONFIRMED]
-    assert found(attention_memory.CLAIM, memory.assign(predicted_bytes=linear)) == [CONFIRMED, REFUTED]
-    one = scaled(stated, "attention", 10).where((memory.n == 5000) | (memory.layer != "attention"), 210e6)
-    assert found(attention_memory.CLAIM, memory.assign(predicted_bytes=one)) == [QUALIFIED, QUALIFIED]
-    assert found(attention_memory.CLAIM, memory.assign(predicted_bytes=10 * linear)) == [REFUTED, REFUTED]
+def test_one_attention_has_to_take_what_is_stated_at_both_lengths(memory):
+    claim = attention_memory.CLAIM
+    assert found(claim, with_bytes(memory, 210e6, 500e6)) == [CONFIRMED, CONFIRMED]
+    assert found(claim, with_bytes(memory, 100e6, 500e6)) == [REFUTED, REFUTED]
+    assert found(claim, with_bytes(memory, 2100e6, 5000e6)) == [REFUTED, CONFIRMED]
+    one = scaled(with_bytes(memory, 210e6, 500e6), "attention", 10, "predicted_bytes")
+    assert found(claim, one) == [QUALIFIED, CONFIRMED]
+    # one kind at one length and another at the other are none that takes both
+    apart = put(
+        with_bytes(memory, 21e6, 500e6), "predicted_bytes", [210e6, 5e9], layer="attention", n=[1000, 5000]
+    )
+    assert found(claim, apart)[0] == REFUTED
+    assert "none is both: at n = 1000 attention, forward" in claim.judge(apart)[0].note

@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 import pytest
-import xarray as xr
+from claim_evidence import CHOICES, made, put
 
 from depprobe.advice import arriving_gradient as arriving
 from depprobe.advice.cost_model import CostModel
@@ -14,33 +14,8 @@ from depprobe.advice.machine_costs import Costs, Grid, kept_in
 from depprobe.ledger.choosing import decision_tree, rules_of_thumb
 from depprobe.ledger.choosing import representative_cells as choosing
 from depprobe.ledger.choosing.representative_cells import Cell
-from depprobe.ledger.claim import CONFIRMED, QUALIFIED, REFUTED
-
-LAYERS = (
-    "attention",
-    "conv",
-    "dilated-conv",
-    "gru",
-    "block-attention",
-    "conv-attention:attention=sliding-window",
-)
-
-
-def made(cells, seconds=1.0, log=-2.0):
-    """Data in which every layer takes as long and lets as much arrive, whatever the cell."""
-    shape, over = (len(cells), len(LAYERS)), ("cell", "layer")
-    return xr.Dataset(
-        {
-            "predicted_time": (over, np.full(shape, seconds)),
-            "log_arrival": (over, np.full(shape, log)),
-            "layers_needed": (over, np.ones(shape)),
-            "cell_n": ("cell", [cell.n for cell in cells]),
-            "cell_lag": ("cell", [cell.lag for cell in cells]),
-            "cell_stream": ("cell", [int(cell.stream) for cell in cells]),
-            "horizon": (("recurrence", "seed"), [[20, 22, 24]]),
-        },
-        {"cell": [str(cell) for cell in cells], "layer": list(LAYERS), "recurrence": ["gru"]},
-    )
+from depprobe.ledger.evidence import About
+from depprobe.ledger.verdicts import CONFIRMED, QUALIFIED, REFUTED, UNMEASURED
 
 
 def verdicts(claim, ds):
@@ -51,8 +26,8 @@ def test_a_factor_is_over_the_cheapest_that_arrives():
     ds = made([Cell("a", 100, 9), Cell("a", 100, 99)])
     ds["predicted_time"].loc[{"layer": "conv"}] = 0.1
     ds["predicted_time"].loc[{"layer": "gru"}] = 0.5
-    ds["layers_needed"][1, LAYERS.index("conv")] = 99
-    ds["log_arrival"][1, LAYERS.index("gru")] = -30
+    ds["layers_needed"][1, CHOICES.index("conv")] = 99
+    ds["log_arrival"][1, CHOICES.index("gru")] = -30
     assert choosing.factors(ds, "attention").tolist() == [10, 1]
     assert choosing.factors(ds, "recurrence").tolist() == [5, math.inf]
     assert choosing.cheapest(ds)[0] == "conv"
@@ -63,9 +38,9 @@ def test_where_no_gradient_arrives_no_layer_is_taken():
     ds["log_arrival"][1] = -30
     assert choosing.factors(ds, "attention").tolist() == [1, math.inf]
     assert choosing.cheapest(ds)[1] == ""
-    finding = choosing.finding(ds, "a", "attention")
-    assert finding.verdict == QUALIFIED
-    assert finding.note == "at n = 100, lag 99 its gradient does not arrive; cheapest is none"
+    verdict, _, note = choosing.takes("a", "attention")(ds)
+    assert verdict == QUALIFIED
+    assert note == "at n = 100, lag 99 its gradient does not arrive; cheapest is none"
 
 
 @pytest.mark.parametrize("claim", [decision_tree.CLAIM, rules_of_thumb.CLAIM])
@@ -74,7 +49,7 @@ def test_rules_hold_where_all_layers_are_alike_and_fail_where_theirs_is_dear(cla
     cells = decision_tree.CELLS if claim.id == "C12" else rules_of_thumb.CELLS
     assert {verdicts(claim, made(cells))[rule] for rule in rules} == {CONFIRMED}
     for rule, family in rules.items():
-        members = [i for i, spec in enumerate(LAYERS) if choosing.is_of(spec, family)]
+        members = [i for i, spec in enumerate(CHOICES) if choosing.is_of(spec, family)]
         own = [i for i, cell in enumerate(cells) if cell.rule == rule]
         for broken, wanted in ((own, REFUTED), (own[:1], QUALIFIED)):
             ds = made(cells)
@@ -85,27 +60,61 @@ def test_rules_hold_where_all_layers_are_alike_and_fail_where_theirs_is_dear(cla
             assert verdicts(claim, ds)[rule] == wanted
 
 
+def test_errors_of_the_predicted_times_count(monkeypatch):
+    ds = made([Cell("a", 100, 9)])
+    ds["predicted_error"][:] = 0.1
+    rule = choosing.takes("a", "attention")
+    for time, expected in (
+        (0.9, CONFIRMED),
+        (1.5, CONFIRMED),
+        (1.9, UNMEASURED),
+        (2.1, UNMEASURED),
+        (2.6, REFUTED),
+    ):
+        verdict, numbers, _ = rule(put(ds, "predicted_time", time, layer="attention"))
+        assert verdict == expected, time
+        assert numbers["undecided within the errors of the times"].value == (expected == UNMEASURED)
+    # the layer itself is not off against itself, and a layer that is dear by far does not matter
+    ds["predicted_error"].loc[{"layer": "attention"}] = 9.0
+    alone = put(ds, "log_arrival", -30, layer=[x for x in CHOICES if x != "attention"])
+    assert rule(alone)[0] == CONFIRMED
+    assert choosing.factors(alone, "attention", 1).tolist() == [1]
+    assert choosing.factors(
+        put(ds, "predicted_error", 0.0, layer="attention"), "attention", 1
+    ) == pytest.approx(math.exp(0.1))
+
+
 def test_how_far_a_recurrence_sees_decides():
     ds = made(decision_tree.CELLS)
-    part = "the gradient reaches the far past through a recurrence"
+    part = "untrained, the gradient reaches the far past through a recurrence"
     assert verdicts(decision_tree.CLAIM, ds)[part] == REFUTED
     finding = decision_tree.CLAIM.judge(ds)[-1]
-    assert finding.numbers["gru at initialisation"].value == 22
+    assert finding.numbers["gru"].value == 22
     assert "beyond lag 24" in finding.note
-    ds["horizon"][:] = arriving.SHORTER[-1] - 1
-    assert verdicts(decision_tree.CLAIM, ds)[part] == CONFIRMED
+    both = ds.isel(recurrence=[0, 0]).assign_coords(recurrence=["gru", "lstm:forget_bias=6"])
+    both = put(both, "horizon", choosing.FAR, recurrence="lstm:forget_bias=6")
+    assert verdicts(decision_tree.CLAIM, both)[part] == QUALIFIED
+    assert "through lstm:forget_bias=6 it arrives from lag 2999" in decision_tree.CLAIM.judge(both)[-1].note
+
+
+def test_a_forget_gate_that_stays_open_lets_the_gradient_arrive(monkeypatch, tmp_path):
+    monkeypatch.setattr(arriving, "WIDTH", 8)
+    assert {"lstm", "lstm:forget_bias=4", "lstm:forget_bias=6"} <= set(decision_tree.REACHING)
+    for spec, arrives in (("lstm", False), ("lstm:forget_bias=6", True)):
+        logs = arriving.arrivals(spec, 1, 200, kept_in(tmp_path))
+        assert (logs[:, -1] > math.log(2.0**-23)).all() == arrives
 
 
 def test_rules_and_tree_contradict_each_other_where_they_name_other_layers():
-    part = "the rules agree with the decision tree of C12"
-    assert verdicts(rules_of_thumb.CLAIM, made(rules_of_thumb.CELLS))[part] == QUALIFIED
-    finding = rules_of_thumb.against_the_tree(made(rules_of_thumb.CELLS))
-    assert "dilated convolution where the tree takes recurrence" in finding.note
-    assert "recurrence where the tree takes attention" in finding.note
+    part = rules_of_thumb.CLAIM.judge(made(rules_of_thumb.CELLS))[-1]
+    assert part.part == "the rules agree with the decision tree of C12"
+    assert part.verdict == "by definition"
+    assert "dilated convolution where the tree takes recurrence" in part.note
+    assert "recurrence where the tree takes attention" in part.note
     alike = [Cell(rules_of_thumb.SHORT, 200, 9), Cell(rules_of_thumb.LOCAL, 1000, 9)]
-    assert rules_of_thumb.against_the_tree(made(alike)).verdict == CONFIRMED
+    assert rules_of_thumb.against_the_tree(alike) == (2, {})
     apart = [Cell(rules_of_thumb.STREAM, 200, 9, stream=True)]
-    assert rules_of_thumb.against_the_tree(made(apart)).verdict == REFUTED
+    assert rules_of_thumb.against_the_tree(apart) == (1, {"recurrence where the tree takes attention": 1})
 
 
 def test_broken_truths_are_told():
@@ -127,7 +136,8 @@ def test_what_is_measured_is_what_the_advice_says(monkeypatch, tmp_path):
         patch.setattr(choosing, "kept_in", lambda folder: kept)
         layer = CostModel(lambda found, n, d: [1.0], np.array([2.0]), 0.3)
         patch.setattr(choosing, "fitted", lambda specs, *rest: Costs(rest[0], dict.fromkeys(specs, layer)))
-        ds = choosing.measured("C12", cells, "a title", True, None, 0)
+        patch.setattr(choosing, "FAR", 63)
+        ds = choosing.measured(About("C12", "a title", "", 0, 0, True, 0), cells, None, ("rnn", "gru"))
     once, streamed = (ds.isel(cell=i) for i in range(2))
     assert int(once["layers_needed"].sel(layer="conv")) == 3
     assert int(streamed["layers_needed"].sel(layer="conv:causal=true")) == 10
@@ -141,5 +151,5 @@ def test_what_is_measured_is_what_the_advice_says(monkeypatch, tmp_path):
     assert choosing.checks(ds) == []
     epsilon = math.log(2.0**-23)
     for spec, far in zip(ds["recurrence"].values, ds["horizon"].values, strict=True):
-        logs = arriving.arrivals(str(spec), 1, arriving.SHORTER[-1], kept)
+        logs = arriving.arrivals(str(spec), 1, 64, kept)
         assert far.tolist() == [max(lag for lag, log in enumerate(row) if log > epsilon) for row in logs]

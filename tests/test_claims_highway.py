@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from claim_evidence import small, with_gap
 from conftest import tolerance
 
 import depprobe
@@ -14,28 +15,11 @@ from depprobe.ledger.gradients.lstm_highway import CLAIM
 
 @pytest.fixture(scope="module")
 def ds():
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(lstm_highway, "QUICK", (24, 5, 2))
-        patch.setattr(lstm_highway, "BIASES", (-2, 6))
-        patch.setattr(lstm_highway, "GAINS", (0.0, 1.0))
-        return CLAIM.measure(True)
+    return small("C8")
 
 
 def verdicts(ds):
     return [finding.verdict for finding in CLAIM.judge(ds)]
-
-
-def with_gap(ds, true, product):
-    """Every coupled cell loses ``true`` and ``product`` decades from lag 0 to the largest."""
-    ramp = np.linspace(1, 0, ds.sizes["source"]) * lstm_highway.LN10
-    start = 0.5 * np.log(ds.attrs["d"])
-    shape = ds["log_norm_cc"].dims
-    changed = {
-        "log_norm_cc": start - true * ramp,
-        "log_norm_product": start - product * ramp,
-        "log_gap": (product - true) * ramp,
-    }
-    return ds.assign({name: (shape, np.broadcast_to(v, ds[name].shape)) for name, v in changed.items()})
 
 
 def test_norms_are_those_of_an_unrolled_cell(ds):
@@ -97,11 +81,17 @@ def test_verdicts_follow_the_data(ds, true, product, expected):
     assert verdicts(with_gap(ds, true, product)) == expected
 
 
-def test_a_product_that_holds_in_some_cells_is_qualified(ds):
-    far = ds["log_gap"].where(ds["forget_bias"] > 0, 0) * 0 + with_gap(ds, 0.0, 0.5)["log_gap"]
-    some = with_gap(ds, 0.0, 0.5).assign(log_gap=far + 99 * (ds["forget_bias"] < 0))
-    assert verdicts(some)[0] == "qualified"
-    finding = CLAIM.judge(some)[0]
-    assert "bias 6" in finding.note
-    # the cells without recurrent weights, where the product is exact, are no evidence
-    assert finding.numbers["cells within 1 decade"][::2] == (1, "of 2")
+def test_a_share_of_the_cells_decides(ds):
+    """Ten cells, of which as many as given are far from the product."""
+    biases = np.arange(10)
+    many = with_gap(ds, 0.0, 0.5).isel(forget_bias=[0] * 10).assign_coords(forget_bias=biases)
+    for far, expected in ((1, "confirmed"), (2, "qualified"), (5, "refuted")):
+        away = many.assign(log_gap=many["log_gap"] + 99 * (many["forget_bias"] < far))
+        assert verdicts(away)[0] == expected
+        finding = CLAIM.judge(away)[0]
+        # the cells without recurrent weights, where the product is exact, are no evidence
+        assert finding.numbers["cells within 1 decade"][::2] == (10 - far, "of 10")
+        assert expected == "confirmed" or "bias 9" in finding.note
+        lost = many.assign(log_norm_cc=many["log_norm_cc"].where(many["forget_bias"] >= far, -99.0))
+        lost["log_norm_cc"][{"source": -1}] = 0.5 * np.log(ds.attrs["d"])
+        assert verdicts(lost)[1] == expected

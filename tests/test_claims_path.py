@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import numpy as np
 import pytest
 import torch
+from claim_evidence import small
 from torch import nn
 
 from depprobe.ledger import claims
@@ -22,12 +22,7 @@ def verdicts(ds):
 
 @pytest.fixture(scope="module")
 def paths():
-    import depprobe.ledger.gradients.path_length as measured
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(measured, "QUICK", (9, 17, 28))
-        patch.setattr(measured, "D", 16)
-        return claim.measure(True)
+    return small("C1")
 
 
 @pytest.mark.parametrize("n", [9, 13])
@@ -74,22 +69,18 @@ def test_known_lengths():
 
 
 def test_verdicts_flip(paths):
-    assert claim.checks(paths) == []
-    assert verdicts(paths) == ["confirmed", "qualified", "confirmed", "confirmed"]
+    defined = "by definition"
+    assert verdicts(paths) == [defined, "qualified", defined, defined]
     assert "without dilation only" in claim.judge(paths)[1].note
-
-    flipped = paths.copy(deep=True)
     n = paths["n"].values
-    flipped["path_counted"].loc[{"layer": "attention"}] = 2
+    flipped = paths.copy(deep=True)
     for name in DILATED:  # as if dilation did not help
         flipped["path_counted"].loc[{"layer": name}] = CONVOLUTIONS["conv:kernel=3,causal=true"](28) * n / 28
-    flipped["path_counted"].loc[{"layer": "lstm"}] = np.ceil(np.log2(n))
-    flipped["parallelism"].loc[{"layer": "lstm"}] = paths["length"].values
-    assert verdicts(flipped) == ["refuted", "confirmed", "refuted", "qualified"]
-    assert any("attention at n = 9: 2 steps counted, 1 by" in fault for fault in claim.checks(flipped))
-
+    assert verdicts(flipped) == [defined, "confirmed", defined, defined]
+    flipped["path_counted"].loc[{"layer": "attention"}] = 2
     flipped["path_counted"].loc[{"layer": "conv:kernel=9"}] = n**2
-    flipped["parallelism"].loc[{"layer": "attention"}] = 7
-    assert verdicts(flipped)[1::2] == ["refuted", "refuted"]
-    flipped = paths.assign_coords(n=[9, 17, 1000])
-    assert any("not 500" in fault for fault in claim.checks(flipped))
+    assert verdicts(flipped) == [defined, "qualified", defined, defined]
+    assert any("attention at n = 9: 2 steps counted, 1 by" in fault for fault in claim.checks(flipped))
+    flipped["path_counted"] = 0 * flipped["path_counted"] + n**2
+    assert verdicts(flipped)[1] == "refuted"
+    assert any("not 500" in fault for fault in claim.checks(paths.assign_coords(n=[9, 17, 1000])))

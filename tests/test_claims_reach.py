@@ -7,6 +7,7 @@ import math
 import numpy as np
 import pytest
 import torch
+from claim_evidence import small
 
 import depprobe
 from depprobe.ledger.gradients import gradient_reach as reach
@@ -17,9 +18,7 @@ from depprobe.runs.cases import cases_of_specs
 
 @pytest.fixture(scope="module")
 def ds():
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(reach, "QUICK", (40, 8, 2))
-        return CLAIM.measure(True)
+    return small("C15")
 
 
 def verdicts(ds):
@@ -85,7 +84,7 @@ def test_supports_are_checked_by_arithmetic(ds):
 def test_verdicts_follow_the_data(ds):
     default = [layer for layer in reach.RECURRENCE if layer != "lstm:forget_bias=4"]
     kept = changed(ds, effective_range={tuple(default): 1, ("lstm:forget_bias=4",): 39})
-    assert verdicts(kept) == ["confirmed", "qualified", "qualified", "confirmed"]
+    assert verdicts(kept) == ["by definition", "qualified", "qualified", "confirmed"]
     assert "lstm:forget_bias=4" in CLAIM.judge(kept)[1].note
     everything = {reach.RECURRENCE: 2}
     assert verdicts(changed(ds, effective_range=everything))[1] == "confirmed"
@@ -93,12 +92,11 @@ def test_verdicts_follow_the_data(ds):
     one = changed(ds, effective_range={reach.RECURRENCE: 2, reach.ATTENTION: 39})
     one["effective_range"].loc[{"layer": ["gru", *reach.ATTENTION], "seed": 1, "input": "text"}] = [39, 3]
     assert verdicts(one)[1::2] == ["qualified", "qualified"], "one draw with one input decides"
-    assert verdicts(changed(ds, receptive_field={reach.RECURRENCE: 30}))[0] == "refuted"
-    assert verdicts(changed(ds, receptive_field={("gru",): 30}))[0] == "qualified"
     assert verdicts(changed(ds, receptive_field={reach.CONVOLUTION: 38}))[2] == "confirmed"
     assert verdicts(changed(ds, receptive_field={reach.CONVOLUTION: 39}))[2] == "refuted"
-    assert verdicts(changed(ds, effective_range={reach.ATTENTION: 3}))[3] == "qualified"
-    assert verdicts(changed(ds, receptive_field={reach.ATTENTION: 20}))[3] == "refuted"
+    assert verdicts(changed(ds, effective_range={reach.ATTENTION: 12}))[3] == "qualified"
+    assert verdicts(changed(ds, effective_range={reach.ATTENTION: 3}))[3] == "refuted"
+    assert "the support of attention" in CLAIM.checks(changed(ds, receptive_field={reach.ATTENTION: 20}))[0]
 
 
 def test_the_text_is_long_enough_for_the_full_measurement():

@@ -3,46 +3,31 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from itertools import product
 
 import numpy as np
 import pytest
 import torch
 import xarray as xr
+from claim_evidence import RUNS, STEPS, more_lags, outcome, small
 from conftest import tolerance
 
 from depprobe.ledger.training import clipped_training
 from depprobe.ledger.training import trained_cell as training
 from depprobe.ledger.training.clipped_training import CLAIM, sign_test
-from depprobe.ledger.training.grid import Plan
+from depprobe.ledger.training.grid import Plan, grid
 from depprobe.ledger.training.outcomes import clipping, kinds, pairs
 from depprobe.ledger.training.tasks import TASKS
-
-LAYERS = ("rnn", "rnn:gain=2")
-STEPS = 4
 
 
 @pytest.fixture(scope="module")
 def ds():
-    small = Plan(LAYERS, LAYERS, lags=(2, 6), clipped_lags=(2, 6), seeds=1, batch=4, steps=STEPS)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(clipped_training, "plan", lambda quick, seed: small)
-        return CLAIM.measure(True)
+    return small("C14")
 
 
 def verdicts(ds):
     return [finding.verdict for finding in CLAIM.judge(ds)]
-
-
-def outcome(ds, free, clipped, norm=0.1, share=0.5):
-    """Runs that learned (1) or not (0), free and clipped, from weights whose norm at the lag is ``norm``."""
-    is_clipped = ds["clip"] == 1.0
-    learned = is_clipped * clipped + ~is_clipped * free + 0 * ds["learned"]
-    return ds.assign(
-        learned=learned.transpose(*ds["learned"].dims),
-        log_norm_needed=0 * ds["log_norm_needed"] + math.log(norm),
-        clipped_share=(is_clipped * share + 0 * ds["clipped_share"]).transpose(*ds["clipped_share"].dims),
-    )
 
 
 def test_a_clipped_run_by_hand(ds):
@@ -83,7 +68,7 @@ def test_pairs_and_counts_by_brute_force(ds):
         ("adam", "sgd"), (("vanished", 0, 1e-3), ("arriving", 1e-3, 1), ("exploding", 1, math.inf))
     ):
         counts = np.zeros(3)
-        for layer, lag in product(LAYERS, (2, 6)):
+        for layer, lag in product(RUNS, (2, 6)):
             at = random.isel(task=0, seed=0).sel(layer=layer, task_lag=lag, optimizer=optimizer)
             if low <= math.exp(float(at["log_norm_needed"].sel(clip=1.0))) < high:
                 counts += 1, float(at["learned"].sel(clip=math.inf)), float(at["learned"].sel(clip=1.0))
@@ -102,7 +87,6 @@ def test_the_sign_test_counts_every_way_of_falling():
 
 
 def test_clipping_that_never_acts_is_checked(ds):
-    assert CLAIM.checks(ds) == []
     clipped = ds["clip"] == 1.0
     idle = ds.assign(
         clipped_share=0 * ds["clipped_share"],
@@ -115,8 +99,7 @@ def test_clipping_that_never_acts_is_checked(ds):
 
 
 def test_verdicts_follow_the_data(ds):
-    # four runs of gradient descent are too few for the sign test: each stands for two lags more
-    more = ds.isel(task_lag=[0, 0, 1, 1]).assign_coords(task_lag=[2, 3, 6, 7])
+    more = more_lags(ds)
     assert verdicts(outcome(more, free=0, clipped=1)) == ["confirmed", "not measured here", "confirmed"]
     assert verdicts(outcome(more, free=1, clipped=0)) == ["refuted", "not measured here", "refuted"]
     assert verdicts(outcome(more, free=0, clipped=0))[0] == "qualified"
@@ -125,10 +108,8 @@ def test_verdicts_follow_the_data(ds):
     assert verdicts(outcome(more, free=~descent, clipped=descent))[0] == "confirmed"
     assert verdicts(outcome(more, free=1, clipped=more["task_lag"] < 7))[2] == "refuted"
     assert verdicts(outcome(more, free=0, clipped=more["task_lag"] == 7))[2] == "confirmed"
-    vanished = outcome(more, free=0, clipped=0, norm=1e-9, share=0.0)
-    assert verdicts(vanished) == ["not measured here", "refuted", "refuted"]
-    assert "never acts" in CLAIM.judge(vanished)[1].note
     acting = outcome(more, free=0, clipped=0, norm=1e-9, share=0.5)
+    assert verdicts(acting) == ["not measured here", "refuted", "refuted"]
     assert "it acts" in CLAIM.judge(acting)[1].note
     assert verdicts(outcome(more, free=0, clipped=1, norm=1e-9))[1] == "confirmed"
     some = outcome(more, free=0, clipped=more["layer"] == "rnn", norm=1e-9)
@@ -136,3 +117,30 @@ def test_verdicts_follow_the_data(ds):
     assert CLAIM.judge(some)[2].note == "within the steps allowed only some runs of rnn"
     arriving = outcome(more, free=0, clipped=more["layer"] == "rnn")
     assert CLAIM.judge(arriving)[2].note.endswith("runs of rnn, and none whose gradient had vanished")
+
+
+def test_runs_that_clip_no_step_test_nothing(ds):
+    more = more_lags(ds)
+    assert verdicts(outcome(more, free=0, clipped=1, share=0.0))[0] == "not measured here"
+    assert verdicts(outcome(more, free=0, clipped=0, norm=1e-9, share=0.0))[1] == "not measured here"
+    # half of the pairs, all of them lost, are no test
+    acted = more["task_lag"] > 3
+    half = outcome(more, free=more["task_lag"] <= 3, clipped=acted, share=0.5 * acted)
+    finding = CLAIM.judge(half)[0]
+    assert finding.numbers["learned, clipped"][::2] == (4, "of 4")
+
+
+def test_both_arms_are_tuned(ds):
+    plan = Plan(
+        ("rnn",), ("rnn",), lags=(3,), clipped_lags=(3,), seeds=1, batch=4, steps=20, rates=(0.1, 1, 9)
+    )
+    for cell in plan.cells():
+        at = [training.train(replace(cell, rate=rate * cell.rate)) for rate in plan.rates]
+        best = plan.trained(cell, None)
+        assert float(best["training_loss"]) == min(float(one["training_loss"]) for one in at)
+        assert float(best["learning_rate"]) in [rate * cell.rate for rate in plan.rates]
+    found = grid(plan, "a command")
+    wanted = [float(plan.trained(cell, None)["relative_loss"]) for cell in plan.cells()]
+    assert sorted(found["relative_loss"].values.ravel()) == sorted(wanted)
+    for quick in (True, False):
+        assert len(clipped_training.plan(quick).rates) >= 3

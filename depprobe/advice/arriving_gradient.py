@@ -130,7 +130,6 @@ def continued(lengths: tuple[int, ...], logs: NDArray[np.float64], n: float) -> 
 
 
 def _misses(at: NDArray[np.float64], values: NDArray[np.float64]) -> float:
-    """Root mean square of values about their line."""
     slope, start = np.polyfit(at, values, 1)
     return math.sqrt(float(np.square(start + slope * at - values).mean()))
 
@@ -141,7 +140,6 @@ def _at_lengths(spec: str, lags: dict[int, int], kept: FinishedPoints) -> NDArra
 
 
 def _at(spec: str, n: int, lag: int, kept: FinishedPoints) -> NDArray[np.float64]:
-    """ln arrival for each seed, (SEEDS,)."""
     wanted = stack(spec, n, lag, WIDTH)
     if not wanted.possible:
         return np.full(SEEDS, -math.inf)

@@ -122,7 +122,6 @@ def fit(spec: str, points: Mapping[tuple[int, int], float], terms: Terms) -> Cos
 
 
 def _solved(rows: NDArray[np.float64], measured: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Coefficients that fit relative errors."""
     relative = rows / measured[:, None]
     scale = np.abs(relative).max(0)
     scale[scale == 0] = 1.0

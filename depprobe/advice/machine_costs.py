@@ -146,7 +146,6 @@ def fitted(
 
 
 def _places(spec: str, grid: Grid) -> list[tuple[int, int]]:
-    """The points (n, d) of the grid that a layer can have."""
     at = [*product(grid.lengths, grid.widths), *grid.besides]
     reasons = {place: refusal(spec, *place) for place in at}
     found = [place for place in at if not reasons[place]]

@@ -6,8 +6,9 @@ One file a statement; a file that defines ``CLAIM`` is in the ledger. Reading th
 claims imports all of these files, and with them torch.
 """
 
-from depprobe.ledger.claim import VERDICTS, Claim, Finding, Measured
+from depprobe.ledger.claim import Claim, Finding, Measured
 from depprobe.ledger.claim_cache import ClaimCache
 from depprobe.ledger.table import claims
+from depprobe.ledger.verdicts import VERDICTS
 
 __all__ = ["VERDICTS", "Claim", "ClaimCache", "Finding", "Measured", "claims"]

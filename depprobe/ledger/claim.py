@@ -1,24 +1,22 @@
-"""A statement, the measurement that decides it, and the rule that reads a verdict from the data.
+"""A statement, the measurement that decides it, and the rule that reads a verdict on each part from the data.
 
-No verdict is stored: ``judge`` computes it from a dataset, by the rule that stands beside it in words.
+    part = what is said + a rule: dataset -> (verdict, numbers, note)
+
+No verdict is stored. What restates how a layer is built is ``definition``: no data could overturn it, so it
+is no evidence; that it comes out so is a check of the program. Every other rule can fail.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import InitVar, dataclass, field
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import xarray as xr
 
 from depprobe.errors import DepprobeError
-
-CONFIRMED, QUALIFIED, REFUTED, UNMEASURED = "confirmed", "qualified", "refuted", "not measured here"
-VERDICTS = (CONFIRMED, QUALIFIED, REFUTED, UNMEASURED)
-
-#: called with (parts done, parts in all, what is under way)
-Progress = Callable[[float, int, str], None]
+from depprobe.ledger.verdicts import CONFIRMED, DEFINED, VERDICTS
 
 
 class Measured(NamedTuple):
@@ -38,19 +36,20 @@ class Finding:
     part : what is said, in a few words.
     verdict : one of ``VERDICTS``.
     numbers : what was measured, by name.
-    note : for ``qualified`` the condition, for ``refuted`` the corrected form, for ``not measured here`` what
-        would be needed; none of these may be empty. A confirmed part keeps ``remark`` instead.
+    note : for ``qualified`` the condition, for ``refuted`` the corrected form, for ``by definition`` why it
+        cannot be otherwise, for ``not measured here`` what would be needed; none of these may be empty. A
+        confirmed part keeps ``remark`` instead.
 
     Examples
     --------
-    >>> Finding("it rains", "maybe", {})
+    >>> Finding("it rains", "maybe", {})  # doctest: +ELLIPSIS
     Traceback (most recent call last):
-    depprobe.errors.DepprobeError: no verdict 'maybe'; known: confirmed, qualified, refuted, not measured here
+    depprobe.errors.DepprobeError: no verdict 'maybe'; known: confirmed, qualified, refuted, ...
     """
 
     part: str
     verdict: str
-    numbers: dict[str, Measured] = field(default_factory=dict)
+    numbers: Mapping[str, Measured] = field(default_factory=dict)
     note: str = ""
     remark: InitVar[str] = ""
 
@@ -61,6 +60,10 @@ class Finding:
             object.__setattr__(self, "note", remark)
         elif not self.note:
             raise DepprobeError(f"{self.part!r} is {self.verdict} without a word why")
+
+
+#: from a dataset to verdict, numbers, note and, where there is one, remark of a finding
+Rule = Callable[[xr.Dataset], tuple[Any, ...]]
 
 
 def _no_checks(ds: xr.Dataset) -> list[str]:
@@ -77,7 +80,7 @@ class Claim:
     statement : what it says.
     rule : how verdicts follow from the data, in a plain sentence or two.
     measure : ``measure(quick, progress=None, seed=0)`` to the dataset that decides it.
-    judge : from that dataset to one finding for each part.
+    parts : what each part says, and the rule that judges it.
     checks : from that dataset to one line for each truth it breaks that holds whatever the verdict.
     """
 
@@ -85,18 +88,13 @@ class Claim:
     statement: str
     rule: str
     measure: Callable[..., xr.Dataset]
-    judge: Callable[[xr.Dataset], list[Finding]]
+    parts: Mapping[str, Rule]
     checks: Callable[[xr.Dataset], list[str]] = _no_checks
 
+    def judge(self, ds: xr.Dataset) -> list[Finding]:
+        return [Finding(part, *rule(ds)) for part, rule in self.parts.items()]
 
-def verdict(holds: int, of: int) -> str:
-    """Confirmed if all of the cases hold, refuted if none does, qualified in between.
 
-    Examples
-    --------
-    >>> verdict(3, 3), verdict(1, 3), verdict(0, 3)
-    ('confirmed', 'qualified', 'refuted')
-    """
-    if not of:
-        return UNMEASURED
-    return CONFIRMED if holds == of else QUALIFIED if holds else REFUTED
+def definition(why: str, numbers: Callable[[xr.Dataset], dict[str, Measured]] = lambda ds: {}) -> Rule:
+    """The rule of a part that restates a construction: what is measured is shown, and proves nothing."""
+    return lambda ds: (DEFINED, numbers(ds), why)

@@ -13,8 +13,9 @@ import xarray as xr
 from depprobe import store
 from depprobe._version import __version__
 from depprobe.errors import BadInput
-from depprobe.ledger.claim import Claim, Progress
+from depprobe.ledger.claim import Claim
 from depprobe.ledger.evidence import command_of
+from depprobe.ledger.progress import Progress
 from depprobe.vocabulary import SCHEMA_VERSION
 
 

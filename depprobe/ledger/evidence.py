@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -14,8 +14,8 @@ from depprobe._version import __version__
 from depprobe.ledger.claim import Measured
 from depprobe.vocabulary import DIMENSIONS, SCHEMA_VERSION, VARIABLES, describe
 
-#: variable -> (dimensions, values), or with a long name and units where the vocabulary has no such word
-Entry = tuple[Sequence[str], Any] | tuple[Sequence[str], Any, str, str]
+#: dimensions separated by spaces and values; long name and units too where the vocabulary has no such word
+Entry = tuple[Any, ...]
 
 
 class About(NamedTuple):
@@ -23,7 +23,7 @@ class About(NamedTuple):
 
     claim: str
     title: str
-    layer: str
+    layer: str | Iterable[str]
     n: int
     d: int
     quick: bool
@@ -38,15 +38,15 @@ def evidence(
     Parameters
     ----------
     about : the statement, and what was measured for it.
-    variables : name to (dims, values), or (dims, values, long name, units) for names the vocabulary lacks.
+    variables : by name.
     coords : values along each dimension.
     **attributes : further ones.
     """
     from depprobe.runs.labelling import provenance  # needs torch, which reading a verdict does without
 
     ds = xr.Dataset(
-        {name: (tuple(dims), np.asarray(values)) for name, (dims, values, *_) in variables.items()},
-        coords={name: (name, np.asarray(values)) for name, values in coords.items()},
+        {name: (dims.split(), np.asarray(values)) for name, (dims, values, *_) in variables.items()},
+        coords={name: (name, np.asarray(list(values))) for name, values in coords.items()},
     )
     for name, (_, _, *words) in variables.items():
         ds[name].attrs = dict(zip(("long_name", "units"), words, strict=True)) if words else describe(name)
@@ -55,6 +55,7 @@ def evidence(
             ds[key].attrs = describe(str(key))
     ds.attrs = {
         **{name: value for name, value in about._asdict().items() if name != "quick"},
+        "layer": about.layer if isinstance(about.layer, str) else ", ".join(about.layer),
         "mode": "quick" if about.quick else "full",
         "dtype": "float64",
         "depprobe_version": __version__,

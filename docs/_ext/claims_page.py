@@ -24,9 +24,21 @@ DOCS = Path(__file__).parent.parent
 HEAD = """\
 # Claims
 
-Statements about sequence layers, each with the measurement that decides it. `depprobe claims` measures them
-in full, `depprobe claims --quick` as shown here, and `depprobe claims ID` prints the evidence of one. No
-verdict is stored: each is computed from the data by the rule that stands beside it.
+The package grew from an overview article that compares self-attention, convolution and recurrence on long
+sequences: formulas of cost and reach, a table of times and memory on one GPU, and advice on which layer to
+take. These are its statements, restated in this project's words, each with the measurement that decides it.
+`depprobe claims` measures them in full, `depprobe claims --quick` as shown here, and `depprobe claims ID`
+prints the evidence of one.
+
+No verdict is stored: each is computed from the data by the rule that stands beside it, and every rule can
+fail: `tests/test_claims_overturned.py` has data that confirm and data that refute each part.
+
+- **confirmed**: it holds in every case measured, or in as many as the rule says;
+- **qualified**: it holds under the condition named;
+- **refuted**: it does not hold, and the corrected form is named;
+- **by definition**: it restates how a layer is built; counts show it, and nothing measured could overturn it;
+- **not measured here**: what would be needed is named; also where times scatter so that two verdicts are
+  possible.
 """
 
 

@@ -11,7 +11,8 @@ from typing import Any
 import xarray as xr
 
 from depprobe.cli.output import with_error
-from depprobe.ledger.claim import VERDICTS, Claim, Finding, Measured
+from depprobe.ledger.claim import Claim, Finding, Measured
+from depprobe.ledger.verdicts import VERDICTS
 
 WIDTH = 104
 #: rows of an evidence table; longer ones are thinned evenly

@@ -8,12 +8,16 @@ documents over 10,000         sparse attention mixed with convolution
 
 from __future__ import annotations
 
-import numpy as np
+from collections import Counter
+from collections.abc import Sequence
+
 import xarray as xr
 
 from depprobe.ledger.choosing.article_rules import FAMILIES, rule_of_thumb, tree
-from depprobe.ledger.choosing.representative_cells import WITHIN, Cell, checks, finding, measured
-from depprobe.ledger.claim import Claim, Finding, Measured, Progress, verdict
+from depprobe.ledger.choosing.representative_cells import WITHIN, Cell, checks, measured, takes
+from depprobe.ledger.claim import Claim, Measured, definition
+from depprobe.ledger.evidence import About
+from depprobe.ledger.progress import Progress
 
 SHORT = "n < 500: attention"
 LOCAL = "long and local: dilated convolution"
@@ -35,45 +39,36 @@ CELLS = (
 
 def measure(quick: bool, progress: Progress | None = None, seed: int = 0) -> xr.Dataset:
     """Cost and gradient of all layers at representative lengths and lags of every rule."""
-    return measured("C13", CELLS, "The layers that the rules of thumb name", quick, progress, seed)
+    about = About("C13", "The layers that the rules of thumb name", "", 0, 0, quick, seed)
+    return measured(about, CELLS, progress)
 
 
-def against_the_tree(ds: xr.Dataset) -> Finding:
-    """Whether rules and tree name a common layer wherever both speak."""
-    cells = zip(*(ds[f"cell_{name}"].values for name in ("n", "lag", "stream")), strict=True)
-    apart: dict[str, int] = {}
-    both = 0
-    for n, lag, stream in cells:
-        leaf, thumb = tree(int(n), int(lag)), rule_of_thumb(int(n), int(lag), bool(stream))
-        if thumb is None:
-            continue
-        both += 1
-        if not set(FAMILIES[leaf]) & set(FAMILIES[thumb]):
-            named = f"{thumb} where the tree takes {leaf}"
-            apart[named] = apart.get(named, 0) + 1
-    return Finding(
-        "the rules agree with the decision tree of C12",
-        verdict(both - int(np.sum(list(apart.values()))), both),
-        {"cells where both speak": Measured(both)}
-        | {f"they name {named}": Measured(count, unit="cells") for named, count in apart.items()},
-        "the two cannot both be followed: " + "; ".join(apart) if apart else "",
-    )
+def against_the_tree(cells: Sequence[Cell]) -> tuple[int, Counter[str]]:
+    """In how many cells rules and tree both speak, and where they name no common layer."""
+    both = [(tree(c.n, c.lag), thumb) for c in cells if (thumb := rule_of_thumb(c.n, c.lag, c.stream))]
+    apart = [(leaf, thumb) for leaf, thumb in both if not set(FAMILIES[leaf]) & set(FAMILIES[thumb])]
+    return len(both), Counter(f"{thumb} where the tree takes {leaf}" for leaf, thumb in apart)
 
 
-def judge(ds: xr.Dataset) -> list[Finding]:
-    """One finding for each rule, and whether they contradict the tree."""
-    return [*(finding(ds, rule, family) for rule, family in RULES.items()), against_the_tree(ds)]
-
-
+BOTH, APART = against_the_tree(CELLS)
 CLAIM = Claim(
     "C13",
     "Rules of thumb: attention for short sequences (n < 500); dilated convolution for long ones with "
     "local patterns; recurrence for streams and real time; sparse attention mixed with convolution for "
     "documents over 10,000.",
-    f"As C12: a rule holds in a cell where its layer lets the gradient arrive and takes at most "
-    f"{WITHIN:g} times as long as the cheapest layer that does. The rules agree with the tree where both "
-    f"name a common layer.",
+    f"As C12: a rule holds in a cell where its layer lets the gradient arrive and takes at most {WITHIN:g} "
+    "times as long as the cheapest layer that does. Whether rules and tree name a common layer is for "
+    "their wording to say.",
     measure,
-    judge,
+    {
+        **{rule: takes(rule, family) for rule, family in RULES.items()},
+        "the rules agree with the decision tree of C12": definition(
+            f"they cannot both be followed: {'; '.join(APART)}",
+            lambda ds: (
+                {"cells where both speak": Measured(BOTH)}
+                | {f"they name {named}": Measured(count, unit="cells") for named, count in APART.items()}
+            ),
+        ),
+    },
     checks,
 )

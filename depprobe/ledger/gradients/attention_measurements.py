@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -64,19 +64,24 @@ def over_past(log_norms: np.ndarray) -> np.ndarray:
 
 def by_length(lengths: tuple[int, ...], d: int, seeds: list[int], tell: Tell) -> dict[str, np.ndarray]:
     """Norms of the last row over the past, of its own block, and its weights, for every n and seed."""
+    from depprobe.ledger.training.trained_cell import Positions
+
     shape = (len(lengths), len(seeds))
     found = {name: np.empty(shape) for name in ("log_norm_own", "entropy", "largest_weight")}
-    found["log_norm_past"] = np.empty((*shape, PARTS))
-    for i, n in enumerate(lengths):
-        for s, seed in enumerate(seeds):
-            tell(f"attention, n = {n}")
-            (layer,), x = attentions(d, 8, seed, 1, n)
-            log_norms = jacobian(layer, x).log_norm.values[0]
-            a = weights_of_last(layer, x)
-            found["log_norm_past"][i, s] = over_past(log_norms)
-            found["log_norm_own"][i, s] = log_norms[-1]
-            found["entropy"][i, s] = -(a * np.log(a)).sum(-1).mean() / math.log(n)
-            found["largest_weight"][i, s] = n * a.max(-1).mean()
+    found |= {name: np.empty((*shape, PARTS)) for name in ("log_norm_past", "log_norm_past_positions")}
+    for i, s in np.ndindex(shape):
+        n = lengths[i]
+        tell(f"attention, n = {n}")
+        (layer,), x = attentions(d, 8, seeds[s], 1, n)
+        # positions are added to the input, so that the Jacobian is that of the layer there
+        plain, with_positions = (jacobian(layer, at).log_norm.values[0] for at in (x, Positions()(x)))
+        a = weights_of_last(layer, x)
+        found["log_norm_past"][i, s], found["log_norm_past_positions"][i, s] = map(
+            over_past, (plain, with_positions)
+        )
+        found["log_norm_own"][i, s] = plain[-1]
+        found["entropy"][i, s] = -(a * np.log(a)).sum(-1).mean() / math.log(n)
+        found["largest_weight"][i, s] = n * a.max(-1).mean()
     return found
 
 
@@ -104,26 +109,26 @@ def by_depth(sizes: tuple[int, int, int], seeds: list[int], tell: Tell) -> dict[
     return found
 
 
-def by_training(lags: tuple[int, ...], seeds: list[int], tell: Tell) -> dict[str, np.ndarray]:
-    """Norms at the lag a copy task needs before and after training, and the loss over that of chance."""
+def by_training(lags: tuple[int, ...], seeds: list[int], trainings: int, tell: Tell) -> dict[str, np.ndarray]:
+    """Norms at the lag a copy task needs before and after training, and the loss over that of chance.
+
+    Only the first ``trainings`` seeds are trained; the others are NaN.
+    """
     from depprobe.ledger.training.trained_cell import Cell, train
 
-    found = {
-        "log_norm_trained": np.empty((2, len(lags), len(seeds))),
-        "relative_loss": np.empty((len(lags), len(seeds))),
-    }
-    for i, lag in enumerate(lags):
-        for s, seed in enumerate(seeds):
-            tell(f"training, lag {lag}")
-            cell = Cell("attention:heads=4,causal=true", "copy", lag, seed, math.inf, "adam", steps=200)
-            ds = train(cell)
-            curve = ds["log_rms"].sel(lag=lag, snapshot=["before", "after"])
-            found["log_norm_trained"][:, i, s] = curve
-            found["relative_loss"][i, s] = ds["relative_loss"]
+    shape = (len(lags), len(seeds))
+    found = {"log_norm_trained": np.full((2, *shape), np.nan), "relative_loss": np.full(shape, np.nan)}
+    for i, s in np.ndindex(len(lags), trainings):
+        tell(f"training, lag {lags[i]}")
+        ds = train(
+            Cell("attention:heads=4,causal=true", "copy", lags[i], seeds[s], math.inf, "adam", steps=200)
+        )
+        found["log_norm_trained"][:, i, s] = ds["log_rms"].sel(lag=lags[i], snapshot=["before", "after"])
+        found["relative_loss"][i, s] = ds["relative_loss"]
     return found
 
 
-def uniform(n: int = 41, d: int = 6) -> dict[str, float]:
+def uniform(n: int = 41, d: int = 6) -> dict[str, Any]:
     """Causal attention with W_Q = 0: distance from W_O W_V / t, and the share J_40,7 of two layers (V14)."""
     import torch
 

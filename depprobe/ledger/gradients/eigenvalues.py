@@ -12,12 +12,15 @@ Source: Bengio et al. 1994, Pascanu et al. 2013 (the rule); Schoenholz et al. 20
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 
 import numpy as np
 import xarray as xr
 
-from depprobe.ledger.claim import CONFIRMED, QUALIFIED, REFUTED, Claim, Finding, Measured, Progress
+from depprobe.ledger.claim import Claim, Measured, definition
 from depprobe.ledger.evidence import About, evidence, mean
+from depprobe.ledger.progress import Progress, tracked
+from depprobe.ledger.verdicts import CONFIRMED, QUALIFIED, REFUTED
 from depprobe.probes.jacobian import jacobian
 from depprobe.theory.eigenvalue import eigenvalue_rate
 from depprobe.theory.meanfield import mean_field
@@ -63,26 +66,25 @@ def tanh_norms(W: np.ndarray, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return jacobian(module, x, wrt="h").log_norm.values[0, ::-1], states
 
 
-def product_norms(W: np.ndarray, states: np.ndarray) -> np.ndarray:
-    """The same by the stated product, one factor diag(1 - h_i^2) W after another, its scale carried apart."""
-    product, log, found = np.eye(len(W)), 0.0, []
-    for state in states[::-1]:
+def _norms(factors: Iterable[np.ndarray]) -> np.ndarray:
+    """ln Frobenius norms of I and of its products with one factor after another, the scale carried apart."""
+    product, logs = None, []
+    for factor in factors:
+        product = factor if product is None else product @ factor
         size = float(np.linalg.norm(product))
-        log += math.log(size)
-        found.append(log)
-        product = (product / size) @ ((1 - state**2)[:, None] * W)
-    return np.array(found)
+        product = product / size
+        logs.append(math.log(size))
+    return np.cumsum(logs)
+
+
+def product_norms(W: np.ndarray, states: np.ndarray) -> np.ndarray:
+    """What ``tanh_norms`` gives, by the stated product of factors diag(1 - h_i^2) W."""
+    return _norms([np.eye(len(W)), *((1 - state**2)[:, None] * W for state in states[:0:-1])])
 
 
 def linear_norms(W: np.ndarray, n: int) -> np.ndarray:
-    """ln ||W^lag||_F at lags 0 .. n - 1, the scale carried apart."""
-    power, log, found = np.eye(len(W)), 0.0, []
-    for _ in range(n):
-        size = float(np.linalg.norm(power))
-        log += math.log(size)
-        found.append(log)
-        power = W @ (power / size)
-    return np.array(found)
+    """ln ||W^lag||_F at lags 0 .. n - 1."""
+    return _norms([np.eye(len(W)), *[W] * (n - 1)])
 
 
 def rate(log_norms: np.ndarray) -> float:
@@ -96,125 +98,96 @@ def measure(quick: bool, progress: Progress | None = None, seed: int = 0) -> xr.
     """Rates over (layer, gain, seed), nats a step; ``layer`` is the kind of recurrent weights."""
     d, n, seeds = QUICK if quick else FULL
     shape = (len(WEIGHTS), len(GAINS), seeds)
-    tanh, linear, rho, sigma, off = (np.empty(shape) for _ in range(5))
-    for done, (i, j, s) in enumerate(np.ndindex(shape)):
-        if progress:
-            progress(done, math.prod(shape), f"{WEIGHTS[i]} weights, gain {GAINS[j]}")
+    found = np.empty((5, *shape))
+    cells = tracked(np.ndindex(shape), progress, lambda at: f"{WEIGHTS[at[0]]} weights, gain {GAINS[at[1]]}")
+    for i, j, s in cells:
         rng = np.random.default_rng([seed + s, i, j])
         W = weights(WEIGHTS[i], GAINS[j], d, rng)
-        x = NOISE * rng.standard_normal((n, d))
-        norms, states = tanh_norms(W, x)
-        off[i, j, s] = np.abs(norms - product_norms(W, states)).max()
-        tanh[i, j, s], linear[i, j, s] = rate(norms), rate(linear_norms(W, n))
-        rho[i, j, s], sigma[i, j, s] = eigenvalue_rate(W), bound_rate(W)
-    over, nats = ("layer", "gain", "seed"), "nats per step"
+        norms, states = tanh_norms(W, NOISE * rng.standard_normal((n, d)))
+        gap = np.abs(norms - product_norms(W, states)).max()
+        found[:, i, j, s] = rate(norms), rate(linear_norms(W, n)), eigenvalue_rate(W), bound_rate(W), gap
+    over, nats = "layer gain seed", "nats per step"
+    field = [mean_field(gain, NOISE).exponent for gain in GAINS]
     return evidence(
         About("C7", "Decay of gradients against the largest eigenvalue", "rnn", n, d, quick, seed),
         {
-            "rate_tanh": (over, tanh, "decay rate of dh_t/dh_k, tanh", nats),
-            "rate_linear": (over, linear, "decay rate of dh_t/dh_k, linear", nats),
-            "log_rho": (over, rho, "natural log of the spectral radius", nats),
-            "log_sigma": (over, sigma, "natural log of the largest singular value", nats),
-            "product_gap": (over, off, "largest difference in ln norm from the stated product", "ln 1"),
-            "rate_mean_field": (
-                ("gain",),
-                [mean_field(gain, NOISE).exponent for gain in GAINS],
-                "mean-field exponent ln(chi) / 2, random weights",
-                nats,
-            ),
+            "rate_tanh": (over, found[0], "decay rate of dh_t/dh_k, tanh", nats),
+            "rate_linear": (over, found[1], "decay rate of dh_t/dh_k, linear", nats),
+            "log_rho": (over, found[2], "natural log of the spectral radius", nats),
+            "log_sigma": (over, found[3], "natural log of the largest singular value", nats),
+            "product_gap": (over, found[4], "largest difference in ln norm from the stated product", "ln 1"),
+            "rate_mean_field": ("gain", field, "mean-field exponent ln(chi) / 2, random weights", nats),
         },
-        {"layer": list(WEIGHTS), "gain": list(GAINS), "seed": seed + np.arange(seeds)},
+        {"layer": WEIGHTS, "gain": GAINS, "seed": seed + np.arange(seeds)},
         noise=NOISE,
     )
 
 
-def _cells(ds: xr.Dataset, name: str) -> list[tuple[str, float, Measured, float]]:
-    """(kind of weights, gain, rate with its error, ln rho) of every cell."""
-    return [
-        (
-            str(kind),
-            float(gain),
-            mean(ds[name].sel(layer=kind, gain=gain), "nats per step"),
-            float(ds["log_rho"].sel(layer=kind, gain=gain).max()),
-        )
+def _gap(ds: xr.Dataset) -> float:
+    return float(np.abs(ds["product_gap"]).max())
+
+
+def _against(ds: xr.Dataset, side: int) -> tuple[dict[str, Measured], bool]:
+    """Cells with rho < 1 (side -1) or rho > 1 (1): the one farthest from the rule, and whether it breaks it.
+
+    A cell breaks the rule where its mean rate has the other sign by two standard errors.
+    """
+    cells = [
+        (kind, gain, mean(one["rate_tanh"], "nats per step"), float(one["log_rho"].max()))
         for kind in ds["layer"].values
         for gain in ds["gain"].values
+        for one in [ds.sel(layer=kind, gain=gain)]
     ]
+    cells = [cell for cell in cells if side * cell[3] > 0]
+    broken = [cell for cell in cells if -side * cell[2].value > 2 * np.nan_to_num(cell[2].stderr)]
+    # the fastest growth inside; outside, the largest radius at which gradients decay
+    order = (lambda cell: cell[2].value) if side < 0 else (lambda cell: cell[3])
+    kind, gain, found, rho = max((broken if side > 0 else []) or cells, key=order)
+    return {f"rate with {kind} weights of gain {gain:g}, ln rho = {rho:.3f}": found}, bool(broken)
 
 
-def judge(ds: xr.Dataset) -> list[Finding]:
-    """The product; whether rho < 1 is sufficient, and whether ln rho is the rate, linear and with tanh."""
-    gap = float(np.abs(ds["product_gap"]).max())
-    exact = gap < 1e-4
-    findings = [
-        Finding(
-            "dh_t/dh_k is the product of diag(phi') W",
-            CONFIRMED if exact else REFUTED,
-            {"largest difference in ln norm": Measured(gap)},
-            "" if exact else "the measured Jacobian is not that product",
-        )
-    ]
-    cells = _cells(ds, "rate_tanh")
-    inside = [cell for cell in cells if cell[3] < 0]
-    growing = [cell for cell in inside if cell[2].value - 2 * np.nan_to_num(cell[2].stderr) > 0]
-    worst = max(inside, key=lambda cell: cell[2].value)
-    findings.append(
-        Finding(
-            "largest |eigenvalue| < 1 is sufficient for exponential decay (tanh)",
-            REFUTED if growing else CONFIRMED,
-            {f"rate with {worst[0]} weights of gain {worst[1]:g}, ln rho = {worst[3]:.3f}": worst[2]},
-            "with weights far from normal gradients grow although the spectral radius is below 1; sufficient "
-            "is that the product of the largest singular values of diag(phi') W decays"
-            if growing
-            else "",
-        )
+def _sufficient(ds: xr.Dataset) -> tuple:
+    numbers, growing = _against(ds, -1)
+    return (
+        REFUTED if growing else CONFIRMED,
+        numbers,
+        "with weights far from normal gradients grow although the spectral radius is below 1; sufficient "
+        "is that the product of the largest singular values of diag(phi') W decays",
     )
-    outside = [cell for cell in cells if cell[3] > 0]
-    fading = [cell for cell in outside if cell[2].value + 2 * np.nan_to_num(cell[2].stderr) < 0]
-    numbers = {}
-    if fading:
-        most = max(fading, key=lambda cell: cell[3])
-        numbers[f"rate with {most[0]} weights of gain {most[1]:g}, ln rho = {most[3]:.3f}"] = most[2]
-    findings.append(
-        Finding(
-            "largest |eigenvalue| < 1 is necessary for decay (tanh)",
-            REFUTED if fading else CONFIRMED,
-            numbers,
-            "phi' < 1 makes gradients decay at spectral radii above 1; the rate is the first Lyapunov "
-            "exponent, ln(chi) / 2 of mean field for random weights"
-            if fading
-            else "",
-        )
+
+
+def _necessary(ds: xr.Dataset) -> tuple:
+    numbers, fading = _against(ds, 1)
+    return (
+        REFUTED if fading else CONFIRMED,
+        numbers,
+        "phi' < 1 makes gradients decay at spectral radii above 1; the rate is the first Lyapunov exponent, "
+        "ln(chi) / 2 of mean field for random weights",
     )
-    misses = {
-        name: np.abs(ds[f"rate_{name}"].mean("seed") - ds["log_rho"].mean("seed"))
-        for name in ("linear", "tanh")
-    }
-    far = {name: float(miss.max()) for name, miss in misses.items()}
-    field = np.abs(ds["rate_tanh"].sel(layer="random").mean("seed") - ds["rate_mean_field"])
-    right = {name: miss < ASYMPTOTIC for name, miss in far.items()}
-    findings.append(
-        Finding(
-            "the largest eigenvalue gives the rate",
-            CONFIRMED if all(right.values()) else QUALIFIED if right["linear"] else REFUTED,
-            {
-                "largest miss of ln rho, linear": Measured(far["linear"], unit="nats per step"),
-                "largest miss of ln rho, tanh": Measured(far["tanh"], unit="nats per step"),
-                "largest miss of mean field, tanh with random weights": Measured(
-                    float(field.max()), unit="nats per step"
-                ),
-            },
-            "for linear recurrences at large lags; with tanh phi' shifts the rate"
-            if right["linear"]
-            else "not even the linear recurrence follows ln rho at these lags",
-        )
+
+
+def _rate(ds: xr.Dataset) -> tuple:
+    rates = ds[["rate_linear", "rate_tanh", "log_rho"]].mean("seed")
+    linear, tanh = (
+        float(np.abs(rates[f"rate_{kind}"] - rates["log_rho"]).max()) for kind in ("linear", "tanh")
     )
-    return findings
+    field = float(np.abs(rates["rate_tanh"].sel(layer="random") - ds["rate_mean_field"]).max())
+    right = linear < ASYMPTOTIC
+    misses = {"ln rho, linear": linear, "ln rho, tanh": tanh, "mean field, tanh with random weights": field}
+    return (
+        REFUTED if not right else CONFIRMED if tanh < ASYMPTOTIC else QUALIFIED,
+        {f"largest miss of {name}": Measured(miss, unit="nats per step") for name, miss in misses.items()},
+        "for linear recurrences at large lags; with tanh phi' shifts the rate"
+        if right
+        else "not even the linear recurrence follows ln rho at these lags",
+    )
 
 
 def checks(ds: xr.Dataset) -> list[str]:
-    """No tanh gradient grows faster than ln sigma_max; g Q decays at ln g exactly where it is linear."""
+    """The chain rule; no tanh gradient outgrows ln sigma_max; g Q decays at ln g where it is linear."""
     faults = []
+    if not _gap(ds) < 1e-4:
+        faults.append(f"dh_t/dh_k is not the product of diag(phi') W: ln norms differ by {_gap(ds):.1e}")
     if not (ds["rate_tanh"] <= ds["log_sigma"] + 1e-6).all():
         faults.append("a tanh gradient grows faster than the largest singular value allows")
     off = ds["rate_linear"].sel(layer="orthogonal") - np.log(ds["gain"])
@@ -227,11 +200,18 @@ CLAIM = Claim(
     "C7",
     "The gradient through a recurrence is a product of factors diag(phi') W; if the largest |eigenvalue| "
     "of W is below 1 it decays exponentially.",
-    "The product is confirmed if its norms equal the probe's within 1e-4 in ln. Sufficiency is refuted "
+    "The product is the chain rule. Sufficiency is refuted "
     "by one kind of weights and gain with rho < 1 whose mean rate exceeds 0 by two standard errors; "
     "necessity by one with rho > 1 whose rate is below 0 by two. The rate is ln rho if it is within "
-    "0.1 nats a step everywhere; qualified if that holds for the linear recurrence only.",
+    f"{ASYMPTOTIC:g} nats a step everywhere; qualified if that holds for the linear recurrence only.",
     measure,
-    judge,
+    {
+        "dh_t/dh_k is the product of diag(phi') W": definition(
+            "it is the chain rule", lambda ds: {"largest difference in ln norm": Measured(_gap(ds))}
+        ),
+        "largest |eigenvalue| < 1 is sufficient for exponential decay (tanh)": _sufficient,
+        "largest |eigenvalue| < 1 is necessary for decay (tanh)": _necessary,
+        "the largest eigenvalue gives the rate": _rate,
+    },
     checks,
 )

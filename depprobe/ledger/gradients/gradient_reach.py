@@ -17,9 +17,11 @@ import math
 import numpy as np
 import xarray as xr
 
-from depprobe.ledger.claim import CONFIRMED, QUALIFIED, REFUTED, Claim, Finding, Measured, Progress, verdict
+from depprobe.ledger.claim import Claim, Measured, definition
 from depprobe.ledger.evidence import About, evidence, mean
 from depprobe.ledger.gradients.gettysburg_address import prose
+from depprobe.ledger.progress import Progress, tracked
+from depprobe.ledger.verdicts import CONFIRMED, QUALIFIED, REFUTED, verdict
 from depprobe.probes.jacobian import jacobian
 from depprobe.runs.inputs import Source
 from depprobe.vocabulary import describe
@@ -48,34 +50,30 @@ def measure(quick: bool, progress: Progress | None = None, seed: int = 0) -> xr.
     layers = (*RECURRENCE, *CONVOLUTION, *ATTENTION, *OTHERS)
     norms = np.empty((len(inputs), len(layers), seeds, n))
     parts = [(i, j) for i in range(len(inputs)) for j in range(len(layers))]
-    for done, (i, j) in enumerate(parts):
-        name, source = list(inputs.items())[i]
-        if progress:
-            progress(done, len(parts), f"{layers[j]}, {name}")
-        ds = jacobian(layers[j], source, n=n, d=d, seeds=seeds, seed=seed)
+    for i, j in tracked(parts, progress, lambda at: f"{layers[at[1]]}, {list(inputs)[at[0]]}"):
+        ds = jacobian(layers[j], list(inputs.values())[i], n=n, d=d, seeds=seeds, seed=seed)
         norms[i, j] = ds.log_norm.values.reshape(seeds, n)
     support, reach, arrival = row_numbers(norms)
-    over = ("input", "layer", "seed")
+    over = "input layer seed"
     ds = evidence(
-        About("C15", "Reach of recurrence, convolution and attention", ", ".join(layers), n, d, quick, seed),
+        About("C15", "Reach of recurrence, convolution and attention", layers, n, d, quick, seed),
         {
             "receptive_field": (over, support),
             "effective_range": (over, reach),
             "log_arrival": (over, arrival),
-            "log_norm": ((*over, "target", "source"), norms[..., None, :]),
+            "log_norm": (f"{over} target source", norms[..., None, :]),
         },
         {
-            "input": list(inputs),
-            "layer": list(layers),
+            "input": inputs,
+            "layer": layers,
             "seed": seed + np.arange(seeds),
             "target": [n - 1],
-            "source": np.arange(n),
+            "source": range(n),
         },
         norm="fro",
         wrt="x",
     )
-    position = ("target", [float(n - 1)], describe("position"))
-    return ds.assign_coords(position=position)
+    return ds.assign_coords(position=("target", [float(n - 1)], describe("position")))
 
 
 def row_numbers(norms: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -89,79 +87,53 @@ def row_numbers(norms: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     return support, reach, back[..., -1] - top[..., 0]
 
 
-def _of(ds: xr.Dataset, layers: tuple[str, ...]) -> dict[str, dict[str, Measured]]:
-    """Support, range and log10 arrival of each layer, means over inputs and seeds."""
-    found = {}
-    for layer in layers:
-        here = ds.sel(layer=layer)
-        with np.errstate(invalid="ignore"):
-            found[layer] = {
-                "support": mean(here["receptive_field"], "positions"),
-                "range": mean(here["effective_range"], "positions"),
-                "arrival": mean(here["log_arrival"] / LN10, "decades"),
-            }
-    return found
+def _of(ds: xr.Dataset, layers: tuple[str, ...], *names: str) -> dict[str, Measured]:
+    """Support, range or log10 arrival of each layer, means over inputs and seeds."""
+    lag = int(ds.attrs["n"]) - 1
+    about = {
+        "support": ("receptive_field", 1.0, "positions"),
+        "range": ("effective_range", 1.0, "positions"),
+        f"arrival from lag {lag}": ("log_arrival", LN10, "decades"),
+    }
+    return {
+        f"{word}, {layer}": mean(ds[variable].sel(layer=layer) / scale, unit)
+        for word, (variable, scale, unit) in about.items()
+        if word.split()[0] in names
+        for layer in layers
+    }
 
 
-def _of_every_layer(
-    part: str, holds: dict[str, bool], numbers: dict[str, Measured], otherwise: str
-) -> Finding:
-    """Confirmed where all layers of a kind hold; ``otherwise`` is the note where some or all do not."""
-    found = verdict(sum(holds.values()), len(holds))
-    return Finding(part, found, numbers, "" if found == CONFIRMED else otherwise)
-
-
-def judge(ds: xr.Dataset) -> list[Finding]:
-    """Recurrence in theory and in practice, convolution, attention."""
-    n = int(ds.attrs["n"])
-    last = n - 1
-    recurrence, convolution = _of(ds, RECURRENCE), _of(ds, CONVOLUTION)
-    whole = {name: one["support"].value == last for name, one in recurrence.items()}
-    least = min(recurrence, key=lambda name: recurrence[name]["support"].value)
+def _decays(ds: xr.Dataset) -> tuple:
     # one odd draw of the weights must not decide: all seeds and inputs of a layer, or not that layer
-    short = {name: float(ds["effective_range"].sel(layer=name).max()) < SHORT * n for name in recurrence}
-    kept = [name for name, is_short in short.items() if not is_short]
-    ended = {name: one["support"].value < last for name, one in convolution.items()}
-    through = [name for name, ends in ended.items() if not ends]
-    findings = [
-        _of_every_layer(
-            "recurrence reaches the whole past in theory",
-            whole,
-            {f"smallest support, {least}": recurrence[least]["support"]},
-            "exact zeros end the support of some recurrences before the first input",
-        ),
-        _of_every_layer(
-            "recurrence decays in practice",
-            short,
-            {f"range, {name}": one["range"] for name, one in recurrence.items()}
-            | {f"arrival from lag {last}, {name}": one["arrival"] for name, one in recurrence.items()},
-            f"with the weights torch draws, but not with {', '.join(kept)}: a forget gate that stays open "
-            "carries the gradient through",
-        ),
-        _of_every_layer(
-            "convolution is local",
-            ended,
-            {f"support, {name}": one["support"] for name, one in convolution.items()}
-            | {f"range, {name}": convolution[name]["range"] for name in through},
-            f"one layer, or a stack of few; {', '.join(through)} has enough layers, log2 n or more with "
-            "doubling dilations, to see the whole past",
-        ),
-    ]
-
-    (full,) = _of(ds, ATTENTION).values()
-    sees = full["support"].value == last
-    spread = float(ds["effective_range"].sel(layer=list(ATTENTION)).min()) > LONG * n
-    findings.append(
-        Finding(
-            "attention is global",
-            CONFIRMED if sees and spread else QUALIFIED if sees else REFUTED,
-            {"support": full["support"], "range": full["range"], f"arrival from lag {last}": full["arrival"]},
-            "some positions have no weight at all"
-            if not sees
-            else "in its support; most of the squared norms lie near",
-        )
+    longest = {name: float(ds["effective_range"].sel(layer=name).max()) for name in RECURRENCE}
+    kept = [name for name, most in longest.items() if most >= SHORT * ds.attrs["n"]]
+    return (
+        verdict(len(RECURRENCE) - len(kept), len(RECURRENCE)),
+        _of(ds, RECURRENCE, "range", "arrival"),
+        f"with the weights torch draws, but not with {', '.join(kept)}: a forget gate that stays open "
+        "carries the gradient through",
     )
-    return findings
+
+
+def _local(ds: xr.Dataset) -> tuple:
+    last = int(ds.attrs["n"]) - 1
+    through = tuple(name for name in CONVOLUTION if (ds["receptive_field"].sel(layer=name) >= last).all())
+    return (
+        verdict(len(CONVOLUTION) - len(through), len(CONVOLUTION)),
+        _of(ds, CONVOLUTION, "support") | _of(ds, through, "range"),
+        f"one layer, or a stack of few; {', '.join(through)} has enough layers, log2 n or more with doubling "
+        "dilations, to see the whole past",
+    )
+
+
+def _global(ds: xr.Dataset) -> tuple:
+    ranges, n = ds["effective_range"].sel(layer=list(ATTENTION)), ds.attrs["n"]
+    spread, near = float(ranges.min()) > LONG * n, float(ranges.max()) < SHORT * n
+    return (
+        CONFIRMED if spread else REFUTED if near else QUALIFIED,
+        _of(ds, ATTENTION, "support", "range", "arrival"),
+        "in its support; most of the squared norms lie near",
+    )
 
 
 def checks(ds: xr.Dataset) -> list[str]:
@@ -181,13 +153,20 @@ CLAIM = Claim(
     "C15",
     "Recurrence reaches the whole past in theory but decays in practice; a convolution's dependence is "
     "local; attention's is global.",
-    "Theory: the largest lag with a non-zero block, which for recurrence must be the whole past in every "
-    f"layer. Practice: the lag within which {SHARE:.0%} of the squared norms lie; recurrence decays if "
-    f"it is below {SHORT:g} n with every draw and input. Convolution is local if the support of every "
-    "layer ends before the first input. Attention is global if its support does not end and the range "
-    f"exceeds {LONG:g} n, qualified if only the support is. Confirmed if all layers of a kind agree, "
-    "refuted if none does, qualified in between.",
+    f"What a recurrence reaches in theory is how it is built. Practice: the lag within which {SHARE:.0%} "
+    f"of the squared norms lie; recurrence decays if it is below {SHORT:g} n with every draw and input. "
+    "Convolution is local if the support of a layer or stack ends before the first input. Confirmed if "
+    "all layers of a kind agree, refuted if none does, qualified in between. Attention is global if its "
+    f"range exceeds {LONG:g} n with every draw and input, refuted if it stays below {SHORT:g} n, else "
+    "qualified.",
     measure,
-    judge,
+    {
+        "recurrence reaches the whole past in theory": definition(
+            "every state is computed from the one before it", lambda ds: _of(ds, RECURRENCE, "support")
+        ),
+        "recurrence decays in practice": _decays,
+        "convolution is local": _local,
+        "attention is global": _global,
+    },
     checks,
 )

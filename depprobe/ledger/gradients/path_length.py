@@ -17,8 +17,10 @@ from collections.abc import Callable
 import numpy as np
 import xarray as xr
 
-from depprobe.ledger.claim import CONFIRMED, QUALIFIED, REFUTED, Claim, Finding, Measured, Progress
+from depprobe.ledger.claim import Claim, Measured, definition
 from depprobe.ledger.evidence import About, evidence
+from depprobe.ledger.progress import Progress, tracked
+from depprobe.ledger.verdicts import verdict
 
 
 def _over(reach: float) -> Callable[[int], int]:
@@ -62,45 +64,44 @@ BOUNDS = (0.5, 3.0)
 
 def measure(quick: bool, progress: Progress | None = None, seed: int = 0) -> xr.Dataset:
     """Path lengths counted and by formula over (layer, n); parallelism and steps over (layer, length)."""
-    from depprobe.complexity import complexity
+    from depprobe.advice.cost_model import formulas
     from depprobe.ledger.gradients.counted_path_length import steps_back
-    from depprobe.registry import Spec, layers
 
     lengths, names = QUICK if quick else FULL, list(CLOSED)
-    counted, formula, closed = (np.zeros((len(names), len(lengths))) for _ in range(3))
-    parallel, steps = (np.zeros((len(names), len(LENGTHS))) for _ in range(2))
-    for i, name in enumerate(names):
-        if progress:
-            progress(i, len(names), name)
-        spec = Spec.parse(name)
+    paths, flows = np.zeros((3, len(names), len(lengths))), np.zeros((2, len(names), len(LENGTHS)))
+    for i, name in tracked(enumerate(names), progress, lambda at: at[1]):
         for j, n in enumerate(lengths):
-            counted[i, j] = steps_back(name, n, seed)
-            small = complexity(layers[spec.name].build(8, **spec.options()), n)
-            assert small is not None
-            formula[i, j] = math.nan if small.path_length is None else small.path_length
-            closed[i, j] = CLOSED[name](n)
-        module = layers[spec.name].build(D, **spec.options())
+            formula = formulas(name, n, 8).path_length
+            paths[:, i, j] = (
+                steps_back(name, n, seed),
+                math.nan if formula is None else formula,
+                CLOSED[name](n),
+            )
         for j, n in enumerate(LENGTHS):
-            found = complexity(module, n)
-            assert found is not None
-            parallel[i, j], steps[i, j] = found.parallelism, found.sequential_steps
+            found = formulas(name, n, D)
+            flows[:, i, j] = found.parallelism, found.sequential_steps
     return evidence(
-        About("C1", "Path length and parallelism", ", ".join(names), max(lengths), D, quick, seed),
+        About("C1", "Path length and parallelism", names, max(lengths), D, quick, seed),
         {
-            "path_counted": (("layer", "n"), counted, "steps counted on the Jacobian's support", "steps"),
-            "path_length": (("layer", "n"), formula),
-            "path_closed": (("layer", "n"), closed, "steps in closed form", "steps"),
-            "parallelism": (("layer", "length"), parallel),
-            "sequential_steps": (("layer", "length"), steps),
+            "path_counted": ("layer n", paths[0], "steps counted on the Jacobian's support", "steps"),
+            "path_length": ("layer n", paths[1]),
+            "path_closed": ("layer n", paths[2], "steps in closed form", "steps"),
+            "parallelism": ("layer length", flows[0]),
+            "sequential_steps": ("layer length", flows[1]),
         },
-        {"layer": names, "n": list(lengths), "length": list(LENGTHS)},
+        {"layer": names, "n": lengths, "length": LENGTHS},
     )
 
 
-def growth(ds: xr.Dataset, name: str, variable: str, over: str) -> float:
-    """Exponent of growth of a layer's variable with the length."""
-    values = ds[variable].sel(layer=name).values
-    return float(np.polyfit(np.log(ds[over].values), np.log(values), 1)[0])
+def _at_longest(*names: str) -> Callable[[xr.Dataset], dict[str, Measured]]:
+    def numbers(ds: xr.Dataset) -> dict[str, Measured]:
+        last = ds["path_counted"].isel(n=int(ds["n"].values.argmax()))
+        return {
+            f"{name}, n = {int(last['n'])}": Measured(float(last.sel(layer=name)), unit="steps")
+            for name in names
+        }
+
+    return numbers
 
 
 def kernel_of(name: str) -> int:
@@ -108,100 +109,50 @@ def kernel_of(name: str) -> int:
     return int(name.partition("kernel=")[2].partition(",")[0])
 
 
-def judge(ds: xr.Dataset) -> list[Finding]:
-    """Attention, convolution and recurrence, then what runs in order."""
-    n, longest = ds["n"].values, int(ds["n"].max())
-
-    def path(name: str) -> np.ndarray:
-        return np.asarray(ds["path_counted"].sel(layer=name).values)
-
-    def at_longest(*names: str) -> dict[str, Measured]:
-        return {
-            f"{name}, n = {longest}": Measured(float(path(name)[n.argmax()]), unit="steps") for name in names
-        }
-
-    one = bool((path("attention") == 1).all())
-    findings = [
-        Finding(
-            "attention: O(1), one step to anywhere",
-            CONFIRMED if one else REFUTED,
-            at_longest("attention"),
-            "" if one else "one application does not reach every position",
-        )
-    ]
-
-    ratio = {name: path(name) * kernel_of(name) / n for name in (*CONVOLUTIONS, *DILATED)}
-    low, high = BOUNDS
-    within = {name: bool(((found >= low) & (found <= high)).all()) for name, found in ratio.items()}
-    plain, every = all(within[name] for name in CONVOLUTIONS), all(within.values())
-    findings.append(
-        Finding(
-            "convolution: O(n/k), layer by layer",
-            CONFIRMED if every else QUALIFIED if plain else REFUTED,
-            at_longest("conv:kernel=3,causal=true", "conv:kernel=3", *DILATED)
-            | {
-                "layers over n/k without dilation, least": Measured(
-                    min(float(ratio[name].min()) for name in CONVOLUTIONS)
-                ),
-                "layers over n/k without dilation, most": Measured(
-                    max(float(ratio[name].max()) for name in CONVOLUTIONS)
-                ),
-            },
-            "without dilation only: ceil((n-1)/(k-1)) layers with causal padding, about twice as many "
-            "with same padding; dilations 1, 2, 4, ... need ceil(log2((n-1)/(k-1) + 1)), dilations k^l need "
-            "ceil(log_k n)"
-            if plain
-            else "the layers needed do not grow as n/k",
-        )
-    )
-
-    ordered = all(bool((path(name) == n - 1).all()) for name in RECURRENCES)
-    findings.append(
-        Finding(
-            "recurrence: O(n)",
-            CONFIRMED if ordered else REFUTED,
-            at_longest(*RECURRENCES),
-            "" if ordered else "fewer or more than n - 1 steps through time",
-        )
-    )
-
-    exponents = {name: growth(ds, name, "parallelism", "length") for name in CLOSED}
-    kinds = {
-        "attention": exponents["attention"],
-        "conv:kernel=3,causal=true": exponents["conv:kernel=3,causal=true"],
-        **{name: exponents[name] for name in RECURRENCES},
+def _convolution(ds: xr.Dataset) -> tuple:
+    counted = ds["path_counted"].transpose("layer", "n")
+    ratio = {
+        name: counted.sel(layer=name).values * kernel_of(name) / ds["n"].values
+        for name in (*CONVOLUTIONS, *DILATED)
+        if name in ds["layer"]
     }
-    serial = all(abs(exponents[name]) < 0.1 for name in RECURRENCES)
-    at_once = all(exponents[name] > 0.5 for name in kinds if name not in RECURRENCES)
-    findings.append(
-        Finding(
-            "recurrence works in order, attention and convolution on all positions at once",
-            CONFIRMED if serial and at_once else QUALIFIED if serial or at_once else REFUTED,
-            {
-                f"{name}: parallelism at n = {LENGTHS[-2]}, d = {D}": Measured(
-                    float(ds["parallelism"].sel(layer=name, length=LENGTHS[-2]))
-                )
-                for name in kinds
-            }
-            | {f"{name}: its exponent in n": Measured(value) for name, value in kinds.items()},
-            "" if serial and at_once else "parallelism does not part them: see the exponents",
+    holds = [name for name, one in ratio.items() if (one >= BOUNDS[0]).all() and (one <= BOUNDS[1]).all()]
+    shown = [n for n in ("conv:kernel=3,causal=true", "conv:kernel=3", *DILATED) if n in ratio]
+    within = [ratio[name] for name in holds]
+    numbers = _at_longest(*shown)(ds)
+    if within:
+        numbers |= {
+            "layers over n/k where it holds, least": Measured(float(np.min(within))),
+            "layers over n/k where it holds, most": Measured(float(np.max(within))),
+        }
+    note = "dilations 1, 2, 4, ... need ceil(log2((n-1)/(k-1) + 1)), dilations k^l need ceil(log_k n)"
+    if holds:
+        note = (
+            "without dilation only: ceil((n-1)/(k-1)) layers with causal padding, about twice as many with "
+            f"same padding; {note}"
         )
-    )
-    return findings
+    return verdict(len(holds), len(ratio)), numbers, note
+
+
+def _parallelism(ds: xr.Dataset) -> dict[str, Measured]:
+    here = ds["parallelism"].sel(length=LENGTHS[-2])
+    return {
+        f"{name}: parallelism at n = {LENGTHS[-2]}, d = {D}": Measured(float(here.sel(layer=name)))
+        for name in ("attention", "conv:kernel=3,causal=true", *RECURRENCES)
+    }
 
 
 def checks(ds: xr.Dataset) -> list[str]:
     """Counted, formula and closed form agree everywhere; causal k = 3 at n = 1000 is 500, 9 and 7."""
     faults = []
-    for name in CLOSED:
-        row = ds.sel(layer=name)
-        for variable in ("path_length", "path_closed"):
-            off = np.flatnonzero(row["path_counted"].values != row[variable].values)
-            faults += [
-                f"{name} at n = {int(row['n'][i])}: {row['path_counted'].values[i]:g} steps counted, "
-                f"{row[variable].values[i]:g} by {variable}"
-                for i in off
-            ]
+    for variable in ("path_length", "path_closed"):
+        off = (ds["path_counted"] != ds[variable]).transpose("layer", "n").values
+        for i, j in zip(*np.nonzero(off), strict=True):
+            one = ds.isel(layer=i, n=j)
+            faults.append(
+                f"{one['layer'].item()} at n = {int(one['n'])}: {float(one['path_counted']):g} steps "
+                f"counted, {float(one[variable]):g} by {variable}"
+            )
     known = {"conv:kernel=3,causal=true": 500, "dilated-conv:kernel=3": 9, "dilated-conv:kernel=3,base=3": 7}
     if 1000 in ds["n"].values:
         found = {name: float(ds["path_counted"].sel(layer=name, n=1000)) for name in known}
@@ -217,11 +168,24 @@ CLAIM = Claim(
     "C1",
     "Distance between two positions: self-attention O(1), one step to anywhere; convolution O(n/k), "
     "layer by layer; recurrence O(n), in order.",
-    "Steps are counted on the Jacobian's support. Attention is confirmed if 1 at every length, "
-    "recurrence if n - 1. Convolution is confirmed if layers over n/k lie between 0.5 and 3 at every "
-    "length and kernel, qualified if that holds without dilation only. Order: the exponent in n of FLOPs "
-    "over those on the longest chain is below 0.1 for recurrences and above 0.5 for the others.",
+    "Steps are counted on the Jacobian's support. Those of attention and of recurrence follow from what "
+    "the layers are, and so does what can be done at once. Convolution is confirmed if layers over n/k "
+    f"lie between {BOUNDS[0]:g} and {BOUNDS[1]:g} at every length in every kind of stack measured, refuted "
+    "if in none.",
     measure,
-    judge,
+    {
+        "attention: O(1), one step to anywhere": definition(
+            "every output is a sum over all positions", _at_longest("attention")
+        ),
+        "convolution: O(n/k), layer by layer": _convolution,
+        "recurrence: O(n)": definition(
+            "a state is computed from the one before it: n - 1 steps through time", _at_longest(*RECURRENCES)
+        ),
+        "recurrence works in order, attention and convolution on all positions at once": definition(
+            "a state waits for the one before it, and nothing else waits; how many times faster that "
+            "makes a layer is for times to say",
+            _parallelism,
+        ),
+    },
     checks,
 )

@@ -13,13 +13,14 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from itertools import product
-from typing import Any
 
 import numpy as np
 import xarray as xr
 
-from depprobe.ledger.claim import CONFIRMED, REFUTED, Claim, Finding, Measured, Progress, verdict
+from depprobe.ledger.claim import Claim, Measured
 from depprobe.ledger.evidence import About, evidence, mean
+from depprobe.ledger.progress import Progress, tracked
+from depprobe.ledger.verdicts import CONFIRMED, REFUTED, verdict
 from depprobe.probes.jacobian import jacobian
 from depprobe.theory.receptive import Level, moments
 
@@ -44,45 +45,33 @@ STATED_AT_FOUR = 15
 def measure(quick: bool, progress: Progress | None = None, seed: int = 0) -> xr.Dataset:
     """Support and spread of the last output's row: stacks with dilations 1, 2, 4, ..., and without."""
     kernels, depths, n, d, seeds = QUICK if quick else FULL
-    specs = list(product((2, 1), kernels, depths))
-    lag = n - 1 - np.arange(n)
-    rows: list[dict[str, Any]] = []
-    for done, (base, k, L) in enumerate(specs):
-        name = f"dilated-conv:depth={L},kernel={k},base={base},nonlinearity=none"
-        if progress:
-            progress(done, len(specs), name)
+    stacks = {
+        f"dilated-conv:depth={L},kernel={k},base={base},nonlinearity=none": (k, L, base)
+        for base, k, L in product((2, 1), kernels, depths)
+    }
+    lag, rows = n - 1 - np.arange(n), []
+    for name, (k, L, base) in tracked(stacks.items(), progress, lambda stack: stack[0]):
         log = jacobian(name, n=n, d=d, seed=seed, seeds=seeds).log_norm.values[:, 0]
         reached = lag[(log > -math.inf).any(0)]
         width = mean([spread(one, lag) for one in log])
-        rows.append(
-            {
-                "layer": name,
-                "kernel": k,
-                "layers_stacked": L,
-                "base": base,
-                "receptive_width": len(reached),
-                "receptive_field": int(reached.max()),
-                "measured_width": width.value,
-                "measured_width_stderr": width.stderr,
-                "predicted_width": math.sqrt(moments([Level(k, base**level) for level in range(L)])[2]),
-            }
-        )
+        wanted = math.sqrt(moments([Level(k, base**level) for level in range(L)])[2])
+        rows.append((k, L, base, len(reached), reached.max(), width.value, width.stderr, wanted))
+    sd = "standard deviation of the lag, weighed by squared norms"
     words = {
         "kernel": ("kernel size k", "1"),
         "layers_stacked": ("layers L", "1"),
         "base": ("factor between dilations", "1"),
-        "measured_width": ("standard deviation of the lag, weighed by squared norms", "positions"),
+        "receptive_width": (),
+        "receptive_field": (),
+        "measured_width": (sd, "positions"),
         "measured_width_stderr": ("standard error of it over seeds", "positions"),
+        "predicted_width": (),
     }
-    variables: dict[str, Any] = {
-        name: (("layer",), [row[name] for row in rows], *words.get(name, ()))
-        for name in rows[0]
-        if name != "layer"
-    }
+    columns = (np.array(column) for column in zip(*rows, strict=True))
     return evidence(
         About("C6", "Support of stacks of dilated convolutions", "dilated-conv", n, d, quick, seed),
-        variables,
-        {"layer": [row["layer"] for row in rows]},
+        {name: ("layer", next(columns), *words[name]) for name in words},
+        {"layer": stacks},
         seeds=seeds,
     )
 
@@ -106,54 +95,43 @@ def differences(ds: xr.Dataset) -> dict[str, int]:
     return {name: int(np.abs(width - formula(k, L)).max()) for name, formula in CANDIDATES.items()}
 
 
-def judge(ds: xr.Dataset) -> list[Finding]:
-    """Formula, example and order of growth, each against the measured support."""
+def _formula(ds: xr.Dataset) -> tuple:
     off = differences(ds)
     best = min(off, key=lambda name: off[name])
-    formula = CONFIRMED if off[STATED] == 0 else REFUTED
-    fits = f"the support has {best} positions" if off[best] == 0 else f"no candidate fits; nearest is {best}"
-    findings = [
-        Finding(
-            f"the receptive field is {STATED}",
-            formula,
-            {f"largest difference from {name}": Measured(gap, unit="positions") for name, gap in off.items()},
-            "" if formula == CONFIRMED else fits,
-        )
-    ]
-
-    k, L, width = _stacks(ds, 2)
-    four = {int(a): int(w) for a, b, w in zip(k, L, width, strict=True) if b == 4}
-    equal = [f"L = {b} at k = {a}" for a, b, w in zip(k, L, width, strict=True) if w == STATED_AT_FOUR]
-    holds = verdict(sum(w == STATED_AT_FOUR for w in four.values()), len(four))
-    findings.append(
-        Finding(
-            f"four layers cover {STATED_AT_FOUR} positions",
-            holds,
-            {f"four layers at k = {a}": Measured(w, unit="positions") for a, w in four.items()},
-            "four layers cover "
-            + ", ".join(f"{w} (k = {a})" for a, w in four.items())
-            + (f"; {STATED_AT_FOUR} is {' and '.join(equal)}" if equal else ""),
-        )
+    return (
+        REFUTED if off[STATED] else CONFIRMED,
+        {f"largest difference from {name}": Measured(gap, unit="positions") for name, gap in off.items()},
+        f"no candidate fits; nearest is {best}" if off[best] else f"the support has {best} positions",
     )
 
+
+def _four_layers(ds: xr.Dataset) -> tuple:
+    stacks = list(zip(*_stacks(ds, 2), strict=True))
+    four = {int(k): int(width) for k, L, width in stacks if L == 4}
+    equal = [f"L = {L} at k = {k}" for k, L, width in stacks if width == STATED_AT_FOUR]
+    return (
+        verdict(sum(width == STATED_AT_FOUR for width in four.values()), len(four)),
+        {f"four layers at k = {k}": Measured(width, unit="positions") for k, width in four.items()},
+        "four layers cover "
+        + ", ".join(f"{width} (k = {k})" for k, width in four.items())
+        + (f"; {STATED_AT_FOUR} is {' and '.join(equal)}" if equal else ""),
+    )
+
+
+def _order(ds: xr.Dataset) -> tuple:
     # width >= 2^L means that L = log2 n layers are enough for n positions, at any n in reach
-    enough = int((width >= 2**L).sum())
-    order = verdict(enough, len(width))
-    most = int(width.argmax())
+    k, L, width = _stacks(ds, 2)
+    enough, most = int((width >= 2**L).sum()), int(width.argmax())
     plain = {(a, b): w for a, b, w in zip(*_stacks(ds, 1), strict=True)}[k[most], L[most]]
-    findings.append(
-        Finding(
-            "O(log n) layers cover n positions",
-            order,
-            {
-                f"{L[most]} doubling layers, k = {k[most]}": Measured(int(width[most]), unit="positions"),
-                f"{L[most]} layers without dilation, k = {k[most]}": Measured(int(plain), unit="positions"),
-                "share of the stacks that cover at least 2^L": Measured(enough / len(width)),
-            },
-            "" if order == CONFIRMED else "the support grows more slowly than 2^L in some stacks",
-        )
+    return (
+        verdict(enough, len(width)),
+        {
+            f"{L[most]} doubling layers, k = {k[most]}": Measured(int(width[most]), unit="positions"),
+            f"{L[most]} layers without dilation, k = {k[most]}": Measured(int(plain), unit="positions"),
+            "share of the stacks that cover at least 2^L": Measured(enough / len(width)),
+        },
+        "the support grows more slowly than 2^L in some stacks",
     )
-    return findings
 
 
 def checks(ds: xr.Dataset) -> list[str]:
@@ -184,6 +162,10 @@ CLAIM = Claim(
     "equals every count, else refuted, and the candidate nearest to all counts is named; the example is "
     "judged at every k; the order is confirmed if every stack covers at least 2^L positions.",
     measure,
-    judge,
+    {
+        f"the receptive field is {STATED}": _formula,
+        f"four layers cover {STATED_AT_FOUR} positions": _four_layers,
+        "O(log n) layers cover n positions": _order,
+    },
     checks,
 )

@@ -1,4 +1,4 @@
-r"""How many pairs sparse attention patterns have, in closed form, and the verdict on their cost.
+r"""How many pairs sparse attention patterns have, in closed form, and the verdicts on their cost.
 
     sliding-window      n w - p (p+1) / 2 - f (f+1) / 2         p = floor(w / 2), f = floor((w-1) / 2)
     dilated-attention   n + 2 (n m - (2^m - 1))                 m = number of powers of two below n
@@ -16,13 +16,14 @@ from collections.abc import Callable
 import numpy as np
 import xarray as xr
 
-from depprobe.ledger.claim import CONFIRMED, QUALIFIED, REFUTED, Finding, Measured
+from depprobe.ledger.claim import Measured, Rule, definition
+from depprobe.ledger.verdicts import CONFIRMED, QUALIFIED, REFUTED, timed
 
 WINDOW = 64
-#: lengths from which costs are fitted: below, what does not grow with the pairs is a part of them
-FROM = 4096
-#: the most by which FLOPs a pair may differ between lengths
-EVEN = 1.1
+#: costs are fitted from this share of the longest length on: below, what does not grow with pairs is in them
+FROM = 1 / 16
+#: by how much exponents of time and memory may exceed that of the pairs, and by how much they must to refute
+MORE, MUCH_MORE = 0.1, 0.25
 #: pattern -> (order as the statement has it, its growth in n)
 ORDERS = {
     "sliding-window": ("O(n k)", "n"),
@@ -82,45 +83,56 @@ def fitted(n: np.ndarray, pairs: np.ndarray) -> tuple[str, float, float]:
     return next((one for one in found if one[2] < 1e-9), min(found, key=lambda one: one[2]))
 
 
-def exponent(ds: xr.Dataset, values: xr.DataArray) -> float:
-    """Exponent in n from ``FROM`` on."""
-    upper = values.where(ds["n"] >= FROM, drop=True)
+def exponent(values: xr.DataArray) -> float:
+    """Exponent in n over the upper lengths."""
+    upper = values.where(values["n"] >= FROM * values["n"].max(), drop=True)
     return float(np.polyfit(np.log(upper["n"].values), np.log(upper.values), 1)[0])
 
 
-def of_cost(ds: xr.Dataset, name: str) -> Finding:
-    """Whether the pairs of a pattern, and what they cost, grow as stated."""
-    order, growth = ORDERS[name]
-    one = ds.sel(layer=name)
-    pairs, n = one["pairs"].values.astype(float), ds["n"].values.astype(float)
-    # where n is a power of 4 blocks and powers of two come out even
-    even = np.log2(n) % 2 == 0
-    found, multiple, misfit = fitted(n[even], pairs[even])
-    upper = one["flops_core"].where(ds["n"] >= FROM, drop=True) / one["pairs"]
-    spread = float(upper.max() / upper.min())
-    grown = exponent(ds, one["pairs"])
-    # what else runs on the machine can only add: the fastest round is the least disturbed
-    time = exponent(ds, one["pass_time"].min("round"))
-    memory = exponent(ds, one["peak_bytes"])
-    square = float((one["largest_tensor"] / one["n"].astype(float) ** 2).max())
-    counted = found == growth and misfit < 1e-9 and spread < EVEN and square < 1
-    # an n x n product would show as an exponent of 2
-    cheap = max(time, memory) < (grown + 2) / 2
-    return Finding(
-        f"{name} costs {order}",
-        CONFIRMED if counted and cheap else QUALIFIED if counted else REFUTED,
-        {
+def of_pairs(name: str) -> Rule:
+    """The pairs of a pattern, which its mask fixes, and what was counted of them."""
+
+    def numbers(ds: xr.Dataset) -> dict[str, Measured]:
+        one, n = ds.sel(layer=name), ds["n"].values.astype(float)
+        # where n is a power of 4 blocks and powers of two come out even
+        even = np.log2(n) % 2 == 0
+        found, multiple, misfit = fitted(n[even], one["pairs"].values.astype(float)[even])
+        last = one.isel(n=int(n.argmax()))
+        a_pair = float(last["flops_core"] / (4 * ds.attrs["d"] * last["pairs"]))
+        return {
             f"pairs: multiple of {found}": Measured(multiple),
             "pairs: largest relative misfit": Measured(misfit),
-            f"FLOPs over 4 d pairs at n = {int(n.max())}": Measured(
-                float(upper.sel(n=n.max()) / (4 * ds.attrs["d"]))
+            f"FLOPs over 4 d pairs at n = {int(n.max())}": Measured(a_pair),
+            "largest tensor over n^2": Measured(
+                float((one["largest_tensor"] / one["n"].astype(float) ** 2).max())
             ),
-            "exponent in n: pairs": Measured(grown),
-            "exponent in n: time": Measured(time),
-            "exponent in n: memory": Measured(memory),
-            "largest tensor over n^2": Measured(square),
-        },
-        f"pairs and FLOPs are {order}, time or memory grows faster"
-        if counted
-        else f"pairs grow as {found}; FLOPs a pair vary by {spread:.3g}",
-    )
+        }
+
+    return definition("its mask has that many pairs", numbers)
+
+
+def of_cost(name: str) -> Rule:
+    """Whether time and memory grow no faster than the pairs of a pattern."""
+
+    def rule(ds: xr.Dataset) -> tuple:
+        one = ds.sel(layer=name)
+        pairs, memory = exponent(one["pairs"]), exponent(one["peak_bytes"])
+        times = [exponent(one["pass_time"].isel(round=i)) for i in range(one.sizes["round"])]
+        # what else runs on the machine can only add: the fastest round is the least disturbed
+        best = exponent(one["pass_time"].min("round"))
+        said = [_verdict(max(memory, time) - pairs) for time in (best, *times)]
+        return timed(
+            said,
+            {
+                "exponent in n: pairs": Measured(pairs),
+                "exponent in n: time": Measured(best),
+                "exponent in n: memory": Measured(memory),
+            },
+            f"{'memory' if memory > best else 'time'} grows faster than the pairs",
+        )
+
+    return rule
+
+
+def _verdict(more: float) -> str:
+    return CONFIRMED if more <= MORE else REFUTED if more > MUCH_MORE else QUALIFIED

@@ -68,15 +68,16 @@ def pattern_shares(
 ) -> dict[str, NDArray[np.float64]]:
     """Shares over (layer, depth, input, seed), chance over (input,), reach over (layer, depth).
 
-    ``share`` is the mean over targets; ``share_chance`` that of a Jacobian of equal norms; ``reach`` the
-    smallest share of sources that move a target. Targets are ``every`` so many positions.
+    ``share`` is the mean over targets, which are ``every`` so many positions; ``share_chance`` that of a
+    Jacobian of equal norms, ``share_mask`` over (layer, input) that of equal norms where one layer has any;
+    ``reach`` is the smallest share of sources that move a target.
     """
     # a distance that shares no factor with blocks, documents and periods, or all would stand alike in them
     targets = range(every // 2, n, every)
     others = np.arange(n) != np.array(targets)[:, None]
     share = np.zeros((len(LAYERS), len(DEPTHS), len(INPUTS), len(seeds)))
     reach = np.ones((len(LAYERS), len(DEPTHS)))
-    chance = np.zeros(len(INPUTS))
+    chance, mask = np.zeros(len(INPUTS)), np.zeros((len(LAYERS), len(INPUTS)))
     for s, seed in enumerate(seeds):
         made = cases(n, d, window, np.random.default_rng([seed, n]))
         for i, name in enumerate(LAYERS):
@@ -89,7 +90,14 @@ def pattern_shares(
                 for m, (x, belongs) in enumerate(made.values()):
                     found = squares(nn.Sequential(*deep[:depth]), torch.from_numpy(x), targets)
                     inside = belongs[targets] & others
-                    share[i, j, m, s] = ((found * inside).sum(1) / (found * others).sum(1)).mean()
-                    chance[m] = (inside.sum(1) / others.sum(1)).mean()
+                    share[i, j, m, s] = _share(found, inside, others)
+                    chance[m] = _share(np.ones_like(found), inside, others)
+                    if depth == 1:
+                        mask[i, m] = _share(found > 0, inside, others)
                     reach[i, j] = min(reach[i, j], (found > 0).mean(1).min())
-    return {"share": share, "share_chance": chance, "reach": reach}
+    return {"share": share, "share_chance": chance, "share_mask": mask, "reach": reach}
+
+
+def _share(found: NDArray, inside: NDArray[np.bool_], others: NDArray[np.bool_]) -> float:
+    """Mean over targets of what falls on the sources meant, of what falls on any but the target."""
+    return float(((found * inside).sum(1) / (found * others).sum(1)).mean())

@@ -1,8 +1,9 @@
-r"""The verdict on what sparse attention patterns are for: who gets the gradient.
+r"""The verdicts on what sparse attention patterns are for: who gets the gradient.
 
     gain = share of squared norms on the sources meant / that of full attention with the same input and seed
 
-The sources meant: lags within half a window, multiples of a period, the target's own document.
+The sources meant: lags within half a window, multiples of a period, the target's own document. Much of a
+share is fixed by the mask; what a pattern is for is judged against the other patterns, which have masks too.
 Source: Child et al. 2019, section 4 (what patterns are for).
 """
 
@@ -11,14 +12,18 @@ from __future__ import annotations
 import numpy as np
 import xarray as xr
 
-from depprobe.ledger.claim import CONFIRMED, QUALIFIED, REFUTED, Finding, Measured, verdict
+from depprobe.ledger.claim import Measured, Rule
 from depprobe.ledger.evidence import mean
+from depprobe.ledger.verdicts import verdict
+
+PATTERNS = ("sliding-window", "dilated-attention", "block-attention")
 
 
-def gain(ds: xr.Dataset, pattern: str, what: str, depth: int = 1) -> Measured:
-    """Share of a pattern over that of full attention with the same seed: mean and standard error."""
-    shares = ds["share"].sel(depth=depth, input=what)
-    return mean(shares.sel(pattern=pattern) / shares.sel(pattern="attention"))
+def gain(ds: xr.Dataset, pattern: str, what: str, over: str = "attention") -> Measured:
+    """Share of a pattern over that of another with the same seed: mean and standard error."""
+    shares = ds["share"].sel(depth=1, input=what)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return mean(shares.sel(pattern=pattern) / shares.sel(pattern=over))
 
 
 def _more(one: Measured) -> bool:
@@ -30,111 +35,51 @@ def named(ds: xr.Dataset, word: str) -> list[str]:
     return [str(name) for name in ds["input"].values if str(name).startswith(word)]
 
 
-def of_window(ds: xr.Dataset) -> Finding:
-    """All gradient stays in the window, and full attention spreads it."""
-    near = gain(ds, "sliding-window", "nearby")
-    inside = mean(ds["share"].sel(pattern="sliding-window", depth=1, input="nearby"))
-    local = bool(inside.value == 1) and _more(near)
-    return Finding(
-        "sliding-window is for local dependence",
-        CONFIRMED if local else REFUTED,
-        {
-            "share of gradient within the window": inside,
-            "over that of full attention": near,
-            "share of sources reached by one layer": Measured(
-                float(ds["reach"].sel(pattern="sliding-window", depth=1))
-            ),
-        },
-        "" if local else "gradient goes beyond the window, or full attention has as much within it",
-    )
-
-
-def of_periods(ds: xr.Dataset) -> Finding:
-    """Multiples of a period get more than from full attention."""
-    periods = named(ds, "period")
-    gains = {what: gain(ds, "dilated-attention", what) for what in periods}
-    held = [what for what in periods if _more(gains[what])]
-    none = [
-        what
-        for what in periods
-        if not ds["share"].sel(pattern="dilated-attention", depth=1, input=what).any()
-    ]
-    found = verdict(len(held), len(periods))
-    note = ""
-    if found != CONFIRMED:
-        note = f"holds for {', '.join(held)}" if held else "for no period measured"
-        if none:
-            note += (
-                f"; no gradient at all goes to multiples of {', '.join(what.split()[1] for what in none)}: "
-                "distances are powers of two, and none is a multiple of a number with an odd factor"
-            )
-    return Finding(
-        "dilated-attention is for periodic signals",
-        found,
-        {
-            f"{what}: share at multiples": mean(
-                ds["share"].sel(pattern="dilated-attention", depth=1, input=what)
-            )
-            for what in periods
-        }
-        | {f"{what}: over that of full attention": one for what, one in gains.items()}
-        | {
-            f"{what}: two layers, over full attention": gain(ds, "dilated-attention", what, 2)
-            for what in periods
-        },
-        note,
-    )
-
-
-def of_documents(ds: xr.Dataset) -> Finding:
-    """The own document gets more than from full attention; two layers reach everything.
-
-    Other patterns that give it more still are named.
-    """
-    documents = named(ds, "documents")
-    more = {what: gain(ds, "block-attention", what) for what in documents}
-    reach = float(ds["reach"].sel(pattern="block-attention", depth=2))
-    held = [what for what in documents if _more(more[what])]
-    favours, everywhere = len(held) == len(documents), reach == 1
-    others = {
-        what: {name: gain(ds, name, what) for name in ("sliding-window", "dilated-attention")}
-        for what in documents
+def in_window(ds: xr.Dataset) -> dict[str, Measured]:
+    """Share of gradient within the window, which the mask makes all of it."""
+    return {
+        "share of gradient within the window": mean(
+            ds["share"].sel(pattern=PATTERNS[0], depth=1, input="nearby")
+        ),
+        "over that of full attention": gain(ds, PATTERNS[0], "nearby"),
+        "share of sources reached by one layer": Measured(
+            float(ds["reach"].sel(pattern=PATTERNS[0], depth=1))
+        ),
     }
-    ahead = [
-        name
-        for name in ("sliding-window", "dilated-attention")
-        if all(others[what][name].value > more[what].value for what in documents)
-    ]
-    notes = (
-        [f"{' and '.join(ahead)} give{'s' * (len(ahead) == 1)} the own document more still"] if ahead else []
-    )
-    if not (favours and everywhere):
-        notes = [
-            f"the own document gets more than by full attention with {', '.join(held) or 'no boundary'}",
-            f"two layers {'reach' if everywhere else 'do not reach'} every position",
-            *notes,
-        ]
-    return Finding(
-        "block-attention is for documents",
-        CONFIRMED if favours and everywhere else QUALIFIED if everywhere or held else REFUTED,
-        {
-            f"{what}: share in the own document": mean(
-                ds["share"].sel(pattern="block-attention", depth=1, input=what)
+
+
+def of_use(pattern: str, word: str, why: str = "") -> Rule:
+    """Whether a pattern gives the sources meant more gradient than full attention and every other pattern do.
+
+    ``why`` is said where it gives some of them none at all.
+    """
+
+    def rule(ds: xr.Dataset) -> tuple:
+        inputs = named(ds, word)
+        others = [name for name in ("attention", *PATTERNS) if name != pattern]
+        ahead = {what: [x for x in others if not _more(gain(ds, pattern, what, x))] for what in inputs}
+        held = [what for what in inputs if not ahead[what]]
+        shares = ds["share"].sel(depth=1, pattern=pattern)
+        none = [what for what in inputs if not shares.sel(input=what).any()]
+        notes = [f"it gives most for {', '.join(held) or 'none of the inputs'}"]
+        notes += [f"no less for {what}: {', '.join(ahead[what])}" for what in inputs if ahead[what]]
+        if none:
+            notes.append(f"no gradient at all for {', '.join(none)}: {why}")
+        numbers = {f"{what}: share": mean(shares.sel(input=what)) for what in inputs}
+        numbers |= {
+            f"{what}: share by the mask alone": Measured(
+                float(ds["share_mask"].sel(pattern=pattern, input=what))
             )
-            for what in documents
+            for what in inputs
         }
-        | {f"{what}: over that of full attention": one for what, one in more.items()}
-        | {
-            f"{what}: over that of full attention, {name}": one
-            for what, found in others.items()
-            for name, one in found.items()
+        numbers |= {
+            f"{what}: over that of full attention, {name}": gain(ds, name, what)
+            for what in inputs
+            for name in PATTERNS
         }
-        | {
-            f"share of sources reached by {layers} layer{'s' * (layers > 1)}": Measured(
-                float(ds["reach"].sel(pattern="block-attention", depth=layers))
-            )
-            for layers in map(int, ds["depth"].values)
-        },
-        "; ".join(notes),
-        remark="; ".join(notes),
-    )
+        numbers["share of sources reached by two layers"] = Measured(
+            float(ds["reach"].sel(pattern=pattern, depth=2))
+        )
+        return verdict(len(held), len(inputs)), numbers, "; ".join(notes)
+
+    return rule

@@ -7,8 +7,8 @@ gradient descent, free and clipped, at the lags ``clipped_lags``.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +16,10 @@ import numpy as np
 import xarray as xr
 
 from depprobe._version import __version__
+from depprobe.ledger.progress import Progress, tracked
 from depprobe.ledger.training.trained_cell import SNAPSHOTS, Cell, trained
 from depprobe.runs.labelling import provenance
 from depprobe.vocabulary import SCHEMA_VERSION, describe
-
-#: called with (cells done, cells in all, what is under way)
-Progress = Callable[[float, int, str], None]
 
 #: the loss, over that of chance, below which a lag counts as learned; who reads the near mark alone gets 0.5
 THRESHOLD = 0.25
@@ -32,7 +30,11 @@ DIMS = ("layer", "task", "task_lag", "seed", "clip", "optimizer")
 
 @dataclass(frozen=True)
 class Plan:
-    """What is trained; ``seeds`` draws of the weights from ``seed`` on, ``steps`` at most of ``batch``."""
+    """What is trained; ``seeds`` draws of the weights from ``seed`` on, ``steps`` at most of ``batch``.
+
+    Every cell is trained at each of ``rates``, multiples of its learning rate, and the one that ends with the
+    least training loss is kept: what is compared then is tuned on both sides.
+    """
 
     layers: tuple[str, ...]
     clipped: tuple[str, ...]
@@ -43,20 +45,22 @@ class Plan:
     batch: int = 16
     steps: int = 120
     seed: int = 0
+    rates: tuple[float, ...] = (1.0,)
 
     def cells(self) -> list[Cell]:
         """Every cell, seed by seed."""
-        found = []
-        for seed in range(self.seed, self.seed + self.seeds):
-            for task in self.tasks:
-                for lag in self.lags:
-                    settings = {"batch": self.batch, "steps": self.steps}
-                    for layer in self.layers:
-                        found.append(Cell(layer, task, lag, seed, math.inf, "adam", **settings))
-                    for layer in self.clipped if lag in self.clipped_lags else ():
-                        for clip, optimizer in ((CLIP, "adam"), (math.inf, "sgd"), (CLIP, "sgd")):
-                            found.append(Cell(layer, task, lag, seed, clip, optimizer, **settings))
-        return found
+        seeds = range(self.seed, self.seed + self.seeds)
+        arms = [(math.inf, "adam"), (CLIP, "adam"), (math.inf, "sgd"), (CLIP, "sgd")]
+        return [
+            Cell(layer, task, lag, seed, *arm, batch=self.batch, steps=self.steps)
+            for seed, task, lag, layer, arm in product(seeds, self.tasks, self.lags, self.layers, arms)
+            if arm == arms[0] or (layer in self.clipped and lag in self.clipped_lags)
+        ]
+
+    def trained(self, cell: Cell, folder: Path | None) -> xr.Dataset:
+        """A cell at the best of ``rates``."""
+        at = [trained(replace(cell, rate=rate * cell.rate), folder) for rate in self.rates]
+        return min(at, key=lambda ds: float(ds["training_loss"]))
 
 
 def grid(
@@ -89,19 +93,19 @@ def grid(
     }
     wanted = plan.cells()
     columns: dict[str, np.ndarray] = {}
-    for done, cell in enumerate(wanted):
-        if progress:
-            progress(done, len(wanted), f"{cell.layer}, {cell.task}, lag {cell.task_lag}")
+    words: dict[str, dict] = {}
+    for cell in tracked(wanted, progress, lambda cell: f"{cell.layer}, {cell.task}, lag {cell.task_lag}"):
         at: tuple[Any, ...] = (*(coords[dim].index(getattr(cell, dim)) for dim in DIMS), ...)
-        for name, variable in trained(cell, folder).data_vars.items():
+        for name, variable in plan.trained(cell, folder).data_vars.items():
             over = (*DIMS, *variable.dims)
             shape = [len(coords[str(dim)]) for dim in over]
+            words[str(name)] = variable.attrs
             whole = columns.setdefault(str(name), np.full(shape, np.nan))
             here = whole[at]
             here[tuple(slice(size) for size in variable.shape)] = variable.values
     ds = xr.Dataset(coords={dim: (dim, values, describe(dim)) for dim, values in coords.items()})
     for name, values in columns.items():
-        ds[name] = ((*DIMS, "snapshot", "lag")[: values.ndim], values, describe(name))
+        ds[name] = ((*DIMS, "snapshot", "lag")[: values.ndim], values, words[name])
     loss = ds["relative_loss"]
     ds["learned"] = (loss < THRESHOLD).astype(float).where(loss.notnull())
     before = columns["log_rms"][..., 0, :]

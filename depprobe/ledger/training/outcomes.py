@@ -41,11 +41,11 @@ def pairs(ds: xr.Dataset) -> dict[str, np.ndarray]:
     stacked = ds.drop_vars("log_rms").stack(cell=over, create_index=False).transpose("cell", ...)
     stacked = stacked.sel(clip=[math.inf, CLIP])
     stacked = stacked.isel(cell=np.flatnonzero(stacked["relative_loss"].notnull().all("clip")))
-    found = {name: stacked[name].values for name in ("layer", "optimizer", "task_lag")}
-    found["log_norm_needed"] = stacked["log_norm_needed"].values[:, 0]
-    found |= {name: stacked[name].values for name in ("learned", "relative_loss", "diverged")}
-    found["clipped_share"] = stacked["clipped_share"].values[:, 1]
-    return found
+    names = ("layer", "optimizer", "task_lag", "learned", "relative_loss", "diverged")
+    return {name: stacked[name].values for name in names} | {
+        "log_norm_needed": stacked["log_norm_needed"].values[:, 0],
+        "clipped_share": stacked["clipped_share"].values[:, 1],
+    }
 
 
 def clipping(ds: xr.Dataset) -> dict[str, float]:

@@ -40,6 +40,17 @@ SNAPSHOTS = ("before", "during", "after")
 DONE = 0.02
 #: fresh sequences the loss after training is taken on, and sequences the curve is pooled over
 TESTED, PROBED = 256, 2
+#: long names and units of what the vocabulary lacks
+ABOUT = {
+    "training_loss": {
+        "long_name": "mean loss of the last tenth of the steps, over that of chance",
+        "units": "1",
+    },
+    "learning_rate": {
+        "long_name": "learning rate, of Adam; of gradient descent it is 30 times that",
+        "units": "1",
+    },
+}
 #: parts of the package that bear on what comes out
 _BEARING = ("core", "curves", "layers", "operators", "probes", "ledger/training")
 
@@ -145,7 +156,8 @@ def train(cell: Cell) -> xr.Dataset:
 
     Returns
     -------
-    Dataset with ``relative_loss`` (on fresh sequences, 1 is chance, inf after divergence), ``steps`` taken,
+    Dataset with ``relative_loss`` (on fresh sequences, 1 is chance, inf after divergence), ``training_loss``
+    (likewise, of the last tenth of the steps), ``learning_rate``, ``steps`` taken,
     ``gradient_norm`` and ``gradient_norm_max`` (median and largest, before clipping), ``clipped_share``
     of the steps, ``diverged`` (1 where loss or gradient overflowed), and ``log_rms(snapshot, lag)``, the
     decay curve before, after a tenth of the steps allowed, and at the end.
@@ -183,8 +195,11 @@ def train(cell: Cell) -> xr.Dataset:
     snapshots["after"] = net.layer
     if diverged or not math.isfinite(ending):
         ending = math.inf
+    last = losses[-tenth:]
     found = {
         "relative_loss": ending,
+        "training_loss": math.inf if diverged or not last else sum(last) / len(last) / task.chance,
+        "learning_rate": cell.rate,
         "steps": float(len(losses)),
         "gradient_norm": float(np.median(norms)) if norms else math.nan,
         "gradient_norm_max": max(norms, default=math.nan),
@@ -192,7 +207,7 @@ def train(cell: Cell) -> xr.Dataset:
         "diverged": float(diverged),
     }
     ds = curves(snapshots, task, cell)
-    return ds.assign({name: ((), value, describe(name)) for name, value in found.items()})
+    return ds.assign({name: ((), value, ABOUT.get(name) or describe(name)) for name, value in found.items()})
 
 
 def curves(snapshots: dict[str, nn.Module], task: Task, cell: Cell) -> xr.Dataset:
