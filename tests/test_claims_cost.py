@@ -181,4 +181,4 @@ def test_one_attention_has_to_take_what_is_stated_at_both_lengths(memory):
         with_bytes(memory, 21e6, 500e6), "predicted_bytes", [210e6, 5e9], layer="attention", n=[1000, 5000]
     )
     assert found(claim, apart)[0] == REFUTED
-    assert "none is both: at n = 1000 attention, forward" in claim.judge(apart)[0].note
+    assert "no kind is right at both: at n = 1000 attention, forward" in claim.judge(apart)[0].note

@@ -134,8 +134,7 @@ def fitted(
         if reasons:
             found.no_stream[spec] = reasons.pop()
             continue
-        shaken = [place for place, point in points.items() if point.get("disturbed")]
-        if shaken:
+        if shaken := [place for place, point in points.items() if point.get("disturbed")]:
             found.disturbed[spec] = shaken
         times = {place: float(point["time"]) for place, point in points.items()}
         found.times[spec] = fit(spec, times, token_terms if streamed else time_terms)
@@ -150,11 +149,9 @@ def _places(spec: str, grid: Grid) -> list[tuple[int, int]]:
     reasons = {place: refusal(spec, *place) for place in at}
     found = [place for place in at if not reasons[place]]
     if len(found) < 2:
-        widths = ", ".join(map(str, sorted({d for _, d in at})))
+        widths, longest = ", ".join(map(str, sorted({d for _, d in at}))), max(n for n, _ in at)
         reason = next(filter(None, reasons.values()), "one point tells no growth")
-        raise BadInput(
-            f"{spec} cannot be measured at lengths to {max(n for n, _ in at)} and widths {widths}: {reason}"
-        )
+        raise BadInput(f"{spec} cannot be measured at lengths to {longest} and widths {widths}: {reason}")
     return found
 
 
@@ -162,13 +159,8 @@ def _point(
     spec: str, n: int, d: int, streamed: bool, grid: Grid, kept: FinishedPoints
 ) -> dict[str, float | str]:
     facts = {"cost of": spec, "n": n, "d": d, "streamed": streamed, "seconds": grid.seconds}
-    facts |= {
-        "threads": grid.threads,
-        "bytes": grid.sizes,
-        "slower": SLOWER,
-        "machine": machine(),
-        "version": __version__,
-    }
+    facts |= {"threads": grid.threads, "bytes": grid.sizes, "slower": SLOWER}
+    facts |= {"machine": machine(), "version": __version__}
     known = kept.get(facts)
     if known is None:
         (case,) = cases_of_specs([spec], None, n, d, 1, [0], "float32", "cpu")

@@ -85,7 +85,7 @@ def _number(ds: xr.Dataset) -> tuple:
     return (
         verdict(len(both), len(found)),
         {f"{name}, n = {n}": Measured(at[n] / 1e6, unit="MB") for name, at in found.items() for n in ARTICLE},
-        f"it depends on which, within a factor {NEAR:g} {'both are' if both else 'none is both'}: {which}",
+        f"within a factor {NEAR:g} {' and '.join(both) or 'no kind'} is right at both: {which}",
     )
 
 

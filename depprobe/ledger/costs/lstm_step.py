@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -112,7 +112,7 @@ def measure(quick: bool, progress: Progress | None = None, seed: int = 0) -> xr.
             x, h, c = (
                 torch.randn(1, size, dtype=torch.float64, generator=generator) for size in (d_in, d, d)
             )
-            pairs = zip(step(cell, x, h, c, _unwatched), cell(x, (h, c)), strict=True)
+            pairs = zip(step(cell, x, h, c, nullcontext), cell(x, (h, c)), strict=True)
             gap[at] = max(float((a - b).abs().max()) for a, b in pairs)
         share[:, *at] = _share_of_updates(d_in, d, least)
     flops, elements = np.stack([parts[name] for name in GATES], 1)
@@ -136,11 +136,6 @@ def measure(quick: bool, progress: Progress | None = None, seed: int = 0) -> xr.
     )
 
 
-@contextmanager
-def _unwatched(part: str) -> Iterator[None]:
-    yield
-
-
 def _share_of_updates(d_in: int, d: int, least: float) -> tuple[float, float, float]:
     """Time of both updates over that of the step, at one thread, with the ends that quartiles allow."""
     import torch
@@ -151,7 +146,7 @@ def _share_of_updates(d_in: int, d: int, least: float) -> tuple[float, float, fl
     cell = nn.LSTMCell(d_in, d)
     x, h, c, i, f, g, o = (torch.randn(1, size) for size in (d_in, *[d] * 6))
     with torch.no_grad():
-        whole = seconds(lambda: step(cell, x, h, c, _unwatched), 1, least)
+        whole = seconds(lambda: step(cell, x, h, c, nullcontext), 1, least)
         part = seconds(lambda: o * torch.tanh(f * c + i * g), 1, least)
     return part.median / whole.median, part.low / whole.high, part.high / whole.low
 

@@ -62,7 +62,7 @@ def of_use(pattern: str, word: str, why: str = "") -> Rule:
         shares = ds["share"].sel(depth=1, pattern=pattern)
         none = [what for what in inputs if not shares.sel(input=what).any()]
         notes = [f"it gives most for {', '.join(held) or 'none of the inputs'}"]
-        notes += [f"no less for {what}: {', '.join(ahead[what])}" for what in inputs if ahead[what]]
+        notes += [f"{', '.join(ahead[what])} give no less for {what}" for what in inputs if ahead[what]]
         if none:
             notes.append(f"no gradient at all for {', '.join(none)}: {why}")
         numbers = {f"{what}: share": mean(shares.sel(input=what)) for what in inputs}
