@@ -7,7 +7,7 @@ divided by the pairs; and the share of squared gradient norms on the sources mea
 Answer: the pairs are 64 n, 2 n log2 n and 2 n sqrt n and lower terms by how the masks are built, and time and
 memory grow no faster. A window keeps all gradient nearby, by its mask (11 times the share of full attention).
 Block attention gives the own document 1.9 times the share of full attention (1.8 where boundaries are not
-those of blocks) and reaches everything in two layers, and yet is not the pattern for documents: a window gives
+those of blocks) and reaches everything in two layers, yet is not the pattern for documents: a window gives
 the own one 4 times and dilated attention 2 times, since near positions are mostly of one document. Dilated
 attention gives multiples of 8 and 16 3.4 and 4.2 times the share of full attention, more than other patterns,
 but those of 12 and 15 none at all: no power of two is a multiple of them.
