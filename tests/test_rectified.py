@@ -10,8 +10,7 @@ from torch import nn
 from depprobe.core.options import DEFAULT_MEMORY
 from depprobe.layers.convolution import Convolution
 from depprobe.operators import temporal_jacobian
-from depprobe.operators.composed.levels import rectified
-from depprobe.operators.composed.levels.known import levels
+from depprobe.operators.composed.rules import rectified
 
 STACKS = {
     "causal, wider below": lambda: nn.Sequential(
@@ -43,10 +42,10 @@ def _by_autograd(module: nn.Module, x: torch.Tensor, t: int) -> np.ndarray:
 def test_every_row_is_that_of_autograd(name, memory):
     torch.manual_seed(1)
     module, x = STACKS[name]().double().eval(), torch.randn(13, 5, dtype=torch.float64)
-    stack = levels(module, x, DEFAULT_MEMORY)
-    assert rectified.is_rectified(stack.levels)
-    for t in range(stack.output.shape[0]):
-        where, norms = rectified.row_log_norms(stack.levels, t, memory)
+    J = temporal_jacobian(module, x)
+    assert rectified.is_rectified(J._levels)
+    for t in range(J.shape[0]):
+        where, norms = rectified.row_log_norms(J._levels, t, memory)
         expected = _by_autograd(module, x, t)
         np.testing.assert_allclose(norms, expected[where], rtol=0, atol=1e-12)
         assert np.isneginf(np.delete(expected, where)).all()
@@ -76,9 +75,8 @@ def test_what_leaves_the_float_range_keeps_its_exponent(size):
 
 def test_few_dead_units_are_not_worth_it():
     leaky = nn.Sequential(Convolution(4, 6), nn.LeakyReLU(), Convolution(6, 5)).double()
-    assert not rectified.is_rectified(
-        levels(leaky, torch.randn(9, 4, dtype=torch.float64), DEFAULT_MEMORY).levels
-    )
+    J = temporal_jacobian(leaky, torch.randn(9, 4, dtype=torch.float64))
+    assert not rectified.is_rectified(J._levels)
 
 
 def test_a_block_that_cancels_is_a_zero_and_not_a_rounding_error():

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import abc
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -142,18 +142,23 @@ class TemporalJacobian(abc.ABC):
 
         Rows whose exponents lie far apart are taken apart and pulled group by group, so that none is lost.
         """
-        rows = rows.rescaled((2,))
-        pulled = []
-        for values, scale in zip(rows.values, rows.log_scale, strict=True):
-            total = None
-            for part, base in _by_size(Scaled(values, scale)):
-                grad = self.vjp(part)
-                found = Scaled(grad, base.expand(grad.shape[0], 1)).rescaled((1,))
-                total = found if total is None else added(total, found)
-            if total is None:
-                total = Scaled.plain(values.new_zeros(self.shape[2:])).rescaled((1,))
-            pulled.append(total)
-        return Scaled(torch.stack([p.values for p in pulled]), torch.stack([p.log_scale for p in pulled]))
+        values, scale = rows.rescaled((2,))
+        scale = scale.expand(*values.shape[:2], 1)
+        together = _TOGETHER.get(values.dtype, 40.0)
+        peak = scale.amax(1, keepdim=True)
+        depth = ((peak - scale) / together).floor()
+        zeros = values.new_zeros(len(values), *self.shape[2:])
+        total = Scaled(zeros, scale.new_full((*zeros.shape[:2], 1), -torch.inf))
+        for group in depth[scale.isfinite()].unique().tolist():
+            base = peak - group * together
+            part = torch.where(depth == group, Scaled(values, scale).relative_to(base), 0)
+            found = Scaled(self._vjps(part), base.expand(*zeros.shape[:2], 1)).rescaled((2,))
+            total = added(total, found)
+        return total
+
+    def _vjps(self, cotangents: Tensor) -> Tensor:
+        """``vjp`` of each of some cotangents: (r, n_out, d_out) to (r, n_in, d_in)."""
+        return torch.stack([self.vjp(cotangent) for cotangent in cotangents])
 
     @abc.abstractmethod
     def vjp(self, cotangent: Tensor) -> Tensor:
@@ -165,17 +170,6 @@ class TemporalJacobian(abc.ABC):
 
 
 check_calls(TemporalJacobian)
-
-
-def _by_size(row: Scaled) -> Iterator[tuple[Tensor, Tensor]]:
-    """Plain rows (n, d) of entries of similar size, each with the exponent that they share; largest first."""
-    left = row.log_scale.expand(row.values.shape[0], 1)
-    while bool(left.isfinite().any()):
-        base = left.max()
-        chosen = left > base - _TOGETHER.get(row.values.dtype, 40.0)
-        factor = torch.where(chosen, (left - base).exp(), 0).to(row.values.dtype)
-        yield row.values * factor, base
-        left = torch.where(chosen, -torch.inf, left)
 
 
 def anchors(position: NDArray[np.float64]) -> NDArray[np.int64]:

@@ -6,8 +6,9 @@ from depprobe.operators.attention import sparse as _sparse_attention  # noqa: F4
 from depprobe.operators.attention.operator import AttentionJacobian
 from depprobe.operators.chain import call as _recurrent_call  # noqa: F401
 from depprobe.operators.chain.operator import RecurrentJacobian
-from depprobe.operators.composed.levels.operator import StackJacobian
+from depprobe.operators.composed import choice as _choice  # noqa: F401
 from depprobe.operators.composed.operator import GraphJacobian
+from depprobe.operators.composed.rules import attended_convolution as _attended_convolution  # noqa: F401
 from depprobe.operators.convolution.operator import ToeplitzJacobian
 from depprobe.operators.dispatch import operator_of, register_jacobian, temporal_jacobian
 
@@ -17,7 +18,6 @@ __all__ = [
     "LogNorms",
     "RecurrentJacobian",
     "Scaled",
-    "StackJacobian",
     "TemporalJacobian",
     "ToeplitzJacobian",
     "operator_of",

@@ -30,7 +30,6 @@ from depprobe._version import __version__
 from depprobe.curves import decay_curve
 from depprobe.errors import BadInput
 from depprobe.ledger.training.tasks import TASKS, Task
-from depprobe.operators.composed.levels.known import Stack, levels
 from depprobe.probes.jacobian import jacobian
 from depprobe.registry import Spec, layers
 from depprobe.vocabulary import describe
@@ -79,11 +78,6 @@ class Positions(nn.Module):
         n, d = x.shape[-2:]
         angle = torch.arange(n, dtype=x.dtype)[:, None] * 1e4 ** (-torch.arange(0, d, 2, dtype=x.dtype) / d)
         return x + torch.cat([angle.sin(), angle.cos()], -1)
-
-
-@levels.register
-def _(module: Positions, x: Tensor, memory: int) -> Stack:
-    return Stack([], module(x))  # a constant is added: it moves with nothing
 
 
 class Reader(nn.Module):

@@ -210,7 +210,10 @@ class AttentionJacobian(TemporalJacobian):
 
     def vjp(self, cotangent: Tensor) -> Tensor:
         """Sum over t of cotangent_t^T J[t,:]: (n, d) to (n, d)."""
-        return vjp(self._heads, self._every(), cotangent.to(self._heads.q))
+        return self._vjps(cotangent[None])[0]
+
+    def _vjps(self, cotangents: Tensor) -> Tensor:
+        return vjp(self._heads, self._every(), cotangents.to(self._heads.q))
 
     def jvp(self, tangent: Tensor) -> Tensor:
         """Sum over k of J[:,k] tangent_k: (n, d) to (n, d)."""

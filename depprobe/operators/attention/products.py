@@ -3,7 +3,8 @@ r"""Products of attention's Jacobian with a vector, tile by tile: no block, no n
     jvp   s' = (q'_t . k_j + q_t . k'_j) / sqrt(e),  a' = a (s' - sum_j a s'),  y' = sum_h O_h (a' v + a v')
     vjp   the adjoint, with O^T y' in the place of o' and s' = a (y'_o . v - sum_j a y'_o . v)
 
-Shapes: as in ``heads``; tangents (n, d) to (n, d). Equation 1 of Vaswani et al. 2017, differentiated.
+Shapes: as in ``heads``; tangents (n, d) to (n, d), cotangents (r, n, d) to (r, n, d).
+Source: Vaswani et al. 2017, equation 1, differentiated.
 """
 
 from __future__ import annotations
@@ -14,6 +15,9 @@ import torch
 from torch import Tensor
 
 from depprobe.operators.attention.heads import Heads, Tile
+
+#: numbers in the largest intermediate, a product of cotangents and pairs
+_ELEMENTS = 1 << 21
 
 
 def jvp(heads: Heads, tiles: Iterable[Tile], tangent: Tensor) -> Tensor:
@@ -33,22 +37,24 @@ def jvp(heads: Heads, tiles: Iterable[Tile], tangent: Tensor) -> Tensor:
     return out
 
 
-def vjp(heads: Heads, tiles: Iterable[Tile], cotangent: Tensor) -> Tensor:
-    """Sum over t of cotangent_t^T J[t,:]: (n, d) to (n, d)."""
-    back = torch.einsum("nd,hde->nhe", cotangent, heads.W_O)
-    gq, gk, gv = torch.zeros_like(heads.q), torch.zeros_like(heads.k), torch.zeros_like(heads.v)
+def vjp(heads: Heads, tiles: Iterable[Tile], cotangents: Tensor) -> Tensor:
+    """Sums over t of cotangent_t^T J[t,:], for several at once: (r, n, d) to (r, n, d)."""
+    back = torch.einsum("rnd,hde->rnhe", cotangents, heads.W_O)
+    gq, gk, gv = (x.new_zeros(len(back), *x.shape) for x in (heads.q, heads.k, heads.v))
     for tile in tiles:
-        do = back[tile.targets] * tile.fresh()[..., None, None]
         a = heads.log_weights(tile).exp_()
-        k, v = heads.k[tile.keys], heads.v[tile.keys]
-        da = torch.einsum("tche,tmhe->thcm", do, v)
-        ds = a * (da - (a * da).sum(-1, keepdim=True)) * heads.scale
-        shape = heads.q.shape[1:]
-        gv.index_add_(0, tile.keys.flatten(), torch.einsum("thcm,tche->tmhe", a, do).reshape(-1, *shape))
-        own = torch.einsum("thcm,tmhe->tche", ds, k).reshape(-1, *shape)
-        gq.index_add_(0, tile.targets.flatten(), own)
-        there = torch.einsum("thcm,tche->tmhe", ds, heads.q[tile.targets]).reshape(-1, *shape)
-        gk.index_add_(0, tile.keys.flatten(), there)
-    n = len(cotangent)
-    pairs = ((gq, heads.W_Q), (gk[:n], heads.W_K), (gv[:n], heads.W_V))
-    return sum((torch.einsum("nhe,hed->nd", g, W) for g, W in pairs), torch.zeros_like(cotangent))
+        q, k, v = (
+            x[where].transpose(1, 2)
+            for x, where in ((heads.q, tile.targets), (heads.k, tile.keys), (heads.v, tile.keys))
+        )
+        o, q, k = a @ v, q * heads.scale, k * heads.scale
+        step = max(1, _ELEMENTS // max(1, a.numel()))
+        for part, *into in zip(*(x.split(step) for x in (back, gq, gk, gv)), strict=True):
+            do = (part[:, tile.targets] * tile.fresh()[..., None, None]).transpose(2, 3)
+            ds = (do @ v.mT).sub_((do * o).sum(-1, keepdim=True)).mul_(a)
+            found = (tile.targets, ds @ k), (tile.keys, ds.mT @ q), (tile.keys, a.mT @ do)
+            for g, (where, values) in zip(into, found, strict=True):
+                g.index_add_(1, where.flatten(), values.transpose(2, 3).flatten(1, 2))
+    n = cotangents.shape[1]
+    pairs = ((gq, heads.W_Q), (gk[:, :n], heads.W_K), (gv[:, :n], heads.W_V))
+    return sum((torch.einsum("rnhe,hed->rnd", g, W) for g, W in pairs), torch.zeros_like(cotangents))

@@ -23,7 +23,8 @@ from torch.autograd.graph import GradientEdge
 from depprobe.core.scaled import Scaled
 from depprobe.operators.composed.cotangents import Rows
 from depprobe.operators.composed.cut import Edge, flat, unflat
-from depprobe.operators.composed.partition import Partition, Routes, Segment, shape_of
+from depprobe.operators.composed.partition import Partition, Routes, Segment, kind_of, shape_of
+from depprobe.operators.composed.views import axis_below, below_view, moved
 
 #: exponents this far apart pass glue separately: half of the float range is left for the glue's own factors
 _BUCKET = {torch.float32: 40.0, torch.float64: 300.0}
@@ -56,6 +57,9 @@ class Glue:
 
     def _through(self, segment: Segment, edges: list[Edge], rows: list[Rows]) -> dict[Edge, Rows]:
         found: dict[Edge, Rows] = {}
+        straight = self._straight(segment)
+        if straight is not None:
+            return {segment.targets[0]: moved(rows[0], self._axis(edges[0]), *straight)}
         owner, m = rows[0].owner, rows[0].targets
         limits = torch.finfo(self._partition.narrowest)
         least = limits.tiny / limits.eps
@@ -88,6 +92,23 @@ class Glue:
                 if product is not None:
                     found[edge] = found[edge]._replace(live=found[edge].live | product.isnan())
         return found
+
+    def _straight(self, segment: Segment) -> tuple[torch.Size, int] | None:
+        """Shape and time axis below a segment that only arranges entries anew."""
+        if segment.straight is None:
+            found, here = None, segment.edges[0]
+            if len(segment.edges) == len(segment.targets) == 1 and self._partition.axis[here] is not None:
+                below: Edge | None = here
+                while below is not None and below != segment.targets[0]:
+                    below = below_view(below)
+                if below is not None:
+                    self._partition.gate.open = segment.start
+                    found = axis_below(here, shape_of(here), self._axis(here), below)
+                    self._partition.gate.open = None
+                known = self._partition.axis[segment.targets[0]]
+                found = found if found is None or known in (None, found[1]) else None
+            segment.straight = (found,)
+        return segment.straight[0]
 
     def _parts(
         self, segment: Segment, edges: list[Edge], rows: list[Rows]
@@ -208,12 +229,3 @@ def _per_target(held: Tensor, owner: Tensor, m: int) -> Tensor:
 def _like(x: Tensor, rows: Scaled) -> Tensor:
     """(r,) shaped to broadcast against rows (r, *shape)."""
     return x.view(-1, *[1] * (rows.values.ndim - 1))
-
-
-def kind_of(edge: Edge) -> tuple[torch.dtype, torch.device]:
-    """dtype and device of the tensor at a place in the graph."""
-    node, number = edge
-    if hasattr(node, "variable"):
-        return node.variable.dtype, node.variable.device
-    piece = node._input_metadata[number]
-    return piece.dtype, piece.device

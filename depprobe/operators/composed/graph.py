@@ -64,12 +64,32 @@ class Graph:
         self._trace()
 
     def _trace(self) -> None:
-        tracer = Tracer(self._left, self._modules, self._make)
-        self._leaf, self.y = self._record(tracer)
-        self.cuts, self._kept = tracer.cuts, tracer.kept
-        lengths = {len(self._leaf), len(self.y)}
-        self.partition = Partition(self.y, self._leaf, tracer.cuts, lengths, self._depth)
-        self._glue = Glue(self.partition)
+        self.tracer = Tracer(self._left, self._modules, self._make)
+        self.leaf, self.y = self._record(self.tracer)
+        self._parts: tuple[Partition, Glue] | None = None
+
+    @property
+    def cuts(self) -> list[Cut]:
+        """The calls that were cut out, in order."""
+        return self.tracer.cuts
+
+    @property
+    def partition(self) -> Partition:
+        """Its glue in pieces, with hooks where they end: made when first asked for."""
+        return self._divided[0]
+
+    @property
+    def _glue(self) -> Glue:
+        return self._divided[1]
+
+    @property
+    def _divided(self) -> tuple[Partition, Glue]:
+        if self._parts is None:
+            lengths = {len(self.leaf), len(self.y)}
+            partition = Partition(self.y, self.leaf, self.cuts, lengths, self._depth)
+            self.tracer.notes.clear()
+            self._parts = partition, Glue(partition)
+        return self._parts
 
     def pull(self, start: Scaled, live: Tensor, owner: Tensor) -> Pulled:
         """Rows on y as rows on x.
@@ -107,9 +127,9 @@ class Graph:
                 here = {edge: arrived.pop(edge) for edge in step.edges if edge in arrived}
                 if here:
                     self._deliver(arrived, self._glue.pull(step, here))
-        n, d = self._leaf.shape
+        n, d = self.leaf.shape
         if self.partition.leaf not in arrived:
-            zeros = self._leaf.new_zeros(len(every), n, d)
+            zeros = self.leaf.new_zeros(len(every), n, d)
             scale = torch.full((len(every), 1, 1), -torch.inf, dtype=torch.float64, device=zeros.device)
             found = Rows(Scaled(zeros, scale), zeros[:m] > 0, every)
         else:

@@ -19,16 +19,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from depprobe.core.calling.passes import DoesNotRun
 from depprobe.core.function import SequenceFunction
 from depprobe.core.options import Options, require
 from depprobe.core.scaled import Scaled, log_norms
 from depprobe.core.temporal_jacobian import LogNorms, TemporalJacobian
-from depprobe.errors import BadInput
 from depprobe.operators.autograd.operator import AutogradJacobian, ends_abruptly
 from depprobe.operators.composed.graph import Graph
 from depprobe.operators.composed.traces import Traces
-from depprobe.operators.dispatch import register_general
 from depprobe.vocabulary import STATUS
 
 #: share of a norm that may have been lost before the norm counts as unknown
@@ -44,6 +41,7 @@ class GraphJacobian(TemporalJacobian):
     ----------
     function : the module at one input.
     options : ``memory`` is what rows may take.
+    traces : its traces.
 
     Raises
     ------
@@ -53,11 +51,14 @@ class GraphJacobian(TemporalJacobian):
     method = "composed"
     error_kind = "estimate"
 
-    def __init__(self, function: SequenceFunction, options: Options) -> None:
-        self._function, self._options = function, options
+    def __init__(self, function: SequenceFunction, options: Options, traces: Traces) -> None:
+        self._function, self._options, self._traces = function, options, traces
         self.shape, self.wrt = function.shape, function.wrt
-        self._traces = Traces(function, options)
-        self._graph = self._traces.whole
+        assert traces.rows_at_once > 0, "which looks whether a row fits"
+
+    @property
+    def _graph(self) -> Graph:
+        return self._traces.whole
 
     def __repr__(self) -> str:
         cuts, joins = len(self._graph.cuts), self._graph.partition.joins
@@ -222,21 +223,3 @@ class GraphJacobian(TemporalJacobian):
     def jvp(self, tangent: Tensor) -> Tensor:
         """Sum over k of J[:,k] tangent_k: (n_in, d_in) to (n_out, d_out)."""
         return self._autograd.jvp(tangent)
-
-
-@register_general
-def _(function: SequenceFunction, options: Options) -> TemporalJacobian | None:
-    if options.wrt in ("h", "c"):
-        return None
-    try:
-        found = GraphJacobian(function, options)
-    except DoesNotRun:  # a forward that differentiates inside itself cannot be cut
-        return None
-    if options.method == "structured" and not found.knows_a_call:
-        return None
-    if found.runs_python:
-        try:
-            found.support(function.shape[0] - 1)
-        except BadInput:  # such code may want all gradients at once, as a reentrant checkpoint does
-            return None
-    return found

@@ -48,6 +48,8 @@ class Segment:
         self.opaque = False
         #: which position hears of which, (None,) where of several; None: not tried yet
         self.routes: tuple[Routes | None] | None = None
+        #: shape and time axis below where it only arranges entries anew, (None,) elsewhere; None: not tried
+        self.straight: tuple[tuple[torch.Size, int] | None] | None = None
 
 
 class Gate:
@@ -201,6 +203,15 @@ def shape_of(edge: Edge) -> torch.Size:
     if hasattr(node, "variable"):
         return node.variable.shape
     return torch.Size(node._input_metadata[number].shape)
+
+
+def kind_of(edge: Edge) -> tuple[torch.dtype, torch.device]:
+    """dtype and device of the tensor at a place in the graph."""
+    node, number = edge
+    if hasattr(node, "variable"):
+        return node.variable.dtype, node.variable.device
+    piece = node._input_metadata[number]
+    return piece.dtype, piece.device
 
 
 def _topological(start: Any, below: Callable[[Any], list[Any]]) -> Iterator[Any]:

@@ -11,8 +11,8 @@ Source: ``torch.overrides.TorchFunctionMode``; gradient edges of ``torch.autogra
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -20,9 +20,21 @@ from torch.autograd.graph import Node
 from torch.overrides import TorchFunctionMode
 
 from depprobe.operators.calls import KnownCall, known_calls, known_cells
-from depprobe.operators.composed.cut import Cut, Port, edge_of, flat
+from depprobe.operators.composed.cut import Cut, Edge, Port, edge_of, flat
 from depprobe.operators.composed.loops import Loops
 from depprobe.operators.composed.registered import Make, shadowed
+
+#: functions whose calls are noted, for rules that read them
+noted_functions: set[Any] = set()
+
+
+class Note(NamedTuple):
+    """A call as it was made; ``places`` are those of its tensor arguments, with their versions then."""
+
+    function: Any
+    args: tuple[Any, ...]
+    kwargs: Mapping[str, Any]
+    places: list[tuple[Tensor, Edge | None, int]]
 
 
 def _recomputes() -> bool:
@@ -40,6 +52,7 @@ class Tracer(TorchFunctionMode):
     modules, make : modules with an operator of their own, and what makes it at x (n, d).
     owner : the cut that each node of an output's leaf belongs to.
     kept : the leaves that stand for outputs; the graph holds no reference that python sees.
+    notes : calls of ``noted_functions``, by the place of what they returned.
     """
 
     def __init__(
@@ -57,6 +70,7 @@ class Tracer(TorchFunctionMode):
         self.cuts: list[Cut] = []
         self.kept: list[Tensor] = []
         self.owner: dict[Node, Cut] = {}
+        self.notes: dict[Edge, Note] = {}
         self._count, self._inside = 0, False
         self._loops = Loops(self)
 
@@ -90,7 +104,7 @@ class Tracer(TorchFunctionMode):
             return func(*args, **kwargs) if handed is None else handed
         reader = known_calls.get(func)
         if reader is None:
-            return func(*args, **kwargs)
+            return self._noted(func, args, kwargs) if func in noted_functions else func(*args, **kwargs)
         call = reader(*args, **kwargs)
         if call is None or not any(x.requires_grad for x in call.inputs):
             return func(*args, **kwargs)
@@ -98,6 +112,20 @@ class Tracer(TorchFunctionMode):
         if ordinal is None or any(self.moves(weight) for weight in call.weights):
             return func(*args, **kwargs)
         return self._cut(ordinal, call)
+
+    def _noted(self, func: Any, args: Any, kwargs: Any) -> Any:
+        tensors = [x for x in args if isinstance(x, Tensor)]
+        places = [(x, edge_of(x) if x.grad_fn is not None else None, x._version) for x in tensors]
+        kept = args
+        if places and (func.__name__.endswith("_") or kwargs.get("inplace") or any(a is True for a in args)):
+            # what it works on in place is kept as it was
+            first = places[0][0].detach().clone()
+            kept, places[0] = (first, *args[1:]), (first, places[0][1], first._version)
+        found = func(*args, **kwargs)
+        edge = edge_of(found) if isinstance(found, Tensor) else None
+        if edge is not None and all(edge != below for _, below, _ in places):
+            self.notes[edge] = Note(func, kept, kwargs, places)
+        return found
 
     def next_ordinal(self) -> int | None:
         """Number of the next call that could be cut; None where it is to be left."""

@@ -26,7 +26,7 @@ from depprobe.operators.composed.partition import DEPTH
 from depprobe.operators.dispatch import maker_of
 
 #: rows pulled at once at most, and copies of the largest gradient that one row makes on its way
-_MOST_ROWS, _ROW_COPIES = 48, 8
+_MOST_ROWS, _ROW_COPIES = 64, 8
 #: nodes of glue between two rescalings where more would leave something undecided
 _FINE = 4
 #: share of the sequence above which shortening it gains nothing, and agreement of outputs, in epsilons
@@ -43,7 +43,7 @@ class Traces:
 
     Raises
     ------
-    OverBudget : a single row would not fit.
+    OverBudget : once rows are asked for, a single one would not fit.
     """
 
     def __init__(self, function: SequenceFunction, options: Options) -> None:
@@ -54,15 +54,18 @@ class Traces:
         with function.held():
             self.whole = self._traced(function.record)
         self._short: dict[int, Graph | None] = {}
-        each = _ROW_COPIES * self.whole.partition.largest
+
+    @cached_property
+    def rows_at_once(self) -> int:
+        """How many rows fit one pull."""
+        each, memory = _ROW_COPIES * self.whole.partition.largest, self._options.memory
         require(
             each + self.whole.partition.total,
-            options.memory,
+            memory,
             "a single row",
             f"use a smaller n or d, --dtype float32, or --memory {readable(1.1 * each).replace(' ', '')}",
         )
-        room = options.memory - self.whole.partition.total
-        self.rows_at_once = int(max(1, min(_MOST_ROWS, room // max(1, each))))
+        return int(max(1, min(_MOST_ROWS, (memory - self.whole.partition.total) // max(1, each))))
 
     def _traced(self, record: Record, depth: int = DEPTH) -> Graph:
         options = replace(self._options, tolerance=0.0, wrt="x", forward={})

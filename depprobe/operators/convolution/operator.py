@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from depprobe.core.options import DEFAULT_MEMORY, Options, require
-from depprobe.core.scaled import Scaled, log_norms, log_norms_of_squares
+from depprobe.core.scaled import Scaled, gathered, log_norms, log_norms_of_squares
 from depprobe.core.temporal_jacobian import LogNorms, TemporalJacobian, anchors, is_banded, placed, repeat
 from depprobe.layers.convolution import Convolution
 from depprobe.operators.convolution.taps import Taps, require_width
@@ -52,8 +52,8 @@ class ToeplitzJacobian(TemporalJacobian):
     method = "toeplitz"
 
     def __init__(self, conv: nn.Conv1d, taps: Taps, *, memory: int = DEFAULT_MEMORY) -> None:
-        self._weight = conv.weight.detach()
-        self._groups, self._taps, self._memory = conv.groups, taps, memory
+        self.weight = conv.weight.detach()
+        self.groups, self.taps, self._memory = conv.groups, taps, memory
         self.shape = (taps.n_out, conv.out_channels, taps.n_in, conv.in_channels)
         self._norms: dict[tuple[str, bytes], float] = {}
         self._lags: NDArray[np.int64] | None = None
@@ -61,17 +61,17 @@ class ToeplitzJacobian(TemporalJacobian):
     @property
     def position(self) -> NDArray[np.float64]:
         """Input position that each output sits at, (n_out,); see ``Taps.origin``."""
-        return self._taps.origin + self._taps.stride * np.arange(self.shape[0], dtype=np.float64)
+        return self.taps.origin + self.taps.stride * np.arange(self.shape[0], dtype=np.float64)
 
     @property
     def lags(self) -> NDArray[np.int64]:
         """Every lag at which some block stands, ascending."""
         if self._lags is None:
             t = np.arange(self.shape[0])
-            inner = self._taps.is_inner(t)
+            inner = self.taps.is_inner(t)
             # every inner output has the lags of the first one
             t = np.concatenate([t[~inner], t[inner][:1]])
-            source = self._taps.sources(t)
+            source = self.taps.sources(t)
             self._lags = np.unique((anchors(self.position)[t][:, None] - source)[source >= 0])
         return self._lags
 
@@ -83,7 +83,7 @@ class ToeplitzJacobian(TemporalJacobian):
         lags = self.lags if sources is None and is_banded(self.lags, len(t), self.shape[2]) else None
         columns = self.shape[2] if lags is None else len(lags)
         require(
-            8.0 * len(t) * (2 * columns + 4 * self._taps.kernel),
+            8.0 * len(t) * (2 * columns + 4 * self.taps.kernel),
             self._memory,
             f"the norms of {len(t)} targets",
             "ask for fewer targets",
@@ -95,7 +95,7 @@ class ToeplitzJacobian(TemporalJacobian):
 
     def _banded(self, t: NDArray[np.int64], lags: NDArray[np.int64], norm: str) -> NDArray[np.float64]:
         """Norms by lag, (T, lags): one row stands for all those away from the edges."""
-        inner = self._taps.is_inner(t)
+        inner = self.taps.is_inner(t)
         out = np.empty((len(t), len(lags)))
         out[~inner] = self._placed(t[~inner], lags, norm)
         if inner.any():
@@ -104,7 +104,7 @@ class ToeplitzJacobian(TemporalJacobian):
         return out
 
     def _placed(self, t: NDArray[np.int64], lags: NDArray[np.int64] | None, norm: str) -> NDArray[np.float64]:
-        source = self._taps.sources(t)
+        source = self.taps.sources(t)
         logs = self._tap_norms(t, source, norm)
         row, tap = np.nonzero(source >= 0)
         anchor = anchors(self.position)[t]
@@ -112,10 +112,10 @@ class ToeplitzJacobian(TemporalJacobian):
 
     def _tap_norms(self, t: NDArray[np.int64], source: NDArray[np.int64], norm: str) -> NDArray[np.float64]:
         """Log norm of the block that each tap belongs to: (T, K), the same for taps that meet."""
-        K = self._taps.kernel
+        K = self.taps.kernel
         logs = np.tile(self._norms_of(np.eye(K, dtype=bool), norm), (len(t), 1))
-        edge = np.flatnonzero(~self._taps.is_inner(t))
-        if len(edge) and self._taps.mode != "zeros":
+        edge = np.flatnonzero(~self.taps.is_inner(t))
+        if len(edge) and self.taps.mode != "zeros":
             meeting = source[edge][:, :, None] == source[edge][:, None, :]
             kinds, which = np.unique(np.packbits(meeting.reshape(-1, K), axis=1), axis=0, return_inverse=True)
             sets = np.unpackbits(kinds, axis=1, count=K).astype(bool)
@@ -125,7 +125,7 @@ class ToeplitzJacobian(TemporalJacobian):
     @cached_property
     def _flat(self) -> Tensor:
         """The taps as rows: (K, d_out d_in / groups) float64."""
-        return self._weight.movedim(2, 0).flatten(1).double()
+        return self.weight.movedim(2, 0).flatten(1).double()
 
     def _from_products(self, sets: NDArray[np.bool_]) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
         """ln Frobenius norms of sums of taps (M,) from products of taps, and where they keep their digits."""
@@ -148,7 +148,7 @@ class ToeplitzJacobian(TemporalJacobian):
         step = max(1, _NUMBERS // flat.shape[1])
         for part in (new[first : first + step] for first in range(0, len(new), step)):
             total = torch.from_numpy(part).to(flat) @ flat
-            blocks = Scaled.plain(total.view(len(part), self._groups, -1, self._weight.shape[1]))
+            blocks = Scaled.plain(total.view(len(part), self.groups, -1, self.weight.shape[1]))
             # of blocks on a diagonal, squares add for Frobenius and the largest counts for the spectral norm
             logs = blocks.log_norm((1, 2, 3)) if norm == "fro" else log_norms(blocks, norm).amax(1)
             measured = zip(part, logs.tolist(), strict=True)
@@ -157,47 +157,85 @@ class ToeplitzJacobian(TemporalJacobian):
 
     def _summed(self, taps: NDArray[np.bool_]) -> Tensor:
         """Sum of some taps of the kernel, as stored: (d_out, d_in / groups)."""
-        return self._weight[:, :, np.flatnonzero(taps)].sum(2)
+        return self.weight[:, :, np.flatnonzero(taps)].sum(2)
 
     def _spread(self, stored: Tensor) -> Tensor:
         """(d_out, d_in / groups) as (d_out, d_in)."""
-        return torch.block_diag(*stored.unflatten(0, (self._groups, -1)))
+        return torch.block_diag(*stored.unflatten(0, (self.groups, -1)))
 
     def block(self, t: int, k: int) -> Scaled:
         """Block J[t,k]: values (d_out, d_in)."""
-        source = self._taps.sources(np.array([t]))[0]
+        source = self.taps.sources(np.array([t]))[0]
         return Scaled(self._spread(self._summed(source == k)), self._no_scale(1, 1))
 
     def row(self, t: int) -> Scaled:
         """Row t: values (d_out, n_in, d_in); log_scale 0."""
         _, d_out, n_in, d_in = self.shape
-        size = n_in * d_out * d_in * self._weight.element_size()
+        size = n_in * d_out * d_in * self.weight.element_size()
         require(size, self._memory, f"the row of {n_in} blocks", "ask for norms or for single blocks")
-        values = self._weight.new_zeros(d_out, n_in, d_in)
-        source = self._taps.sources(np.array([t]))[0]
+        values = self.weight.new_zeros(d_out, n_in, d_in)
+        source = self.taps.sources(np.array([t]))[0]
         for k in np.unique(source[source >= 0]):
             values[:, k] = self._spread(self._summed(source == k))
         return Scaled(values, self._no_scale(1, 1, 1))
 
     def _no_scale(self, *shape: int) -> Tensor:
-        return torch.zeros(*shape, dtype=torch.float64, device=self._weight.device)
+        return torch.zeros(*shape, dtype=torch.float64, device=self.weight.device)
+
+    def pull(self, rows: Scaled) -> Scaled:
+        """Rows (r, n_out, d_out) through the Jacobian: (r, n_in, d_in)."""
+        n_out, _, n_in, d_in = self.shape
+        values, scale = (part.expand(-1, n_out, -1).transpose(0, 1) for part in rows.rescaled((2,)))
+        every = torch.arange(n_out, device=values.device)
+        matrices = tap_matrices(self.weight, self.groups)
+        (values, scale), where = through_taps(matrices, self.taps, Scaled(values, scale), every)
+        P, r = values.shape[:2]
+        out, log_scale = values.new_zeros(r, n_in, d_in), scale.new_full((r, n_in, 1), -torch.inf)
+        out[:, where] = values.transpose(0, 1)
+        log_scale[:, where] = scale.expand(P, r, 1).transpose(0, 1)
+        return Scaled(out, log_scale)
 
     def vjp(self, cotangent: Tensor) -> Tensor:
         """Sum over t of cotangent_t^T J[t,:]: (n_out, d_out) to (n_in, d_in)."""
         with torch.enable_grad():
-            zero = self._weight.new_zeros(self.shape[2:], requires_grad=True)
-            (pulled,) = torch.autograd.grad(self.jvp(zero), zero, cotangent.to(self._weight))
+            zero = self.weight.new_zeros(self.shape[2:], requires_grad=True)
+            (pulled,) = torch.autograd.grad(self.jvp(zero), zero, cotangent.to(self.weight))
         return pulled
 
     def jvp(self, tangent: Tensor) -> Tensor:
         """Sum over k of J[:,k] tangent_k: (n_in, d_in) to (n_out, d_out)."""
-        taps = self._taps
+        taps = self.taps
         mode = "constant" if taps.mode == "zeros" else taps.mode
-        padded = nn.functional.pad(tangent.to(self._weight).T[None], taps.pad, mode=mode)
+        padded = nn.functional.pad(tangent.to(self.weight).T[None], taps.pad, mode=mode)
         out = nn.functional.conv1d(
-            padded, self._weight, stride=taps.stride, dilation=taps.dilation, groups=self._groups
+            padded, self.weight, stride=taps.stride, dilation=taps.dilation, groups=self.groups
         )
         return out[0].T
+
+
+def tap_matrices(weight: Tensor, groups: int) -> Tensor:
+    """W_i of a kernel (d_out, d_in / groups, K): (K, groups, d_out / groups, d_in / groups)."""
+    return weight.permute(2, 0, 1).unflatten(1, (groups, -1)).contiguous()
+
+
+def through_taps(matrices: Tensor, taps: Taps, rows: Scaled, where: Tensor) -> tuple[Scaled, Tensor]:
+    """Rows (P, r, d_out) on some outputs as rows on the inputs that these read, and which those are.
+
+    Rows times each tap's matrix, added up where taps meet; exponents are (P, r, 1) or (1, 1, 1).
+    """
+    source = torch.from_numpy(taps.sources(where.cpu().numpy())).to(where.device)
+    parts = []
+    for tap, weight in enumerate(matrices):
+        read = source[:, tap] >= 0
+        values, scale = rows
+        if not bool(read.all()):
+            values, scale = values[read], scale if len(scale) == 1 else scale[read]
+        if len(weight) == 1:
+            values = values @ weight[0]
+        else:
+            values = torch.einsum("prgo,goi->prgi", values.unflatten(2, (len(weight), -1)), weight).flatten(2)
+        parts.append((Scaled(values, scale), source[read, tap]))
+    return gathered(parts)
 
 
 @register_jacobian(nn.Conv1d, Convolution)

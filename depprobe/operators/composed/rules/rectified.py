@@ -3,8 +3,8 @@ r"""Convolutions between rectifiers: norms of a whole row, from the units that a
     J[t,:] = D_L W_L D_{L-1} W_{L-1} ... D_1 W_1        D_l = diag(phi'(z_l)), one matrix for each position
 
 A unit that its rectifier cuts off carries nothing: its row of J is zero, and so is its column wherever rows
-pass through it. Rows are held on the units that are alive, so that with half of them alive at every level a
-row costs a fifth of what it costs on all of them; Gram matrices give the norms below the lowest convolution.
+pass through it. Rows are held on the units that are alive: with half of them alive at every level a row of a
+wide stack costs a third of what it costs on all of them.
 
 Shapes: P positions, r rows, a units alive at most, W_l (K, d_out, d_in). Source: the chain rule.
 """
@@ -22,15 +22,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from depprobe.core.scaled import Scaled, log_hypot, peaks, within
-from depprobe.operators.composed.levels.convolution import Conv
-from depprobe.operators.composed.levels.level import Level, Positions
-from depprobe.operators.composed.levels.overlapping_taps import log_norms_below
-from depprobe.operators.composed.levels.per_position import Elementwise
+from depprobe.operators.composed.rules.levels import Conv, Elementwise, Level, Positions
 
 #: bytes of gathered weights, or of sums, that are worked on at once
 _NEAR_BYTES = 16 << 20
-#: share of the units alive above which all are taken
-_WORTH = 0.8
+#: share of the units alive above which all are taken, and width from which choosing pays
+_WORTH, _WIDE = 0.8, 128
 
 
 class _Alive(NamedTuple):
@@ -56,6 +53,11 @@ def is_rectified(levels: Sequence[Level]) -> bool:
         and all(isinstance(pair[0], Conv) or isinstance(pair[1], Conv) for pair in pairwise(levels))
         and sum(float((cut.slope(cut.x) != 0).double().mean()) for cut in cuts) < _WORTH * len(cuts)
     )
+
+
+def is_worth_it(levels: Sequence[Level]) -> bool:
+    """Whether a stack ``is_rectified`` and wide enough for choosing units to pay."""
+    return max(level.width for level in levels) >= _WIDE and is_rectified(levels)
 
 
 def row_log_norms(
@@ -87,19 +89,12 @@ def row_log_norms(
             rows = _Alive(*(torch.cat(part) for part in zip(*parts, strict=True)))
             if not _in_range(rows.values):
                 return None
-        left = np.arange(len(where))
-        if cut is None:
-            source = last.taps.sources(rows.where.cpu().numpy())
-            found = log_norms_below(rows.values, rows.units, last, source, where, memory)
-            if found is not None:
-                known = found[1]
-                logs[known] = log_hypot(logs[known], found[0][known])
-                left = np.flatnonzero(~known)
-        for part in _pulled(rows, last, cut, where[left]):
+        done = 0
+        for part in _pulled(rows, last, cut):
             if not _in_range(part.values):
                 return None
+            here = slice(done, done := done + len(part.where))
             norms = Scaled.plain(part.values).log_norm((1, 2)).cpu().numpy()
-            here, left = left[: len(norms)], left[len(norms) :]
             logs[here] = log_hypot(logs[here], norms)
     return where, logs
 
@@ -119,13 +114,11 @@ def _start(top: Level, conv: Conv, t: int) -> _Alive:
     return _Alive(slope[units].diag()[None], units[None], torch.tensor([t], device=units.device))
 
 
-def _pulled(
-    rows: _Alive, conv: Conv, cut: Elementwise | None, where: Positions | None = None
-) -> Iterator[_Alive]:
-    """Rows through a convolution and the slopes below it, some positions at a time; all, or those given."""
+def _pulled(rows: _Alive, conv: Conv, cut: Elementwise | None) -> Iterator[_Alive]:
+    """Rows through a convolution and the slopes below it, some positions at a time."""
     device = rows.values.device
     source = conv.taps.sources(rows.where.cpu().numpy())
-    where = np.unique(source[source >= 0]) if where is None else where
+    where = np.unique(source[source >= 0])
     at = torch.from_numpy(where).to(device)
     if cut is None:
         slopes = None

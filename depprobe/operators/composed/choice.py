@@ -1,0 +1,37 @@
+"""Which operator serves a forward by its traced graph: a faster rule where one applies, else the graph."""
+
+from __future__ import annotations
+
+from depprobe.core.calling.passes import DoesNotRun
+from depprobe.core.function import SequenceFunction
+from depprobe.core.options import Options
+from depprobe.core.temporal_jacobian import TemporalJacobian
+from depprobe.errors import BadInput
+from depprobe.operators.composed.operator import GraphJacobian
+from depprobe.operators.composed.rules.operator import LineJacobian
+from depprobe.operators.composed.rules.reading import read_line
+from depprobe.operators.composed.traces import Traces
+from depprobe.operators.dispatch import register_general
+
+
+@register_general
+def graph_jacobian(function: SequenceFunction, options: Options) -> TemporalJacobian | None:
+    """The operator of a forward that runs under a tracer, or None."""
+    if options.wrt in ("h", "c"):
+        return None
+    try:
+        traces = Traces(function, options)
+        line = read_line(traces.whole.tracer, traces.whole.leaf, traces.whole.y)
+        if line is not None:
+            return LineJacobian(line, function, options, traces)
+        found = GraphJacobian(function, options, traces)
+    except DoesNotRun:  # a forward that differentiates inside itself cannot be cut
+        return None
+    if options.method == "structured" and not found.knows_a_call:
+        return None
+    if found.runs_python:
+        try:
+            found.support(function.shape[0] - 1)
+        except BadInput:  # such code may want all gradients at once, as a reentrant checkpoint does
+            return None
+    return found

@@ -1,1 +1,0 @@
-"""The layers of a stack, linearised at their inputs, one file a kind."""
