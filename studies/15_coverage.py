@@ -148,7 +148,7 @@ def plot(ds: xr.Dataset) -> Figure:
         where = np.arange(len(QUANTITIES))
         for i, kind in enumerate(KINDS):
             at = where + 0.18 * (i - 1)
-            ax.plot(at, ds["covered"][i], MARKERS[i], color=COLOURS[i], label=f"blocks of {kind}")
+            ax.plot(at, ds["covered"][i], MARKERS[i], color=COLOURS[i], label=f"blocks: {kind}")
         low = min(0.85, float(ds["covered"].min()) - 0.03)
         ax.set_ylim(low, 1.01)
         ax.set_xticks(where, [words.replace(", ", "\n") for words in QUANTITIES])
