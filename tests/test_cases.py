@@ -356,6 +356,17 @@ def test_probes_without_targets_take_many_with_one_probe_each():
     assert depprobe.jacobian(module, x, method="autograd").sizes["target"] == 1
 
 
+def test_a_summary_of_estimates_pools_their_squares():
+    from depprobe.cli.summaries.jacobian import summary
+    from depprobe.curves import decay_curve
+
+    module, x = nn.Linear(3, 4, dtype=F64), np.random.default_rng(0).normal(size=(80, 3))
+    ds = depprobe.jacobian(module, x, method="probes")
+    curve = decay_curve(ds).sel(lag=0)
+    assert summary(ds).records[0]["log_norm_near"] == float(curve["log_rms"])
+    assert float(curve["log_rms"]) > float(curve["log_median"])
+
+
 def test_probes_for_a_stated_error_bring_it_about():
     module, x = nn.Linear(40, 40, dtype=F64), np.random.default_rng(0).normal(size=(5, 40))
     exact = depprobe.jacobian(module, x, targets=[3], method="autograd")["log_norm"].values[0, 3]

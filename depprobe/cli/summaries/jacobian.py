@@ -37,10 +37,12 @@ def summary(ds: xr.Dataset) -> Summary:
 
 def _records(ds: xr.Dataset, found: xr.Dataset, curve: xr.Dataset) -> list[dict[str, Any]]:
     """One row a layer and depth: norms at the smallest and largest lag, and distances with their errors."""
+    # squares of estimates have the right mean, their medians are too low
+    pooled = "log_rms" if "log_norm_stderr" in ds else "log_median"
     rows = []
     for here, line, by_lag in zip(*map(each_curve, (ds, found, curve)), strict=True):
         known = np.flatnonzero(np.asarray(by_lag["count"].values) > 0)
-        lags, medians = by_lag["lag"].values[known], by_lag["log_median"].values[known]
+        lags, norms = by_lag["lag"].values[known], by_lag[pooled].values[known]
         near, far = int(np.abs(lags).argmin()), len(lags) - 1
         row: dict[str, Any] = {
             "layer": _label(here),
@@ -48,9 +50,9 @@ def _records(ds: xr.Dataset, found: xr.Dataset, curve: xr.Dataset) -> list[dict[
                 here["method"].item() if "method" in here.coords else here.attrs.get("method", "?")
             ),
             "near_lag": int(lags[near]),
-            "log_norm_near": float(medians[near]),
+            "log_norm_near": float(norms[near]),
             "far_lag": int(lags[far]),
-            "log_norm_far": float(medians[far]),
+            "log_norm_far": float(norms[far]),
             "best_form": str(line["best_form"].item()),
             **{name: int(line[name].item()) for name in ("unknown", *UNKNOWN)},
         }
