@@ -65,7 +65,7 @@ class _Lazy(click.Group):
 @click.command(
     cls=_Lazy,
     invoke_without_command=True,
-    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100, "show_default": True},
 )
 @click.version_option(__version__, prog_name="depprobe")
 @click.option("--debug", is_flag=True, help="Show the traceback of an error.")

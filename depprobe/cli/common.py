@@ -49,27 +49,22 @@ def _measured(function: Any) -> Any:
 #: options that mean the same in every command that has them
 OPTIONS: dict[str, Callable[[Any], Any]] = {
     "layer": _measured,
-    "n": click.option("--n", default=1000, show_default=True, help="Sequence length."),
-    "d": click.option("--d", default=512, show_default=True, help="Width of the layer."),
+    "n": click.option("--n", default=1000, help="Sequence length."),
+    "d": click.option("--d", default=512, help="Width of the layer."),
     "input": click.option(
         "--input",
         "input_",
         default="noise",
-        show_default=True,
         metavar="noise|FILE",
         help="Input: noise, or a .txt, .npy or .csv file.",
     ),
-    "samples": click.option(
-        "--samples", default=1, show_default=True, help="Number of inputs (same weights)."
-    ),
-    "seeds": click.option("--seeds", default=1, show_default=True, help="Number of draws of the weights."),
-    "seed": click.option("--seed", default=0, show_default=True, help="Fixes the weights, then the input."),
-    "dtype": click.option("--dtype", default="float64", show_default=True, help="float32 or float64."),
-    "device": click.option(
-        "--device", default="cpu", show_default=True, help="Where to compute: cpu, cuda, mps."
-    ),
+    "samples": click.option("--samples", default=1, help="Number of inputs (same weights)."),
+    "seeds": click.option("--seeds", default=1, help="Number of draws of the weights."),
+    "seed": click.option("--seed", default=0, help="Fixes the weights, then the input."),
+    "dtype": click.option("--dtype", default="float64", help="float32 or float64."),
+    "device": click.option("--device", default="cpu", help="Where to compute: cpu, cuda, mps."),
     "threads": click.option("--threads", type=click.IntRange(1), help="Threads to compute with."),
-    "memory": click.option("--memory", default="4GiB", show_default=True, help="Memory budget."),
+    "memory": click.option("--memory", default="4GiB", help="Memory budget."),
     "output": click.option(
         "-o",
         "--output",

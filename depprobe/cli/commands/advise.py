@@ -14,11 +14,10 @@ from depprobe.cli.progress import progress
 
 @click.command(short_help="which layer to take for a length, a width and a dependency")
 @click.option("--n", type=int, required=True, help="Sequence length.")
-@click.option("--d", default=512, show_default=True, help="Width.")
+@click.option("--d", default=512, help="Width.")
 @click.option(
     "--dependency",
     default="global",
-    show_default=True,
     metavar="LAG|local|global",
     help="How far back what matters lies: a lag, local (16) or global (n - 1).",
 )

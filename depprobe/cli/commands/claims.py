@@ -16,23 +16,16 @@ from depprobe.cli.progress import progress
 @click.argument("names", nargs=-1, metavar="[ID]...")
 @click.option("--quick", is_flag=True, help="The small version: minutes for all instead of hours.")
 @click.option(
-    "--seed",
-    type=click.IntRange(0, 2**32 - 1),
-    default=0,
-    show_default=True,
-    help="Fixes the weights, then the input.",
+    "--seed", type=click.IntRange(0, 2**32 - 1), default=0, help="Fixes the weights, then the input."
 )
 # small matrices lose time to a second thread, and with one the numbers are the same on every machine
-@click.option(
-    "--threads", type=click.IntRange(1), default=1, show_default=True, help="Threads to measure with."
-)
+@click.option("--threads", type=click.IntRange(1), default=1, help="Threads to measure with.")
 @click.option(
     "-o",
     "--output",
     "folder",
     type=click.Path(path_type=Path),
     default=Path("runs/claims"),
-    show_default=True,
     metavar="DIR",
     help="Folder where measurements are kept, and taken up again.",
 )

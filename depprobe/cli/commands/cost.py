@@ -26,16 +26,14 @@ _PASSES = {"both": ("forward", "forward+backward")}
 @click.option(
     "--n", metavar="LIST", help=f"Sequence lengths (default: {_LENGTHS}; of the efficiency table 1000,5000)."
 )
-@click.option("--d", default="512", show_default=True, metavar="LIST", help="Widths.")
-@click.option(
-    "--phase", default="both", show_default=True, metavar="forward|forward+backward|both", help="Passes."
-)
+@click.option("--d", default="512", metavar="LIST", help="Widths.")
+@click.option("--phase", default="both", metavar="forward|forward+backward|both", help="Passes.")
 @click.option(
     "--threads", "counts", metavar="LIST", help="Threads to time with (default: 1 and all processors)."
 )
-@click.option("--seconds", default=0.2, show_default=True, help="Time each pass for so long, at least.")
+@click.option("--seconds", default=0.2, help="Time each pass for so long, at least.")
 @shared("seed")
-@click.option("--dtype", default="float32", show_default=True, help="float32 or float64.")
+@click.option("--dtype", default="float32", help="float32 or float64.")
 @shared("memory", "output", "figure", "json")
 @click.option(
     "--table",

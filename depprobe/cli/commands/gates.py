@@ -11,17 +11,12 @@ from depprobe.cli.common import Run, saying, shared
 
 @click.command(short_help="forget gates: their product beside the true dc_t/dc_k")
 @shared("layer", "n", "d")
-@click.option("--target", default="last", show_default=True, metavar="last|T", help="Output position t.")
-@click.option("--depth", default=0, show_default=True, help="Stacked layer to measure; 0 is the bottom one.")
+@click.option("--target", default="last", metavar="last|T", help="Output position t.")
+@click.option("--depth", default=0, help="Stacked layer to measure; 0 is the bottom one.")
 @click.option(
     "--hold-h", is_flag=True, help="Keep h_k as it is when c_k moves (default: h_k = o_k tanh(c_k) follows)."
 )
-@click.option(
-    "--tolerance",
-    default=1e-6,
-    show_default=True,
-    help="Relative error that compression may cause; 0 for none.",
-)
+@click.option("--tolerance", default=1e-6, help="Relative error that compression may cause; 0 for none.")
 @shared("input", "samples", "seeds", "seed", "dtype", "device", "memory")
 @saying
 def gates(input_: str, **options: Any) -> None:

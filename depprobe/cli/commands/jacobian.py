@@ -25,14 +25,12 @@ if TYPE_CHECKING:
 @click.option(
     "--of",
     default="output",
-    show_default=True,
     metavar="output|logits|loss|NAME",
     help="Numerator: what the model puts out, or a submodule's output; with stars (h.*) along depth.",
 )
 @click.option(
     "--wrt",
     default="x",
-    show_default=True,
     metavar="x|h|c|NAME",
     help="Denominator: the input, the earlier state of a recurrence, or a submodule's output.",
 )
@@ -47,25 +45,15 @@ if TYPE_CHECKING:
     help="Where outputs sit among inputs, if the lengths do not tell.",
 )
 @click.option(
-    "--norm",
-    type=click.Choice(list(NORMS)),
-    default="fro",
-    show_default=True,
-    help="Frobenius norm, or largest singular value.",
+    "--norm", type=click.Choice(list(NORMS)), default="fro", help="Frobenius norm, or largest singular value."
 )
 @click.option(
     "--method",
     type=click.Choice(METHODS),
     default="auto",
-    show_default=True,
     help="Structured operator, autograd, or random probes.",
 )
-@click.option(
-    "--tolerance",
-    default=1e-6,
-    show_default=True,
-    help="Relative error that compression may cause; 0 for none.",
-)
+@click.option("--tolerance", default=1e-6, help="Relative error that compression may cause; 0 for none.")
 @click.option(
     "--probes",
     metavar="M|E%",

@@ -21,7 +21,6 @@ from depprobe.vocabulary import DRIVES
     "--drive",
     type=click.Choice(list(DRIVES)),
     default="input",
-    show_default=True,
     help="Driven by the input, or autonomous from a random state.",
 )
 @click.option("--warmup", type=int, help="Steps before anything is counted (default: a fifth of n).")

@@ -22,7 +22,6 @@ from depprobe.cli.plotting import KINDS
     "--kind",
     type=click.Choice(KINDS),
     default="auto",
-    show_default=True,
     help="Of a Jacobian decay curves, heat maps; of costs their growth, speed-up, the efficiency table.",
 )
 def plot(files: tuple[Path, ...], figure: Path | None, kind: str) -> None:
