@@ -84,6 +84,7 @@ VARIABLES: dict[str, tuple[str, str]] = {
     "log_median": ("natural log of the median norm", "ln 1"),
     "log_low": ("natural log of the 5 % quantile of the norms", "ln 1"),
     "log_high": ("natural log of the 95 % quantile of the norms", "ln 1"),
+    "log_geometric": ("natural log of the geometric mean of the norms", "ln 1"),
     "log_rms": ("natural log of the root mean square of the norms", "ln 1"),
     "count": ("blocks pooled, exact zeros included", "1"),
     "zeros": ("blocks that are exactly zero", "1"),
@@ -95,12 +96,18 @@ VARIABLES: dict[str, tuple[str, str]] = {
     "half_life": ("half-life of the norm, where the form is exponential", "positions"),
     "mean_distance": ("mean dependency distance, weighted by share", "positions"),
     "effective_range": ("distance within which 95 % of the share lies", "positions"),
+    "threshold_lag": ("first distance from which norms stay below a fraction", "positions"),
     "receptive_field": ("largest distance with a non-zero block", "positions"),
     "receptive_width": ("positions from the furthest past to the furthest future source", "positions"),
     "best_form": ("form that fits the decay curve best", "1"),
     "bic": ("Bayesian information criterion, smallest is best", "1"),
     "slope": ("slope of ln rms in lag, ln lag or lag squared", "ln 1"),
     "form_share": ("share of the resamples in which a form is best", "1"),
+    "alike": ("1 where a form is the best or not told apart from it", "1"),
+    "independent_lags": ("number of independent lags that the residuals are worth", "1"),
+    "lag_zero_share": ("share of lag 0 in the normalised norms", "1"),
+    "lag_zero_excess": ("fall of ln rms from lag 0 to 1 beyond that from 1 to 2", "ln 1"),
+    "first_source_share": ("share of source 0 in the normalised norms", "1"),
     "residual_sd": ("standard deviation of ln rms about the best smooth form", "ln 1"),
     "residual_autocorrelation": ("correlation of neighbouring residuals of ln rms", "1"),
     **{f"log_norm_{p}": (f"natural log of the norm of d{p[0]}_t/d{p[1]}_k", "ln 1") for p in PATHS},
@@ -197,6 +204,11 @@ WRT: dict[str, str] = {"x": "the input", "h": "the earlier hidden state", "c": "
 
 #: what drives the recurrence whose Lyapunov exponents are measured
 DRIVES: tuple[str, ...] = ("input", "none")
+
+#: how the norms at one lag are pooled
+POOLINGS: tuple[str, ...] = ("rms", "median", "geometric")
+#: what norms are divided by: nothing, or that of the same target's block at lag 0
+NORMALISED: tuple[str, ...] = ("none", "diagonal")
 
 METHODS: tuple[str, ...] = ("auto", "structured", "autograd", "probes")
 

@@ -98,7 +98,7 @@ def test_growth_has_no_half_life():
 
 def test_only_exponential_decay_has_a_half_life():
     lag = np.arange(60.0)
-    for form, log in (("power law", -2 * np.log1p(lag)), ("Gaussian", -0.01 * lag**2)):
+    for form, log in (("power law", -2 * np.log(np.maximum(lag, 1))), ("Gaussian", -0.01 * lag**2)):
         found = distances(last_row(log))
         assert found["best_form"].item() == form
         assert found["decay_rate"] < 0

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from scipy import linalg
 
-from depprobe.curves.form import FORMS, RESOLUTION, fit
+from depprobe.curves.form import FORMS, fit
+from depprobe.curves.noise import PHIS, RESOLUTION
 
 L = np.arange(1, 200)
 NONE = np.array([], np.int64)
@@ -49,7 +51,9 @@ def test_distances_known_by_their_number_count_like_zeros_in_the_curve():
     for zeros in (L > 120, (L > 120) | (L % 3 == 0)):
         whole = fit_one(np.where(zeros, -np.inf, y))
         split = fit_one(y[~zeros], L[~zeros], L[zeros])
-        np.testing.assert_allclose(split.bic, whole.bic, rtol=1e-12)
+        told = whole.contends[0] | np.isin(FORMS, list(SHAPES))
+        np.testing.assert_allclose(split.bic[0, told], whole.bic[0, told], rtol=1e-9)
+        np.testing.assert_allclose(split.bic, whole.bic, rtol=1e-3)
 
 
 def test_holes_inside_the_support_are_not_an_end():
@@ -67,11 +71,22 @@ def test_bic_is_the_written_formula():
     seen = np.isfinite(y)
     m, zeros = (~np.isnan(y)).sum(), np.isneginf(y).sum()
 
+    at = L[seen]
+    contrasts = linalg.null_space(np.ones((1, len(at)))).T
+
     def log_likelihood(x):
-        residual = y[seen] - np.polyval(np.polyfit(x[seen], y[seen], 1), x[seen])
-        sd = residual.std()
-        density = -0.5 * np.log(2 * np.pi * sd**2) - residual**2 / (2 * sd**2)
-        return density.sum()
+        """Of contrasts, at the best correlation: a slope, a variance with its degrees of freedom."""
+        found = []
+        for phi in PHIS[:-1]:
+            V = contrasts @ phi ** abs(np.subtract.outer(at, at)) @ contrasts.T / (1 - phi**2)
+            root = np.linalg.cholesky(V)
+            z, w = (linalg.solve_triangular(root, contrasts @ v[seen], lower=True) for v in (y, x))
+            square = ((z - w * (z @ w) / (w @ w)) ** 2).sum()
+            free = len(z)
+            constant = free * (np.log(2 * np.pi * square / (free - 1)) + 1)
+            # the level's own scale is that of a sum, not a mean, of the points
+            found.append(-0.5 * (constant + 2 * np.log(np.diag(root)).sum() + np.log(len(at))))
+        return max(found)
 
     hurdle = zeros * np.log(zeros / m) + (m - zeros) * np.log(1 - zeros / m)
     for name, x in {"exponential": L, "power law": np.log(L)}.items():
@@ -133,5 +148,5 @@ def test_curves_are_fitted_each_on_its_own():
     together = fit(L, curves, share, NONE)
     for i in range(len(curves)):
         alone = fit(L, curves[i : i + 1], share[i : i + 1], NONE)
-        for a, b in zip(together, alone, strict=True):
-            np.testing.assert_allclose(a[i], b[0], rtol=1e-9)
+        for name in set(alone._fields) - {"theta"}:
+            np.testing.assert_allclose(getattr(together, name)[i], getattr(alone, name)[0], rtol=1e-6)

@@ -23,6 +23,7 @@ import click
 from depprobe.cli import output
 from depprobe.cli.named_models import WORDS, Named, named, targets_of
 from depprobe.cli.progress import progress
+from depprobe.vocabulary import NORMALISED, POOLINGS
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -65,6 +66,21 @@ OPTIONS: dict[str, Callable[[Any], Any]] = {
     "device": click.option("--device", default="cpu", help="Where to compute: cpu, cuda, mps."),
     "threads": click.option("--threads", type=click.IntRange(1), help="Threads to compute with."),
     "memory": click.option("--memory", default="4GiB", help="Memory budget."),
+    "power": click.option(
+        "--power", type=click.IntRange(1, 2), help="Mean and range weigh norms to this power (default: 2)."
+    ),
+    "skip_lags": click.option(
+        "--skip-lags", type=click.IntRange(0), help="Leave lags below this out of distances; 1: no lag 0."
+    ),
+    "skip_first": click.option(
+        "--skip-first", type=click.IntRange(0), help="Leave this many first sources out of distances."
+    ),
+    "pooling": click.option(
+        "--pooling", type=click.Choice(POOLINGS), help="Pool norms at one lag so (default: rms)."
+    ),
+    "normalise": click.option(
+        "--normalise", type=click.Choice(NORMALISED), help="Divide norms by the block at lag 0, or not."
+    ),
     "output": click.option(
         "-o",
         "--output",
@@ -101,9 +117,19 @@ def shared(*names: str) -> Callable[[Any], Any]:
     return decorate
 
 
+#: how distances are taken; a dataset is the same whatever they are
+DISTANCES = ("power", "skip_lags", "skip_first", "pooling", "normalise")
+weighing = shared(*DISTANCES)
+
+
+def given(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Those of ``DISTANCES`` that were given."""
+    return {name: options[name] for name in DISTANCES if options.get(name) is not None}
+
+
 #: options of how a result is computed and said, which do not bear on what it is
 saying = shared("threads", "output", "figure", "json", "table", "quiet", "verbose")
-_SAYING = ("threads", "output_", "figure", "as_json", "table", "quiet", "verbose")
+_SAYING = ("threads", "output_", "figure", "as_json", "table", "quiet", "verbose", *DISTANCES)
 
 
 @dataclass
@@ -151,7 +177,7 @@ class Run:
         from depprobe.figures.drawing.saving import format_of
         from depprobe.runs.inputs import read
 
-        said = {key: options[key] for key in _SAYING}
+        said = {key: options[key] for key in _SAYING if key in options}
         rest = {key: value for key, value in options.items() if key not in said}
         if said["as_json"] and said["table"]:
             raise BadInput("give --json or --table, not both")
@@ -174,6 +200,11 @@ class Run:
         if data.suffix.lower() != ".nc":
             raise BadInput(f"a dataset is netCDF: --output must end in .nc, not {str(data)!r}")
         return cls(command, targets_of(given), read(input_), data, figure, rest, said)
+
+    @property
+    def weighing(self) -> dict[str, Any]:
+        """Options of ``depprobe.distances`` that were given."""
+        return given(self._saying)
 
     @contextmanager
     def measuring(self) -> Iterator[Callable[[float, int, str], None] | None]:
@@ -222,7 +253,7 @@ class Run:
         """
         from depprobe.cli.summaries import summary_of
 
-        summary = summary or summary_of(ds)
+        summary = summary or summary_of(ds, **self.weighing)
         if self._saying["as_json"]:
             document = {"attributes": ds.attrs, "layers": summary.records, **(extra or {})}
             document |= {"dataset": str(self.data), "figures": [str(path) for path in figures]}

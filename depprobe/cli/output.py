@@ -103,6 +103,25 @@ def with_error(value: float, error: float) -> str:
     return f"{value:.{places}f} ± {error:.{places}f}"
 
 
+def with_interval(value: float, low: float, high: float) -> str:
+    """A value and its 95 % interval, in the digits that its width leaves; ``-`` where unknown.
+
+    Examples
+    --------
+    >>> with_interval(-0.49541, -0.4976, -0.4933), with_interval(2.0, 2.0, 3.0)
+    ('-0.4954 [-0.4976, -0.4933]', '2 [2, 3]')
+    """
+    if math.isnan(value) or math.isinf(value):
+        return "-" if math.isnan(value) else f"{value:g}"
+    width = high - low
+    if not math.isfinite(width) or width <= 1e-9 * abs(value):
+        return f"{value:.4g}" + (f" [{low:.4g}, {high:.4g}]" if math.isinf(width) else "")
+    if all(number == round(number) for number in (value, low, high)):
+        return f"{value:.0f} [{low:.0f}, {high:.0f}]"
+    places = max(0, min(_PLACES, 1 - math.floor(math.log10(width))))
+    return f"{value:.{places}f} [{low:.{places}f}, {high:.{places}f}]"
+
+
 def merged(summaries: Sequence[Summary]) -> Summary:
     """Summaries of one kind side by side."""
     first, *_ = summaries

@@ -11,22 +11,23 @@ layer and depth.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
-from depprobe.curves.status import UNKNOWN
-from depprobe.errors import BadInput
-from depprobe.vocabulary import STATUS, status_of
+from depprobe.errors import BadInput, unknown
+from depprobe.vocabulary import NORMALISED, STATUS, status_of
 
 #: leading dimensions a dataset may have: a curve for each layer and depth, pooled over repeats
 CURVES, REPEATS = ("layer", "depth"), ("seed", "sample")
 LEADING = (*CURVES, *REPEATS)
 VALID = {*LEADING, "target", "source", "lag"}
+#: kinds of norms that exist and are not known: never taken for zeros, but left out and counted by kind
+UNKNOWN: tuple[str, ...] = ("underflow", "overflow", "undecided")
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -46,6 +47,7 @@ class Blocks:
     zero_counts : (z,) number of blocks at each.
     error : (m,) largest ``log_norm_error`` at each lag, or None.
     repeats : (seeds, samples), whose product is R.
+    here : (T,) source that lag 0 of each target is, which is its lag to source 0.
     """
 
     lags: Ints
@@ -55,11 +57,31 @@ class Blocks:
     zero_counts: Ints
     error: Floats | None
     repeats: tuple[int, int]
+    here: Ints
 
     def unknown(self, axis: tuple[int, ...]) -> dict[str, Ints]:
         """Numbers of blocks whose norm is not known: all, and by kind."""
         kinds = {name: (self.status == STATUS[name]).sum(axis) for name in UNKNOWN}
         return {"unknown": np.sum(list(kinds.values()), axis=0), **kinds}
+
+    def over_diagonal(self) -> Blocks:
+        """Each norm over that of its target's block at lag 0; undecided where that is zero or not known."""
+        at = np.flatnonzero(self.lags == 0)
+        diagonal = self.values[at[0]] if len(at) else np.full(self.values.shape[1:], np.nan)
+        lost = ~np.isfinite(diagonal) & (self.status != STATUS["not_measured"])
+        values = np.where(lost, np.nan, self.values - np.where(np.isfinite(diagonal), diagonal, 0.0))
+        return replace(self, values=values, status=np.where(lost, STATUS["undecided"], self.status))
+
+
+def in_words(counts: Mapping[str, int]) -> str:
+    """How many norms are not known, by kind; "" where all are.
+
+    Examples
+    --------
+    >>> in_words({"underflow": 1200, "overflow": 0, "undecided": 3})
+    '1,200 underflow, 3 undecided'
+    """
+    return ", ".join(f"{counts[name]:,} {name}" for name in UNKNOWN if counts.get(name))
 
 
 def check(ds: xr.Dataset) -> None:
@@ -102,11 +124,21 @@ def check(ds: xr.Dataset) -> None:
         raise BadInput(f"log_norm is +inf in {infinite} blocks: the run that made it overflowed")
 
 
-def by_layer(ds: xr.Dataset) -> Iterator[tuple[xr.Dataset, Blocks]]:
-    """Each curve's part of a dataset (one a layer and depth, where there are such) and its blocks by lag."""
+def by_layer(
+    ds: xr.Dataset, skip_first: int = 0, normalise: str = "none"
+) -> Iterator[tuple[xr.Dataset, Blocks]]:
+    """Each curve's part of a dataset (one a layer and depth, where there are such) and its blocks by lag.
+
+    ``skip_first`` sources are left out as if they did not exist; ``normalise`` is one of ``NORMALISED``.
+    """
     check(ds)
+    if normalise not in NORMALISED:
+        raise unknown("normalise", str(normalise), NORMALISED)
+    if not isinstance(skip_first, int) or skip_first < 0:
+        raise BadInput(f"skip_first must be a number of sources, 0 or more; got {skip_first!r}")
     for part in each_curve(ds):
-        yield part, _align(part)
+        blocks = _align(part, skip_first)
+        yield part, blocks.over_diagonal() if normalise == "diagonal" else blocks
 
 
 def each_curve(ds: xr.Dataset) -> list[xr.Dataset]:
@@ -149,7 +181,7 @@ def sources_of(ds: xr.Dataset, position: Floats) -> Ints:
     return np.floor(position[:, None] - ds["lag"].values[None, :] + 0.5).astype(np.int64)
 
 
-def _align(ds: xr.Dataset) -> Blocks:
+def _align(ds: xr.Dataset, first: int) -> Blocks:
     banded = "lag" in ds["log_norm"].dims
     column = "lag" if banded else "source"
     repeats = (ds.sizes.get(REPEATS[0], 1), ds.sizes.get(REPEATS[1], 1))
@@ -164,13 +196,13 @@ def _align(ds: xr.Dataset) -> Blocks:
     here = np.floor(position + 0.5).astype(np.int64)
     source = sources_of(ds, position)
     lag = here[:, None] - source
-    inside = np.ones(x.shape[:2], bool)
+    inside = np.broadcast_to(source >= first, x.shape[:2])
     if banded:
         n = int(ds.attrs["n"])
-        inside = (source >= 0) & (source < n)
-        found, counts = _lags_of_band(here, n)
+        inside = inside & (source < n)
+        found, counts = _lags_of_band(here, first, n)
     else:
-        found, counts = np.unique(lag, return_counts=True)
+        found, counts = np.unique(lag[inside], return_counts=True)
 
     support = np.unique(lag[(x != -np.inf).any(2) & inside])
     if (support < 0).any() and (support > 0).any():
@@ -179,7 +211,7 @@ def _align(ds: xr.Dataset) -> Blocks:
     row = np.searchsorted(support, lag[t, c])
     if banded:
         k = here[None, :] - support[:, None]
-        exists = (k >= 0) & (k < n)
+        exists = (k >= first) & (k < n)
     else:
         exists = np.zeros((len(support), len(here)), bool)
         exists[row, t] = True
@@ -195,15 +227,16 @@ def _align(ds: xr.Dataset) -> Blocks:
         error = np.zeros(len(support))
         np.fmax.at(error, row, np.fmax.reduce(cells(ds["log_norm_error"])[t, c], axis=1))
     empty = ~np.isin(found, support)
-    return Blocks(support, values, status, found[empty], counts[empty] * x.shape[2], error, repeats)
+    return Blocks(support, values, status, found[empty], counts[empty] * x.shape[2], error, repeats, here)
 
 
-def _lags_of_band(here: Ints, n: int) -> tuple[Ints, Ints]:
-    """Lags that exist between targets at ``here`` and all n sources, and how many pairs have each."""
-    first, last = int(here.min()) - n + 1, int(here.max())
-    change = np.zeros(last - first + 2, np.int64)
-    np.add.at(change, here - n + 1 - first, 1)
-    np.add.at(change, here + 1 - first, -1)
+def _lags_of_band(here: Ints, start: int, n: int) -> tuple[Ints, Ints]:
+    """Lags between targets at ``here`` and sources start to n - 1, and how many pairs have each."""
+    first, last = int(here.min()) - n + 1, int(here.max()) - start
+    change = np.zeros(max(last - first + 2, 1), np.int64)
+    if last >= first:
+        np.add.at(change, here - n + 1 - first, 1)
+        np.add.at(change, here - start + 1 - first, -1)
     counts = np.cumsum(change)[:-1]
     lags = np.arange(first, last + 1)
     return lags[counts > 0], counts[counts > 0]

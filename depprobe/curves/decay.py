@@ -1,6 +1,7 @@
 r"""The decay curve: norms of J[t,k] by lag, pooled over targets, samples and seeds.
 
-    rms(lag) = sqrt( mean of ||J[t,k]||^2 over all known blocks with p_t - k = lag ),   exact zeros counted
+    rms(lag)       = sqrt( mean of ||J[t,k]||^2 over all known blocks with p_t - k = lag ),   zeros counted
+    geometric(lag) = exp( mean of ln ||J[t,k]|| over the same ),   0 where one of them is
 
 The median and the 5 and 95 % quantiles are those of the norms, linearly interpolated, as numpy.quantile gives
 them; everything is computed and stored in natural logs, since norms may be far below the range of floats.
@@ -11,9 +12,8 @@ from __future__ import annotations
 import numpy as np
 import xarray as xr
 
-from depprobe.curves.align import REPEATS, Blocks, Floats, Ints, by_layer, over_layers
+from depprobe.curves.align import REPEATS, UNKNOWN, Blocks, Floats, Ints, by_layer, over_layers
 from depprobe.curves.pool import log_weighted
-from depprobe.curves.status import UNKNOWN
 from depprobe.vocabulary import describe
 
 #: variable -> quantile of the pooled norms
@@ -21,7 +21,7 @@ QUANTILES = {"log_median": 0.5, "log_low": 0.05, "log_high": 0.95}
 COUNTS = ("count", "zeros", "unknown", *UNKNOWN)
 
 
-def decay_curve(ds: xr.Dataset) -> xr.Dataset:
+def decay_curve(ds: xr.Dataset, skip_first: int = 0, normalise: str = "none") -> xr.Dataset:
     """Pool a Jacobian dataset by lag over targets, samples and seeds.
 
     Parameters
@@ -29,13 +29,15 @@ def decay_curve(ds: xr.Dataset) -> xr.Dataset:
     ds : Jacobian dataset with ``log_norm`` over ``(target, source)`` or ``(target, lag)``, natural logs,
         with or without ``layer``, ``seed`` and ``sample`` before them; -inf is an exact zero, NaN an unknown
         (``log_norm_status`` says of which kind).
+    skip_first : number of sources, from the first on, that are left out.
+    normalise : ``"diagonal"`` divides each norm by that of its target's block at lag 0; ``"none"`` does not.
 
     Returns
     -------
     Dataset over ``lag``, or ``(layer, lag)``: ``log_median``, ``log_low`` and ``log_high`` (5 and 95 %),
-    ``log_rms``, natural logs of norms, -inf where zero, NaN where nothing is known; ``count`` (blocks pooled,
-    zeros included), ``zeros`` (exact zeros among them), ``unknown`` (not known and left out: never taken for
-    zeros), and ``underflow``, ``overflow``, ``undecided`` among these;
+    ``log_rms``, ``log_geometric``, natural logs of norms, -inf where zero, NaN where nothing is known;
+    ``count`` (blocks pooled, zeros included), ``zeros`` (exact zeros among them), ``unknown`` (not known and
+    left out: never taken for zeros), and ``underflow``, ``overflow``, ``undecided`` among these;
     ``log_norm_error`` (the largest at that lag, a bound for all of the above) where the input has it.
     The attributes are those of the input, and ``seeds`` and ``samples``, how many were pooled, where several.
     Lags are every lag that exists, in steps of one input position; negative ones (the future) are left out
@@ -43,7 +45,7 @@ def decay_curve(ds: xr.Dataset) -> xr.Dataset:
 
     Raises
     ------
-    BadInput : not a Jacobian dataset.
+    BadInput : not a Jacobian dataset; another ``normalise``; a negative ``skip_first``.
 
     Examples
     --------
@@ -55,12 +57,13 @@ def decay_curve(ds: xr.Dataset) -> xr.Dataset:
     >>> decay_curve(ds)["log_median"].values
     array([-5000., -5001., -5002.])
     """
-    parts = [(part, blocks) for part, blocks in by_layer(ds)]
+    parts = [(part, blocks) for part, blocks in by_layer(ds, skip_first, normalise)]
     causal = all((blocks.lags >= 0).all() for _, blocks in parts)
     curves = [_curve(blocks, causal) for _, blocks in parts]
     curve = over_layers(ds, curves, dict.fromkeys(COUNTS, 0))
     curve.attrs = ds.attrs | {"title": f"decay curve: {ds.attrs.get('title', 'temporal Jacobian')}"}
     curve.attrs |= {f"{name}s": ds.sizes[name] for name in REPEATS if name in ds["log_norm"].dims}
+    curve.attrs |= {"skip_first": skip_first, "normalise": normalise}
     for name, q in QUANTILES.items():
         curve[name].attrs["quantile"] = q
     return curve
@@ -74,13 +77,17 @@ def _curve(blocks: Blocks, causal: bool) -> xr.Dataset:
     count = (~np.isnan(pooled)).sum(1)
     columns: dict[str, Floats | Ints] = {name: _quantile(ranked, count, q) for name, q in QUANTILES.items()}
     columns["log_rms"] = _log_rms(pooled, count)
+    with np.errstate(invalid="ignore"):
+        columns["log_geometric"] = np.where(np.isnan(pooled), 0.0, pooled).sum(1) / count
     if blocks.error is not None:
         columns["log_norm_error"] = blocks.error
     columns["count"] = count
     columns["zeros"] = (pooled == -np.inf).sum(1)
     columns |= blocks.unknown((1, 2))
 
-    at_zero = {name: np.full(len(blocks.zero_lags), -np.inf) for name in (*QUANTILES, "log_rms")}
+    at_zero = {
+        name: np.full(len(blocks.zero_lags), -np.inf) for name in (*QUANTILES, "log_rms", "log_geometric")
+    }
     at_zero |= {"count": blocks.zero_counts, "zeros": blocks.zero_counts}
     lags = np.concatenate([blocks.lags, blocks.zero_lags])
     order = np.argsort(lags)

@@ -1,72 +1,145 @@
-r"""Distances of every layer of a Jacobian dataset, labelled, with standard errors.
+r"""Distances of every layer of a Jacobian dataset, labelled, with standard errors and 95 % intervals.
 
 What the numbers are: ``reach``; what a share is: ``pool``; the forms and their criterion: ``form``;
-the standard errors: ``resample``.
+correlated residuals: ``noise``; what is drawn again: ``resample``.
 """
 
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import xarray as xr
 
 from depprobe.curves.align import REPEATS, Blocks, by_layer, over_layers
-from depprobe.curves.form import FORMS, UNDETERMINED, Fit
+from depprobe.curves.form import FORMS, NONE, SMOOTH, UNDETERMINED, Fit
+from depprobe.curves.noise import Slope, slope_error
 from depprobe.curves.pool import Curves, collect, weigh
 from depprobe.curves.reach import fit_forms, numbers, residuals
-from depprobe.curves.resample import drawn_residuals, drawn_units, spread_factor, standard_error, target_runs
-from depprobe.errors import BadInput
-from depprobe.vocabulary import describe
+from depprobe.curves.resample import (
+    drawn_residuals,
+    drawn_units,
+    interval,
+    spread_factor,
+    standard_error,
+    target_runs,
+)
+from depprobe.errors import BadInput, unknown
+from depprobe.vocabulary import POOLINGS, describe
 
 POWERS = (1, 2)
-#: number that follows the curve over all lags, not each target's own shares
+RELATIVE_TO = ("peak", "lag0")
+#: numbers that follow the curve over all lags, not each target's own shares
 RATE = "decay_rate"
+#: numbers that are whole
+WHOLE = ("effective_range", "receptive_field", "receptive_width", "threshold_lag")
+#: fewest independent lags from which an interval is stated
+FEWEST_LAGS = 20
 
 
-def distances(ds: xr.Dataset, power: int = 2, resamples: int = 200, seed: int = 0) -> xr.Dataset:
-    """Distances, decay and form of each layer of a Jacobian dataset, with standard errors.
+@dataclass(frozen=True)
+class Choices:
+    """The options of ``distances``, checked."""
+
+    power: int
+    resamples: int
+    seed: int
+    threshold: float
+    relative_to: str
+    pooling: str
+    skip_lags: int
+
+    def __post_init__(self) -> None:
+        if self.power not in POWERS:
+            raise BadInput(f"power must be 1 or 2, the power of the norm in a share; got {self.power!r}")
+        for name, least in (("resamples", 2), ("skip_lags", 0)):
+            value = getattr(self, name)
+            if not isinstance(value, int | np.integer) or value < least:
+                raise BadInput(f"{name} must be at least {least}; got {value!r}")
+        if not isinstance(self.threshold, int | float) or not 0 < self.threshold < 1:
+            raise BadInput(
+                f"threshold must lie between 0 and 1, a fraction of a norm; got {self.threshold!r}"
+            )
+        for name, known in (("relative_to", RELATIVE_TO), ("pooling", POOLINGS)):
+            if getattr(self, name) not in known:
+                raise unknown(name, str(getattr(self, name)), known)
+
+
+def distances(
+    ds: xr.Dataset,
+    power: int = 2,
+    resamples: int = 200,
+    seed: int = 0,
+    *,
+    threshold: float = 1e-6,
+    relative_to: str = "peak",
+    pooling: str = "rms",
+    normalise: str = "none",
+    skip_lags: int = 0,
+    skip_first: int = 0,
+) -> xr.Dataset:
+    """Distances, decay and form of each layer of a Jacobian dataset, with 95 % intervals.
 
     Parameters
     ----------
     ds : Jacobian dataset with ``log_norm`` over ``(target, source)`` or ``(target, lag)``, natural logs,
         with or without ``layer``, ``seed`` and ``sample`` before them; -inf is an exact zero, NaN an unknown
         that is left out.
-    power : 1 or 2, the share of a block is its norm to this power, over the sum for its target.
+    power : 1 or 2; the share of a block is its norm to this power over the sum for its target: with 2 its
+        normalised squared norm.
     resamples : number of bootstrap draws, at least 2.
     seed : of the draws; the same call gives the same numbers bit for bit.
+    threshold, relative_to : of ``threshold_lag``: a fraction of the largest pooled norm (``"peak"``) or of
+        that at lag 0 (``"lag0"``).
+    pooling : ``"rms"``, ``"median"`` or ``"geometric"`` mean of the norms at one distance, which the forms,
+        the decay rate and ``threshold_lag`` follow. A geometric mean with an exact zero is 0.
+    normalise : ``"diagonal"`` divides each norm by that of its target's block at lag 0 first.
+    skip_lags : distances below this have no part in shares and forms; 1 leaves out a residual path.
+    skip_first : number of sources, from the first on, that are left out: attention sinks.
 
     Returns
     -------
-    Dataset of scalars, or over ``layer``. Each of the first six has its standard error as ``<name>_stderr``:
+    Dataset of scalars, or over ``layer``. Each of the first seven has its standard error as
+    ``<name>_stderr`` and its 95 % interval as ``<name>_low`` and ``<name>_high``, quantiles of the draws
+    that stay in the range of the number:
 
     - ``decay_rate`` (nats per position, negative when decaying), from the exponential fit;
     - ``half_life`` (positions): ln 2 / -decay_rate where the best form is exponential and falls, else NaN;
       its standard error is that of the decay rate times half_life / -decay_rate;
-    - ``mean_distance`` (positions), lag 0 included;
+    - ``mean_distance`` (positions), lag 0 included unless skipped;
     - ``effective_range`` (positions): the smallest distance within which 95 % of the share lies;
+    - ``threshold_lag`` (positions): the first distance from which norms stay below ``threshold``; inf where
+      they do not at the last one. Norms not known are passed over, which makes it a lower bound;
     - ``receptive_field`` (positions): the largest |lag| with a non-zero block, 0 where only lag 0 has one; at
       the largest |lag| measured, n - 1 at most, it says that every lag is reached and no more;
     - ``receptive_width`` (number of positions): from the furthest past to the furthest future source with a
       non-zero block, both counted; for a convolution the r of Araujo et al. (2019);
-    - ``best_form``: one of the names along ``form``, or "undetermined" with fewer than 3 distances;
+    - ``best_form``: one of the names along ``form``; "undetermined" with fewer than 3 distances, "none" where
+      a free curve is better by more than 6 in BIC;
     - ``bic(form)``, ``slope(form)``: criterion (smallest is best) and slope of each form;
-      ``form_share(form)``: share of the draws in which it is the best;
+      ``alike(form)``: 1 where it is the best or not told apart from it (BIC within 6, and a gain in
+      likelihood from what parameters it has more); ``form_share(form)``: share of the draws in which it is
+      the best;
+    - ``independent_lags``: how many lags the residuals are worth; below 20 the decay rate of a single input
+      has no interval;
     - ``residual_sd``, ``residual_autocorrelation``: of ln rms about the best smooth form, the latter from one
-      distance to the next; near 1, ``bic`` overstates how clearly the forms differ;
+      distance to the next;
+    - ``lag_zero_share``, ``lag_zero_excess``: share of lag 0, and by how much ln rms falls more from lag 0 to
+      1 than from 1 to 2; ``first_source_share``: share of source 0;
     - ``unknown``: blocks whose norm is not known, and ``underflow``, ``overflow``, ``undecided`` among them;
       where there are any, receptive field and width are lower bounds.
 
-    NaN stands where there are too few distances. Attributes: ``share_power``; ``resampled`` (what was drawn
-    again: "target", "seed", "sample" or several of them; "lag" where there is one curve);
+    NaN stands where there are too few distances. Attributes: the options; ``share_power``; ``resampled``
+    (what was drawn again: "target", "seed", "sample" or several of them; "lag" where there is one curve);
     ``resampled_for_rates`` (the same for ``decay_rate`` and ``half_life``: "target or lag" where targets
     share one input, the larger of two errors); ``resampled_run`` (how many neighbouring targets, or lags,
     were drawn together); ``resamples``; ``resample_seed``; ``criterion``; ``fit_space``.
 
     Raises
     ------
-    BadInput : not one Jacobian dataset, or one without known positions; power other than 1 or 2; fewer than 2
-        resamples.
+    BadInput : not one Jacobian dataset, or one without known positions; an option that is none.
 
     Notes
     -----
@@ -89,83 +162,134 @@ def distances(ds: xr.Dataset, power: int = 2, resamples: int = 200, seed: int = 
     >>> round(found["half_life"].item(), 9), round(found["mean_distance"].item(), 9)
     (1.0, 1.0)
     """
-    if power not in POWERS:
-        raise BadInput(f"power must be 1 or 2, the power of the norm in a share; got {power!r}")
-    if resamples < 2:
-        raise BadInput(f"resamples must be at least 2; got {resamples!r}")
-    results = [_measure(blocks, power, resamples, seed) for _, blocks in by_layer(ds)]
+    choices = Choices(power, resamples, seed, threshold, relative_to, pooling, skip_lags)
+    results = [_measure(blocks, choices) for _, blocks in by_layer(ds, skip_first, normalise)]
     found = over_layers(ds, results, {})
     found.attrs = (
         ds.attrs
         | {"title": f"distances: {ds.attrs.get('title', 'temporal Jacobian')}"}
         | {"share_power": power, "resamples": resamples, "resample_seed": seed}
+        | {"threshold": threshold, "relative_to": relative_to, "pooling": pooling, "normalise": normalise}
+        | {"skip_lags": skip_lags, "skip_first": skip_first}
         | results[0].attrs
         | {
-            "criterion": "BIC, smallest is best",
-            "fit_space": "ln rms against |lag| >= 1, each distance alike",
+            "criterion": "BIC with residuals correlated from lag to lag, smallest is best",
+            "fit_space": f"ln {pooling} against |lag| >= {max(1, skip_lags)}, each distance alike",
         }
     )
     return found
 
 
-def _measure(blocks: Blocks, power: int, resamples: int, seed: int) -> xr.Dataset:
+def _measure(blocks: Blocks, choices: Choices) -> xr.Dataset:
     # every layer starts from the same seed, so that adding one leaves the others as they were
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(choices.seed)
     starts = target_runs(blocks.values.shape[1])
     sizes = (len(starts), *blocks.repeats)
-    units = collect(blocks, power, starts)
-    pooled = weigh(units, np.ones((1, len(units.rows))))
-    form = fit_forms(pooled)
+    units = collect(blocks, choices.power, starts, choices.skip_lags)
+    pooled = weigh(units, np.ones((1, len(units.rows))), choices.pooling)
+    form = fit_forms(pooled, choices.skip_lags)
     draws: list[tuple[Curves, float]] = []
     names, run = [], 1
     if max(sizes) > 1:
-        draws.append((weigh(units, drawn_units(sizes, resamples, rng)), spread_factor(sizes)))
+        drawn = weigh(units, drawn_units(sizes, choices.resamples, rng), choices.pooling)
+        draws.append((drawn, spread_factor(sizes)))
         names.append(", ".join(n for n, size in zip(("target", *REPEATS), sizes, strict=True) if size > 1))
         run = int(starts[1]) if len(starts) > 1 else 1
+    slope = _slope(pooled, form, choices)
     if max(blocks.repeats) == 1:
         # all targets of one input decay along the same steps: for their slope they are one curve
-        by_lag, lag_run = _drawn_lags(pooled, form, power, resamples, rng)
-        draws.append((by_lag, 1.0))
         names.append("lag")
-        run = run if len(draws) > 1 else lag_run
-    forms = [fit_forms(curves) for curves, _ in draws]
-    values = numbers(pooled, form)
-    spreads = [(numbers(curves, f), factor) for (curves, factor), f in zip(draws, forms, strict=True)]
+        if not draws:
+            by_lag, run = _drawn_lags(pooled, form, choices, rng)
+            draws.append((by_lag, 1.0))
+    curves, factor = draws[0]
+    forms = fit_forms(curves, choices.skip_lags, form)
+    about = (choices.threshold, choices.relative_to)
+    values, spreads = numbers(pooled, form, *about), numbers(curves, forms, *about)
+    furthest = float(max(pooled.distance.max(initial=0), pooled.empty.max(initial=0)))
 
     out = xr.Dataset(coords={"form": ("form", list(FORMS), describe("form"))})
-    for name, value in values.items():
-        about = describe(name)
-        out[name] = ((), float(value[0]), about)
-        errors = [standard_error(drawn[name], float(value[0]), factor) for drawn, factor in spreads]
-        error = np.fmax.reduce(errors) if name == RATE else errors[0]
+    for name, (number,) in values.items():
+        value, drawn_values = float(number), spreads[name]
+        error = standard_error(drawn_values, value, factor)
+        top = (
+            math.inf
+            if name in (RATE, "half_life", "threshold_lag")
+            else furthest * (1 + (name == "receptive_width"))
+        )
+        low, high = interval(drawn_values, value, factor, top, name in WHOLE)
+        if name == RATE and "lag" in names:
+            alone = names == ["lag"]
+            ends = (math.nan, math.nan) if slope.lags < FEWEST_LAGS else (slope.low, slope.high)
+            error = slope.stderr if alone else float(np.fmax(error, slope.stderr))
+            low, high = ends if alone else (np.minimum(low, ends[0]), np.maximum(high, ends[1]))
         if name == "half_life":
             # draws that do not fall have no half-life; to first order the error of the rate has them all
-            error = abs(float(value[0] / values[RATE][0])) * float(out[f"{RATE}_stderr"])
-        out[f"{name}_stderr"] = ((), error, about | {"long_name": f"standard error: {about['long_name']}"})
-    best = int(form.best[0])
-    out["best_form"] = ((), FORMS[best] if best >= 0 else UNDETERMINED, describe("best_form"))
-    out["bic"] = ("form", form.bic[0], describe("bic"))
-    out["slope"] = ("form", form.slope[0], describe("slope"))
-    votes = np.array([(forms[0].best == i).mean() for i in range(len(FORMS))])
-    out["form_share"] = ("form", votes, describe("form_share"))
-    for name, number in zip(("residual_sd", "residual_autocorrelation"), residuals(form), strict=True):
+            error = -value / float(values[RATE][0] or math.nan) * float(out[f"{RATE}_stderr"])
+            rates = [float(out[f"{RATE}_{end}"]) for end in ("low", "high")]
+            low, high = (
+                math.nan if math.isnan(value * r) else math.log(2) / -r if r < 0 else math.inf for r in rates
+            )
+        said = describe(name)
+        for suffix, number, words in (
+            ("", value, ""),
+            ("_stderr", error, "standard error: "),
+            ("_low", low, "lower end of the 95 % interval: "),
+            ("_high", high, "upper end of the 95 % interval: "),
+        ):
+            out[f"{name}{suffix}"] = ((), float(number), said | {"long_name": words + said["long_name"]})
+    scalars: dict[str, Any] = {"best_form": _best(form), "independent_lags": slope.lags}
+    scalars |= dict(zip(("residual_sd", "residual_autocorrelation"), residuals(form), strict=True))
+    scalars |= _dominance(pooled)
+    scalars |= {name: int(count) for name, count in blocks.unknown((0, 1, 2)).items()}
+    for name, number in scalars.items():
         out[name] = ((), number, describe(name))
-    for name, count in blocks.unknown((0, 1, 2)).items():
-        out[name] = ((), int(count), describe(name))
+    votes = np.array([(forms.best == i).mean() for i in range(len(FORMS))])
+    by_form = {"bic": form.bic[0], "slope": form.slope[0], "alike": form.alike[0].astype(np.int8)}
+    for name, along in (by_form | {"form_share": votes}).items():
+        out[name] = ("form", along, describe(name))
     return out.assign_attrs(resampled=names[0], resampled_for_rates=" or ".join(names), resampled_run=run)
 
 
-def _drawn_lags(
-    pooled: Curves, form: Fit, power: int, resamples: int, rng: np.random.Generator
-) -> tuple[Curves, int]:
+def _best(form: Fit) -> str:
+    if form.best[0] < 0:
+        return UNDETERMINED
+    return NONE if form.unfit[0] else FORMS[form.best[0]]
+
+
+def _slope(pooled: Curves, form: Fit, choices: Choices) -> Slope:
+    """How well the lags of one curve fix its decay rate."""
+    if form.smooth[0] < 0:
+        return Slope(*[math.nan] * 4)
+    apart = pooled.distance >= max(1, choices.skip_lags)
+    shape, theta = list(SMOOTH.values())[form.smooth[0]], form.theta[form.smooth[0]]
+    seen = np.isfinite(form.residual[0])
+    _, tangents = shape(theta, pooled.distance[apart])
+    rate = float(form.slope[0, FORMS.index("exponential")])
+    return slope_error(pooled.distance[apart][seen], rate, form.residual[0][seen], tangents[0][:, seen])
+
+
+def _dominance(curves: Curves) -> dict[str, float]:
+    """Whether lag 0 or the first source holds most of the shares."""
+    heights = {int(L): float(y) for L, y in zip(curves.distance[:4], curves.log_rms[0, :4], strict=False)}
+    falls = [heights.get(i, math.nan) - heights.get(i + 1, math.nan) for i in range(2)]
+    at_zero = curves.share[0][curves.distance == 0]
+    return {
+        "lag_zero_share": float(at_zero[0]) if len(at_zero) else 0.0,
+        "lag_zero_excess": falls[0] - falls[1],
+        "first_source_share": float(curves.first[0]),
+    }
+
+
+def _drawn_lags(pooled: Curves, form: Fit, choices: Choices, rng: np.random.Generator) -> tuple[Curves, int]:
     """Curves like the only one there is, its residuals drawn again in runs, and the length of a run."""
     residual = np.full(pooled.distance.shape, np.nan)
-    residual[pooled.distance >= 1] = form.residual[0]
+    residual[pooled.distance >= max(1, choices.skip_lags)] = form.residual[0]
     fitted = np.flatnonzero(np.isfinite(residual))
-    change = np.full((resamples, len(residual)), np.nan)
+    change = np.full((choices.resamples, len(residual)), np.nan)
     if len(fitted):
         change[:] = 0.0
-        change[:, fitted] = drawn_residuals(residual[fitted], resamples, rng) - residual[fitted]
+        change[:, fitted] = drawn_residuals(residual[fitted], choices.resamples, rng) - residual[fitted]
         # lag 0 has no residual and moves with its neighbour, so that a common offset changes no share
         change[:, pooled.distance == 0] = change[:, fitted[:1]]
-    return pooled.moved(change, power), math.isqrt(len(fitted))
+    return pooled.moved(change, choices.power), math.isqrt(len(fitted))

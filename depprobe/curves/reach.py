@@ -4,6 +4,7 @@ r"""The numbers of pooled curves: how far a layer's dependencies reach, in posit
     effective range   smallest R with        s_0 + ... + s_R >= 0.95
     decay rate        b of                   ln rms(L) = a + b L, least squares over L >= 1
     half-life         ln 2 / -b                      where the form is exponential and falls, else none
+    threshold lag     smallest distance from which on      rms < threshold x rms of the peak, or of lag 0
 
 Multiplying every norm by a constant changes none of them.
 """
@@ -15,26 +16,43 @@ import math
 import numpy as np
 
 from depprobe.curves.align import Floats
-from depprobe.curves.form import FORMS, RESOLUTION, Fit, fit
+from depprobe.curves.form import FORMS, Fit, fit
+from depprobe.curves.noise import RESOLUTION
 from depprobe.curves.pool import Curves
 
 #: share that lies within the effective range
 HELD = 0.95
 
 
-def fit_forms(curves: Curves) -> Fit:
-    """Every form fitted to the distances from 1 on."""
-    apart = curves.distance >= 1
+def fit_forms(curves: Curves, skip_lags: int, like: Fit | None = None) -> Fit:
+    """Every form fitted to the distances from 1 on, or from ``skip_lags`` on; see ``fit``."""
+    first = max(1, skip_lags)
+    apart = curves.distance >= first
     return fit(
         curves.distance[apart],
         curves.log_rms[:, apart],
         curves.zero_share[:, apart],
-        curves.empty[curves.empty >= 1],
+        curves.empty[curves.empty >= first],
+        like,
     )
 
 
-def numbers(curves: Curves, form: Fit) -> dict[str, Floats]:
-    """The six numbers of each of B curves."""
+def threshold_lag(curves: Curves, threshold: float, relative_to: str) -> Floats:
+    """First distance (B,) from which norms stay below a fraction; inf where they do not at the last one."""
+    known = np.isfinite(curves.log_rms)
+    at_zero = curves.distance == 0
+    if relative_to == "lag0" and not at_zero.any():
+        return np.full(len(known), np.nan)
+    about = known & at_zero if relative_to == "lag0" else known
+    peak = np.max(np.where(about, curves.log_rms, -np.inf), axis=1, initial=-np.inf, keepdims=True)
+    above = known & (curves.log_rms >= peak + math.log(threshold))
+    last = np.max(np.where(above, curves.distance, -1), axis=1, initial=-1)
+    every = np.append(np.union1d(curves.distance, curves.empty), np.inf)
+    return np.where(np.isfinite(peak[:, 0]), every[np.searchsorted(every, last, side="right")], np.nan)
+
+
+def numbers(curves: Curves, form: Fit, threshold: float, relative_to: str) -> dict[str, Floats]:
+    """The seven numbers of each of B curves."""
     L = curves.distance.astype(np.float64)
     held = np.cumsum(curves.share, axis=1)
     # a share that reaches 95 % exactly must not miss it by rounding
@@ -50,6 +68,7 @@ def numbers(curves: Curves, form: Fit) -> dict[str, Floats]:
         "half_life": np.where(falls, math.log(2) / np.where(falls, -rate, 1.0), np.nan),
         "mean_distance": curves.share @ L if len(L) else np.full(len(held), np.nan),
         "effective_range": reached,
+        "threshold_lag": threshold_lag(curves, threshold, relative_to),
         "receptive_field": np.where(live, np.maximum(past, future), np.nan),
         "receptive_width": np.where(live, past + np.where(live, future, 0) + 1, np.nan),
     }

@@ -92,3 +92,26 @@ def standard_error(draws: Floats, value: float, factor: float) -> float:
     if not math.isfinite(value) or len(draws) < 2:
         return math.nan
     return float(draws.std(ddof=1)) * factor if np.isfinite(draws).all() else math.inf
+
+
+def interval(draws: Floats, value: float, factor: float, top: float, whole: bool) -> tuple[float, float]:
+    """95 % interval of a number from its resamples: quantiles, widened by ``factor``, within its range.
+
+    Of what cannot be negative the distances of the quantiles from the value are widened as ratios, so that no
+    end passes zero; none passes ``top``. NaN where the number is not known or two draws do not exist.
+    """
+    draws = draws[~np.isnan(draws)]
+    if math.isnan(value) or len(draws) < 2:
+        return math.nan, math.nan
+    ends = np.quantile(draws, [0.025, 0.975], method="inverted_cdf" if whole else "linear")
+    if math.isfinite(value) and np.isfinite(ends).all():
+        if value > 0 and (ends > 0).all():
+            ends = value * (ends / value) ** factor
+        else:
+            ends = value + factor * (ends - value)
+        if whole:
+            ends = np.array([np.floor(ends[0]), np.ceil(ends[1])])
+    if top < math.inf or whole:
+        ends = np.clip(ends, 0, top)
+    low, high = float(min(ends[0], value)), float(max(ends[1], value))
+    return low, high

@@ -23,7 +23,7 @@ from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
-from depprobe.curves.status import UNKNOWN as UNKNOWN_KINDS
+from depprobe.curves.align import UNKNOWN as UNKNOWN_KINDS
 from depprobe.errors import BadInput
 from depprobe.figures.drawing import wording
 from depprobe.figures.drawing.grid_cells import Cells, cells

@@ -40,7 +40,7 @@ def save(ds: xr.Dataset, path: str | os.PathLike[str]) -> Path:
 
     Raises
     ------
-    BadInput : netCDF cannot hold a variable or attribute, or the folder cannot be written.
+    BadInput : not one dataset; netCDF cannot hold a variable or attribute; the folder cannot be written.
     DepprobeError : writing failed midway, for instance on a full disk; the path is as it was before.
 
     Examples
@@ -51,6 +51,10 @@ def save(ds: xr.Dataset, path: str | os.PathLike[str]) -> Path:
     ...     load(save(ds, folder + "/runs/a.nc")).identical(ds)
     True
     """
+    if not isinstance(ds, xr.Dataset):
+        several = isinstance(ds, list | tuple)
+        way_out = ": save each to a file of its own" if several else ""
+        raise BadInput(f"save takes one dataset, not {type(ds).__name__}{way_out}")
     refusal = first_unstorable(ds)
     if refusal:
         raise BadInput(f"cannot store the dataset: {refusal}")

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from depprobe.cli.common import Run, saying, shared
+from depprobe.cli.common import Run, saying, shared, weighing
 from depprobe.vocabulary import METHODS, NORMS
 
 if TYPE_CHECKING:
@@ -64,6 +64,7 @@ if TYPE_CHECKING:
 )
 @click.option("--theory", is_flag=True, help="Draw what theory predicts, and print it beside the measured.")
 @shared("input", "samples", "seeds", "seed", "dtype", "device", "memory")
+@weighing
 @saying
 def jacobian(input_: str, theory: bool, position: str | None, **options: Any) -> None:
     """Measure how output position t of a layer moves when input position k moves.
@@ -98,7 +99,7 @@ def jacobian(input_: str, theory: bool, position: str | None, **options: Any) ->
         predicted = predict(run.targets, run.source, **sizes)
     paths = run.keep(ds, predicted)
     kept.clear()
-    curve, found = decay_curve(ds), distances(ds)
+    curve, found = decay_curve(ds), distances(ds, **run.weighing)
     by_lag = {name: curve[name].values for name in ("lag", "log_median", "log_rms")}
     extra = {"distances": found.attrs, "curve": by_lag}
     beside = _beside(found, curve, predicted) if predicted is not None else []

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import click
 
 from depprobe.cli import output
+from depprobe.cli.common import given, weighing
 
 
 @click.command(short_help="summarise stored datasets")
 @click.argument("files", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="FILE.nc...")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 @click.option("--table", type=click.Choice(list(output.TABLES)), help="Print the table in this form.")
-def show(files: tuple[Path, ...], as_json: bool, table: str | None) -> None:
+@weighing
+def show(files: tuple[Path, ...], as_json: bool, table: str | None, **options: Any) -> None:
     """Print the summary of one or more stored datasets, and how they came about."""
     from depprobe.cli.stored_dataset import read
     from depprobe.cli.summaries import files_by_kind, kind_of, summary_of
@@ -25,7 +28,7 @@ def show(files: tuple[Path, ...], as_json: bool, table: str | None) -> None:
     documents = []
     for file in files:
         ds = read(file)
-        documents.append((file, ds, summary_of(ds)))
+        documents.append((file, ds, summary_of(ds, **given(options))))
     if as_json:
         said = {str(file): {"attributes": ds.attrs, "layers": made.records} for file, ds, made in documents}
         output.echo(output.as_json(said))

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Sequence
+from typing import Any
 
 import xarray as xr
 
@@ -33,6 +34,14 @@ def files_by_kind(named: Sequence[tuple[str, xr.Dataset]]) -> dict[str, str]:
     return {kind: f"{kind} ({', '.join(names)})" for kind, names in sorted(files.items())}
 
 
-def summary_of(ds: xr.Dataset) -> Summary:
-    """The summary of a dataset of any kind."""
-    return importlib.import_module(f"{__name__}.{kind_of(ds)}").summary(ds)
+def summary_of(ds: xr.Dataset, **how: Any) -> Summary:
+    """The summary of a dataset of any kind; ``how`` are options of ``distances``, for a Jacobian.
+
+    Raises
+    ------
+    BadInput : no such kind, or options for a dataset that has no distances.
+    """
+    kind = kind_of(ds)
+    if how and kind != "jacobian":
+        raise BadInput(f"{', '.join(how)}: only a Jacobian has distances; this is a dataset of {kind}")
+    return importlib.import_module(f"{__name__}.{kind}").summary(ds, **how)

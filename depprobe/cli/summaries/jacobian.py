@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from typing import Any
 
 import numpy as np
 import xarray as xr
 
-from depprobe.cli.output import Summary, power_of_ten, with_error
+from depprobe.cli.output import Summary, power_of_ten, with_interval
 from depprobe.curves import decay_curve, distances
-from depprobe.curves.align import each_curve
-from depprobe.curves.status import UNKNOWN, in_words
+from depprobe.curves.align import UNKNOWN, each_curve, in_words
+from depprobe.curves.distance import FEWEST_LAGS
+from depprobe.curves.form import NONE
 from depprobe.vocabulary import repeats
 
 #: heading, unit, and the variable of ``distances`` behind each column
@@ -21,11 +23,14 @@ _COLUMNS = (
     ("mean distance", "steps", "mean_distance"),
     ("95 % range", "steps", "effective_range"),
 )
+#: share of the normalised norms from which a lag or a source dominates, and ln of the factor by which lag 0
+#: must stand out beside the next ones
+_MOST, _STANDS_OUT = 0.5, math.log(3)
 
 
-def summary(ds: xr.Dataset) -> Summary:
-    """Table and notes of a dataset that ``depprobe.jacobian`` gave."""
-    found = distances(ds)
+def summary(ds: xr.Dataset, **how: Any) -> Summary:
+    """Table and notes of a dataset that ``depprobe.jacobian`` gave; ``how`` are options of ``distances``."""
+    found = distances(ds, **how)
     rows = _records(ds, found, decay_curve(ds))
     headings = _headings(rows)
     columns = [_cells(row, _have_far_ends(rows)) for row in rows]
@@ -54,11 +59,12 @@ def _records(ds: xr.Dataset, found: xr.Dataset, curve: xr.Dataset) -> list[dict[
             "far_lag": int(lags[far]),
             "log_norm_far": float(norms[far]),
             "best_form": str(line["best_form"].item()),
+            "alike": ";".join(map(str, line["form"].values[line["alike"].values == 1])),
             **{name: int(line[name].item()) for name in ("unknown", *UNKNOWN)},
         }
         for _, _, name in _COLUMNS:
             row[name] = float(line[name].item())
-            row[f"{name}_stderr"] = float(line[f"{name}_stderr"].item())
+            row |= {f"{name}_{end}": line[f"{name}_{end}"].item() for end in ("stderr", "low", "high")}
         # the largest over targets, samples and seeds: no mean, so no standard error
         row["receptive_field"] = float(line["receptive_field"].item())
         rows.append(row)
@@ -83,8 +89,8 @@ def _cells(row: dict[str, Any], far: bool) -> list[str]:
         row["method"],
         power_of_ten(row["log_norm_near"]),
         *([power_of_ten(row["log_norm_far"])] if far else []),
-        row["best_form"],
-        *(with_error(row[name], row[f"{name}_stderr"]) for _, _, name in _COLUMNS),
+        "no form fits" if row["best_form"] == NONE else row["best_form"],
+        *(with_interval(row[name], row[f"{name}_low"], row[f"{name}_high"]) for _, _, name in _COLUMNS),
         "-" if math.isnan(row["receptive_field"]) else f"{row['receptive_field']:.0f}",
     ]
 
@@ -127,10 +133,41 @@ def _notes(ds: xr.Dataset, found: xr.Dataset) -> list[str]:
     if "log_floor" in ds.attrs:
         floor = power_of_ten(ds.attrs["log_floor"])
         lines.append(f"norms below {floor} that are not proved zero count as not known")
+    left_out = [f"lags below {found.attrs['skip_lags']}"] if found.attrs["skip_lags"] else []
+    left_out += [f"the first {found.attrs['skip_first']} sources"] if found.attrs["skip_first"] else []
     lines.append(
-        f"form chosen by BIC on ln rms; standard errors by resampling {found.attrs.get('resampled')}; "
-        f"shares are norm^{found.attrs.get('share_power')}"
+        f"form chosen by BIC on ln {found.attrs['pooling']}; 95 % intervals by resampling "
+        f"{found.attrs['resampled']}; mean and range weigh norm^{found.attrs['share_power']}, normalised"
+        + (f", without {' and '.join(left_out)}" if left_out else "")
     )
+    return [*lines, *itertools.chain.from_iterable(map(_warnings, each_curve(ds), each_curve(found)))]
+
+
+def _warnings(ds: xr.Dataset, found: xr.Dataset) -> list[str]:
+    """What one curve's numbers do not tell, or do not tell alone."""
+    lines, name = [], _label(ds)
+    best = str(found["best_form"].item())
+    alike = [str(form) for form in found["form"].values[found["alike"].values == 1] if form != best]
+    if best == NONE:
+        lines.append(f"{name}: no form fits; a free curve is better than every one of them")
+    elif alike:
+        lines.append(f"{name}: {best} is indistinguishable from {', '.join(alike)} (BIC within 6)")
+    lags = float(found["independent_lags"])
+    if lags < FEWEST_LAGS and found.attrs["resampled_for_rates"] == "lag":
+        lines.append(
+            f"{name}: residuals are so correlated that fewer than {FEWEST_LAGS} lags are independent "
+            f"({lags:.0f}): no interval for the decay rate; measure several samples or seeds"
+        )
+    if float(found["lag_zero_share"]) > _MOST and float(found["lag_zero_excess"]) > _STANDS_OUT:
+        lines.append(
+            f"{name}: lag 0 alone holds {100 * float(found['lag_zero_share']):.0f} % of the normalised norms "
+            "and stands out from the lags beside it, as a residual path makes it: --skip-lags 1 leaves it out"
+        )
+    if float(found["first_source_share"]) > _MOST and found.sizes.get("target", 2) > 1:
+        lines.append(
+            f"{name}: the first token holds {100 * float(found['first_source_share']):.0f} % of the "
+            "normalised norms: --skip-first 1 leaves it out"
+        )
     return lines
 
 

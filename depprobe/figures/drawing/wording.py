@@ -8,8 +8,7 @@ from typing import Any
 
 import xarray as xr
 
-from depprobe.curves.align import each_curve
-from depprobe.curves.status import UNKNOWN, in_words
+from depprobe.curves.align import UNKNOWN, each_curve, in_words
 from depprobe.errors import BadInput
 from depprobe.vocabulary import NORMS, repeats
 
