@@ -276,7 +276,7 @@ blocks = arrays(
 )
 
 
-@settings(deadline=None, max_examples=60)
+@settings(deadline=None, max_examples=30)
 @given(blocks, st.sampled_from([-5000.0, -8.0, 600.0]))
 def test_free_of_scale_whatever_the_blocks(x, offset):
     ds = dataset(x, np.arange(5) * 2.5, "sample")
@@ -339,7 +339,7 @@ def test_error_of_two_seeds_is_not_too_small():
 def test_error_of_one_curve_covers_the_truth(kind):
     rng = np.random.default_rng(10)
     misses = []
-    for _ in range(60):
+    for _ in range(30):
         e = rng.normal(size=300)
         e = 0.3 * (np.cumsum(e) if kind == "walk" else e)
         found = distances(last_row(-0.5 * np.arange(300) + e), resamples=60)
@@ -352,7 +352,7 @@ def test_error_of_one_curve_covers_the_truth(kind):
 def test_error_of_one_mean_distance(kind, power):
     rng = np.random.default_rng(14)
     means, errors = [], []
-    for _ in range(80):
+    for _ in range(40):
         e = rng.normal(size=100)
         e = 0.3 * (np.cumsum(e) if kind == "walk" else e)
         found = distances(last_row(-0.2 * np.arange(100) + e), power, resamples=40)
@@ -421,7 +421,7 @@ def test_targets_of_one_input_tell_no_more_of_the_rate_than_one_curve():
     rng = np.random.default_rng(17)
     n, lag = 150, np.subtract.outer(np.arange(150), np.arange(150))
     rates, errors = [], []
-    for _ in range(40):
+    for _ in range(24):
         log_product = np.cumsum(-0.5 + 0.3 * rng.normal(size=n))
         x = np.where(lag >= 0, np.subtract.outer(log_product, log_product), -np.inf)
         found = distances(dataset(x), resamples=40)

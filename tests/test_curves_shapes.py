@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import importlib
+from pathlib import Path
+
 import numpy as np
 import pytest
 from curve_cases import dataset, last_row
@@ -125,6 +128,22 @@ def test_a_walk_has_no_interval_and_the_summary_says_so():
     assert found["decay_rate_stderr"] > 0.01
     ds = last_row(-0.05 * np.arange(300) + 0.3 * rng.normal(size=300).cumsum())
     assert any("fewer than 20 lags are independent" in note for note in summary_of(ds).notes)
+
+
+@pytest.fixture
+def form_coverage(monkeypatch):
+    monkeypatch.syspath_prepend(Path(__file__).parent.parent / "studies")
+    return importlib.import_module("_form_coverage")
+
+
+@pytest.mark.parametrize("form", ["constant", "exponential", "two-rate exponential", "Gaussian with floor"])
+@pytest.mark.parametrize(("kind", "n", "least"), [("independent", 100, 0.75), ("AR(.9)", 50, 0.0)])
+def test_the_right_form_is_named_or_among_those_named(form_coverage, form, kind, n, least):
+    """Laws that simpler forms fit worse by 10 in BIC; nominal 90 % and 95 %, 20 curves."""
+    right, among, alike = form_coverage.named(form, kind, n, 20)
+    assert right >= least
+    assert among >= 0.8
+    assert alike < 6
 
 
 def test_a_constant_under_a_walk_is_among_the_forms():

@@ -208,7 +208,7 @@ def _measure(blocks: Blocks, choices: Choices) -> xr.Dataset:
     values, spreads = numbers(pooled, form, *about), numbers(curves, forms, *about)
     furthest = float(max(pooled.distance.max(initial=0), pooled.empty.max(initial=0)))
 
-    out = xr.Dataset(coords={"form": ("form", list(FORMS), describe("form"))})
+    out: dict[str, tuple[Any, ...]] = {}
     for name, (number,) in values.items():
         value, drawn_values = float(number), spreads[name]
         error = standard_error(drawn_values, value, factor)
@@ -225,8 +225,8 @@ def _measure(blocks: Blocks, choices: Choices) -> xr.Dataset:
             low, high = ends if alone else (np.minimum(low, ends[0]), np.maximum(high, ends[1]))
         if name == "half_life":
             # draws that do not fall have no half-life; to first order the error of the rate has them all
-            error = -value / float(values[RATE][0] or math.nan) * float(out[f"{RATE}_stderr"])
-            rates = [float(out[f"{RATE}_{end}"]) for end in ("low", "high")]
+            error = -value / float(values[RATE][0] or math.nan) * out[f"{RATE}_stderr"][1]
+            rates = [out[f"{RATE}_{end}"][1] for end in ("low", "high")]
             low, high = (
                 math.nan if math.isnan(value * r) else math.log(2) / -r if r < 0 else math.inf for r in rates
             )
@@ -248,7 +248,8 @@ def _measure(blocks: Blocks, choices: Choices) -> xr.Dataset:
     by_form = {"bic": form.bic[0], "slope": form.slope[0], "alike": form.alike[0].astype(np.int8)}
     for name, along in (by_form | {"form_share": votes}).items():
         out[name] = ("form", along, describe(name))
-    return out.assign_attrs(resampled=names[0], resampled_for_rates=" or ".join(names), resampled_run=run)
+    attrs = {"resampled": names[0], "resampled_for_rates": " or ".join(names), "resampled_run": run}
+    return xr.Dataset(out, {"form": ("form", list(FORMS), describe("form"))}, attrs)
 
 
 def _best(form: Fit) -> str:

@@ -16,8 +16,9 @@ more. With m distances and p parameters (variance, q, and the correlation where 
 
     BIC = p ln m - 2 ln likelihood        (Schwarz 1978; the smallest is best)
 
-Forms within 6 of the smallest are not told apart. Where a free curve, straight between 8, 16 or 32
-distances, is better than all of them by more than that, none fits.
+Of forms within 2 of the smallest, "not worth more than a bare mention" (Kass and Raftery 1995), the one with
+the fewest parameters is named; those within 6 are not told apart. Where a free curve, straight between 8, 16
+or 32 distances, is better than all of them by more than that, none fits.
 Shapes: B curves at once, m distances, F forms.
 """
 
@@ -56,6 +57,8 @@ UNDETERMINED, NONE = "undetermined", "none"
 FEWEST = 3
 #: forms whose BIC is no more than this above the smallest are not told apart
 ALIKE = 6.0
+#: of forms whose BIC differ by less the simplest is named
+MENTION = 2.0
 #: a form that is no straight line in some function of L needs so many points a parameter
 FEWEST_BENT = 3
 #: numbers of distances between which a free curve is straight
@@ -167,9 +170,14 @@ def fit(distance: Ints, log_rms: Floats, zero_share: Floats, empty: Ints, like: 
     compact = front + log_m - 2 * up_to_end
 
     bic = np.column_stack([*(smooth - 2 * everywhere), compact])
-    best = _argmin(bic.T)
     sizes = np.array([shape.size for shape in SMOOTH.values()])
     sizes = np.column_stack([np.broadcast_to(sizes, (len(y), len(sizes))), sizes[pick[0]] + 1])
+    near = bic <= np.nanmin(bic, axis=1, initial=np.inf)[:, None] + MENTION
+    best = _argmin(
+        np.where(
+            near, sizes * 10.0 * MENTION + bic - bic.min(1, where=near, initial=np.inf)[:, None], np.nan
+        ).T
+    )
     more = sizes - sizes[curves, best][:, None]
     behind = bic - bic[curves, best][:, None]
     # what has more parameters and gains nothing by them is the same curve

@@ -31,8 +31,8 @@ _BREAKS = {
 _STRETCHES = (0.3, 0.7, 1.4)
 #: bounds of k, ln of a rate, and of q, ln of a stretch
 _RATES, _EXPONENTS = (-30.0, 8.0), (np.log(0.05), np.log(4.0))
-#: most steps of all starts, of the best one, and under each correlation
-_FIRST, _FULL, _NEXT = 6, 40, 8
+#: most steps of all starts, of the best one, under each correlation, and from what is given
+_FIRST, _FULL, _NEXT, _NEAR = 6, 40, 8, 3
 
 
 class Shape(NamedTuple):
@@ -217,9 +217,10 @@ def fit_shape(
             theta, r = np.where(rises, 0.0, theta), np.where(rises, u, r)
         square = (r**2).sum(1)
     else:
+        steps = _NEXT if start is None else _NEAR
         if start is None:
             start = _started(shape, distance, y, noise.seen[: len(y)])
-        theta, square = _descend(shape, np.tile(start, (rows, 1)), distance, every, noise, _NEXT)
+        theta, square = _descend(shape, np.tile(start, (rows, 1)), distance, every, noise, steps)
     return theta.reshape(rows, len(y), -1), noise.criterion(square, shape.size).reshape(rows, len(y))
 
 

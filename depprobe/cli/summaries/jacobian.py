@@ -155,15 +155,15 @@ def _warnings(ds: xr.Dataset, found: xr.Dataset) -> list[str]:
     lags = float(found["independent_lags"])
     if lags < FEWEST_LAGS and found.attrs["resampled_for_rates"] == "lag":
         lines.append(
-            f"{name}: residuals are so correlated that fewer than {FEWEST_LAGS} lags are independent "
-            f"({lags:.0f}): no interval for the decay rate; measure several samples or seeds"
+            f"{name}: fewer than {FEWEST_LAGS} lags are independent ({lags:.0f}), so the decay rate has no "
+            "interval; measure several samples or seeds"
         )
     if float(found["lag_zero_share"]) > _MOST and float(found["lag_zero_excess"]) > _STANDS_OUT:
         lines.append(
             f"{name}: lag 0 alone holds {100 * float(found['lag_zero_share']):.0f} % of the normalised norms "
             "and stands out from the lags beside it, as a residual path makes it: --skip-lags 1 leaves it out"
         )
-    if float(found["first_source_share"]) > _MOST and found.sizes.get("target", 2) > 1:
+    if float(found["first_source_share"]) > _MOST:
         lines.append(
             f"{name}: the first token holds {100 * float(found['first_source_share']):.0f} % of the "
             "normalised norms: --skip-first 1 leaves it out"
