@@ -172,12 +172,9 @@ def fit(distance: Ints, log_rms: Floats, zero_share: Floats, empty: Ints, like: 
     bic = np.column_stack([*(smooth - 2 * everywhere), compact])
     sizes = np.array([shape.size for shape in SMOOTH.values()])
     sizes = np.column_stack([np.broadcast_to(sizes, (len(y), len(sizes))), sizes[pick[0]] + 1])
-    near = bic <= np.nanmin(bic, axis=1, initial=np.inf)[:, None] + MENTION
-    best = _argmin(
-        np.where(
-            near, sizes * 10.0 * MENTION + bic - bic.min(1, where=near, initial=np.inf)[:, None], np.nan
-        ).T
-    )
+    above = bic - np.nanmin(bic, axis=1, initial=np.inf)[:, None]
+    # the fewest parameters first, then the smallest criterion
+    best = _argmin(np.where(above <= MENTION, 2 * MENTION * sizes + above, np.nan).T)
     more = sizes - sizes[curves, best][:, None]
     behind = bic - bic[curves, best][:, None]
     # what has more parameters and gains nothing by them is the same curve
