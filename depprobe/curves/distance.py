@@ -13,11 +13,11 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from depprobe.curves.align import REPEATS, Blocks, by_layer, over_layers
+from depprobe.curves.align import REPEATS, Blocks, Floats, by_layer, over_layers
 from depprobe.curves.form import FORMS, NONE, SMOOTH, UNDETERMINED, Fit
 from depprobe.curves.noise import Slope, slope_error
 from depprobe.curves.pool import Curves, collect, weigh
-from depprobe.curves.reach import fit_forms, numbers, residuals
+from depprobe.curves.reach import dominance, fit_forms, numbers, residuals
 from depprobe.curves.resample import (
     drawn_residuals,
     drawn_units,
@@ -26,6 +26,7 @@ from depprobe.curves.resample import (
     standard_error,
     target_runs,
 )
+from depprobe.curves.shapes import line
 from depprobe.errors import BadInput, unknown
 from depprobe.vocabulary import POOLINGS, describe
 
@@ -33,6 +34,8 @@ POWERS = (1, 2)
 RELATIVE_TO = ("peak", "lag0")
 #: numbers that follow the curve over all lags, not each target's own shares
 RATE = "decay_rate"
+#: numbers that no distance bounds
+UNBOUNDED = (RATE, "half_life", "threshold_lag")
 #: numbers that are whole
 WHOLE = ("effective_range", "receptive_field", "receptive_width", "threshold_lag")
 #: fewest independent lags from which an interval is stated
@@ -117,7 +120,7 @@ def distances(
     - ``receptive_width`` (number of positions): from the furthest past to the furthest future source with a
       non-zero block, both counted; for a convolution the r of Araujo et al. (2019);
     - ``best_form``: one of the names along ``form``; "undetermined" with fewer than 3 distances, "none" where
-      a free curve is better by more than 6 in BIC;
+      a free curve is better by more than 6 in BIC and the form leaves over 5 % of the variance;
     - ``bic(form)``, ``slope(form)``: criterion (smallest is best) and slope of each form;
       ``alike(form)``: 1 where it is the best or not told apart from it (BIC within 6, and a gain in
       likelihood from what parameters it has more); ``form_share(form)``: share of the draws in which it is
@@ -199,8 +202,12 @@ def _measure(blocks: Blocks, choices: Choices) -> xr.Dataset:
     if max(blocks.repeats) == 1:
         # all targets of one input decay along the same steps: for their slope they are one curve
         names.append("lag")
-        if not draws:
-            by_lag, run = _drawn_lags(pooled, form, choices, rng)
+        by_lag, lag_run = _drawn_lags(pooled, form, choices, rng)
+        if draws:
+            # pooled over targets, what is new at each lag is correlated too, which runs of lags keep
+            slope = slope.at_least(standard_error(_rates(by_lag, choices), slope.rate, 1.0))
+        else:
+            run = lag_run
             draws.append((by_lag, 1.0))
     curves, factor = draws[0]
     forms = fit_forms(curves, choices.skip_lags, form)
@@ -212,11 +219,7 @@ def _measure(blocks: Blocks, choices: Choices) -> xr.Dataset:
     for name, (number,) in values.items():
         value, drawn_values = float(number), spreads[name]
         error = standard_error(drawn_values, value, factor)
-        top = (
-            math.inf
-            if name in (RATE, "half_life", "threshold_lag")
-            else furthest * (1 + (name == "receptive_width"))
-        )
+        top = {"receptive_width": 2 * furthest + 1, **dict.fromkeys(UNBOUNDED, math.inf)}.get(name, furthest)
         low, high = interval(drawn_values, value, factor, top, name in WHOLE)
         if name == RATE and "lag" in names:
             alone = names == ["lag"]
@@ -240,7 +243,7 @@ def _measure(blocks: Blocks, choices: Choices) -> xr.Dataset:
             out[f"{name}{suffix}"] = ((), float(number), said | {"long_name": words + said["long_name"]})
     scalars: dict[str, Any] = {"best_form": _best(form), "independent_lags": slope.lags}
     scalars |= dict(zip(("residual_sd", "residual_autocorrelation"), residuals(form), strict=True))
-    scalars |= _dominance(pooled)
+    scalars |= dominance(pooled)
     scalars |= {name: int(count) for name, count in blocks.unknown((0, 1, 2)).items()}
     for name, number in scalars.items():
         out[name] = ((), number, describe(name))
@@ -261,7 +264,7 @@ def _best(form: Fit) -> str:
 def _slope(pooled: Curves, form: Fit, choices: Choices) -> Slope:
     """How well the lags of one curve fix its decay rate."""
     if form.smooth[0] < 0:
-        return Slope(*[math.nan] * 4)
+        return Slope(*[math.nan] * 5)
     apart = pooled.distance >= max(1, choices.skip_lags)
     shape, theta = list(SMOOTH.values())[form.smooth[0]], form.theta[form.smooth[0]]
     seen = np.isfinite(form.residual[0])
@@ -270,16 +273,11 @@ def _slope(pooled: Curves, form: Fit, choices: Choices) -> Slope:
     return slope_error(pooled.distance[apart][seen], rate, form.residual[0][seen], tangents[0][:, seen])
 
 
-def _dominance(curves: Curves) -> dict[str, float]:
-    """Whether lag 0 or the first source holds most of the shares."""
-    heights = {int(L): float(y) for L, y in zip(curves.distance[:4], curves.log_rms[0, :4], strict=False)}
-    falls = [heights.get(i, math.nan) - heights.get(i + 1, math.nan) for i in range(2)]
-    at_zero = curves.share[0][curves.distance == 0]
-    return {
-        "lag_zero_share": float(at_zero[0]) if len(at_zero) else 0.0,
-        "lag_zero_excess": falls[0] - falls[1],
-        "first_source_share": float(curves.first[0]),
-    }
+def _rates(curves: Curves, choices: Choices) -> Floats:
+    apart = curves.distance >= max(1, choices.skip_lags)
+    y = curves.log_rms[:, apart]
+    seen = np.isfinite(y)
+    return line(curves.distance[apart].astype(np.float64), np.where(seen, y, 0.0), seen)[1]
 
 
 def _drawn_lags(pooled: Curves, form: Fit, choices: Choices, rng: np.random.Generator) -> tuple[Curves, int]:

@@ -18,7 +18,8 @@ more. With m distances and p parameters (variance, q, and the correlation where 
 
 Of forms within 2 of the smallest, "not worth more than a bare mention" (Kass and Raftery 1995), the one with
 the fewest parameters is named; those within 6 are not told apart. Where a free curve, straight between 8, 16
-or 32 distances, is better than all of them by more than that, none fits.
+or 32 distances, is better than all of them by more than that, and they leave more than 5 % of the variance,
+none fits.
 Shapes: B curves at once, m distances, F forms.
 """
 
@@ -61,6 +62,8 @@ ALIKE = 6.0
 MENTION = 2.0
 #: a form that is no straight line in some function of L needs so many points a parameter
 FEWEST_BENT = 3
+#: share of the variance of ln rms that the best form must leave where none is said to fit
+LEFT = 0.05
 #: numbers of distances between which a free curve is straight
 KNOTS = (8, 16, 32)
 #: forms that are worse by more than this are not fitted again to draws
@@ -183,11 +186,17 @@ def fit(distance: Ints, log_rms: Floats, zero_share: Floats, empty: Ints, like: 
     told = np.where(np.isnan(smooth.T), False, contends[:, :-1] | [shape.linear for shape in SMOOTH.values()])
     slope = np.where(told, np.column_stack(slopes), np.nan)
     slope = np.column_stack([slope, slope[curves, pick[0]]])
+    residual = np.array(residuals)[pick]
     unfit = np.zeros(len(y), bool)
     if like is None:
-        unfit = front - _free_curve(distance, y, noise_of(_EVERY), log_m) > ALIKE
+        square, whole = (
+            np.where(seen, values, 0.0)
+            for values in (residual, y - (y.sum(1) / np.maximum(points, 1))[:, None])
+        )
+        left = (square**2).sum(1) > LEFT * (whole**2).sum(1)
+        unfit = (front - _free_curve(distance, y, noise_of(_EVERY), log_m) > ALIKE) & left
     phi = np.column_stack(phis)
-    return Fit(slope, bic, best, inner, np.array(residuals)[pick], contends, unfit, thetas, phi)
+    return Fit(slope, bic, best, inner, residual, contends, unfit, thetas, phi)
 
 
 def _slope(shape: Shape, theta: Floats, distance: Ints, y: Floats, seen: NDArray[np.bool_]) -> Floats:

@@ -111,12 +111,21 @@ def regress(u: Floats, designs: Floats) -> tuple[Floats, Floats]:
 
 
 class Slope(NamedTuple):
-    """How well a slope is known: standard error, 95 % interval, and the number of independent lags."""
+    """A slope and how well it is known: standard error, 95 % interval, number of independent lags."""
 
+    rate: float
     stderr: float
     low: float
     high: float
     lags: float
+
+    def at_least(self, stderr: float) -> Slope:
+        """The same with a standard error, and an interval as much wider, that are no smaller than this."""
+        factor = max(1.0, stderr / self.stderr) if self.stderr > 0 else 1.0
+        if not factor > 1:
+            return self
+        low, high = (self.rate + factor * (end - self.rate) for end in (self.low, self.high))
+        return self._replace(stderr=stderr, low=low, high=high)
 
 
 def slope_error(distance: Ints, slope: float, residual: Floats, tangents: Floats) -> Slope:
@@ -133,7 +142,7 @@ def slope_error(distance: Ints, slope: float, residual: Floats, tangents: Floats
     """
     free = len(distance) - 1 - np.linalg.matrix_rank(tangents - tangents.mean(1, keepdims=True))
     if free < 3:
-        return Slope(math.nan, math.nan, math.nan, math.nan)
+        return Slope(slope, *[math.nan] * 4)
     noise = Whitening(distance, np.ones((len(_GRID), len(distance)), bool), _GRID)
     size = np.sqrt((tangents**2).sum(1, keepdims=True))
     scaled = tangents / np.where(size > 0, size, 1.0)
@@ -157,7 +166,7 @@ def slope_error(distance: Ints, slope: float, residual: Floats, tangents: Floats
             half = middle
     phi = float(_GRID[np.searchsorted(np.cumsum(share), 0.5)])
     error = math.sqrt(float(share @ spread**2) * free / (free - 2))
-    return Slope(error, slope - half, slope + half, len(distance) * (1 - phi) / (1 + phi))
+    return Slope(slope, error, slope - half, slope + half, len(distance) * (1 - phi) / (1 + phi))
 
 
 #: correlations over which a slope's error is mixed, and their prior

@@ -138,7 +138,7 @@ def collect(blocks: Blocks, power: int, starts: Ints, skip_lags: int = 0) -> Uni
         per_unit((share * to_first).sum(0)),
         per_unit(rows),
         np.stack(furthest, axis=1),
-        sides.reshape(len(distance), 2 * values[0].size),
+        sides.reshape(len(distance), 2 * values.shape[1] * values.shape[2]),
         np.tile(np.arange(square.shape[1]).reshape(len(starts), -1).repeat(runs, 0).ravel(), 2),
     )
 

@@ -83,3 +83,15 @@ def residuals(form: Fit) -> tuple[float, float]:
     if sd < RESOLUTION:
         return sd, math.nan
     return sd, float(residual[1:] @ residual[:-1] / (residual @ residual))
+
+
+def dominance(curves: Curves) -> dict[str, float]:
+    """Whether lag 0 or the first source holds most of the shares."""
+    heights = {int(L): float(y) for L, y in zip(curves.distance[:4], curves.log_rms[0, :4], strict=False)}
+    falls = [heights.get(i, math.nan) - heights.get(i + 1, math.nan) for i in range(2)]
+    at_zero = curves.share[0][curves.distance == 0]
+    return {
+        "lag_zero_share": float(at_zero[0]) if len(at_zero) else 0.0,
+        "lag_zero_excess": falls[0] - falls[1],
+        "first_source_share": float(curves.first[0]),
+    }
