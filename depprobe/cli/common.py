@@ -72,9 +72,7 @@ OPTIONS: dict[str, Callable[[Any], Any]] = {
     "skip_lags": click.option(
         "--skip-lags", type=click.IntRange(0), help="Leave lags below this out of distances; 1: no lag 0."
     ),
-    "skip_first": click.option(
-        "--skip-first", type=click.IntRange(0), help="Leave out so many first sources."
-    ),
+    "skip_first": click.option("--skip-first", type=click.IntRange(0), help="Leave out the first sources."),
     "pooling": click.option(
         "--pooling", type=click.Choice(POOLINGS), help="Pool norms at one lag so (default: rms)."
     ),
