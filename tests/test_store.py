@@ -13,7 +13,10 @@ import h5py
 import numpy as np
 import pytest
 import xarray as xr
+from curve_cases import last_row
+from matplotlib.figure import Figure
 
+import depprobe
 from depprobe import store
 from depprobe.errors import BadInput, DepprobeError
 from depprobe.runs.labelling import fingerprint, provenance
@@ -519,3 +522,26 @@ def test_fingerprint_sees_values_shape_and_type_but_not_layout():
         assert fingerprint(other) != fingerprint(x)
     with pytest.raises(BadInput, match="takes numbers, not object"):
         fingerprint([None])
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda ds: store.save([ds, ds], "a.nc"), "save takes one dataset, not list: save each to a file"),
+        (lambda ds: store.save(3, "a.nc"), "save takes one dataset, not int"),
+        (lambda ds: store.save(ds, None), "a path is a string or a Path, not NoneType"),
+        (lambda ds: store.load(None), "a path is a string or a Path, not NoneType"),
+        (lambda ds: store.validate(3), "not a valid dataset: int"),
+        (lambda ds: depprobe.figures.save(3, "a.png"), "save takes a figure .* not int"),
+        (lambda ds: depprobe.figures.save(Figure(), 3), "a path is a string or a Path, not int"),
+        (lambda ds: depprobe.figures.decay(ds, labels=3), "labels are a list of names.* not int"),
+        (lambda ds: depprobe.figures.decay(ds, floor="x"), "floor is a log10 .* got 'x'"),
+        (lambda ds: depprobe.figures.heatmap(ds, ceiling="x"), "ceiling is a log10 .* got 'x'"),
+        (lambda ds: depprobe.figures.decision(3), "draws maps"),
+        (lambda ds: depprobe.scaling(3), "not a dataset of costs"),
+        (lambda ds: depprobe.distances(ds, seed="a"), "seed must be at least 0; got 'a'"),
+    ],
+)
+def test_wrong_arguments_are_one_line(call, message):
+    with pytest.raises(BadInput, match=message):
+        call(last_row([0.0, -1.0, -2.0]))

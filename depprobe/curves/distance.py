@@ -57,7 +57,7 @@ class Choices:
     def __post_init__(self) -> None:
         if self.power not in POWERS:
             raise BadInput(f"power must be 1 or 2, the power of the norm in a share; got {self.power!r}")
-        for name, least in (("resamples", 2), ("skip_lags", 0)):
+        for name, least in (("resamples", 2), ("seed", 0), ("skip_lags", 0)):
             value = getattr(self, name)
             if not isinstance(value, int | np.integer) or value < least:
                 raise BadInput(f"{name} must be at least {least}; got {value!r}")

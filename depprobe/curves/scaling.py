@@ -173,7 +173,7 @@ def crossovers(ds: xr.Dataset, resamples: int = 400, seed: int = 0) -> xr.Datase
 
 def _logs(ds: xr.Dataset, quantities: tuple[str, ...]) -> tuple[xr.DataArray, xr.DataArray]:
     """Natural logs over (quantity, ..., layer, n, d) and their spread, 0 where values do not vary."""
-    there = [name for name in quantities if name in ds]
+    there = [name for name in quantities if name in ds] if isinstance(ds, xr.Dataset) else []
     if not there or "flops" not in ds or not {"layer", "n"} <= set(ds["flops"].dims):
         raise BadInput("not a dataset of costs: it has no flops(layer, n, d, phase)")
     ds = ds if "d" in ds.dims else ds.expand_dims(d=[1])

@@ -112,6 +112,7 @@ def decay(
     if not lags.size:
         raise BadInput("nothing to draw: every norm is exactly zero or unknown")
 
+    wording.check_number("floor", floor)
     with styled():
         own = ax is None
         if ax is None:

@@ -46,7 +46,7 @@ def decision(*maps: xr.Dataset) -> DecisionMap:
     ------
     BadInput : no map, or a dataset that is none.
     """
-    if not maps or any("best" not in ds for ds in maps):
+    if not maps or any(not isinstance(ds, xr.Dataset) or "best" not in ds for ds in maps):
         raise BadInput("this figure draws maps from depprobe.decision_map or depprobe advise --map")
     names = sorted({name for ds in maps for name in _names(ds)})
     looks: dict[str, tuple[Any, str]] = {

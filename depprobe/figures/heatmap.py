@@ -106,6 +106,8 @@ def heatmap(
     """
     named = wording.by_layer(datasets, labels)
     parts = [part for _, part in named]
+    wording.check_number("floor", floor)
+    wording.check_number("ceiling", ceiling)
     given = None if ax is None else [ax] if isinstance(ax, Axes) else list(ax)
     if given is not None and len(given) != len(parts):
         raise BadInput(f"{len(given)} axes were given for {len(parts)} layers")

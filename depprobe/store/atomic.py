@@ -55,6 +55,13 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
+def as_path(path: object) -> Path:
+    """A path as such; raises ``BadInput`` for what is none."""
+    if not isinstance(path, str | os.PathLike):
+        raise BadInput(f"a path is a string or a Path, not {type(path).__name__}")
+    return Path(path)
+
+
 def reason_of(error: OSError) -> str:
     """What the system says of it, as one phrase."""
     return error.strerror.lower() if error.strerror else one_line(error)

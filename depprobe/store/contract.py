@@ -48,6 +48,8 @@ def validate(ds: xr.Dataset) -> None:
     Traceback (most recent call last):
     depprobe.errors.BadInput: not a valid dataset: unknown dimension 'time' ...
     """
+    if not isinstance(ds, xr.Dataset):
+        raise BadInput(f"not a valid dataset: {type(ds).__name__}")
     version = ds.attrs.get("schema_version")
     if version is not None and version != SCHEMA_VERSION:
         # the rest of the contract is that of another version, so checking it would mislead

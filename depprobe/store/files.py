@@ -13,7 +13,7 @@ import numpy as np
 import xarray as xr
 
 from depprobe.errors import BadInput
-from depprobe.store.atomic import one_line, reason_of, replacing
+from depprobe.store.atomic import as_path, one_line, reason_of, replacing
 from depprobe.store.storable import first_unstorable
 from depprobe.store.version_1 import from_version_1
 from depprobe.vocabulary import STATUS
@@ -55,6 +55,7 @@ def save(ds: xr.Dataset, path: str | os.PathLike[str]) -> Path:
         several = isinstance(ds, list | tuple)
         way_out = ": save each to a file of its own" if several else ""
         raise BadInput(f"save takes one dataset, not {type(ds).__name__}{way_out}")
+    as_path(path)
     refusal = first_unstorable(ds)
     if refusal:
         raise BadInput(f"cannot store the dataset: {refusal}")
@@ -101,7 +102,7 @@ def load(path: str | os.PathLike[str]) -> xr.Dataset:
     Traceback (most recent call last):
     depprobe.errors.BadInput: cannot read 'no/such/file.nc': no such file
     """
-    file = Path(path)
+    file = as_path(path)
     try:
         if not file.is_file():
             raise BadInput("it is a folder" if file.is_dir() else "no such file")

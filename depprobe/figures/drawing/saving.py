@@ -8,9 +8,10 @@ from typing import Any, Protocol
 
 from matplotlib.figure import Figure
 
-from depprobe.errors import unknown
+from depprobe.errors import BadInput, unknown
 from depprobe.figures.drawing.style import styled
 from depprobe.store import replacing
+from depprobe.store.atomic import as_path
 
 #: suffix -> what to leave out of the file: dates, and the program's version in png
 FORMATS: dict[str, dict[str, Any]] = {
@@ -54,7 +55,9 @@ def save(drawn: Figure | Drawn, path: str | os.PathLike[str], *, dpi: float = 30
     depprobe.errors.BadInput: unknown figure format 'jpg'; did you mean 'png'? Known: pdf, png, svg
     """
     suffix = format_of(path)
-    figure = drawn if isinstance(drawn, Figure) else drawn.figure
+    figure = drawn if isinstance(drawn, Figure) else getattr(drawn, "figure", None)
+    if not isinstance(figure, Figure):
+        raise BadInput(f"save takes a figure or what a figure function returned, not {type(drawn).__name__}")
     with styled(), replacing(path) as temporary:
         figure.savefig(temporary, format=suffix, dpi=dpi, metadata=FORMATS[suffix])
     return Path(path)
@@ -68,7 +71,7 @@ def format_of(path: str | os.PathLike[str]) -> str:
     >>> format_of("runs/curve.PDF")
     'pdf'
     """
-    suffix = Path(path).suffix.lower().removeprefix(".")
+    suffix = as_path(path).suffix.lower().removeprefix(".")
     if suffix not in FORMATS:
         raise unknown("figure format", suffix, FORMATS)
     return suffix

@@ -6,6 +6,7 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import xarray as xr
 
 from depprobe.curves.align import UNKNOWN, each_curve, in_words
@@ -42,6 +43,8 @@ def by_layer(
     parts = [part for ds in as_list(datasets) for part in each_curve(ds)]
     if not parts:
         raise BadInput("nothing to draw: no dataset was given")
+    if labels is not None and not isinstance(labels, list | tuple):
+        raise BadInput(f"labels are a list of names, one a layer; not {type(labels).__name__}")
     if labels is not None and len(labels) != len(parts):
         raise BadInput(f"{len(labels)} labels were given for {len(parts)} layers")
     names = list(labels) if labels is not None else _told_apart(parts)
@@ -74,6 +77,12 @@ def _pieces(name: str, width: int, marks: Sequence[str]) -> list[str]:
         for piece in pieces
         for part in (_pieces(piece, width, marks[1:]) if len(piece) > width else [piece])
     ]
+
+
+def check_number(name: str, value: Any) -> None:
+    """Refuse an option that is neither a number nor None."""
+    if value is not None and not isinstance(value, int | float | np.number):
+        raise BadInput(f"{name} is a log10 of a norm, a number or None; got {value!r}")
 
 
 def norm_label(parts: Sequence[xr.Dataset]) -> str:
