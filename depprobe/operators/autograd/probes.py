@@ -40,6 +40,8 @@ from depprobe.operators.autograd.products import Products
 LEAST_ROWS, MOST_ROWS = 16, 64
 #: rows of a pilot, and its targets
 PILOT_ROWS, PILOT_TARGETS = 8, 3
+#: lags whose effective ranks are pooled
+WINDOW = 7
 
 Floats = NDArray[np.float64]
 
@@ -114,8 +116,10 @@ class ProbedJacobian(AutogradJacobian):
         squared, of_square = (np.concatenate([one[i] for one in found]) for i in (0, 1))
         seen = np.isfinite(squared)
         lags, at = np.unique(lag[seen], return_inverse=True)
-        sums = (np.bincount(at, values[seen]).astype(np.float64) for values in (squared, of_square))
-        pooled = Traces(*sums)
+        # neighbouring lags have similar ranks, and the farthest ones are those of a single target
+        window = np.ones(min(WINDOW, len(lags)))
+        sums = (np.bincount(at, values[seen]) for values in (squared, of_square))
+        pooled = Traces(*(np.convolve(one, window, "same") for one in sums))
         return (lags, pooled.effective_rank(d)) if len(lags) else (np.zeros(1, int), np.ones(1))
 
 
