@@ -81,6 +81,7 @@ VARIABLES: dict[str, tuple[str, str]] = {
     "log_norm_high": ("upper end of the 95 % interval of log_norm, from random probes", "ln 1"),
     "effective_rank": ("effective rank of J[t,k]: (sum s^2)^2 / sum s^4 over its singular values s", "1"),
     "log_norm_error": ("error of log_norm from compression and rounding", "ln 1"),
+    "trajectory_digits": ("decimal digits that the state at target keeps of rounding from source on", "1"),
     "log_median": ("natural log of the median norm", "ln 1"),
     "log_low": ("natural log of the 5 % quantile of the norms", "ln 1"),
     "log_high": ("natural log of the 95 % quantile of the norms", "ln 1"),
@@ -112,7 +113,8 @@ VARIABLES: dict[str, tuple[str, str]] = {
     "residual_autocorrelation": ("correlation of neighbouring residuals of ln rms", "1"),
     **{f"log_norm_{p}": (f"natural log of the norm of d{p[0]}_t/d{p[1]}_k", "ln 1") for p in PATHS},
     **{
-        f"log_norm_{p}_error": (f"bound on the error of log_norm_{p} from compression", "ln 1") for p in PATHS
+        f"log_norm_{p}_error": (f"bound on the error of log_norm_{p} from compression and rounding", "ln 1")
+        for p in PATHS
     },
     "log_norm_product": ("natural log of the norm of the diagonal product of carrying gates", "ln 1"),
     "log_gate_product": ("natural log of the product of the carrying gate over (k, t]", "ln 1"),

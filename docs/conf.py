@@ -63,7 +63,7 @@ html_context = {"default_mode": "auto"}
 html_copy_source = False
 html_show_sourcelink = False
 # pages without others below them have nothing to list at their left
-ALONE = ("tutorial", "theory", "generated/claims", "verification", "performance", "how-it-is-built")
+ALONE = ("tutorial", "theory", "generated/claims", "verification", "trust", "performance", "how-it-is-built")
 html_sidebars: dict[str, list[str]] = {page: [] for page in ALONE}
 html_theme_options = {
     "show_prev_next": True,

@@ -215,3 +215,108 @@ def recurrent_cases(seeds: range, wide: bool = False) -> Iterator[Compared]:
     for seed in seeds:
         name, module, x = recurrent_case(seed, wide)
         yield compared(name, recurrent_truth(module, x), *stated(module, x))
+
+
+def attention_case(seed: int, wide: bool = False) -> tuple[str, nn.MultiheadAttention, Tensor]:
+    """Attention and its input: gains 0.1 to 30, nearly one-hot weights, duplicate keys; width to 16, 64."""
+    torch.manual_seed(seed)
+    rng = np.random.default_rng([seed, 1])
+    dtype = (torch.float64, torch.float32)[seed % 2]
+    heads = int(rng.choice([1, 2, 4]))
+    d = 64 if wide else heads * int(rng.integers(1, 16 // heads + 1))
+    n, gain = int(rng.integers(2, 13)), float(np.exp(rng.uniform(np.log(0.1), np.log(30))))
+    module = nn.MultiheadAttention(d, heads, bias=bool(rng.random() < 0.5), batch_first=True).double()
+    with torch.no_grad():
+        module.in_proj_weight[: 2 * d] = gain**0.5 * torch.randn(2 * d, d) / d**0.5
+        if module.in_proj_bias is not None:
+            module.in_proj_bias.normal_()
+    x = float(rng.choice([1e-6, 1, 1, 3])) * torch.randn(n, d, dtype=torch.float64)
+    twins = rng.random() < 0.3
+    if twins:
+        x[-1] = x[0]
+        x[n // 2] = x[0]
+    shifted = rng.random() < 0.3
+    if shifted:
+        x += 10
+    words = " twins" * twins + " shifted" * shifted
+    name = f"{seed} attention {str(dtype)[6:]} d={d} heads={heads} n={n} gain={gain:.2g}{words}"
+    return name, module.to(dtype), x.to(dtype)
+
+
+def attention_truth(module: nn.MultiheadAttention, x: Tensor) -> list[arb]:
+    """ln ||dy_{n-1} / dx_k|| for every k, exactly: 500 digits for weights of 1e-300."""
+    with flint.ctx.workdps(500):
+        d, n, heads = x.shape[1], len(x), module.num_heads
+        e, t = d // heads, n - 1
+        X = _exact(x).transpose()
+        W = [_exact(part) for part in module.in_proj_weight.chunk(3)]
+        no_bias = torch.zeros(3 * d) if module.in_proj_bias is None else module.in_proj_bias
+        ones = arb_mat([[arb(1)] * n])
+        Q, K, V = (w * X + _exact(b[:, None]) * ones for w, b in zip(W, no_bias.chunk(3), strict=True))
+        W_O, root = _exact(module.out_proj.weight), arb(e).sqrt()
+        blocks = [arb_mat(d, d) for _ in range(n)]
+        for h in range(heads):
+            rows = range(h * e, h * e + e)
+            s = [sum((Q[i, t] * K[i, j] for i in rows), arb(0)) / root for j in range(n)]
+            w = [(v - s[0]).exp() for v in s]
+            a = [v / sum(w, arb(0)) for v in w]
+            o = [sum((a[j] * V[i, j] for j in range(n)), arb(0)) for i in rows]
+            part = arb_mat([[W_O[i, j] for j in rows] for i in range(d)])
+            WQ, WK, WV = (arb_mat([[w_[i, j] for j in range(d)] for i in rows]) for w_ in W)
+            p = arb_mat([[Q[i, t] / root for i in rows]]) * WK
+            for k in range(n):
+                u = arb_mat([[V[i, k] - o[m]] for m, i in enumerate(rows)])
+                inner = a[k] * (WV + u * p)
+                if k == t:
+                    for j in range(n):
+                        apart = arb_mat([[V[i, j] - o[m]] for m, i in enumerate(rows)])
+                        inner += a[j] / root * (apart * arb_mat([[K[i, j] for i in rows]]) * WQ)
+                blocks[k] += part * inner
+        return [sum((v * v for v in block.entries()), arb(0)).log() / 2 for block in blocks]
+
+
+def attention_cases(seeds: range, wide: bool = False) -> Iterator[Compared]:
+    """Attention compared with the truth, at every source of the last target."""
+    for seed in seeds:
+        name, module, x = attention_case(seed, wide)
+        yield compared(name, attention_truth(module, x), *stated(module, x))
+
+
+def convolution_case(seed: int) -> tuple[str, nn.Conv1d, Tensor]:
+    """A convolution whose padding makes taps meet, some of which nearly cancel."""
+    torch.manual_seed(seed)
+    rng = np.random.default_rng([seed, 2])
+    dtype = (torch.float64, torch.float32)[seed % 2]
+    mode = str(rng.choice(["circular", "replicate", "reflect"]))
+    kernel, d_in, d_out = 2 * int(rng.integers(1, 5)) + 1, int(rng.integers(1, 17)), int(rng.integers(1, 17))
+    n, nearly = int(rng.integers(kernel // 2 + 1, 12)), 10.0 ** -float(rng.integers(0, 16))
+    conv = nn.Conv1d(d_in, d_out, kernel, padding=kernel // 2, padding_mode=mode).double()
+    with torch.no_grad():
+        conv.weight *= float(np.exp(rng.uniform(np.log(0.1), np.log(30))))
+        conv.weight[:, :, 1::2] = -conv.weight[:, :, :-1:2] * (1 + nearly * torch.rand(1))
+    name = f"{seed} convolution {str(dtype)[6:]} {mode} kernel={kernel} n={n} cancels to {nearly:.0e}"
+    return name, conv.to(dtype), torch.zeros(n, d_in, dtype=dtype)
+
+
+def convolution_truth(conv: nn.Conv1d, n: int) -> list[arb]:
+    """ln norm of the blocks of the last output, from the positions that torch's own padding reads."""
+    half = conv.kernel_size[0] // 2
+    read = nn.functional.pad(
+        torch.arange(n, dtype=torch.float64)[None, None], (half, half), mode=conv.padding_mode
+    )
+    source = read[0, 0, n - 1 : n + 2 * half].long().tolist()
+    logs = []
+    for k in range(n):
+        taps = [_exact(conv.weight[:, :, i]) for i, at in enumerate(source) if at == k]
+        total = sum(taps, arb_mat(conv.out_channels, conv.in_channels))
+        logs.append(sum((v * v for v in total.entries()), arb(0)).log() / 2)
+    return logs
+
+
+def convolution_cases(seeds: range) -> Iterator[Compared]:
+    """Convolutions compared with the truth, at every source of the last target."""
+    for seed in seeds:
+        name, conv, x = convolution_case(seed)
+        found = temporal_jacobian(conv, x).log_norms([len(x) - 1])
+        assert found.error is not None
+        yield compared(name, convolution_truth(conv, len(x)), found.values[0], found.error[0])

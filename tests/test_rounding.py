@@ -12,6 +12,8 @@ from torch import nn
 
 import depprobe
 from depprobe import temporal_jacobian
+from depprobe.cli.summaries import summary_of
+from depprobe.figures.decay import decay
 from depprobe.operators.chain import compression
 from depprobe.vocabulary import STATUS
 
@@ -82,3 +84,72 @@ def test_float32_modules_state_errors_of_their_dtype():
         double = temporal_jacobian(module.double(), x.double()).log_norms([59])
         assert 1e-7 < found.error.max() < 1e-3
         assert double.error.max() < 1e-6
+
+
+def test_attention_lies_within_the_stated_error():
+    inside, width, undecided = judged(CASES.attention_cases(range(40)))
+    assert inside >= INSIDE
+    assert width <= WIDE
+    assert undecided < 0.1
+
+
+def test_a_nearly_one_hot_target_keeps_its_digits():
+    """Weights of e^-243: autograd, and 60 digits, give -237.054 where 500 digits give -237.201."""
+    module = nn.MultiheadAttention(2, 1, bias=False).to(F64)
+    with torch.no_grad():
+        module.in_proj_weight.copy_(torch.eye(2).repeat(3, 1))
+        module.out_proj.weight.copy_(torch.eye(2))
+    x = 20 * torch.tensor([[2, 0.3], [1, 1], [0.5, 0.1], [1, 0.2]], dtype=F64)
+    case = CASES.compared("one-hot", CASES.attention_truth(module, x), *CASES.stated(module, x))
+    assert case.inside.all()
+    assert case.bound.max() < 1e-9
+    assert case.values[3] == pytest.approx(-237.2010657, abs=1e-6)
+
+
+def test_convolutions_lie_within_the_stated_error():
+    """Taps that meet and nearly cancel: their sums are exact to few units in the last place."""
+    cases = list(CASES.convolution_cases(range(40)))
+    assert np.concatenate([case.inside for case in cases]).mean() >= INSIDE
+    assert not any(case.undecided.any() for case in cases)
+
+
+def chaotic(gain):
+    torch.manual_seed(0)
+    module, x = nn.RNN(3, 64).to(F64), torch.randn(120, 3, dtype=F64)
+    with torch.no_grad():
+        module.weight_hh_l0.copy_(gain / 8 * torch.randn(64, 64, dtype=F64))
+    return module, x
+
+
+def test_digits_of_a_chaotic_trajectory_are_those_that_a_perturbation_leaves():
+    module, x = chaotic(30.0)
+    ds = depprobe.jacobian(module, x.numpy(), layout="n d")
+    digits = ds.trajectory_digits.values[0]
+    with torch.no_grad():
+        h = module(x)[0]
+        for lag in (8, 14, 20):
+            k = 119 - lag
+            before = h[k] * (1 + 1e-13 * torch.randn(64, dtype=F64))
+            moved = module(x[k + 1 :], before[None])[0][-1]
+            seen = float((moved - h[-1]).norm() / h[-1].norm())
+            assert abs(np.log10(seen / 1e-13) - (digits[-1] - digits[k])) < 1.5
+    horizon = ds.attrs["horizon_lag"]
+    assert digits[119 - horizon] < 1 <= digits[119 - horizon + 1]
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("spec", ["lstm", "gru", "rnn"])
+def test_default_layers_determine_their_trajectories(spec, dtype):
+    ds = depprobe.jacobian(spec, n=100, d=16, dtype=dtype)
+    assert "horizon_lag" not in ds.attrs
+    assert "trajectory_digits" not in ds
+
+
+def test_the_summary_says_from_which_lag_a_trajectory_is_not_determined():
+    module, x = chaotic(30.0)
+    ds = depprobe.jacobian(module, x.numpy(), layout="n d")
+    words = " ".join(summary_of(ds).notes)
+    assert f"from lag {ds.attrs['horizon_lag']} on rounding in the forward pass" in words
+    assert f"lag {ds.attrs['horizon_lag']}: rounding" in " ".join(
+        text.get_text() for legend in decay(ds).figure.legends for text in legend.get_texts()
+    )

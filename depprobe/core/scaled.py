@@ -212,9 +212,22 @@ def log_norm_of_logs(logs: Tensor, dim: tuple[int, ...]) -> Tensor:
 
 
 def log_hypot(a: NDArray[np.float64], b: NDArray[np.float64]) -> NDArray[np.float64]:
-    """ln sqrt(e^{2a} + e^{2b}) entry by entry; NaN (unknown) stays NaN."""
+    """ln sqrt(e^{2a} + e^{2b}); NaN (unknown) stays NaN."""
     with np.errstate(invalid="ignore"):
         return 0.5 * np.logaddexp(2 * a, 2 * b)
+
+
+def with_rounding(
+    values: NDArray[np.float64], share: NDArray[np.float64], error: NDArray[np.float64] | float = 0.0
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """ln norms, NaN where rounding may have changed all of it, and bounds on their errors: from rounding, in
+    ``share`` of the norms, and others, ``error``.
+    """
+    known = np.isfinite(values)
+    lost = known & ~(share < 1)
+    places = 4 * np.finfo(np.float64).eps * (1 + np.abs(np.where(known, values, 0)))
+    bound = np.where(known & ~lost, error - np.log1p(-np.where(share < 1, share, 0)) + places, 0.0)
+    return np.where(lost, np.nan, values), bound
 
 
 def log_norms_of_squares(squares: Tensor, bound: Tensor, accuracy: float) -> tuple[Tensor, Tensor]:

@@ -50,6 +50,8 @@ class LogNorms:
     rank : the same shape or None; effective rank of the blocks, (sum s^2)^2 / sum s^4 over singular values s.
     lags : None where columns are the sources asked for; else the lag of each column, all blocks
         at other lags being zero.
+    digits : the same shape or None; decimal digits that the state at t keeps of a rounding error made at k or
+        later.
     status : the same shape or None; see ``vocabulary.STATUS``. None: finite values are finite, -inf is
         zero and NaN undecided.
     """
@@ -62,6 +64,7 @@ class LogNorms:
     rank: NDArray[np.float64] | None = None
     lags: NDArray[np.int64] | None = None
     status: NDArray[np.int8] | None = None
+    digits: NDArray[np.float64] | None = None
 
 
 class TemporalJacobian(abc.ABC):

@@ -149,6 +149,12 @@ def decay(
         handles += [end_marker(kind, GREY) for kind in ENDS if kind in kinds]
         if cut is not None:
             handles.append(_note(rf"axis cut; lowest norm $10^{{{cut:.0f}}}$"))
+        horizon = min(
+            (part.attrs["horizon_lag"] for part in parts if "horizon_lag" in part.attrs), default=None
+        )
+        if horizon is not None:
+            words = f"lag {horizon}: rounding determines the states"
+            handles.append(ax.axvline(horizon, color=GREY, lw=0.8, ls=":", zorder=0.5, label=words))
         blind = wording.unknown_norms(parts)
         if blind:
             handles.append(_note(f"{blind}, left out"))

@@ -204,9 +204,8 @@ def _measure(
     paths = ("cc", "hc") if chain.d_c else ("hh",)
     wrt = "h" if not chain.d_c else "c" if hold_h else "cell"
     for name in paths:
-        (values,), (error,) = chain_norms([chain], [t], 0, wrt, "fro", tolerance, name[0])
+        (values,), (error,), _ = chain_norms([chain], [t], 0, wrt, "fro", tolerance, name[0])
         found[f"log_norm_{name}"] = values[: t + 1]
-        if tolerance:
-            found[f"log_norm_{name}_error"] = error[: t + 1]
+        found[f"log_norm_{name}_error"] = error[: t + 1]
     found["log_gap"] = found[f"log_norm_{paths[0]}"] - found["log_norm_product"]
     return found

@@ -32,7 +32,10 @@ _FIELDS: dict[str, tuple[str, float]] = {
     "log_norm_high": ("high", -np.inf),
     "effective_rank": ("rank", np.nan),
     "log_norm_status": ("status", STATUS["zero"]),
+    "trajectory_digits": ("digits", np.nan),
 }
+#: digits of a trajectory that are enough for it to be the one that was asked for
+_DIGITS = 1.0
 #: a look at a file, so once
 _version_of = functools.cache(importlib.metadata.version)
 
@@ -168,6 +171,8 @@ def labelled(results: list[Result], measured: Cases, depths: Sequence[str] = ())
         given = [getattr(one, field) for one in norms]
         if field != "status" and all(values is None for values in given):
             continue
+        if field == "digits" and not any((values < _DIGITS).any() for values in given if values is not None):
+            continue
         for found, one, values in zip(columns, norms, given, strict=True):
             if field == "status":
                 # what lies outside the sequence was not measured
@@ -200,6 +205,10 @@ def labelled(results: list[Result], measured: Cases, depths: Sequence[str] = ())
             ds.attrs["probes"] = results[0].probes
         if "log_norm_error" in ds:
             ds["log_norm_error"].attrs["kind"] = results[0].error_kind
+    if "trajectory_digits" in ds:
+        lost = ds["trajectory_digits"] < _DIGITS
+        lag = ds["position" if "position" in ds.coords else "target"] - ds[column]
+        ds.attrs["horizon_lag"] = int(np.ceil(lag.where(lost).min()))
     proofs = sorted({one.zero_proof for one in per_layer if one.zero_proof})
     if proofs:
         ds.attrs["zero_proof"] = "; ".join(proofs)

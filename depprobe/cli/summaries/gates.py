@@ -73,7 +73,7 @@ def _notes(ds: xr.Dataset, state: str) -> list[str]:
     bounds = [str(name) for name in ds.data_vars if str(name).endswith("_error")]
     worst = max((float(ds[name].max()) for name in bounds), default=0.0)
     if worst > 0:
-        lines.append(f"compression changed no norm by more than {worst:.1e} (relative)")
+        lines.append(f"compression and rounding changed no norm by more than {worst:.1e} (relative)")
     pooled = [f"{ds.sizes[dim]} {dim}s" for dim in ("seed", "sample") if dim in ds.dims]
     if pooled:
         lines.append(f"norms are medians over {' and '.join(pooled)}; shares are means")

@@ -123,11 +123,15 @@ def _notes(ds: xr.Dataset, found: xr.Dataset) -> list[str]:
     lines = []
     if "log_norm_error" in ds and float(ds["log_norm_error"].max()) > 0:
         changed = f"{float(ds['log_norm_error'].max()):.1e} (relative)"
-        single = " and single precision" if ds.attrs.get("dtype") == "float64" else ""
         if "estimate" in np.atleast_1d(ds.get("kind", ds["log_norm_error"].attrs.get("kind", "bound"))):
             lines.append(f"compression and rounding are estimated to have changed norms by up to {changed}")
         else:
-            lines.append(f"compression{single} changed no norm by more than {changed}")
+            lines.append(f"compression and rounding changed no norm by more than {changed}")
+    if "horizon_lag" in ds.attrs:
+        lines.append(
+            f"from lag {ds.attrs['horizon_lag']} on rounding in the forward pass has grown to the size of "
+            "the states: these norms belong to a trajectory that floating-point numbers do not determine"
+        )
     if "log_norm_stderr" in ds:
         lines.append(_probed(ds))
     if "log_floor" in ds.attrs:

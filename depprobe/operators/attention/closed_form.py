@@ -1,4 +1,4 @@
-r"""Attention's blocks in closed form: norms from Gram products of small factors, one row to full precision.
+r"""Attention's blocks in closed form: norms from Gram products of small factors.
 
     J_tk = sum_h a^h (A_h + O_h u_h p_h^T)                        k != t
     A_h = O_h W_V^h,  u_h = v^h_k - o^h_t,  p_h = W_K^hT q^h_t / sqrt(e),  G_gh = O_g^T O_h
@@ -23,18 +23,6 @@ Its norm and its inner product with the rest of the block, R_t = sum_h a^h (A_h 
 
 Shapes: N targets, C (H, e, N, e) the value index first, so that both products with it are matrix products.
 Subtracting kbar changes nothing (sum_j a_tj (v_j - o_t) = 0) but saves digits.
-
-One row, every weight and difference to full precision:
-
-    J_tk = sum_h a^h_tk O_h (W_V^h + (v^h_k - o^h_t) q_t^hT W_K^h / sqrt(e)),  + sum_h O_h C_h W_Q^h at k = t
-
-Where one key takes nearly all the weight, v - o and C are small differences of large numbers. So they are
-taken about the heaviest key s, s itself left out and the weights of the rest carried with their exponent L:
-
-    o - v_s = exp(L) delta,                   delta = sum_{j != s} r_j (v_j - v_s),  r_j = a_j exp(-L)
-    C = exp(L) [ sum_{j != s} r_j (v_j - v_s)(k_j - k_s)^T - exp(L) delta kappa^T ] / sqrt(e)
-
-Shapes: m keys, H heads, e = d / heads; everything float64.
 """
 
 from __future__ import annotations
@@ -51,12 +39,14 @@ from depprobe.operators.attention.heads import Heads, Tile
 class Squares(NamedTuple):
     """Squared norms of the part of each block that carries a_tk, over exp(2 peak); all (T, c, m).
 
-    ``bound`` is the square of a sum of norms of all terms: rounding is relative to it.
+    ``bound`` is the square of a sum of norms of all terms: rounding of the products is relative to it.
+    ``rounding`` is what errors of the factors can change of the norm, in units of the last place.
     """
 
     value: Tensor
     bound: Tensor
     peak: Tensor
+    rounding: Tensor
 
 
 class Gram:
@@ -83,6 +73,9 @@ class Gram:
         centred = heads.v - self.mean
         N = torch.stack([_forms(centred, self.G, g) for g in range(H)], 1)  # (n, g, h)
         self.length = N.diagonal(dim1=1, dim2=2).clamp_min(0).sqrt()
+        self.power = centred.square().sum(-1)
+        self.out_norms = log_norms(Scaled.plain(heads.W_O), "spectral").exp().to(heads.q.dtype)
+        self.key_norms = heads.W_K.norm(dim=(1, 2))
         self.right = torch.cat([centred, N, torch.ones_like(centred[..., :1])], -1)
 
     def squares(self, tile: Tile, log_a: Tensor, mixed: Tensor) -> Squares:
@@ -105,8 +98,25 @@ class Gram:
             torch.sum(product.mul_(b), 1, out=inner)
             value.addcmul_(inner, b[:, g])
         lengths = torch.stack([torch.ones_like(self.length), self.length], -1)[tile.keys]
-        sizes = reach @ lengths.permute(0, 2, 3, 1)
-        return Squares(value, sizes.mul_(b).sum(1).square_(), peak)
+        sizes = (reach @ lengths.permute(0, 2, 3, 1)).mul_(b).sum(1)
+        of_a = self.heads.weight_errors(tile.targets)
+        spread = self.spread(tile, log_a, mixed)
+        q = self.heads.q[tile.targets].norm(dim=-1)
+        of_p = self.heads.scale * self.key_norms * (self.heads.errors[0, tile.targets] + 2 * q)
+        added = (
+            self.out_norms
+            * reach[..., 1].transpose(1, 2)
+            * (2 * self.heads.errors[2].amax(0) + of_a * spread)
+        )
+        added += 2 * of_p * self.length.amax(0)
+        rounding = sizes * (of_a.amax(-1) + 8)[..., None] + added.sum(-1)[..., None]
+        return Squares(value, sizes.square_(), peak, rounding)
+
+    def spread(self, tile: Tile, log_a: Tensor, mixed: Tensor) -> Tensor:
+        """Standard deviation of the values under the weights: (T, c, H)."""
+        power = torch.einsum("thcm,tmh->tch", log_a.exp(), self.power[tile.keys])
+        left = power - (mixed - self.mean).square().sum(-1)
+        return (left.clamp_min(0) + 4 * torch.finfo(power.dtype).eps * power).sqrt()
 
     def _left(self, tile: Tile, o: Tensor) -> tuple[Tensor, Tensor]:
         """Left factors (T, g, h, c, K), and (T, H, c, 2): norm of A + O o p^T at most, and norm of p."""
@@ -138,11 +148,14 @@ _ELEMENTS = 1 << 22
 
 
 class Through(NamedTuple):
-    """For N targets: |D|^2 + 2 <D, R>; the norms of D's terms; and what its rounding is relative to; (N,)."""
+    """For N targets: |D|^2 + 2 <D, R>; the norms of D's terms; what the rounding of its products is relative
+    to; and what errors of the factors can change of its norm, in units of the last place; (N,).
+    """
 
     value: Tensor
     size: Tensor
     rounding: Tensor
+    factors: Tensor
 
 
 class QueryPart:
@@ -181,6 +194,14 @@ class QueryPart:
         C -= torch.einsum("tche,tchf->hetcf", o, k_mixed)
         C *= heads.scale
         # rounding errors of the terms are independent: they add in squares, unlike the terms themselves
+        of_v = self.gram.spread(tile, log_a, mixed)
+        power = torch.einsum("thcm,tmh->tch", a, k.square().sum(-1))
+        of_k = (power - k_mixed.square().sum(-1)).clamp_min(0) + 4 * torch.finfo(a.dtype).eps * power
+        errors, of_k = heads.errors.amax(1), of_k.sqrt()
+        factors = (heads.weight_errors(tile.targets) + 8) * of_v * of_k + 2 * (
+            errors[2] * of_k + errors[1] * of_v
+        )
+        factors = (factors * self.sizes * heads.scale).sum(-1)
         squares = (v.square().sum(-1) * k.square().sum(-1)).permute(0, 2, 1)[..., None]  # (T, H, m, 1)
         inside = (a.square_() @ squares)[..., 0].sqrt_()
         inside += (o.norm(dim=-1) * k_mixed.norm(dim=-1)).transpose(1, 2)
@@ -191,7 +212,7 @@ class QueryPart:
         q = heads.q[tile.targets].flatten(0, 1) * heads.scale
         weights = own.exp().transpose(1, 2).flatten(0, 1)  # (N, H)
         value = self._own(C) + 2 * self._cross(C, weights, u, q)
-        return Through(value, size.flatten(), rounding.flatten())
+        return Through(value, size.flatten(), rounding.flatten(), factors.flatten())
 
     def _own(self, C: Tensor) -> Tensor:
         """|D|^2: (N,); each pair of heads once."""
@@ -231,53 +252,3 @@ def _moments(a: Tensor, v: Tensor, k: Tensor) -> Tensor:
         pairs = v[:, :, i : i + step].permute(2, 0, 1)[..., None] * k
         torch.matmul(a, pairs, out=out_all[i : i + step])
     return out_all
-
-
-class Row:
-    """The blocks of one target.
-
-    Parameters
-    ----------
-    heads : projections and weights, in float64.
-    values : O_h W_V^h in float64, (H, d, d).
-    tile : a tile with this one target.
-    """
-
-    def __init__(self, heads: Heads, values: Tensor, tile: Tile) -> None:
-        self.t = int(tile.targets)
-        seen = tile.seen()[0, 0]
-        seen = seen | ~seen.any()  # of no key, all blocks are zero
-        self.keys = tile.keys[0, seen]
-        self._heads, self._values = heads, values
-        self._log_a = heads.log_weights(tile)[0, :, 0, seen]  # (H, m)
-        v, k = (z[self.keys].transpose(0, 1) for z in (heads.v, heads.k))  # (H, m, e)
-        every = torch.arange(v.shape[0], device=v.device)
-        top = self._log_a.argmax(1)
-        v, k = v - v[every, top][:, None], k - k[every, top][:, None]
-        rest = self._log_a.index_put((every, top), torch.tensor(-torch.inf, dtype=v.dtype, device=v.device))
-        self._L = rest.amax(1)
-        r = (rest - self._L.clamp_min(torch.finfo(v.dtype).min)[:, None]).exp()
-        delta, kappa = (torch.einsum("hm,hme->he", r, z) for z in (v, k))
-        size = self._L.exp()[:, None]
-        self._u = v - (size * delta)[:, None]
-        moments = torch.einsum("hm,hme,hmf->hef", r, v, k)
-        self._C = (moments - size[..., None] * delta[..., None] * kappa[:, None]) * heads.scale
-
-    def blocks(self, sources: Tensor) -> Scaled:
-        """Blocks of the sources given: values (sources, d, d), log_scale (sources, 1, 1)."""
-        where = torch.full((len(self._heads.k),), -1, device=self.keys.device)
-        where[self.keys] = torch.arange(len(self.keys), device=self.keys.device)
-        column = where[sources]
-        log_a = self._log_a.T[column].masked_fill((column < 0)[:, None], -torch.inf)  # (sources, H)
-        own = sources == self.t
-        peak = torch.where(own, torch.maximum(log_a.amax(1), self._L.max()), log_a.amax(1))
-        peak = torch.where(peak.isneginf(), 0.0, peak)
-        b = (log_a - peak[:, None]).exp()
-        heads = self._heads
-        left = torch.einsum("hde,hse,sh->sdh", heads.W_O, self._u[:, column], b)
-        p = torch.einsum("hed,he->hd", heads.W_K, heads.q[self.t]) * heads.scale
-        out = torch.tensordot(b, self._values, 1).baddbmm_(left, p.expand(len(sources), -1, -1))
-        for i in own.nonzero().flatten().tolist():
-            C = self._C * (self._L - peak[i]).exp()[:, None, None]
-            out[i] += heads.W_O.transpose(0, 1).flatten(1) @ (C @ heads.W_Q).flatten(0, 1)
-        return Scaled(out, peak[:, None, None])

@@ -92,6 +92,8 @@ class Heads:
     W_K: Tensor
     W_V: Tensor
     W_O: Tensor
+    #: norms of the rounding errors of q, k and v in units of the last place, (3, n + extra, H)
+    errors: Tensor
 
     @classmethod
     def of(cls, module: nn.MultiheadAttention, x: Tensor) -> Heads:
@@ -107,7 +109,10 @@ class Heads:
                 k, v = (torch.cat([z, z.new_zeros(1, *shape)]) for z in (k, v))
             W_Q, W_K, W_V = module.in_proj_weight.detach().unflatten(0, (3, *shape)).unbind(0)
             out = module.out_proj.weight.detach().unflatten(1, shape).transpose(0, 1)
-            return cls(q, k, v, W_Q, W_K, W_V, out)
+            size = x.norm(dim=1)[:, None] * torch.stack([W_Q, W_K, W_V]).norm(dim=(2, 3))[:, None]
+            if module.in_proj_bias is not None:
+                size = size + module.in_proj_bias.unflatten(0, (3, *shape)).norm(dim=2)[:, None]
+            return cls(q, k, v, W_Q, W_K, W_V, out, F.pad(2 * size, (0, 0, 0, len(k) - len(x))))
 
     @property
     def scale(self) -> float:
@@ -117,6 +122,11 @@ class Heads:
     def double(self) -> Heads:
         """The same in float64."""
         return Heads(**{field.name: getattr(self, field.name).double() for field in fields(self)})
+
+    def weight_errors(self, targets: Tensor) -> Tensor:
+        """Relative errors of the weights of some targets, in units of the last place: (..., H)."""
+        q, most = self.q[targets].norm(dim=-1), self.k.norm(dim=-1).amax(0)
+        return 2 * self.scale * (self.errors[0, targets] * most + q * (self.errors[1].amax(0) + 3 * most))
 
     def log_weights(self, tile: Tile) -> Tensor:
         """ln a_tj: (T, H, c, m); -inf only where masked."""

@@ -12,6 +12,7 @@ Shapes: x (n, d), H heads, e = d / H. Equation 1 of Vaswani et al. 2017, differe
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -22,19 +23,22 @@ from torch import Tensor, nn
 
 from depprobe.core.calling.known import is_plain
 from depprobe.core.options import DEFAULT_MEMORY, Options, require
-from depprobe.core.scaled import Scaled, log_norms, log_norms_of_squares
+from depprobe.core.scaled import Scaled, log_norms, log_norms_of_squares, with_rounding
 from depprobe.core.temporal_jacobian import LogNorms, TemporalJacobian
 from depprobe.errors import BadInput
 from depprobe.layers.attention import Attention
-from depprobe.operators.attention.closed_form import Gram, QueryPart, Row
+from depprobe.operators.attention.closed_form import Gram, QueryPart
 from depprobe.operators.attention.heads import Dense, Heads, Support, Tile, masks_of
 from depprobe.operators.attention.products import jvp, vjp
+from depprobe.operators.attention.row import Row
 from depprobe.operators.dispatch import register_jacobian
 
 #: pairs times heads in one tile of the norms
 _PAIRS = 1 << 21
 #: relative error that rounding may leave in a norm from Gram products; beyond it the block is made
 _ACCURACY = {torch.float32: 1e-4, torch.float64: 1e-11}
+#: share of the sum of all errors' bounds that bounds the error; 0.2 was the most in 500 cases
+_SURE = 0.25
 #: elements of the blocks made at once
 _BLOCKS = 1 << 23
 #: blocks times (d + 20)^3 up to which singular values are computed: minutes
@@ -89,21 +93,24 @@ class AttentionJacobian(TemporalJacobian):
             band = np.asarray(lags, dtype=np.int64)
             column_of = np.full(2 * n, -1)
             column_of[band] = np.arange(len(band))  # a negative lag stands at the far end
-            values = self._collect(wanted, lambda t, k: column_of[t - k], len(band), norm, own)
+            values, error = self._collect(wanted, lambda t, k: column_of[t - k], len(band), norm, own)
             outside = wanted[:, None] - band
             values[(outside < 0) | (outside >= n)] = np.nan
-            return LogNorms(values[rows], lags=band)
+            return LogNorms(values[rows], error[rows], lags=band)
         columns = np.arange(n) if sources is None else np.asarray(sources, dtype=np.int64)
         kept, places = np.unique(columns, return_inverse=True)
         column_of = np.full(len(self._heads.k), -1)
         column_of[kept] = np.arange(len(kept))
-        values = self._collect(wanted, lambda t, k: column_of[k + 0 * t], len(kept), norm, own)
-        return LogNorms(values[rows][:, places])
+        values, error = self._collect(wanted, lambda t, k: column_of[k + 0 * t], len(kept), norm, own)
+        return LogNorms(values[rows][:, places], error[rows][:, places])
 
     def _collect(
         self, wanted: NDArray[np.int64], column_of: Any, width: int, norm: str, own: bool
-    ) -> NDArray[np.float64]:
-        """Norms of the targets wanted, (wanted, width); ``column_of(t, k)`` is a pair's column, or -1."""
+    ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Norms of the targets wanted and bounds on their errors, (wanted, width) each.
+
+        ``column_of(t, k)`` is a pair's column, or -1.
+        """
         n, d = self.shape[:2]
         affordable = int(_SINGULAR_WORK / (d + 20) ** 3)
         if norm != "fro" and len(wanted) * width > affordable:
@@ -113,6 +120,7 @@ class AttentionJacobian(TemporalJacobian):
             )
         self._support.check(wanted.tolist())
         out, row_of = np.full((len(wanted), width), -np.inf), np.full(n, -1)
+        share = np.zeros_like(out)
         row_of[wanted] = np.arange(len(wanted))
         for tile in self._support.tiles(wanted.tolist(), _PAIRS // self._heads.q.shape[1]):
             t, k = tile.targets.cpu().numpy()[:, :, None], tile.keys.cpu().numpy()[:, None]
@@ -124,21 +132,23 @@ class AttentionJacobian(TemporalJacobian):
             there &= (row >= 0) & (column >= 0)
             use = there if own else there & ~self_key
             asked = torch.from_numpy(use).to(tile.keys.device)
-            found = self._tile_norms(tile, asked) if norm == "fro" else self._made(tile, asked, norm)
+            found, lost = self._tile_norms(tile, asked) if norm == "fro" else self._made(tile, asked, norm)
             out[row[use], column[use]] = found.cpu().numpy()[use]
+            share[row[use], column[use]] = lost.cpu().numpy()[use]
             if not own:
                 hidden = there & self_key
                 out[row[hidden], column[hidden]] = np.nan
-        return out
+        return with_rounding(out, _SURE * share)
 
-    def _tile_norms(self, tile: Tile, asked: Tensor) -> Tensor:
-        """ln Frobenius norms of a tile: (T, c, m) float64, right where asked."""
+    def _tile_norms(self, tile: Tile, asked: Tensor) -> tuple[Tensor, Tensor]:
+        """ln Frobenius norms of a tile and relative errors: (T, c, m) float64 each, right where asked."""
         heads, query = self._heads, self._constants()
         log_a = heads.log_weights(tile)
         mixed = torch.einsum("thcm,tmhe->tche", log_a.exp(), heads.v[tile.keys])
-        value, bound, peak = query.gram.squares(tile, log_a, mixed)
+        value, bound, peak, rounding = query.gram.squares(tile, log_a, mixed)
         accuracy = _ACCURACY[value.dtype]
         norms, known = log_norms_of_squares(value, bound, accuracy)
+        share = rounding * (-norms).exp() + 8 * bound / value.clamp_min(torch.finfo(value.dtype).tiny)
         norms += peak
         own = tile.own()[..., None]
         if bool(asked.gather(2, own).any()):
@@ -150,19 +160,30 @@ class AttentionJacobian(TemporalJacobian):
             logs, sure = log_norms_of_squares(total, size.square(), accuracy)
             limit = accuracy / (8 * torch.finfo(total.dtype).eps)
             sure &= total.clamp_min(0).sqrt() * limit > extra.rounding
+            factors = rounding.gather(2, own).flatten() * scale + extra.factors + 8 * extra.rounding
+            of_own = factors * (-logs).exp() + 8 * size.square() * (-2 * logs).exp()
+            share.scatter_(2, own, of_own.view(own.shape).to(share.dtype))
             norms.scatter_(2, own, logs.view(own.shape))
             known.scatter_(2, own, sure.view(own.shape))
+        share = share.double() * (torch.finfo(value.dtype).eps / 2)
         again = asked & ~known
-        return torch.where(again, self._made(tile, again, "fro"), norms) if bool(again.any()) else norms
+        if bool(again.any()):
+            made, lost = self._made(tile, again, "fro")
+            norms, share = torch.where(again, made, norms), torch.where(again, lost, share)
+        return norms, share
 
-    def _made(self, tile: Tile, asked: Tensor, norm: str) -> Tensor:
-        """ln norms of the blocks asked for, each made in full: (T, c, m) float64."""
+    def _made(self, tile: Tile, asked: Tensor, norm: str) -> tuple[Tensor, Tensor]:
+        """ln norms of the blocks asked for, each made in full, and relative errors: (T, c, m) each."""
+        unit = math.log(torch.finfo(self._heads.q.dtype).eps / 2)
+        share = torch.zeros(asked.shape, dtype=torch.float64, device=asked.device)
         out = torch.full(asked.shape, -torch.inf, dtype=torch.float64, device=asked.device)
         for i, r in asked.any(-1).nonzero().tolist():
             row, columns = self._row(tile.only(i, r)), asked[i, r].nonzero().flatten()
             for part in columns.split(max(1, _BLOCKS // self.shape[1] ** 2)):
-                out[i, r, part] = log_norms(row.blocks(tile.keys[i, part]), norm)
-        return out
+                keys = tile.keys[i, part]
+                out[i, r, part] = logs = log_norms(row.blocks(keys), norm)
+                share[i, r, part] = (row.rounding(keys) + unit - logs).exp()
+        return out, share
 
     def _constants(self) -> QueryPart:
         if self._query is None:

@@ -67,6 +67,8 @@ class CellChain(abc.ABC):
     def __init__(self, weights: CellWeights, x: Tensor, h: Tensor, before: Tensor) -> None:
         self.n, self.d_in, self.d_h = x.shape[0], x.shape[1], h.shape[1]
         self._given, self._recurrent = (weights, x, before), self.d_h
+        #: size of the outputs, (n,)
+        self.size = h.norm(dim=1)
         bad = (~h.isfinite()).any(1).nonzero()
         #: first step after which the state is not finite; n where there is none
         self.overflow = int(bad[0]) if len(bad) else self.n

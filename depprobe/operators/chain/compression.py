@@ -35,7 +35,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from depprobe.core.scaled import Scaled, added, log_hypot, log_norms
+from depprobe.core.scaled import Scaled, added, log_hypot, log_norms, with_rounding
 from depprobe.operators.chain.cells import CellChain
 
 #: rows of the sketches of what is discarded and of what is rounded, and the 0.1 % quantiles of chi-squared
@@ -290,11 +290,7 @@ def rounded(
 
     Given are the errors from compression, and ln norms of rounding errors in units of the last place.
     """
-    last = math.log(torch.finfo(dtype).eps / 2)
-    known = np.isfinite(values)
-    share = np.zeros_like(values)
-    share[known] = FACTOR * np.exp(np.minimum(rounding[known] + last - values[known], 0))
-    lost = known & ~(share < 1)
-    places = np.finfo(np.float64).eps * (4 + 4 * np.abs(np.where(known, values, 0)))
-    bound = error - np.log1p(-np.where(known & ~lost, share, 0)) + np.where(known, places, 0)
-    return np.where(lost, np.nan, values), np.where(lost, 0, bound)
+    with np.errstate(invalid="ignore"):
+        logs = rounding + math.log(torch.finfo(dtype).eps / 2) - values
+    share = FACTOR * np.exp(np.minimum(np.where(np.isfinite(values), logs, -np.inf), 0))
+    return with_rounding(values, share, error)

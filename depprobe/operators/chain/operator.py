@@ -10,6 +10,7 @@ Rows are swept with compression, more and more gently until the measured error h
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Sequence
 from threading import Event
@@ -52,11 +53,11 @@ class RecurrentJacobian(TemporalJacobian):
     x : (n, d_in), of the module's dtype and device.
     wrt : ``x``, ``h`` or ``c``: the input, or the state after step k (all layers, bottom first).
     tolerance : relative error of a norm that compression may cause; 0 sweeps uncompressed.
-    memory : bytes that the job may take.
+    memory : bytes that the job may take. Norms of deep bidirectional stacks have no stated error.
 
     Raises
     ------
-    BadInput : ``wrt`` names a state the module lacks, or a single one where there are two directions.
+    BadInput : ``wrt`` names a state the module lacks, or one of two.
     OverBudget : the trajectory or a row block would not fit.
     """
 
@@ -85,10 +86,8 @@ class RecurrentJacobian(TemporalJacobian):
         gates = 8 * n * wide * (1 + both) * module.num_layers * x.element_size()
         require(gates, memory, f"the trajectory of {n} steps", "use a smaller n or d, or --dtype float32")
         self._layers = weights.chains(x.detach())
-        last = self._layers[-1]
-        d_out = sum(cell.d_h for cell in last)
-        widths = {"h": "d_h", "c": "d_c"}
-        d_from = sum(getattr(layer[0], widths[wrt]) for layer in self._layers) if wrt != "x" else x.shape[1]
+        d_out = sum(cell.d_h for cell in self._layers[-1])
+        d_from = sum(getattr(layer[0], f"d_{wrt}") for layer in self._layers) if wrt != "x" else x.shape[1]
         self.shape = (n, d_out, n, d_from)
         self._dtype, self._device = x.dtype, x.device
         self._deep_both = both and module.num_layers > 1
@@ -100,15 +99,25 @@ class RecurrentJacobian(TemporalJacobian):
     ) -> LogNorms:
         """Natural logs of the norms of J[t,k]; ``error`` is the measured bound where rows were compressed."""
         columns = np.arange(self.shape[2]) if sources is None else np.asarray(sources, dtype=np.int64)
-        lowest = int(columns.min())
         t = np.asarray(targets, dtype=np.int64)
-        values, error = self._norm_rows(t, lowest, norm)
+        values, error, growth = self._norm_rows(t, int(columns.min()), norm)
         status = None
         if any(cell.overflow < cell.n for layer in self._layers for cell in layer):
             unknown = overflowed(self._layers, t)
             values[unknown], error[unknown] = np.nan, 0.0
             status = statuses(values, unknown)[:, columns] if unknown.any() else None
-        return LogNorms(values[:, columns], error[:, columns], status=status)
+        digits = None if growth is None else self._digits(t, growth)[:, columns]
+        bound = None if self._deep_both else error[:, columns]
+        return LogNorms(values[:, columns], bound, status=status, digits=digits)
+
+    def _digits(self, t: NDArray[np.int64], growth: NDArray[np.float64]) -> NDArray[np.float64]:
+        """(T, n): an error u |s_k| of s_k moves h_t by u ||dh_t/ds_k|| |s_k| / sqrt(d), relative to |h_t|."""
+        size = self._layers[-1][0].size.double().cpu().numpy()
+        with np.errstate(divide="ignore", invalid="ignore"):
+            moved = growth + np.log(size) - np.log(size[t, None] * math.sqrt(self.shape[1]))
+        most = np.maximum.accumulate(np.nan_to_num(moved, nan=-np.inf)[:, ::-1], 1)[:, ::-1]
+        digits = -(math.log(torch.finfo(self._dtype).eps / 2) + np.maximum(most, 0)) / math.log(10)
+        return np.where(np.isneginf(growth), np.nan, digits.clip(0))
 
     @property
     def position(self) -> NDArray[np.float64]:
@@ -122,17 +131,17 @@ class RecurrentJacobian(TemporalJacobian):
 
     def _norm_rows(
         self, t: NDArray[np.int64], lowest: int, norm: str
-    ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """Norms and error bounds over all sources: (T, n) each."""
+    ) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64] | None]:
+        """Norms, error bounds (NaN: none), and in one direction ln norms of dh_t/ds_k: (T, n) each."""
         n = self.shape[2]
         if self._deep_both:
             values = np.stack([self._pulled_norms(int(target), norm) for target in t])
-            return values, np.zeros_like(values)
+            return values, np.full_like(values, np.nan), None
         values, error = np.full((len(t), n), -np.inf), np.zeros((len(t), n))
         stacks = list(zip(*self._layers, strict=True))
         for direction, stack in enumerate(stacks):
             here, until = (n - 1 - t, 0) if direction else (t, lowest)
-            rows, bounds = chain_norms(stack, here.tolist(), until, self.wrt, norm, self.tolerance)
+            rows, bounds, growth = chain_norms(stack, here.tolist(), until, self.wrt, norm, self.tolerance)
             if direction:
                 rows, bounds = rows[:, ::-1], bounds[:, ::-1]
             # the two directions meet at k = t alone, where Frobenius norms add in squares
@@ -140,7 +149,7 @@ class RecurrentJacobian(TemporalJacobian):
         if len(stacks) > 1 and norm == "spectral":
             for row, target in zip(values, t.tolist(), strict=True):
                 row[target] = float(log_norms(self.block(target, target), norm))
-        return values, error
+        return values, error, growth if len(stacks) == 1 else None
 
     def _pulled_norms(self, t: int, norm: str) -> NDArray[np.float64]:
         if norm == "spectral":
@@ -161,20 +170,14 @@ class RecurrentJacobian(TemporalJacobian):
         require(3 * size, self._memory, f"the row of {n_in} blocks", "ask for norms or for single blocks")
         if self._deep_both:
             return self._pull_units(t, range(d_out))
-        return self._swept(t, None)
+        return swept_row(self._layers, t, None, self.wrt, d_in)
 
     def block(self, t: int, k: int) -> Scaled:
         """Block J[t,k], uncompressed: values (d_out, d_in), log_scale (d_out, 1)."""
         if self._deep_both:
             return super().block(t, k)
-        values, log_scale = self._swept(t, k)
+        values, log_scale = swept_row(self._layers, t, k, self.wrt, self.shape[3])
         return Scaled(values[:, 0], log_scale[:, 0])
-
-    def _swept(self, t: int, only: int | None) -> Scaled:
-        _, d_out, n_in, d_in = self.shape
-        columns = n_in if only is None else 1
-        zeros = torch.zeros(d_out, columns, d_in, dtype=self._dtype, device=self._device)
-        return swept_row(self._layers, t, only, self.wrt, zeros)
 
     def _pull_units(self, t: int, units: range) -> Scaled:
         """Rows of J[t,:] for some output units, through the layers from the top: (units, n_in, d_in)."""
@@ -186,9 +189,7 @@ class RecurrentJacobian(TemporalJacobian):
         return self._pull(Scaled(cotangent, floor))
 
     def _pull(self, rows: Scaled) -> Scaled:
-        for layer in reversed(self._layers):
-            rows, _ = pull(layer, rows)
-        return rows
+        return functools.reduce(lambda found, layer: pull(layer, found)[0], reversed(self._layers), rows)
 
     def _needs_x(self, what: str) -> None:
         if self.wrt != "x":
@@ -203,10 +204,7 @@ class RecurrentJacobian(TemporalJacobian):
     def jvp(self, tangent: Tensor) -> Tensor:
         """Sum over k of J[:,k] tangent_k: (n_in, d_in) to (n_out, d_out)."""
         self._needs_x("jvp")
-        out = tangent.to(self._dtype)
-        for layer in self._layers:
-            out = push(layer, out)
-        return out
+        return functools.reduce(lambda out, layer: push(layer, out), self._layers, tangent.to(self._dtype))
 
 
 def chain_norms(
@@ -217,14 +215,15 @@ def chain_norms(
     norm: str = "fro",
     tolerance: float = 1e-6,
     of: str = "h",
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Natural logs of the norms of rows over all sources, and bounds on their errors: both (T, n).
+) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
+    """ln norms of rows over all sources, bounds on their errors, and ln norms of dh_t/ds_k: (T, n) each.
 
     ``stack`` holds the layers, bottom first; ``wrt`` and ``of`` are as in ``sweep``. Sources outside
     [lowest, t] are -inf with error 0; a zero that cannot be told from an underflow is NaN.
     """
     shape = len(targets), stack[-1].n
     values, error, rounding = np.full(shape, -np.inf), np.zeros(shape), np.full(shape, -np.inf)
+    growth = rounding.copy()
     left = [index for index, t in enumerate(targets) if t >= lowest]
     # a spectral norm hangs on one direction, in which rounding errors do not average out
     single = norm == "fro" and tolerance >= _SINGLE_TOLERANCE
@@ -243,8 +242,8 @@ def chain_norms(
                 return _swept(stack, wanted, lowest, wrt, norm, threshold, of, single, stop)
 
             found = each(swept, parts) if count > 1 else [swept(parts[0], Event())]
-            for part, (rows, bounds, lost) in zip(parts, found, strict=True):
-                values[part], error[part], rounding[part] = rows, bounds, lost
+            for part, (rows, bounds, lost, grown) in zip(parts, found, strict=True):
+                values[part], error[part], rounding[part], growth[part] = rows, bounds, lost, grown
         single = False
         left = [i for i in left if (np.nan_to_num(error[i], nan=np.inf) > tolerance).any()]
     for row, t in zip(values, targets, strict=True):
@@ -252,7 +251,7 @@ def chain_norms(
         if zero.any():
             reached = reach(stack, t, lowest, wrt, of)
             row[lowest : t + 1][zero & reached] = np.nan
-    return rounded(values, error, rounding, stack[0].weight_norms()[0].dtype)
+    return *rounded(values, error, rounding, stack[0].weight_norms()[0].dtype), growth
 
 
 def targets_at_once(stack: Sequence[CellChain]) -> int:
@@ -271,13 +270,14 @@ def _swept(
     of: str,
     single: bool,
     stop: Event,
-) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
-    """Norms, their errors from compression, and ln norms of rounding errors, of one sweep: (T, n) each.
+) -> tuple[NDArray[np.float64], ...]:
+    """Norms, their errors from compression, ln norms of rounding errors and of dh_t/ds_k: (T, n) each.
 
     Errors are infinite where float32 did not hold the rows.
     """
     shape = len(targets), stack[-1].n
     values, error, rounding = np.full(shape, -np.inf), np.zeros(shape), np.full(shape, -np.inf)
+    growth = rounding.copy()
 
     def visit(index: int, step: Step) -> None:
         if stop.is_set():
@@ -285,10 +285,11 @@ def _swept(
         where = step.start - np.arange(len(step.taps[0]))
         values[index, where], error[index, where] = step.block.read(step.taps, norm)
         rounding[index, where] = step.rounding.cpu().numpy()
+        growth[index, where] = step.growth.cpu().numpy()
 
     deviation = sweep(stack, targets, lowest, wrt, threshold, visit, of, single)
     error[np.isfinite(values)] += _MARGIN * deviation
-    return values, error, rounding
+    return values, error, rounding, growth
 
 
 @register_jacobian(nn.RNN, nn.GRU, nn.LSTM)

@@ -18,7 +18,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from depprobe.core.scaled import Scaled, peaks
+from depprobe.core.scaled import Scaled, log_norm_of_logs, peaks
 from depprobe.operators.chain.cells import CellChain
 from depprobe.operators.chain.compression import ROWS, Carried, Injection, Noise, Riding, RowBlock
 from depprobe.operators.chain.reading import SingleReading
@@ -44,8 +44,9 @@ class Step(NamedTuple):
     start: int
     taps: list[Tensor]
     block: RowBlock
-    #: ln norms of the rounding errors of the taps, (steps,)
+    #: ln norms of the rounding errors of the taps, and of the rows on the state, (steps,)
     rounding: Tensor
+    growth: Tensor
 
 
 def sweep(
@@ -119,8 +120,14 @@ def sweep(
                     chains[kind], rows, k, steps, wrt, noise=noise, extra=ROWS * len(active)
                 )
                 if reading is not None:
-                    taps = reading.taps(k, states)
-                    reading.compare(k, states[0, : sum(sizes)], taps[0, : sum(sizes)], carried[kind])
+                    taps = reading.taps(k, states[0])
+                    reading.compare(k, states[0][0, : sum(sizes)], taps[0, : sum(sizes)], carried[kind])
+                mixed = slice(sum(sizes), sum(sizes) + ROWS * len(active))
+                sizes_of = [
+                    Scaled(part[:, mixed].unflatten(1, (-1, ROWS)), scales).log_norm((2, 3))
+                    for part in states
+                ]
+                growth = log_norm_of_logs(torch.stack(sizes_of), (0,))[0]
                 last = taps[:, -ROWS * len(active) :].unflatten(1, (-1, ROWS))
                 floor = scales.amax((1, 2)) + math.log(2 * torch.finfo(dtype).tiny)
                 rounded = torch.logaddexp(Scaled(last, scales).log_norm((2, 3)), floor)
@@ -138,8 +145,8 @@ def sweep(
             run = max(1, steps // 4)
             continue
         run = min(RUN, 2 * run)
-        for row, lost in zip(active, rounded.T, strict=True):
-            visit(row.index, Step(k, [swept[part][0] for part in row.block.parts], row.block, lost))
+        for row, lost, grown in zip(active, rounded.T, growth.T, strict=True):
+            visit(row.index, Step(k, [swept[part][0] for part in row.block.parts], row.block, lost, grown))
         k -= steps
         for row, rows in zip(active, ridden, strict=True):
             row.riding.rows = rows
@@ -196,13 +203,12 @@ def advance(
     arriving: Tensor | None = None,
     noise: Noise | None = None,
     extra: int = 0,
-) -> tuple[Tensor, Tensor, Tensor]:
+) -> tuple[Tensor, Tensor, list[Tensor]]:
     """Take steps down from source k: the taps (steps, rows, width), the rows on s_{k - steps}, and those on
-    the state of the lowest layer at k, k - 1, ... (steps, rows, S), of which the taps are read.
+    the state of each layer at k, k - 1, ... (steps, rows, S), the lowest's being what the taps are read of.
 
     ``arriving`` (steps, rows, d_h) or (steps, rows, S) joins the rows on the top layer's h, or on its state,
-    at k, k - 1, ... With ``noise``, the last 2 ``extra`` rows are combinations s
-    of rows and their errors e, to which each step adds.
+    at k, k - 1, ... With ``noise``, the last 2 ``extra`` rows are s and e of ``compression.py``.
     """
     # one buffer a layer; columns (c, h, x) so that each product writes the next state in place
     count = len(rows)
@@ -263,7 +269,7 @@ def advance(
     states = torch.cat(
         [buffer[-1, :count, : cell.width] for cell, buffer in zip(stack, buffers, strict=True)], 1
     )
-    read = buffers[0][:-1, :count, : stack[0].width]
+    read = [buffer[:-1, :count, : cell.width] for cell, buffer in zip(stack, buffers, strict=True)]
     found = buffers[0][1:, :, stack[0].width :] if wrt == "x" else torch.stack(taps)
     return found[:, :count], states, read
 

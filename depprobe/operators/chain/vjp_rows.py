@@ -92,7 +92,7 @@ def _pull_one(cell: CellChain, cotangents: Scaled, final: Scaled) -> tuple[Scale
         taps, after, states = advance(
             [cell], state.relative_to(base), k, steps, arriving=arriving.transpose(0, 1).flip(0)
         )
-        if steps > 1 and not (_in_range(states) and _in_range(after) and _in_range(taps)):
+        if steps > 1 and not (_in_range(states[0]) and _in_range(after) and _in_range(taps)):
             run = max(1, steps // 4)
             continue
         read = Scaled(taps.flip(0).transpose(0, 1), base[:, None]).rescaled((2,))
@@ -129,10 +129,12 @@ def push(directions: Sequence[CellChain], tangent: Tensor) -> Tensor:
 
 
 def swept_row(
-    layers: Sequence[Sequence[CellChain]], t: int, only: int | None, wrt: str, values: Tensor
+    layers: Sequence[Sequence[CellChain]], t: int, only: int | None, wrt: str, d_from: int
 ) -> Scaled:
-    """Row t, or only its block at one source, uncompressed; ``values`` are zeros (d_out, n_in or 1, d_in)."""
+    """Row t (d_out, n_in, d_from), or only its block at one source (d_out, 1, d_from), uncompressed."""
     n_in = layers[0][0].n
+    height = sum(cell.d_h for cell in layers[-1])
+    values = layers[0][0].size.new_zeros(height, n_in if only is None else 1, d_from)
     log_scale = torch.zeros(*values.shape[:2], 1, dtype=torch.float64, device=values.device)
     first = 0
     for direction, stack in enumerate(zip(*layers, strict=True)):

@@ -11,6 +11,7 @@ Shapes: W_i (d_out, d_in), block-diagonal with the groups; kernel K. Source: Gra
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from functools import cached_property
 
@@ -20,8 +21,15 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from depprobe.core.options import DEFAULT_MEMORY, Options, require
-from depprobe.core.scaled import Scaled, gathered, log_norms, log_norms_of_squares
-from depprobe.core.temporal_jacobian import LogNorms, TemporalJacobian, anchors, is_banded, placed, repeat
+from depprobe.core.scaled import Scaled, gathered, log_norms, log_norms_of_squares, with_rounding
+from depprobe.core.temporal_jacobian import (
+    LogNorms,
+    TemporalJacobian,
+    anchors,
+    is_banded,
+    placed,
+    repeat,
+)
 from depprobe.layers.convolution import Convolution
 from depprobe.operators.convolution.taps import Taps, require_width
 from depprobe.operators.dispatch import register_jacobian
@@ -30,6 +38,8 @@ from depprobe.operators.dispatch import register_jacobian
 _NUMBERS = 1 << 21
 #: relative error that rounding may leave in a norm from products of taps; beyond it the sum is made
 _ACCURACY = 2e-12
+#: ln of a unit in the last place of the sums of taps
+_LOG_PLACE = math.log(np.finfo(np.float64).eps)
 
 
 class ToeplitzJacobian(TemporalJacobian):
@@ -55,7 +65,7 @@ class ToeplitzJacobian(TemporalJacobian):
         self.weight = conv.weight.detach()
         self.groups, self.taps, self._memory = conv.groups, taps, memory
         self.shape = (taps.n_out, conv.out_channels, taps.n_in, conv.in_channels)
-        self._norms: dict[tuple[str, bytes], float] = {}
+        self._norms: dict[tuple[str, bytes], tuple[float, float]] = {}
         self._lags: NDArray[np.int64] | None = None
 
     @property
@@ -83,37 +93,43 @@ class ToeplitzJacobian(TemporalJacobian):
         lags = self.lags if sources is None and is_banded(self.lags, len(t), self.shape[2]) else None
         columns = self.shape[2] if lags is None else len(lags)
         require(
-            8.0 * len(t) * (2 * columns + 4 * self.taps.kernel),
+            8.0 * len(t) * (4 * columns + 4 * self.taps.kernel),
             self._memory,
             f"the norms of {len(t)} targets",
             "ask for fewer targets",
         )
         if lags is not None:
-            return LogNorms(self._banded(t, lags, norm), lags=lags)
-        found = self._placed(t, None, norm)
-        return LogNorms(found if sources is None else found[:, np.asarray(sources, dtype=np.int64)])
+            values, shares = self._banded(t, lags, norm)
+        else:
+            values, shares = self._placed(t, None, norm)
+        values, error = with_rounding(values, np.exp(shares))
+        if sources is not None:
+            values, error = (part[:, np.asarray(sources, dtype=np.int64)] for part in (values, error))
+        return LogNorms(values, error, lags=lags)
 
     def _banded(self, t: NDArray[np.int64], lags: NDArray[np.int64], norm: str) -> NDArray[np.float64]:
-        """Norms by lag, (T, lags): one row stands for all those away from the edges."""
+        """Norms and ln relative errors by lag, (2, T, lags): one row stands for all away from the edges."""
         inner = self.taps.is_inner(t)
-        out = np.empty((len(t), len(lags)))
-        out[~inner] = self._placed(t[~inner], lags, norm)
+        out = np.empty((2, len(t), len(lags)))
+        out[:, ~inner] = self._placed(t[~inner], lags, norm)
         if inner.any():
-            row = self._placed(t[inner][:1], lags, norm)[0]
-            repeat(out, inner, row, anchors(self.position)[t], self.shape[2], lags)
+            for part, row in zip(out, self._placed(t[inner][:1], lags, norm)[:, 0], strict=True):
+                repeat(part, inner, row, anchors(self.position)[t], self.shape[2], lags)
         return out
 
     def _placed(self, t: NDArray[np.int64], lags: NDArray[np.int64] | None, norm: str) -> NDArray[np.float64]:
+        """Norms and ln relative errors (2, T, columns)."""
         source = self.taps.sources(t)
-        logs = self._tap_norms(t, source, norm)
         row, tap = np.nonzero(source >= 0)
+        where = row, source[row, tap]
         anchor = anchors(self.position)[t]
-        return placed(row, source[row, tap], logs[row, tap], anchor, self.shape[2], lags).values
+        found = self._tap_norms(t, source, norm)[row, tap].T
+        return np.stack([placed(*where, part, anchor, self.shape[2], lags).values for part in found])
 
     def _tap_norms(self, t: NDArray[np.int64], source: NDArray[np.int64], norm: str) -> NDArray[np.float64]:
-        """Log norm of the block that each tap belongs to: (T, K), the same for taps that meet."""
+        """ln norm and error of the block that each tap belongs to: (T, K, 2), the same for taps that meet."""
         K = self.taps.kernel
-        logs = np.tile(self._norms_of(np.eye(K, dtype=bool), norm), (len(t), 1))
+        logs = np.tile(self._norms_of(np.eye(K, dtype=bool), norm), (len(t), 1, 1))
         edge = np.flatnonzero(~self.taps.is_inner(t))
         if len(edge) and self.taps.mode != "zeros":
             meeting = source[edge][:, :, None] == source[edge][:, None, :]
@@ -128,31 +144,36 @@ class ToeplitzJacobian(TemporalJacobian):
         return self.weight.movedim(2, 0).flatten(1).double()
 
     def _from_products(self, sets: NDArray[np.bool_]) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
-        """ln Frobenius norms of sums of taps (M,) from products of taps, and where they keep their digits."""
+        """ln Frobenius norms of sums of taps and errors (M, 2) from products, and which keep their digits."""
         unit, peak = Scaled.plain(self._flat).rescaled((0, 1))
         gram, chosen = unit @ unit.T, torch.from_numpy(sets).to(unit)
         bound = (chosen @ gram.diagonal().sqrt()).square()
-        logs, known = log_norms_of_squares(((chosen @ gram) * chosen).sum(1), bound, _ACCURACY)
-        return (logs + peak[:, 0]).cpu().numpy(), known.cpu().numpy()
+        squares = ((chosen @ gram) * chosen).sum(1)
+        logs, known = log_norms_of_squares(squares, bound, _ACCURACY)
+        errors = bound.log() - 2 * logs + _LOG_PLACE
+        return torch.stack([logs + peak[:, 0], errors], 1).cpu().numpy(), known.cpu().numpy()
 
     def _norms_of(self, sets: NDArray[np.bool_], norm: str) -> NDArray[np.float64]:
-        """ln norms of sums of taps, (M,), one for each set (M, K)."""
+        """ln norms of sums of taps, and ln of their relative errors, (M, 2), one for each set (M, K)."""
         keys = [(norm, taps.tobytes()) for taps in sets]
         new = sets[[key not in self._norms for key in keys]]
         if norm == "fro" and len(new) > 1:
             found, known = self._from_products(new)
             pairs = zip(new[known], found[known].tolist(), strict=True)
-            self._norms |= {(norm, taps.tobytes()): log for taps, log in pairs}
+            self._norms |= {(norm, taps.tobytes()): tuple(log) for taps, log in pairs}
             new = new[~known]
         flat = self._flat
         step = max(1, _NUMBERS // flat.shape[1])
         for part in (new[first : first + step] for first in range(0, len(new), step)):
-            total = torch.from_numpy(part).to(flat) @ flat
+            chosen = torch.from_numpy(part).to(flat)
+            total, size = chosen @ flat, chosen @ flat.abs()
             blocks = Scaled.plain(total.view(len(part), self.groups, -1, self.weight.shape[1]))
             # of blocks on a diagonal, squares add for Frobenius and the largest counts for the spectral norm
             logs = blocks.log_norm((1, 2, 3)) if norm == "fro" else log_norms(blocks, norm).amax(1)
-            measured = zip(part, logs.tolist(), strict=True)
-            self._norms |= {(norm, taps.tobytes()): log for taps, log in measured}
+            # a single tap is no sum
+            errors = Scaled.plain(size).log_norm(1) - logs + (chosen.sum(1) - 1).log() + _LOG_PLACE
+            measured = zip(part, logs.tolist(), errors.tolist(), strict=True)
+            self._norms |= {(norm, taps.tobytes()): (log, error) for taps, log, error in measured}
         return np.array([self._norms[key] for key in keys])
 
     def _summed(self, taps: NDArray[np.bool_]) -> Tensor:

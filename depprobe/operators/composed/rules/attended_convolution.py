@@ -31,8 +31,8 @@ from torch import Tensor, nn
 from depprobe.core.options import Options, require
 from depprobe.core.scaled import Scaled, log_norms, log_norms_of_squares
 from depprobe.core.temporal_jacobian import LogNorms, TemporalJacobian
-from depprobe.operators.attention.closed_form import Row
 from depprobe.operators.attention.operator import AttentionJacobian
+from depprobe.operators.attention.row import Row
 from depprobe.operators.convolution.operator import ToeplitzJacobian, tap_matrices
 from depprobe.operators.dispatch import register_jacobian, registered_jacobian
 
