@@ -34,6 +34,8 @@ DIMENSIONS: dict[str, tuple[str, str]] = {
     "unit": ("hidden unit", "1"),
     "head": ("attention head", "1"),
     "depth": ("index of a stacked layer", "1"),
+    "source_token": ("token at the input position", "1"),
+    "target_token": ("token at the output position", "1"),
     "submodule": ("submodule at a depth", "1"),
     "layer": ("layer", "1"),
     "sample": ("input sample", "1"),

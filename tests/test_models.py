@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import nn
 
+import depprobe
 from depprobe.errors import BadInput
 from depprobe.models import checkpoint, transformers_folder, user_code
 
@@ -235,8 +236,9 @@ def test_a_folder_gives_its_model_in_its_own_dtype(llama: Path, capsys: pytest.C
 
 
 def test_text_goes_through_the_folders_tokenizer(llama: Path) -> None:
-    ids, words = transformers_folder.PretrainedFolder(llama).tokens("abc xyz")
-    assert "".join(words) == "abc xyz"
+    folder = transformers_folder.PretrainedFolder(llama)
+    ids = folder.ids("abc xyz")
+    assert "".join(folder.words(ids)) == "abc xyz"
     assert len(set(ids)) == 7
 
 
@@ -267,10 +269,35 @@ def test_incomplete_folders_are_told_in_one_line(llama: Path, tmp_path: Path) ->
         transformers_folder.PretrainedFolder(tmp_path)
     folder = copied(llama, tmp_path, "model.safetensors", "tokenizer.json", "tokenizer_config.json")
     with pytest.raises(BadInput, match="holds no tokenizer"):
-        transformers_folder.PretrainedFolder(folder).tokens("abc")
+        transformers_folder.PretrainedFolder(folder).ids("abc")
     with pytest.raises(BadInput, match="transformers cannot read") as caught:
         transformers_folder.PretrainedFolder(folder)()
     assert "\n" not in str(caught.value)
     (folder / "config.json").write_text("{")
     with pytest.raises(BadInput, match="cannot read"):
         transformers_folder.PretrainedFolder(folder)()
+
+
+def test_tokens_are_coordinates_and_ticks(llama: Path, tmp_path: Path) -> None:
+    from depprobe.runs.inputs import Source
+
+    text = Source("text", text=b"to be or not")
+    ds = depprobe.jacobian(
+        transformers_folder.PretrainedFolder(llama), text, n=9, dtype="float32", targets=[3, 8]
+    )
+    assert "".join(ds.source_token.values) == "to be or "
+    assert ds.target_token.values.tolist() == ["b", " "]
+    assert depprobe.load(depprobe.save(ds, tmp_path / "tokens.nc")).source_token.values.tolist() == list(
+        "to be or "
+    )
+    panel = depprobe.figures.heatmap(ds).axes[0]
+    assert [tick.get_text() for tick in panel.get_xticklabels()] == list("to␣be␣or␣")
+    assert [tick.get_text() for tick in panel.get_yticklabels()] == ["b", "␣"]
+
+
+def test_a_tokenizers_output_brings_its_tokens(llama: Path) -> None:
+    transformers = pytest.importorskip("transformers")
+    tokenizer = transformers.AutoTokenizer.from_pretrained(llama)
+    model = transformers_folder.PretrainedFolder(llama)().float()
+    ds = depprobe.jacobian(model, tokenizer("abcde", return_tensors="pt"))
+    assert ds.source_token.values.tolist() == list("abcde")

@@ -20,7 +20,7 @@ from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
 from matplotlib.legend import Legend
 from matplotlib.patches import Patch
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import FixedLocator, MaxNLocator
 from numpy.typing import NDArray
 
 from depprobe.curves.align import UNKNOWN as UNKNOWN_KINDS
@@ -38,6 +38,8 @@ ZERO, UNKNOWN = "#FFFFFF", "#CC79A7"
 
 #: share of the smallest norms of a layer that the scale may leave out
 _LEFT_OUT = 0.02
+#: most tokens on an inch of an axis, and their size
+_TOKENS_PER_INCH, _TOKEN_SIZE = 15, 5
 #: panels in a row
 _ACROSS = 4
 #: cells an inch; at 300 dots an inch none falls between two dots
@@ -123,6 +125,8 @@ def heatmap(
         images = []
         for panel, (name, _), picture in zip(axes, named, pictures, strict=True):
             images.append(_draw(panel, picture, colours, scale))
+            if len(parts) == 1:
+                _name_tokens(panel, parts[0], side)
             alone = len(axes) == 1
             title = wording.printable(name, width=50 if alone else max(12, round(side * 17)))
             panel.set_title(title, fontsize="medium" if alone else SMALL)
@@ -196,6 +200,23 @@ def _draw(ax: Axes, picture: Cells, colours: Colormap, scale: tuple[float, float
     for axis in (ax.xaxis, ax.yaxis):
         axis.set_major_locator(MaxNLocator(5, integer=True, min_n_ticks=1))
     return image
+
+
+def _name_tokens(ax: Axes, part: xr.Dataset, side: float) -> None:
+    """Tokens in place of positions, where there is room for each."""
+    for axis, name, column in ((ax.xaxis, "source_token", "source"), (ax.yaxis, "target_token", "target")):
+        if name not in part.coords or part.sizes[column] > _TOKENS_PER_INCH * side:
+            continue
+        words = [_readable(str(word)) for word in part[name].values]
+        turned = 90 if axis is ax.xaxis and max(map(len, words)) > 2 else 0
+        axis.set_major_locator(FixedLocator(part[column].values.tolist()))
+        axis.set_ticklabels(words, fontsize=_TOKEN_SIZE, rotation=turned)
+
+
+def _readable(word: str) -> str:
+    """A token with its blanks and line ends to be seen, and no mathematics read into it."""
+    marks = {" ": "\u2423", "\n": "\u21b5", "\t": "\u21e5", "$": r"\$"}
+    return "".join(marks.get(letter, letter if letter.isprintable() else "\u00b7") for letter in word)
 
 
 def _label(figure: Figure, axes: Sequence[Axes], pictures: Sequence[Cells], own: bool) -> None:

@@ -8,8 +8,9 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -64,19 +65,26 @@ class PretrainedFolder(StoredWeights):
             )
         return model.eval()
 
-    def tokens(self, text: str) -> tuple[list[int], list[str]]:
-        """The tokens of a text: ids, and what each reads as; raises ``BadInput`` without a tokenizer."""
+    def ids(self, text: str) -> list[int]:
+        """The ids of a text's tokens; raises ``BadInput`` where the folder holds no tokenizer."""
+        with _local(self.path):
+            return [int(i) for i in self._tokenizer(text, verbose=False)["input_ids"]]
+
+    def words(self, ids: Sequence[int]) -> list[str]:
+        """What each token reads as."""
+        with _local(self.path):
+            return [self._tokenizer.decode([i]) for i in ids]
+
+    @cached_property
+    def _tokenizer(self) -> Any:
         if not any((self.path / name).is_file() for name in _TOKENIZERS):
             raise BadInput(
                 f"{str(self.path)!r} holds no tokenizer, which a text needs; save one there with "
                 "save_pretrained, or give ids as an .npy file"
             )
-        with _local(self.path):
-            tokenizer = _transformers().AutoTokenizer.from_pretrained(
-                str(self.path), local_files_only=True, trust_remote_code=False
-            )
-            ids = [int(i) for i in tokenizer(text, verbose=False)["input_ids"]]
-            return ids, [tokenizer.decode([i]) for i in ids]
+        return _transformers().AutoTokenizer.from_pretrained(
+            str(self.path), local_files_only=True, trust_remote_code=False
+        )
 
 
 def _transformers() -> Any:

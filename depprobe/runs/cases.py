@@ -42,6 +42,7 @@ class Case:
     projected: bool = False
     named: bool = True
     sample: int = 0
+    tokens: tuple[str, ...] = ()
 
     @property
     def x(self) -> Tensor:
@@ -156,7 +157,10 @@ def _cases(subjects: Sequence[Subject], x: Any, seeds: Sequence[int], request: R
         inputs, projected = subject.inputs(x, seed, request)
         named = isinstance(subject, NamedLayer)
         build = partial(subject.build, seed, request, inputs[0])
-        cases += [Case(subject.label, seed, build, one, projected, named, i) for i, one in enumerate(inputs)]
+        for i, one in enumerate(inputs):
+            floats = isinstance(one, Tensor) and one.is_floating_point()
+            tokens = () if floats else tuple(subject.tokens(x, one))
+            cases.append(Case(subject.label, seed, build, one, projected, named, i, tokens))
     return cases
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -53,13 +53,18 @@ class Factory(Subject):
     def inputs(self, x: Any, seed: int, request: Request) -> tuple[list[Sample], bool]:
         if isinstance(x, Source):
             if x.text is not None and isinstance(self.make, PretrainedFolder):
-                ids, _ = self.make.tokens(x.text.decode("utf-8", errors="replace"))
+                ids = self.make.ids(x.text.decode("utf-8", errors="replace"))
                 x = Source(x.name, data=np.array(ids, dtype=np.float64)[:, None])
             sizes = request.of("n"), request.of("samples"), seed
             return samples_for(self.build(seed, request), x, *sizes), False
         # arrays in the dtype and on the device of the module built
         samples = samples_of(x, nn.Identity() if isinstance(x, Tensor) else self.build(seed, request))
         return [moved(one, *self._place(request)) for one in samples], False
+
+    def tokens(self, x: Any, given: Sample) -> Sequence[str]:
+        if isinstance(self.make, PretrainedFolder) and isinstance(x, Source) and isinstance(given, Tensor):
+            return self.make.words(given.tolist()) if x.text is not None else ()
+        return super().tokens(x, given)
 
     @staticmethod
     def _place(request: Request) -> tuple[torch.dtype | None, torch.device | None]:

@@ -188,6 +188,11 @@ def labelled(results: list[Result], measured: Cases, depths: Sequence[str] = ())
     if not np.isnan(position).all():
         shared = bool((position == position[0]).all())
         coords["position"] = ("target", position[0]) if shared else (("layer", "target"), position)
+    tokens = {case.tokens for case in measured.cases}
+    if len(tokens) == 1 and len(words := tokens.pop()) == n and not banded:
+        coords["source_token"] = ("source", list(words))
+        if max(results[0].target) < n:
+            coords["target_token"] = ("target", [words[t] for t in results[0].target])
     if len(depths) > 1:
         coords["submodule"] = ("depth", list(depths))
     if len(labels) > 1:

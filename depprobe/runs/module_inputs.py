@@ -7,6 +7,9 @@ array    ids: a column of whole numbers;    floats: as it is
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
 import numpy as np
 import torch
 from torch import Tensor, nn
@@ -50,6 +53,15 @@ def samples_for(module: nn.Module, source: Source, n: int, samples: int, seed: i
             f"{type(module).__name__} does not say how wide its input is; give --input FILE.npy or FILE.csv"
         )
     return samples_of(source.windows(n, width, samples, seed), module)
+
+
+def tokens_of(x: Any, given: Sample) -> Sequence[str]:
+    """What the tokens of an input read as: bytes of a text, or those of a tokenizer's output; else none."""
+    if isinstance(x, Source) and x.text is not None:
+        ids = isinstance(given, Tensor) and not given.is_floating_point()
+        return [chr(i) for i in given.tolist()] if isinstance(given, Tensor) and ids else ()
+    known = getattr(x, "tokens", None)
+    return known(0) if callable(known) else ()
 
 
 def _first_reader(module: nn.Module) -> nn.Module | None:

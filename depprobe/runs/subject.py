@@ -13,7 +13,7 @@ import abc
 import contextlib
 import functools
 import inspect
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar, cast
 
@@ -27,7 +27,7 @@ from depprobe.core.options import DEFAULT_MEMORY, check_kind, parse_bytes, pinne
 from depprobe.errors import BadInput, unknown
 from depprobe.registry import Spec, layers
 from depprobe.runs.inputs import Source, joined
-from depprobe.runs.module_inputs import samples_for
+from depprobe.runs.module_inputs import samples_for, tokens_of
 
 Call = TypeVar("Call", bound=Callable[..., Any])
 #: what is taken where a call gives none
@@ -162,6 +162,9 @@ class Subject(abc.ABC):
     @abc.abstractmethod
     def inputs(self, x: Any, seed: int, request: Request) -> tuple[list[Sample], bool]:
         """Its inputs, one a sample, and whether a fixed random projection joined them to its width."""
+
+    def tokens(self, x: Any, given: Sample) -> Sequence[str]:
+        return tokens_of(x, given)
 
 
 class NamedLayer(Subject):
