@@ -204,6 +204,11 @@ class Run:
         """Options of ``depprobe.distances`` that were given."""
         return given(self._saying)
 
+    @property
+    def as_json(self) -> bool:
+        """Whether the result is printed as JSON."""
+        return bool(self._saying["as_json"])
+
     @contextmanager
     def measuring(self) -> Iterator[Callable[[float, int, str], None] | None]:
         """Set the threads, show progress and take the time; gives the function to report progress to."""

@@ -99,11 +99,16 @@ def jacobian(input_: str, theory: bool, position: str | None, **options: Any) ->
         predicted = predict(run.targets, run.source, **sizes)
     paths = run.keep(ds, predicted)
     kept.clear()
-    curve, found = decay_curve(ds), distances(ds, **run.weighing)
-    by_lag = {name: curve[name].values for name in ("lag", "log_median", "log_rms")}
-    extra = {"distances": found.attrs, "curve": by_lag}
-    beside = _beside(found, curve, predicted) if predicted is not None else []
-    run.say(ds, paths, extra | ({"theory": beside} if theory else {}))
+    extra: dict[str, Any] = {}
+    beside: list[dict[str, Any]] = []
+    # fits take a second of a long curve, and the summary makes them anyway
+    if run.as_json or theory:
+        curve, found = decay_curve(ds), distances(ds, **run.weighing)
+        by_lag = {name: curve[name].values for name in ("lag", "log_median", "log_rms")}
+        extra = {"distances": found.attrs, "curve": by_lag}
+        if predicted is not None:
+            beside = extra["theory"] = _beside(found, curve, predicted)
+    run.say(ds, paths, extra)
     run.note([_said(row) for row in beside])
 
 
