@@ -1,9 +1,8 @@
-"""What the measuring commands share: options, file names, the run itself, and how its result is said.
+"""What the measuring commands share: file names, the run itself, and how its result is said.
 
-A command is a click function decorated with ``@shared("layer", "n", ...)``, its own options, and ``@saying``.
-It calls ``Run.of`` first (bad paths are told before anything is measured), measures with ``run.options``
-within ``run.measuring()``, then calls ``run.keep(ds)`` and ``run.say(ds, paths)``. The table comes from
-``depprobe.cli.summaries.<command>``, the figures from ``depprobe.cli.plotting``.
+A command calls ``Run.of`` first (bad paths are told before anything is measured), measures with
+``run.options`` within ``run.measuring()``, then calls ``run.keep(ds)`` and ``run.say(ds, paths)``. The table
+comes from ``depprobe.cli.summaries.<command>``, the figures from ``depprobe.cli.plotting``.
 """
 
 from __future__ import annotations
@@ -22,112 +21,15 @@ import click
 
 from depprobe.cli import output
 from depprobe.cli.named_models import WORDS, Named, named, targets_of
+from depprobe.cli.options import OF_MODELS, SAYING
+from depprobe.cli.options import given as given_of
 from depprobe.cli.progress import progress
-from depprobe.vocabulary import NORMALISED, POOLINGS
 
 if TYPE_CHECKING:
     import xarray as xr
 
     from depprobe.cli.output import Summary
     from depprobe.runs.inputs import Source
-
-
-#: options that a model has values of its own for
-OF_MODELS = ("n", "d", "samples", "seeds", "dtype", "device")
-
-
-def _measured(function: Any) -> Any:
-    """What is measured. Its values are read off the words, since their order counts: ``named_models``."""
-    for flag, metavar, said in (
-        ("--weights", "FILE", "Weights of the --model before it: .safetensors, .pt or .npz; or LABEL=FILE."),
-        ("--model", "MODEL", "Your own: FILE.py:FACTORY, package.module:FACTORY, or hf:FOLDER; may repeat."),
-        ("--layer", "SPEC", "A named layer, such as lstm or lstm:forget_bias=2; repeat to compare."),
-    ):
-        function = click.option(flag, metavar=metavar, multiple=True, expose_value=False, help=said)(function)
-    return function
-
-
-#: options that mean the same in every command that has them
-OPTIONS: dict[str, Callable[[Any], Any]] = {
-    "layer": _measured,
-    "n": click.option("--n", default=1000, help="Sequence length."),
-    "d": click.option("--d", default=512, help="Width of the layer."),
-    "input": click.option(
-        "--input",
-        "input_",
-        default="noise",
-        metavar="noise|FILE",
-        help="Input: noise, or a .txt, .npy or .csv file.",
-    ),
-    "samples": click.option("--samples", default=1, help="Number of inputs (same weights)."),
-    "seeds": click.option("--seeds", default=1, help="Number of draws of the weights."),
-    "seed": click.option("--seed", default=0, help="Fixes the weights, then the input."),
-    "dtype": click.option("--dtype", default="float64", help="float32 or float64."),
-    "device": click.option("--device", default="cpu", help="Where to compute: cpu, cuda, mps."),
-    "threads": click.option("--threads", type=click.IntRange(1), help="Threads to compute with."),
-    "memory": click.option("--memory", default="4GiB", help="Memory budget."),
-    "power": click.option(
-        "--power", type=click.IntRange(1, 2), help="Mean and range weigh norms to this power (default: 2)."
-    ),
-    "skip_lags": click.option(
-        "--skip-lags", type=click.IntRange(0), help="Leave lags below this out of distances; 1: no lag 0."
-    ),
-    "skip_first": click.option("--skip-first", type=click.IntRange(0), help="Leave out the first sources."),
-    "pooling": click.option(
-        "--pooling", type=click.Choice(POOLINGS), help="Pool norms at one lag so (default: rms)."
-    ),
-    "normalise": click.option(
-        "--normalise", type=click.Choice(NORMALISED), help="Divide norms by the block at lag 0, or not."
-    ),
-    "output": click.option(
-        "-o",
-        "--output",
-        "output_",
-        type=click.Path(path_type=Path),
-        metavar="FILE.nc",
-        help="Where to save the dataset (default: under runs/).",
-    ),
-    "figure": click.option(
-        "--figure",
-        type=click.Path(path_type=Path),
-        metavar="FILE",
-        help="Where to save the figure: .png, .pdf or .svg (default: under runs/).",
-    ),
-    "json": click.option(
-        "--json", "as_json", is_flag=True, help="Print one JSON document instead of the table."
-    ),
-    "table": click.option(
-        "--table", type=click.Choice(list(output.TABLES)), help="Print the table in this form."
-    ),
-    "quiet": click.option("-q", "--quiet", is_flag=True, help="No messages or progress on stderr."),
-    "verbose": click.option("-v", "--verbose", is_flag=True, help="Say what runs and how long it took."),
-}
-
-
-def shared(*names: str) -> Callable[[Any], Any]:
-    """Decorator that gives a command the named options."""
-
-    def decorate(function: Any) -> Any:
-        for name in reversed(names):
-            function = OPTIONS[name](function)
-        return function
-
-    return decorate
-
-
-#: how distances are taken; a dataset is the same whatever they are
-DISTANCES = ("power", "skip_lags", "skip_first", "pooling", "normalise")
-weighing = shared(*DISTANCES)
-
-
-def given(options: Mapping[str, Any]) -> dict[str, Any]:
-    """Those of ``DISTANCES`` that were given."""
-    return {name: options[name] for name in DISTANCES if options.get(name) is not None}
-
-
-#: options of how a result is computed and said, which do not bear on what it is
-saying = shared("threads", "output", "figure", "json", "table", "quiet", "verbose")
-_SAYING = ("threads", "output_", "figure", "as_json", "table", "quiet", "verbose", *DISTANCES)
 
 
 @dataclass
@@ -175,7 +77,7 @@ class Run:
         from depprobe.figures.drawing.saving import format_of
         from depprobe.runs.inputs import read
 
-        said = {key: options[key] for key in _SAYING if key in options}
+        said = {key: options[key] for key in SAYING if key in options}
         rest = {key: value for key, value in options.items() if key not in said}
         if said["as_json"] and said["table"]:
             raise BadInput("give --json or --table, not both")
@@ -202,7 +104,7 @@ class Run:
     @property
     def weighing(self) -> dict[str, Any]:
         """Options of ``depprobe.distances`` that were given."""
-        return given(self._saying)
+        return given_of(self._saying)
 
     @property
     def as_json(self) -> bool:

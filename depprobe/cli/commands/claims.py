@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from depprobe.cli import output
-from depprobe.cli.common import shared
+from depprobe.cli.options import shared
 from depprobe.cli.progress import progress
 
 

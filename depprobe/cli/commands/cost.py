@@ -8,7 +8,8 @@ from typing import Any
 import click
 
 from depprobe.cli import output
-from depprobe.cli.common import Run, shared
+from depprobe.cli.common import Run
+from depprobe.cli.options import shared
 
 #: lengths at which layers are compared, and those of the efficiency table
 _LENGTHS = "256,512,1024"

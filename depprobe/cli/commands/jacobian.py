@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from depprobe.cli.common import Run, saying, shared, weighing
+from depprobe.cli.common import Run
+from depprobe.cli.options import saying, shared, weighing
 from depprobe.vocabulary import METHODS, NORMS
 
 if TYPE_CHECKING:

@@ -6,7 +6,8 @@ from typing import Any
 
 import click
 
-from depprobe.cli.common import Run, saying, shared
+from depprobe.cli.common import Run
+from depprobe.cli.options import saying, shared
 from depprobe.vocabulary import DRIVES
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from depprobe.cli import output
-from depprobe.cli.common import given, weighing
+from depprobe.cli.options import given, weighing
 
 
 @click.command(short_help="summarise stored datasets")

@@ -6,7 +6,8 @@ from typing import Any
 
 import click
 
-from depprobe.cli.common import Run, saying, shared
+from depprobe.cli.common import Run
+from depprobe.cli.options import saying, shared
 
 
 @click.command(short_help="eigenvalues, singular values, non-normality of recurrent weights, a figure")
