@@ -11,6 +11,7 @@ from conftest import tolerance
 
 import depprobe
 from depprobe import store
+from depprobe.curves import FORMS
 from depprobe.errors import BadInput
 from depprobe.operators import temporal_jacobian
 from depprobe.operators.composed.operator import GraphJacobian
@@ -94,7 +95,7 @@ def test_same_seed_same_data_and_a_valid_dataset(text, tmp_path):
     assert store.load(store.save(first, tmp_path / "a.nc")).identical(first)
     other = depprobe.jacobian(text, n=N, d=D, targets="every:16", seed=1)
     assert not first["log_norm"].equals(other["log_norm"])
-    assert depprobe.distances(first).sizes == {"form": 5}
+    assert depprobe.distances(first).sizes == {"form": len(FORMS)}
 
 
 @pytest.mark.parametrize("name", list(layers))

@@ -277,6 +277,7 @@ def _checked(method: Callable[..., Any]) -> Callable[..., Any]:
         found = signature.bind(self, *args, **given)
         for name in _ARGUMENTS.keys() & found.arguments.keys():
             found.arguments[name] = _ARGUMENTS[name](found.arguments[name], self.shape)
-        return method(*found.args, **found.kwargs)
+        with plain_modes():
+            return method(*found.args, **found.kwargs)
 
     return call

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from depprobe.core.calling.arguments import weights_of
 from depprobe.core.calling.known import is_plain
 from depprobe.core.function import SequenceFunction
-from depprobe.core.options import Options
+from depprobe.core.options import Options, plain_modes
 from depprobe.core.temporal_jacobian import TemporalJacobian
 from depprobe.errors import BadInput
 from depprobe.operators.autograd.operator import AutogradJacobian
@@ -96,6 +96,7 @@ def operator_of(function: SequenceFunction, options: Options) -> TemporalJacobia
     return AutogradJacobian(function, options)
 
 
+@plain_modes()
 def temporal_jacobian(
     module: nn.Module,
     x: Any,

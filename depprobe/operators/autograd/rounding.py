@@ -117,7 +117,10 @@ class Rounding:
         seen = np.isfinite(relative) & np.isfinite(log_norm)
         relative = np.where(seen, relative, 0.0)
         window = np.ones(2 * _BESIDE + 1)
-        total, count = (np.convolve(one, window, "same") for one in (relative**2, seen))
+        # "same" would be as long as the window where that is the longer
+        total, count = (
+            np.convolve(one, window)[_BESIDE : _BESIDE + len(seen)] for one in (relative**2, seen)
+        )
         # one block that is lost must not spoil those beside it
         pooled = np.minimum(np.sqrt(total / np.maximum(count, 1)), _SPOILED * relative)
         eps = torch.finfo(self._products.narrowest).eps
