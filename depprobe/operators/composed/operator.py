@@ -89,7 +89,7 @@ class GraphJacobian(TemporalJacobian):
     def log_norms(
         self, targets: Sequence[int], sources: Sequence[int] | None = None, norm: str = "fro"
     ) -> LogNorms:
-        """Natural logs of the norms of J[t,k]; ``error`` is the share that was lost on the way."""
+        """Natural logs of the norms of J[t,k]; ``error`` is the share that was lost, without rounding."""
         columns = np.arange(self.shape[2]) if sources is None else np.asarray(sources, dtype=np.int64)
         wanted = [int(t) % self.shape[0] for t in targets]
         order = sorted(set(wanted))
