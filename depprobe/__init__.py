@@ -39,6 +39,7 @@ _HOME: dict[str, str | None] = {
     "save": "depprobe.store",
     "load": "depprobe.store",
     "read_input": "depprobe.runs.inputs",
+    "trained": "depprobe.models.trained.by_name",
     "BadInput": "depprobe.errors",
     "OverBudget": "depprobe.errors",
     "figures": None,
@@ -54,6 +55,7 @@ if TYPE_CHECKING:
     from depprobe.curves import crossovers, decay_curve, dense, distances, scaling
     from depprobe.errors import BadInput, OverBudget
     from depprobe.ledger.costs.efficiency_table import efficiency
+    from depprobe.models.trained.by_name import trained
     from depprobe.operators import TemporalJacobian, register_jacobian, temporal_jacobian
     from depprobe.probes.cost import cost
     from depprobe.probes.gates import gates

@@ -19,6 +19,7 @@ from pathlib import Path
 
 from depprobe._version import __version__
 from depprobe.advice.cost_model import CostModel, byte_terms, fit, refusal, time_terms, token_terms
+from depprobe.core.user_cache import cache_folder
 from depprobe.costs.disturbed_times import SLOWER, slowed
 from depprobe.costs.machine import machine
 from depprobe.costs.memory import tensor_bytes
@@ -76,11 +77,6 @@ class Costs:
     sizes: dict[str, CostModel] = field(default_factory=dict)
     no_stream: dict[str, str] = field(default_factory=dict)
     disturbed: dict[str, list[tuple[int, int]]] = field(default_factory=dict)
-
-
-def cache_folder() -> Path:
-    """Where measurements of this machine are kept: ``$XDG_CACHE_HOME/depprobe``, or ``~/.cache/depprobe``."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "depprobe"
 
 
 def kept_in(folder: Path | None) -> FinishedPoints:

@@ -29,6 +29,7 @@ COMMANDS = {
     "show": "Summarise stored datasets.",
     "plot": "Draw stored datasets, overlaid.",
     "layers": "List the named layers, their options, equations and operators.",
+    "models": "List trained models with their licences, and fetch their weights.",
 }
 
 

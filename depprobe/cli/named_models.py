@@ -1,7 +1,7 @@
 """``--layer``, ``--model`` and ``--weights``, in the order in which they stand on the command line.
 
     --layer SPEC | --layer LABEL=SPEC
-    --model FILE.py:FACTORY | package.module:FACTORY | hf:FOLDER, each with LABEL= before it
+    --model FILE.py:FACTORY | package.module:FACTORY | hf:FOLDER | trained:NAME, each with LABEL= before it
     --weights FILE         of the --model before it;    --weights LABEL=FILE    of the one so labelled
 
 A label holds no ``:``, ``/`` or ``\\``, so only an ``=`` before the first of these ends one.
@@ -18,6 +18,8 @@ from typing import Any
 from depprobe.errors import BadInput
 
 _FLAGS = ("--layer", "--model", "--weights")
+#: models that are named with their weights
+_WITH_WEIGHTS = ("hf:", "trained:")
 #: where the words of a subcommand are kept in click's ``Context.meta``
 WORDS = "depprobe.words"
 
@@ -55,10 +57,13 @@ class Named:
         if not self.is_model:
             return self.text
         from depprobe.models import checkpoint, transformers_folder, user_code
+        from depprobe.models.trained.by_name import trained
 
+        if self.weights and self.text.startswith(_WITH_WEIGHTS):
+            raise BadInput(f"{self.text} has weights of its own; leave out --weights {self.weights}")
+        if self.text.startswith("trained:"):
+            return trained(self.text)
         if self.text.startswith("hf:"):
-            if self.weights:
-                raise BadInput(f"{self.text} has weights of its own; leave out --weights {self.weights}")
             return transformers_folder.PretrainedFolder(Path(self.text.removeprefix("hf:")))
         found = user_code.find(self.text)
         return checkpoint.Checkpoint(found, Path(self.weights)) if self.weights else found

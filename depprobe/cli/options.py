@@ -22,7 +22,7 @@ def measured(function: Any) -> Any:
     """What is measured. Its values are read off the words, since their order counts: ``named_models``."""
     for flag, metavar, said in (
         ("--weights", "FILE", "Weights of the --model before it: .safetensors, .pt or .npz; or LABEL=FILE."),
-        ("--model", "MODEL", "Your own: FILE.py:FACTORY, package.module:FACTORY, or hf:FOLDER; may repeat."),
+        ("--model", "MODEL", "FILE.py:FACTORY, package.module:FACTORY, hf:FOLDER, trained:NAME; may repeat."),
         ("--layer", "SPEC", "A named layer, such as lstm or lstm:forget_bias=2; repeat to compare."),
     ):
         function = click.option(flag, metavar=metavar, multiple=True, expose_value=False, help=said)(function)

@@ -7,8 +7,9 @@ through. All else must fit: every weight of the module, no other, each of its sh
 
 from __future__ import annotations
 
+import abc
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -168,6 +169,20 @@ def _first_line(error: BaseException) -> str:
 
 class StoredWeights:
     """A factory whose weights stand in files, so that no seed draws others."""
+
+    __call__: Callable[..., nn.Module]
+
+
+class ReadsText(StoredWeights, abc.ABC):
+    """Such a factory of a model of text, with the model's own ids."""
+
+    @abc.abstractmethod
+    def ids(self, text: str) -> list[int]:
+        """The ids of a text's tokens; raises ``BadInput`` where no tokenizer is known."""
+
+    @abc.abstractmethod
+    def words(self, ids: Sequence[int]) -> list[str]:
+        """What each token reads as; nothing where no tokenizer is known."""
 
 
 class Checkpoint(StoredWeights):

@@ -17,14 +17,14 @@ from typing import Any
 from torch import nn
 
 from depprobe.errors import BadInput
-from depprobe.models.checkpoint import StoredWeights
+from depprobe.models.checkpoint import ReadsText
 
 #: files that hold a tokenizer, one of which a folder with text as input must have
 _TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "spiece.model")
 
 
 @dataclass(frozen=True)
-class PretrainedFolder(StoredWeights):
+class PretrainedFolder(ReadsText):
     """A folder with a model; the model and the tokenizer are read when asked for.
 
     Parameters
@@ -71,13 +71,19 @@ class PretrainedFolder(StoredWeights):
             return [int(i) for i in self._tokenizer(text, verbose=False)["input_ids"]]
 
     def words(self, ids: Sequence[int]) -> list[str]:
-        """What each token reads as."""
+        """What each token reads as; none where the folder holds no tokenizer."""
+        if not self._has_tokenizer:
+            return []
         with _local(self.path):
             return [self._tokenizer.decode([i]) for i in ids]
 
+    @property
+    def _has_tokenizer(self) -> bool:
+        return any((self.path / name).is_file() for name in _TOKENIZERS)
+
     @cached_property
     def _tokenizer(self) -> Any:
-        if not any((self.path / name).is_file() for name in _TOKENIZERS):
+        if not self._has_tokenizer:
             raise BadInput(
                 f"{str(self.path)!r} holds no tokenizer, which a text needs; save one there with "
                 "save_pretrained, or give ids as an .npy file"

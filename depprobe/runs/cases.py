@@ -17,6 +17,8 @@ from torch import Tensor, nn
 from depprobe.core.calling.arguments import Sample
 from depprobe.core.options import require
 from depprobe.errors import BadInput
+from depprobe.models.trained.by_name import trained
+from depprobe.models.trained.catalogue import PREFIX
 from depprobe.registry import Spec
 from depprobe.runs.factory import Factory
 from depprobe.runs.inputs import Source
@@ -133,7 +135,7 @@ def cases_of(
         check_dtype(request.of("dtype"))
     if layers and request.of("d") < 1:
         raise BadInput(f"d must be at least 1, not {request.of('d')}")
-    if drawn:
+    if drawn and layers:
         require_room(layers, x or Source("noise"), request)
     first = request.seed
     if first < 0 or first + seeds > 2**63:
@@ -209,6 +211,8 @@ def subjects_of(target: Any) -> list[Subject]:
 
 
 def _subject(label: str | None, target: Any) -> Subject:
+    if isinstance(target, str) and target.startswith(PREFIX):
+        return Factory(label or target.removeprefix(PREFIX), trained(target))
     if isinstance(target, str):
         return NamedLayer(label or str(Spec.parse(target)), target)
     if isinstance(target, nn.Module):

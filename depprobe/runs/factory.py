@@ -13,8 +13,7 @@ from torch import Tensor, nn
 from depprobe.core.calling.arguments import Sample, moved, samples_of
 from depprobe.core.calling.environment import factory_state
 from depprobe.errors import BadInput, DepprobeError
-from depprobe.models.checkpoint import StoredWeights
-from depprobe.models.transformers_folder import PretrainedFolder
+from depprobe.models.checkpoint import ReadsText, StoredWeights
 from depprobe.runs.inputs import Source
 from depprobe.runs.module_inputs import samples_for
 from depprobe.runs.subject import DTYPES, NOT_KEPT, Request, Subject, device_of
@@ -52,18 +51,19 @@ class Factory(Subject):
 
     def inputs(self, x: Any, seed: int, request: Request) -> tuple[list[Sample], bool]:
         if isinstance(x, Source):
-            if x.text is not None and isinstance(self.make, PretrainedFolder):
+            if x.text is not None and isinstance(self.make, ReadsText):
                 ids = self.make.ids(x.text.decode("utf-8", errors="replace"))
                 x = Source(x.name, data=np.array(ids, dtype=np.float64)[:, None])
-            sizes = request.of("n"), request.of("samples"), seed
+            sizes = request.n, request.of("samples"), seed
             return samples_for(self.build(seed, request), x, *sizes), False
         # arrays in the dtype and on the device of the module built
         samples = samples_of(x, nn.Identity() if isinstance(x, Tensor) else self.build(seed, request))
         return [moved(one, *self._place(request)) for one in samples], False
 
     def tokens(self, x: Any, given: Sample) -> Sequence[str]:
-        if isinstance(self.make, PretrainedFolder) and isinstance(x, Source) and isinstance(given, Tensor):
-            return self.make.words(given.tolist()) if x.text is not None else ()
+        if isinstance(self.make, ReadsText) and isinstance(given, Tensor):
+            is_no_text = isinstance(x, Source) and x.text is None
+            return () if is_no_text else self.make.words(given.tolist())
         return super().tokens(x, given)
 
     @staticmethod

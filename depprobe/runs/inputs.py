@@ -25,6 +25,8 @@ Floats = NDArray[np.float64]
 
 #: suffixes of known files that are no input
 _NOT_TEXT = (".npz", ".pt", ".pth", ".pkl", ".pickle", ".nc", ".h5", ".png", ".pdf", ".zip", ".gz")
+#: positions that are read where no length is asked for
+DEFAULT_LENGTH = 1000
 #: seeds of what stays fixed whatever ``--seed`` says: the byte embedding and the joining projection
 _EMBEDDING_SEED, _PROJECTION_SEED = 256, 1
 
@@ -51,6 +53,10 @@ class Source:
         if self.text is not None:
             return len(self.text)
         return None if self.data is None else len(self.data)
+
+    def own_length(self, samples: int) -> int:
+        """The length where none is asked for: the default, or what a shorter file holds for each sample."""
+        return DEFAULT_LENGTH if self.length is None else min(DEFAULT_LENGTH, self.length // max(samples, 1))
 
     def check(self, n: int, samples: int = 1) -> None:
         """Refuse what ``windows`` cannot give; raises ``BadInput``."""

@@ -191,7 +191,7 @@ def labelled(results: list[Result], measured: Cases, depths: Sequence[str] = ())
     tokens = {case.tokens for case in measured.cases}
     if len(tokens) == 1 and len(words := tokens.pop()) == n and not banded:
         coords["source_token"] = ("source", list(words))
-        if max(results[0].target) < n:
+        if results[0].shape[0] == n:
             coords["target_token"] = ("target", [words[t] for t in results[0].target])
     if len(depths) > 1:
         coords["submodule"] = ("depth", list(depths))

@@ -29,8 +29,10 @@ _WIDTHS: dict[type[nn.Module], str] = {
 }
 
 
-def samples_for(module: nn.Module, source: Source, n: int, samples: int, seed: int) -> list[Sample]:
+def samples_for(module: nn.Module, source: Source, n: int | None, samples: int, seed: int) -> list[Sample]:
     """The inputs that a module reads from a source, one a sample: ids (n,) or floats (n, d_in).
+
+    Without n they are as long as a short source, see ``Source.own_length``.
 
     Raises
     ------
@@ -45,6 +47,7 @@ def samples_for(module: nn.Module, source: Source, n: int, samples: int, seed: i
     [tensor([97, 98, 99])]
     """
     reader = _first_reader(module)
+    n = source.own_length(samples) if n is None else n
     if isinstance(reader, nn.Embedding):
         return list(_ids(reader.num_embeddings, source, n, samples, seed))
     width = source.width or (None if reader is None else _width(reader))

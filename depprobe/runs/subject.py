@@ -26,12 +26,12 @@ from depprobe.core.calling.arguments import Sample, samples_of
 from depprobe.core.options import DEFAULT_MEMORY, check_kind, parse_bytes, pinned, require
 from depprobe.errors import BadInput, unknown
 from depprobe.registry import Spec, layers
-from depprobe.runs.inputs import Source, joined
+from depprobe.runs.inputs import DEFAULT_LENGTH, Source, joined
 from depprobe.runs.module_inputs import samples_for, tokens_of
 
 Call = TypeVar("Call", bound=Callable[..., Any])
 #: what is taken where a call gives none
-DEFAULTS: dict[str, Any] = {"n": 1000, "d": 512, "samples": 1, "seeds": 1}
+DEFAULTS: dict[str, Any] = {"n": DEFAULT_LENGTH, "d": 512, "samples": 1, "seeds": 1}
 DEFAULTS |= {"dtype": "float64", "device": "cpu"}
 DTYPES = {"float32": torch.float32, "float64": torch.float64}
 #: share of the budget below which one (d x d) matrix cannot make the weights exceed it
@@ -235,7 +235,7 @@ class BuiltModule(Subject):
 
     def inputs(self, x: Any, seed: int, request: Request) -> tuple[list[Sample], bool]:
         if isinstance(x, Source):
-            return samples_for(self.module, x, request.of("n"), request.of("samples"), seed), False
+            return samples_for(self.module, x, request.n, request.of("samples"), seed), False
         # arrays in the dtype and on the device of the module, tensors as they are
         return samples_of(x, self.module), False
 
