@@ -56,7 +56,7 @@ def plot(ds: xr.Dataset) -> Figure:
         halves: Any = figure.subfigures(2, 1, height_ratios=(1.15, 1))
         above, below = halves
         panels = list(above.subplots(1, 3))
-        cost(_costs(ds), per="pairs", axes=panels)
+        cost(_costs(ds), per="pairs", ax=panels)
         panels[0].set_title(f"a forward pass, $d$ = {ds.attrs['d']}, window 64", loc="left")
         _draw_shares(below.subplots(), ds)
         below.legend(loc="outside upper center", ncols=3)

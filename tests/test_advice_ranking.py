@@ -218,7 +218,7 @@ def test_a_map_tells_layers_with_several_options_apart(kept, monkeypatch):
     times = {specs[0]: 2, specs[1]: 1}
     monkeypatch.setattr(decision_map, "fitted", lambda *given: known(**times))
     ds = depprobe.decision_map(32, specs=specs, folder=kept.folder, lengths=(20, 200), lags=(1,))
-    figure, _ = depprobe.figures.decision(ds)
+    figure = depprobe.figures.decision(ds).figure
     # the window is longer than 20 positions
     assert ds["best"].values.tolist() == [[0, 1]]
     assert [text.get_text() for text in figure.legends[0].get_texts()] == specs
@@ -234,7 +234,7 @@ def test_where_nothing_is_usable_the_map_says_so(kept, monkeypatch):
     assert ds["tree_factor"].values.ravel().tolist() == [math.inf, math.inf]
     with pytest.raises(BadInput, match=r"no lag of \[9\] is below a length of \[5\]"):
         depprobe.decision_map(32, lengths=(5,), lags=(9,))
-    figure, axes = depprobe.figures.decision(ds, ds)
+    figure, axes, *_ = depprobe.figures.decision(ds, ds)
     assert [text.get_text() for text in figure.legends[0].get_texts()] == [
         "gru",
         "none of them",

@@ -23,8 +23,8 @@ from depprobe.errors import BadInput, DepprobeError
 from depprobe.figures import heatmap as draw_heatmap
 from depprobe.figures.drawing.float_limits import LIMITS
 from depprobe.figures.drawing.log_axis import LN10, BetweenDecades, DecadeLocator, PowerOfTen
-from depprobe.figures.drawing.style import line_style
-from depprobe.figures.heatmap import UNKNOWN, ZERO
+from depprobe.figures.drawing.style import line_style, styled
+from depprobe.figures.heatmap import GAP, UNKNOWN, ZERO
 from depprobe.vocabulary import STATUS, status_of
 
 N = 40
@@ -401,7 +401,8 @@ def test_layers_differ_in_colour_and_without_it():
     lines = figures.decay(eight()).lines
     grey = {(line.get_linestyle(), line.get_marker()) for line in lines}
     assert len(grey) == len({line.get_color() for line in lines} | {"blue again"}) == 8
-    assert len({tuple(map(str, line_style(i).values())) for i in range(280)}) == 280
+    with styled():
+        assert len({tuple(map(str, line_style(i).values())) for i in range(280)}) == 280
 
 
 def test_lines_are_named_by_layer():
@@ -431,9 +432,8 @@ def test_axes_say_what_they_hold():
     ax = figures.decay(falling(norm="spectral", wrt="c")).ax
     assert ax.get_xlabel() == "lag $t - k$ (positions)"
     assert ax.get_ylabel() == r"norm $\Vert J_{t,k}\Vert_2$ (dimensionless)"
-    assert ax.get_title(loc="left").startswith(
-        r"$J_{t,k} = \partial h_t / \partial c_k$,  $n$ = 40,  $d$ = 8"
-    )
+    said = ax.figure.get_suptitle()
+    assert said.startswith(r"$J_{t,k} = \partial h_t / \partial c_k$,  $n$ = 40,  $d$ = 8")
 
 
 @pytest.mark.parametrize(
@@ -543,14 +543,19 @@ def test_kinds_of_unknown_norms_are_named():
     assert f"{len(unknown) - 1} underflow, 1 overflow, left out" in legend_texts(figures.decay(ds))
 
 
-def test_sparse_targets_reach_half_way_to_the_next():
+def test_sparse_targets_are_thin_rows_with_gaps_between():
     drawn = figures.heatmap(falling(targets=[0, 10, 20, 30]))
     image, ax = drawn.images[0], drawn.axes[0]
-    assert np.asarray(image.get_array()).shape == (4, N, 4)
-    assert image.get_extent() == [-0.5, N - 0.5, 35, -5]
-    # no blank strip that would look like zeros
-    assert ax.get_ylim() == (35, -0.5)
+    rows = np.asarray(image.get_array())
+    gap = (rows == np.round(255 * np.array(to_rgba(GAP))).astype(np.uint8)).all(-1)
+    # a row is one position high, of 31
+    assert gap.all(1).mean() == pytest.approx(27 / 31, abs=0.01)
+    assert not gap[~gap.all(1)].any()
+    assert image.get_extent() == [-0.5, N - 0.5, 30.5, -0.5]
+    assert ax.get_ylim() == (30.5, -0.5)
     assert ax.get_xlim() == (-0.5, N - 0.5)
+    assert "not measured" in legend_texts(drawn)
+    assert "grey: not measured" in drawn.caption.lower()
     assert "4 targets" in ax.get_ylabel()
     assert "targets" not in figures.heatmap(falling()).axes[0].get_ylabel()
 
@@ -564,10 +569,11 @@ def test_uneven_targets_keep_their_places():
     zero, _ = colours_off_the_scale(image)
     centres = top + (np.arange(len(rows)) + 0.5) * (bottom - top) / len(rows)
     nearest = positions[np.abs(centres[:, None] - positions).argmin(1)]
-    clear = np.abs(np.abs(centres[:, None] - positions) - np.abs(centres - nearest)[:, None]).min(1) < 0.4
+    measured = np.abs(centres - nearest) < 0.45
     # a row shows as many blocks as its target has inputs before it
-    np.testing.assert_array_equal((~zero).sum(1)[clear], nearest[clear] + 1)
-    assert ax.get_ylim() == (N - 0.5, 1.5)
+    np.testing.assert_array_equal((~zero).sum(1)[measured], nearest[measured] + 1)
+    assert not zero[np.abs(centres - nearest) > 0.55].any()
+    assert ax.get_ylim() == (37.5, 1.5)
 
 
 def test_single_target():
@@ -675,7 +681,7 @@ def test_heatmaps_of_several_datasets():
     [
         (3, {}, "a figure takes datasets, not int"),
         (falling(), {"floor": 1}, "floor < ceiling, not 1 and 0"),
-        (falling(), {"ax": []}, "0 axes were given for 1 layers"),
+        (falling(), {"ax": []}, "of heat maps of 1 layers needs 1 axes, not 0"),
         (decay_curve(falling()), {}, "no variable 'log_norm'"),
     ],
 )

@@ -92,7 +92,7 @@ def test_time_constants_can_be_read_where_they_span_little():
 
 def test_axes_given_are_drawn_into_and_files_written(tmp_path):
     axes = Figure().subplots(1, 3)
-    drawn = figures.gates(dataset(), axes=axes)
+    drawn = figures.gates(dataset(), ax=axes)
     assert drawn.axes == tuple(axes)
     for suffix in ("png", "pdf", "svg"):
         assert figures.save(drawn, tmp_path / f"a.{suffix}").stat().st_size > 1000
@@ -102,7 +102,7 @@ def test_wrong_datasets_are_refused():
     with pytest.raises(BadInput, match=r"takes datasets that depprobe\.gates gave"):
         figures.gates(dataset().drop_vars("gate_value"))
     with pytest.raises(BadInput, match="needs 3 axes, not 2"):
-        figures.gates(dataset(), axes=Figure().subplots(1, 2))
+        figures.gates(dataset(), ax=Figure().subplots(1, 2))
     with pytest.raises(BadInput, match="2 labels were given for 1 layers"):
         figures.gates(dataset(), labels=["a", "b"])
     unknown = dataset()

@@ -20,12 +20,12 @@ from pathlib import Path
 from depprobe._version import __version__
 from depprobe.advice.cost_model import CostModel, byte_terms, fit, refusal, time_terms, token_terms
 from depprobe.core.user_cache import cache_folder
-from depprobe.costs.disturbed_times import SLOWER, slowed
 from depprobe.costs.machine import machine
 from depprobe.costs.memory import tensor_bytes
 from depprobe.costs.passes import BACKWARD, one_pass
 from depprobe.costs.streaming import NoStream, prepared_step, stream
 from depprobe.costs.timing import all_threads, seconds
+from depprobe.curves.scaling import SLOWER, slowed
 from depprobe.errors import BadInput
 from depprobe.runs.cache import FinishedPoints
 from depprobe.runs.cases import Case, cases_of_specs

@@ -4,11 +4,15 @@ r"""How costs grow with length and width, and where one layer overtakes another.
     n* with q_A(n*) = q_B(n*)    by straight lines in (ln n, ln q) between the lengths that were measured
 
 A sum such as n^2 d + n d^2 is no power: its exponent is that of the lengths measured, between 1 and 2.
+Times that something else on the machine disturbed give neither: quartiles more than ``APART`` times apart, or
+more threads that take more than ``SLOWER`` times as long as one. Threads that do not help slow a pass down
+little; threads that wait for a busy processor, a hundred times.
 """
 
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 import xarray as xr
@@ -24,6 +28,10 @@ _QUARTILES = 1.3489795
 #: spread of ln time below which a point weighs no more: clocks and caches are not steadier
 _STEADIEST = 0.01
 _LEVEL = 0.95
+#: quartiles further apart than this factor, undisturbed within some 1.3
+APART = 2.0
+#: more threads that take more times as long as one
+SLOWER = 3.0
 
 
 def scaling(ds: xr.Dataset) -> xr.Dataset:
@@ -169,6 +177,35 @@ def crossovers(ds: xr.Dataset, resamples: int = 400, seed: int = 0) -> xr.Datase
         "resample_seed": seed,
     }
     return result
+
+
+def disturbed(ds: xr.Dataset) -> xr.DataArray:
+    """Which times of a dataset of costs are disturbed, over their dimensions; unknown times are not."""
+    found = ds["time_high"] > APART * ds["time_low"]
+    if "threads" in ds["time"].dims and 1 in ds["threads"].values:
+        found = found | slowed(ds["time"], ds["time"].sel(threads=1, drop=True))
+    return found
+
+
+def slowed(many: Any, one: Any) -> Any:
+    """Whether a pass with many threads took so much longer than with one that it was disturbed.
+
+    Examples
+    --------
+    >>> slowed(2.0, 1.0), slowed(40.0, 0.2)
+    (False, True)
+    """
+    return many > SLOWER * one
+
+
+def grow_tellably(layer: xr.Dataset) -> bool:
+    """Whether times of a layer tell how they grow: ``disturbed`` nowhere, of two with quartiles apart."""
+    if not {"time_low", "time_high", "disturbed"} <= set(layer):
+        return True
+    low, high = (layer[name].values.ravel() for name in ("time_low", "time_high"))
+    known = ~np.isnan(low)
+    overlap = known.sum() == 2 and low[known].max() <= high[known].min()
+    return not overlap and not bool(layer["disturbed"].any())
 
 
 def _logs(ds: xr.Dataset, quantities: tuple[str, ...]) -> tuple[xr.DataArray, xr.DataArray]:

@@ -1,7 +1,9 @@
 """Datasets -> figures one would print. No torch here, and no pyplot: nothing opens a window or keeps state.
 
-Every figure takes datasets, draws into ``ax`` or a figure of its own, and returns what it drew; ``save``
-writes it. To add a figure, add a file with one function of this kind.
+Every figure takes datasets and the words ``ax``, ``title``, ``legend``, ``labels`` and ``floor``. It draws a
+figure of its own in the style of the house, or into ``ax`` in the settings of matplotlib that are in force,
+and returns what it drew, with a caption for a paper; ``save`` writes it, ``panels`` puts several into one. To
+add a figure, add a file with one function of this kind.
 """
 
 from depprobe.figures.cost import CostDrawing, cost
@@ -12,6 +14,7 @@ from depprobe.figures.drawing.venues import VENUES, venue
 from depprobe.figures.gates import GatesDrawing, gates
 from depprobe.figures.heatmap import HeatmapDrawing, heatmap
 from depprobe.figures.lyapunov import LyapunovDrawing, lyapunov
+from depprobe.figures.panels import Panels, panels
 from depprobe.figures.spectrum import SpectrumDrawing, spectrum
 from depprobe.figures.speedup import SpeedupDrawing, speedup
 
@@ -24,6 +27,7 @@ __all__ = [
     "GatesDrawing",
     "HeatmapDrawing",
     "LyapunovDrawing",
+    "Panels",
     "SpectrumDrawing",
     "SpeedupDrawing",
     "cost",
@@ -33,6 +37,7 @@ __all__ = [
     "gates",
     "heatmap",
     "lyapunov",
+    "panels",
     "save",
     "spectrum",
     "speedup",

@@ -9,7 +9,7 @@ whose cost is that of its pairs is flat.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -21,10 +21,20 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, NullLocator
 
 from depprobe.curves import scaling
+from depprobe.curves.scaling import grow_tellably
 from depprobe.errors import BadInput, unknown
 from depprobe.figures.drawing import wording
 from depprobe.figures.drawing.cost_lines import costs_by_layer, length_axis, look
-from depprobe.figures.drawing.style import GREY, PAGE, figure_of, line_style, styled
+from depprobe.figures.drawing.fitting import ABREAST, add_legend, add_title, fit_height, in_lines
+from depprobe.figures.drawing.style import (
+    GREY,
+    axes_given,
+    figure_of,
+    line_style,
+    new_figure,
+    style_for,
+    thin,
+)
 
 #: panel -> what its axis says
 PANELS = {
@@ -44,40 +54,55 @@ class CostDrawing(NamedTuple):
     figure, axes : where it was drawn; time, memory, FLOPs.
     lines : of each panel, one a layer; None where nothing is known.
     formulas : the dashed lines of the FLOPs panel, None where there is no formula.
+    handles : what the legend shows, labelled.
+    caption : a caption for a paper.
     """
 
     figure: Figure
     axes: list[Axes]
     lines: list[list[ErrorbarContainer | None]]
     formulas: list[Line2D | None]
+    handles: list[Line2D]
+    caption: str
 
 
 def cost(
     datasets: xr.Dataset | Sequence[xr.Dataset],
     *,
+    ax: Sequence[Axes] | None = None,
+    title: str | None = None,
+    legend: bool = True,
+    labels: Sequence[str] | None = None,
+    floor: Mapping[str, float] | None = None,
     per: str | None = None,
     phase: str | None = None,
     threads: int | None = None,
-    axes: Sequence[Axes] | None = None,
 ) -> CostDrawing:
     """Draw time (with quartiles), peak memory and FLOPs of layers against the sequence length.
 
     Parameters
     ----------
     datasets : one dataset or several, each what ``depprobe.cost`` gives; a line for each layer and width.
+    ax : where to draw, three axes, in the settings of matplotlib that are in force and without a title; None
+        makes a figure in the style of the house with a legend below.
+    title : heads the figure, or the first of the axes given; None leaves it out.
+    legend : whether to add a legend.
+    labels : one name for each layer and width; None takes the spec strings.
+    floor : log10 of the lowest value shown in a panel, such as ``{"time": -4}``; panels are ``time`` (s),
+        ``peak_bytes`` and ``flops``.
     per : ``"pairs"`` divides all three by the unmasked pairs of positions, and leaves out layers without.
     phase : which passes; by default the first that was measured.
     threads : how many threads the time is that of; by default the most that were measured.
-    axes : where to draw, three of them; None makes a figure with a legend below.
 
     Returns
     -------
-    What was drawn.
+    What was drawn. An exponent of time stands as a dash where the times do not tell it: disturbed ones, or
+    two whose quartiles overlap.
 
     Raises
     ------
-    BadInput : not such datasets, an unknown ``per``, a phase or threads that were not measured, a wrong
-        number of axes, no layer with pairs.
+    BadInput : not such datasets, an unknown ``per`` or panel, a phase or threads that were not measured, a
+        wrong number of axes or labels, no layer with pairs.
 
     Examples
     --------
@@ -88,41 +113,63 @@ def cost(
     """
     if per is not None and per not in PER:
         raise unknown("per", per, PER)
-    parts, said = costs_by_layer(datasets, phase, threads)
+    floors = wording.floors(floor, PANELS)
+    parts, said = costs_by_layer(datasets, phase, threads, labels)
     shown = [(i, name, part) for i, (name, part) in enumerate(parts) if not per or _has_pairs(part)]
     if not shown:
         raise BadInput("no layer of these has a number of pairs of positions to divide by")
-    with styled():
-        if axes is None:
-            figure = Figure(
-                figsize=(PAGE, 2.5 + 0.16 * math.ceil((len(shown) + 1) / 2)), layout="constrained"
-            )
-            panels = list(figure.subplots(1, 3))
-        else:
-            panels = list(axes)
-            if len(panels) != len(PANELS):
-                raise BadInput(f"costs need {len(PANELS)} axes, not {len(panels)}")
-            figure = figure_of(panels[0])
+    given = axes_given(ax, len(PANELS), "a figure of costs")
+    with style_for(given):
+        panels = given or _panels()
+        figure = figure_of(panels[0])
         lines = [
-            [_measured(ax, part, name, i, per) for i, _, part in shown]
-            for ax, name in zip(panels, PANELS, strict=True)
+            [_measured(one, part, quantity, i, name, per) for i, name, part in shown]
+            for one, quantity in zip(panels, PANELS, strict=True)
         ]
-        formulas = [_formula(panels[-1], part, i, per) for i, _, part in shown]
+        formulas = [_formula(panels[-1], part, i, name, per) for i, name, part in shown]
         lengths = sorted({int(n) for *_, part in shown for n in part["n"].values})
-        for ax, (words, unit) in zip(panels, PANELS.values(), strict=True):
-            ax.set_ylabel(f"{words} / pairs ({unit})" if per else f"{words} ({unit})")
-            _log_axes(ax, lengths)
-        if axes is None:
-            handles = [_handle(i, name, part) for i, name, part in shown]
-            title = said
-            if len(lengths) > 1:
-                title += ";  exponents in $n$ of time, memory, FLOPs"
-            if any(formulas):
-                handles.append(
-                    Line2D([], [], color=GREY, linestyle="--", linewidth=0.7, label="FLOPs formula")
-                )
-            figure.legend(handles=handles, loc="outside lower center", ncols=2, title=title, title_fontsize=7)
-    return CostDrawing(figure, panels, lines, formulas)
+        for one, (quantity, (words, unit)) in zip(panels, PANELS.items(), strict=True):
+            one.set_ylabel(f"{words} / pairs ({unit})" if per else f"{words} ({unit})")
+            _log_axes(one, lengths, floors.get(quantity))
+        handles = [_handle(i, name, part) for i, name, part in shown]
+        heading = said + (";  exponents in $n$ of time, memory, FLOPs" if len(lengths) > 1 else "")
+        if any(formulas):
+            look: dict[str, Any] = {"color": GREY, "linestyle": "--", "linewidth": thin(0.6)}
+            handles.append(Line2D([], [], **look, label="FLOPs formula"))
+        if legend and given is None:
+            add_legend(figure, handles, title=in_lines(figure, heading.split(";  "), figure.get_figwidth()))
+        elif legend:
+            add_legend(panels[-1], handles)
+        if given is None:
+            if title:
+                add_title(figure, title, [])
+            fit_height(figure, panels if figure.get_figwidth() < ABREAST else panels[:1], 1.9)
+        elif title:
+            panels[0].set_title(title)
+    return CostDrawing(figure, panels, lines, formulas, handles, _caption(said, per, formulas, lengths))
+
+
+def _panels() -> list[Axes]:
+    figure = new_figure(len(PANELS), 3.0)
+    shape = (1, len(PANELS)) if figure.get_figwidth() >= ABREAST else (len(PANELS), 1)
+    return [figure.add_subplot(*shape, i + 1) for i in range(len(PANELS))]
+
+
+def _caption(said: str, per: str | None, formulas: Sequence[Any], lengths: Sequence[int]) -> str:
+    divided = ", each divided by the unmasked pairs of positions" if per else ""
+    sentences = [
+        f"time (median, bars: quartiles), peak memory of tensors and FLOPs against the sequence length $n$"
+        f"{divided}",
+        said,
+    ]
+    if len(lengths) > 1:
+        sentences.append(
+            "numbers in the legend: exponents of growth with $n$ of time, memory and FLOPs; a dash where it "
+            "is not known, or the times were disturbed"
+        )
+    if any(formulas):
+        sentences.append("markers: FLOPs as counted; dashed lines: the layer's own formula")
+    return wording.sentences(*sentences)
 
 
 def _has_pairs(part: xr.Dataset) -> bool:
@@ -134,39 +181,45 @@ def _values(part: xr.Dataset, name: str, per: str | None) -> Any:
     return (values / part[per] if per else values).values
 
 
-def _measured(ax: Axes, part: xr.Dataset, name: str, index: int, per: str | None) -> ErrorbarContainer | None:
+def _measured(
+    ax: Axes, part: xr.Dataset, name: str, index: int, layer: str, per: str | None
+) -> ErrorbarContainer | None:
     if name not in part or not np.isfinite(part[name]).any():
         return None
-    values, bars, style = _values(part, name, per), None, look(index)
+    values, bars, style = _values(part, name, per), None, look(index, layer)
     if name == "time" and {"time_low", "time_high"} <= set(part):
         low, high = (_values(part, end, per) for end in ("time_low", "time_high"))
         bars = np.maximum([values - low, high - values], 0)
     if name == "flops" and "flops_formula" in part and np.isfinite(part["flops_formula"]).any():
         style["linestyle"] = "none"
-    return ax.errorbar(part["n"], values, bars, elinewidth=0.8, **style)
+    return ax.errorbar(part["n"], values, bars, elinewidth=thin(2 / 3), **style)
 
 
-def _formula(ax: Axes, part: xr.Dataset, index: int, per: str | None) -> Line2D | None:
+def _formula(ax: Axes, part: xr.Dataset, index: int, name: str, per: str | None) -> Line2D | None:
     if "flops_formula" not in part or not np.isfinite(part["flops_formula"]).any():
         return None
-    values, colour = _values(part, "flops_formula", per), line_style(index)["color"]
-    (line,) = ax.plot(part["n"], values, color=colour, linestyle="--", linewidth=0.7, zorder=1)
+    values, colour = _values(part, "flops_formula", per), line_style(index, name)["color"]
+    (line,) = ax.plot(part["n"], values, color=colour, linestyle="--", linewidth=thin(0.6), zorder=1)
     return line
 
 
 def _handle(index: int, name: str, part: xr.Dataset) -> Line2D:
-    label = wording.printable(name, 60)
+    label = wording.printable(name)
     if part.sizes["n"] > 1:
         found = scaling(part.expand_dims("layer"))["scaling_n"].squeeze("layer")
         there = found["quantity"].values.tolist()
+        # what the table withholds
+        there = [q for q in there if q != "time" or grow_tellably(part)]
         slopes = [found.sel(quantity=q).item() if q in there else math.nan for q in PANELS]
         label += "   " + ", ".join("–" if math.isnan(slope) else f"{slope:.2f}" for slope in slopes)
-    return Line2D([], [], **look(index), label=label)
+    return Line2D([], [], **look(index, name), label=label)
 
 
-def _log_axes(ax: Axes, lengths: Sequence[int]) -> None:
+def _log_axes(ax: Axes, lengths: Sequence[int], floor: float | None) -> None:
     ax.set_xscale("log")
     ax.set_yscale("log")
+    if floor is not None:
+        ax.set_ylim(bottom=10.0**floor)
     length_axis(ax, lengths)
     ax.yaxis.set_major_locator(LogLocator(numticks=8))
     low, high = ax.get_ylim()

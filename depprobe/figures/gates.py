@@ -22,9 +22,18 @@ from numpy.typing import NDArray
 
 from depprobe.errors import BadInput
 from depprobe.figures.drawing import wording
+from depprobe.figures.drawing.fitting import ABREAST, add_legend, add_title, fit_height
 from depprobe.figures.drawing.float_limits import draw_limits
 from depprobe.figures.drawing.log_axis import log10_of, use_decades, with_room
-from depprobe.figures.drawing.style import COLOURS, GREY, PAGE, figure_of, styled
+from depprobe.figures.drawing.style import (
+    GREY,
+    axes_given,
+    colour,
+    figure_of,
+    line_style,
+    new_figure,
+    style_for,
+)
 
 #: variable -> what it is the norm of, and the line it is drawn with
 QUANTITIES: dict[str, tuple[str, Any]] = {
@@ -35,6 +44,8 @@ QUANTITIES: dict[str, tuple[str, Any]] = {
 }
 #: gates by tanh, which share no axis with those between 0 and 1
 _CANDIDATES = ("g", "n")
+#: inches of an axis too short for its outermost ticks
+_NARROW = 2.6
 #: gate values lie between 0 and 1 on an axis of log-odds, as far as this, and what lies beyond at its ends
 _BINS, _ODDS = 60, 8.0
 
@@ -49,6 +60,8 @@ class GatesDrawing(NamedTuple):
     values : the distributions of gate values.
     holding : the share of units against the lag they hold for, one curve a layer.
     limits : lines at those limits of the floats that the norms cross.
+    handles : what the legend shows, labelled.
+    caption : a caption for a paper.
     """
 
     figure: Figure
@@ -57,21 +70,31 @@ class GatesDrawing(NamedTuple):
     values: list[Line2D]
     holding: list[Line2D]
     limits: list[Line2D]
+    handles: list[Artist]
+    caption: str
 
 
 def gates(
     datasets: xr.Dataset | Sequence[xr.Dataset],
     *,
-    axes: Sequence[Axes] | None = None,
+    ax: Sequence[Axes] | None = None,
+    title: str | None = None,
+    legend: bool = True,
     labels: Sequence[str] | None = None,
+    floor: float | None = None,
 ) -> GatesDrawing:
     """Draw norms against the product of gates, gate values, and time constants.
 
     Parameters
     ----------
     datasets : one dataset or several to overlay, each what ``depprobe.gates`` gives.
-    axes : three axes to draw into; None makes a figure.
+    ax : three axes to draw into, in the settings of matplotlib that are in force and without a title; None
+        makes a figure in the style of the house.
+    title : heads the figure, or the first of the axes given; None names what was measured on a figure of its
+        own, ``""`` leaves it out.
+    legend : whether to add legends.
     labels : one name for each layer of each dataset; None takes the spec strings.
+    floor : log10 of the lowest norm shown; None shows all.
 
     Returns
     -------
@@ -96,23 +119,15 @@ def gates(
     for ds in wording.as_list(datasets):
         if "gate_value" not in ds or "log_norm_product" not in ds:
             raise BadInput("the figure of gates takes datasets that depprobe.gates gave")
+    wording.check_number("floor", floor)
     named = wording.by_layer(datasets, labels)
     parts = [part for _, part in named]
-    with styled():
-        own = axes is None
-        if axes is None:
-            figure = Figure(figsize=(PAGE, 3.3), layout="constrained")
-            grid = figure.add_gridspec(2, 2, width_ratios=(1.5, 1))
-            panels = [figure.add_subplot(cell) for cell in (grid[:, 0], grid[0, 1], grid[1, 1])]
-        else:
-            panels = list(axes)
-            if len(panels) != 3:
-                raise BadInput(f"the figure of gates needs 3 axes, not {len(panels)}")
-        left, upper, lower = panels
-        norms, limits = _draw_norms(left, parts)
-        values = _draw_values(upper, parts)
-        holding = _draw_holding(lower, parts)
-        left.set_title(_conditions(parts), loc="left")
+    given = axes_given(ax, 3, "a figure of gates")
+    with style_for(given):
+        left, upper, lower = given or _panels()
+        norms, limits = _draw_norms(left, named, floor)
+        values = _draw_values(upper, named)
+        holding = _draw_holding(lower, named)
         figure = figure_of(left)
         handles: list[Artist] = [
             Line2D([], [], color=_colour(name, None, len(parts)), linestyle=line, label=words)
@@ -121,21 +136,48 @@ def gates(
         ]
         if len(parts) > 1:
             handles += [
-                Line2D([], [], color=COLOURS[i % len(COLOURS)], label=wording.printable(name))
+                Line2D([], [], color=line_style(i, name)["color"], label=wording.printable(name))
                 for i, (name, _) in enumerate(named)
             ]
-        if own:
-            figure.legend(handles=handles, loc="outside lower center", ncols=min(len(handles), 4))
-            rows = -(-len(handles) // 4)
-            figure.set_size_inches(PAGE, 3.2 + 0.17 * rows)
-        else:
-            left.legend(handles=handles, loc="best")
-    return GatesDrawing(figure, (left, upper, lower), norms, values, holding, limits)
+        if legend:
+            add_legend(figure if given is None else left, handles)
+            if len(parts) == 1:
+                upper.legend(loc="best", ncols=1, handlelength=1.5)
+        if given is None:
+            add_title(figure, title, _conditions(parts))
+            narrow = figure.get_figwidth() < ABREAST
+            fit_height(figure, [left, upper, lower] if narrow else [left], 1.7 if narrow else 2.5)
+        elif title:
+            left.set_title(title)
+    return GatesDrawing(
+        figure, (left, upper, lower), norms, values, holding, limits, handles, _caption(parts, limits)
+    )
 
 
-def _draw_norms(ax: Axes, parts: Sequence[xr.Dataset]) -> tuple[list[Line2D], list[Line2D]]:
+def _panels() -> list[Axes]:
+    figure = new_figure(3, 3.3)
+    if figure.get_figwidth() < ABREAST:
+        return [figure.add_subplot(3, 1, i + 1) for i in range(3)]
+    grid = figure.add_gridspec(2, 2, width_ratios=(1.5, 1))
+    return [figure.add_subplot(cell) for cell in (grid[:, 0], grid[0, 1], grid[1, 1])]
+
+
+def _caption(parts: Sequence[xr.Dataset], limits: Sequence[Line2D]) -> str:
+    return wording.sentences(
+        "first panel: norms of the true Jacobian and of the product of gates against the lag, medians over "
+        "samples and seeds",
+        "second panel: distribution of gate values over positions and units, on an axis of log-odds",
+        r"third panel: share of units whose time constant $-1/\langle \ln f \rangle$ exceeds a lag",
+        ", ".join(_conditions(parts)),
+        "dotted horizontal lines: limits of floating-point numbers" if limits else "",
+    )
+
+
+def _draw_norms(
+    ax: Axes, named: Sequence[tuple[str, xr.Dataset]], floor: float | None
+) -> tuple[list[Line2D], list[Line2D]]:
     lines, curves = [], []
-    for i, part in enumerate(parts):
+    for i, (layer, part) in enumerate(named):
         lag = int(part.attrs["target"]) - part["source"].values
         for name, (words, line) in QUANTITIES.items():
             if name not in part:
@@ -143,16 +185,20 @@ def _draw_norms(ax: Axes, parts: Sequence[xr.Dataset]) -> tuple[list[Line2D], li
             log10 = log10_of(_median(part[name]))
             log10[~np.isfinite(log10)] = np.nan
             curves.append((lag[::-1], log10[::-1]))
-            lines += ax.plot(lag, log10, color=_colour(name, i, len(parts)), linestyle=line, label=words)
+            own = line_style(i, layer)["color"]
+            lines += ax.plot(lag, log10, color=_colour(name, own, len(named)), linestyle=line, label=words)
     each = np.concatenate([y for _, y in curves])
     each = each[np.isfinite(each)]
     if not each.size:
         raise BadInput("nothing to draw: every norm is exactly zero or unknown")
-    low, high = float(each.min()), float(each.max())
+    lowest, high = float(each.min()), float(each.max())
+    low = lowest if floor is None else max(lowest, floor)
+    if low > high:
+        raise BadInput(f"nothing to draw above floor {floor:g}: the largest norm is 1e{high:.1f}")
     if high - low < 2:
         low, high = with_room(low, high)
     pad = 0.04 * (high - low)
-    ax.set_ylim(low - pad, high + pad)
+    ax.set_ylim(low - pad if low <= lowest else low, high + pad)
     longest = max(float(x.max()) for x, _ in curves)
     ax.set_xlim(-0.03 * longest, 1.03 * longest)
     use_decades(ax.yaxis)
@@ -161,11 +207,11 @@ def _draw_norms(ax: Axes, parts: Sequence[xr.Dataset]) -> tuple[list[Line2D], li
     return lines, draw_limits(ax, curves, low, high)
 
 
-def _colour(name: str, index: int | None, count: int) -> str:
+def _colour(name: str, own: Any, count: int) -> Any:
     """Colour of a curve: by layer where there are several (grey for none of them), else by quantity."""
     if count > 1:
-        return GREY if index is None else COLOURS[index % len(COLOURS)]
-    return {"log_norm_hc": COLOURS[1], "log_norm_product": COLOURS[4]}.get(name, COLOURS[0])
+        return own or GREY
+    return colour({"log_norm_hc": 1, "log_norm_product": 4}.get(name, 0))
 
 
 def _median(values: xr.DataArray) -> NDArray[np.float64]:
@@ -174,11 +220,11 @@ def _median(values: xr.DataArray) -> NDArray[np.float64]:
     return np.asarray(values.median(pooled, skipna=False).values, dtype=np.float64)
 
 
-def _draw_values(ax: Axes, parts: Sequence[xr.Dataset]) -> list[Line2D]:
+def _draw_values(ax: Axes, named: Sequence[tuple[str, xr.Dataset]]) -> list[Line2D]:
     """Gate values binned in log-odds: of every gate of a single layer, of the carrying ones of several."""
     edges = np.linspace(-_ODDS, _ODDS, _BINS + 1)
-    lines = []
-    for i, part in enumerate(parts):
+    lines, parts = [], [part for _, part in named]
+    for i, (layer, part) in enumerate(named):
         names = [str(gate) for gate in part["gate"].values if str(gate) not in _CANDIDATES]
         shown = names if len(parts) == 1 else [str(part.attrs["keeper"])]
         for j, gate in enumerate(sorted(shown, key=lambda gate: gate != part.attrs["keeper"])):
@@ -187,9 +233,11 @@ def _draw_values(ax: Axes, parts: Sequence[xr.Dataset]) -> list[Line2D]:
                 odds = np.log(values) - np.log1p(-values)
             counts, _ = np.histogram(np.clip(odds, -_ODDS, _ODDS), edges)
             share = np.append(counts, counts[-1]) / counts.sum()
-            colour = COLOURS[(i if len(parts) > 1 else j) % len(COLOURS)]
-            lines += ax.plot(edges, share, drawstyle="steps-post", color=colour, label=f"${gate}$")
+            own = line_style(i, layer)["color"] if len(parts) > 1 else colour(j)
+            lines += ax.plot(edges, share, drawstyle="steps-post", color=own, label=f"${gate}$")
     marks = np.array([0.001, 0.01, 0.1, 0.5, 0.9, 0.99, 0.999])
+    if ax.get_window_extent().width < _NARROW * figure_of(ax).dpi:
+        marks = marks[1:-1]
     ax.set_xticks(np.log(marks / (1 - marks)), [f"{mark:g}" for mark in marks])
     ax.set_xlim(-_ODDS, _ODDS)
     ax.set_ylim(bottom=0)
@@ -197,14 +245,12 @@ def _draw_values(ax: Axes, parts: Sequence[xr.Dataset]) -> list[Line2D]:
     kinds = sorted({str(part.attrs["keeper"]) for part in parts})
     ax.set_xlabel(f"value of gate ${'$, $'.join(kinds)}$" if len(parts) > 1 else "value of the gates")
     ax.set_ylabel("share in a bin")
-    if len(parts) == 1:
-        ax.legend(loc="best", ncols=1, handlelength=1.5)
     return lines
 
 
-def _draw_holding(ax: Axes, parts: Sequence[xr.Dataset]) -> list[Line2D]:
+def _draw_holding(ax: Axes, named: Sequence[tuple[str, xr.Dataset]]) -> list[Line2D]:
     """Share of units whose time constant exceeds a lag, against the lag."""
-    constants = [np.sort(part["time_constant"].values.ravel()) for part in parts]
+    constants = [np.sort(part["time_constant"].values.ravel()) for _, part in named]
     finite = np.concatenate([one[np.isfinite(one) & (one > 0)] for one in constants])
     low, high = (finite.min(), finite.max()) if finite.size else (1.0, 10.0)
     # a decade at least, so that a tick has a label
@@ -216,7 +262,8 @@ def _draw_holding(ax: Axes, parts: Sequence[xr.Dataset]) -> list[Line2D]:
         lag = np.clip(np.append(low, one), low, high)
         # units that never let go keep the curve above zero up to the edge
         lag, held = np.append(lag, high), np.append(held, np.isinf(one).mean())
-        lines += ax.plot(lag, held, drawstyle="steps-post", color=COLOURS[i % len(COLOURS)])
+        own = line_style(i, named[i][0])["color"]
+        lines += ax.plot(lag, held, drawstyle="steps-post", color=own)
     ax.set_xscale("log")
     if high / low < 100:
         # whole powers alone would leave one label
@@ -226,13 +273,13 @@ def _draw_holding(ax: Axes, parts: Sequence[xr.Dataset]) -> list[Line2D]:
     ax.set_xlim(low, high)
     ax.set_ylim(-0.04, 1.04)
     ax.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
-    ax.set_xlabel(r"time constant $-1/\langle \ln f \rangle$ (positions)")
+    ax.set_xlabel("time constant (positions)")
     ax.set_ylabel("units above")
     return lines
 
 
-def _conditions(parts: Sequence[xr.Dataset]) -> str:
-    """One line on what was measured, of what all parts share."""
+def _conditions(parts: Sequence[xr.Dataset]) -> list[str]:
+    """What was measured, of what all parts share."""
     layers = {str(part.attrs.get("layer", "")) for part in parts}
     named = [wording.printable(layers.pop(), 60)] if len(parts) == 1 else []
-    return ",  ".join([*filter(None, named), *wording.sizes(parts)])
+    return [*filter(None, named), *wording.sizes(parts)]

@@ -5,7 +5,6 @@ An exact zero and an unknown are not small norms: each has a colour that is not 
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -24,24 +23,24 @@ from matplotlib.ticker import FixedLocator, MaxNLocator
 from numpy.typing import NDArray
 
 from depprobe.curves.align import UNKNOWN as UNKNOWN_KINDS
-from depprobe.errors import BadInput
-from depprobe.figures.drawing import wording
+from depprobe.figures.drawing import style, wording
+from depprobe.figures.drawing.fitting import add_legend, add_title, bar_beside, fit_height, fit_shapes
 from depprobe.figures.drawing.grid_cells import Cells, cells
-from depprobe.figures.drawing.log_axis import LN10, typical_floor, use_decades, whole_decades
-from depprobe.figures.drawing.style import COLUMN, GREY, PAGE, SMALL, figure_of, styled
+from depprobe.figures.drawing.log_axis import LN10, shared_scale, use_decades
+from depprobe.figures.drawing.style import GREY, axes_given, figure_of, new_figure, style_for, thin
 from depprobe.vocabulary import STATUS
 
 Floats = NDArray[np.float64]
 
 #: colours off the scale
-ZERO, UNKNOWN = "#FFFFFF", "#CC79A7"
+ZERO, UNKNOWN, GAP = "#FFFFFF", "#CC79A7", "#E8E8E8"
 
-#: share of the smallest norms of a layer that the scale may leave out
-_LEFT_OUT = 0.02
-#: most tokens on an inch of an axis, and their size
-_TOKENS_PER_INCH, _TOKEN_SIZE = 15, 5
-#: panels in a row
-_ACROSS = 4
+#: most tokens on an inch of an axis
+_TOKENS_PER_INCH = 14
+#: most panels in a row, and how wide one is at least with its labels, in inches
+_ACROSS, _NARROWEST = 4, 1.1
+#: inches that pictures of a single row are high
+_STRIP = 0.4
 #: cells an inch; at 300 dots an inch none falls between two dots
 _PER_INCH = 200
 
@@ -54,8 +53,10 @@ class HeatmapDrawing(NamedTuple):
     figure, axes : where it was drawn, one Axes per layer.
     images : one RGBA image per layer, (rows, columns, 4); a cell stands for one block, or in large pictures
         for several, of which it shows the largest norm.
-    colorbar : its scale is log10 of the norm; None where no norm is known and not zero.
-    legend : the colours off the scale, None where there are none.
+    colorbar : its scale is log10 of the norm; None where no norm is known and not zero, or none is wanted.
+    legend : the colours off the scale, None where there are none, or none is wanted.
+    handles : what the legend shows, labelled.
+    caption : a caption for a paper.
     """
 
     figure: Figure
@@ -63,28 +64,37 @@ class HeatmapDrawing(NamedTuple):
     images: list[AxesImage]
     colorbar: Colorbar | None
     legend: Legend | None
+    handles: list[Patch]
+    caption: str
 
 
 def heatmap(
     datasets: xr.Dataset | Sequence[xr.Dataset],
     *,
     ax: Axes | Sequence[Axes] | None = None,
+    title: str | None = None,
+    legend: bool = True,
     labels: Sequence[str] | None = None,
     floor: float | None = None,
     ceiling: float | None = None,
+    colorbar: bool = True,
 ) -> HeatmapDrawing:
     """Draw the norms of J[t,k] as one picture per layer, side by side on one logarithmic colour scale.
 
     Parameters
     ----------
     datasets : Jacobian datasets, ``log_norm`` over (target, source) or (target, lag), with or without
-        (layer, seed, sample) before them; over seeds and samples the median is shown. Targets may be sparse:
-        each row then reaches half way to the next.
-    ax : one Axes per layer; None makes a figure.
+        (layer, seed, sample) before them; over seeds and samples the median is shown. Sparse targets are thin
+        rows with gaps between them.
+    ax : one Axes per layer, drawn into in the settings of matplotlib that are in force; None makes a figure
+        in the style of the house. Axes that are given get titles only from ``labels``.
+    title : heads the figure; None names what was measured on a figure of its own, ``""`` leaves it out.
+    legend : whether to add the legend of the colours that are off the scale.
     labels : one title for each layer of each dataset; None takes the spec strings.
     floor, ceiling : log10 of the norms at the ends of the colour scale. None fits them to the data: the scale
         may leave out the smallest 2 % of a layer, and more of one that would leave no colours to the others.
         An arrow on the colour bar says so.
+    colorbar : whether to add the colour bar, as tall as the panels.
 
     Returns
     -------
@@ -110,17 +120,15 @@ def heatmap(
     parts = [part for _, part in named]
     wording.check_number("floor", floor)
     wording.check_number("ceiling", ceiling)
-    given = None if ax is None else [ax] if isinstance(ax, Axes) else list(ax)
-    if given is not None and len(given) != len(parts):
-        raise BadInput(f"{len(given)} axes were given for {len(parts)} layers")
+    given = axes_given(ax, len(parts), f"a figure of heat maps of {len(parts)} layers")
 
-    with styled():
-        axes = _panels(len(parts)) if given is None else given
+    with style_for(given):
+        axes = given or _panels(len(parts))
         figure = figure_of(axes[0])
-        side = max(panel.get_window_extent().width for panel in axes) / figure.dpi
+        side = max(one.get_window_extent().width for one in axes) / figure.dpi
         pictures = [cells(part, max(1, round(side * _PER_INCH))) for part in parts]
         known = [picture.values[np.isfinite(picture.values)] for picture in pictures]
-        scale = _scale([values for values in known if values.size], floor, ceiling)
+        scale = shared_scale([values for values in known if values.size], floor, ceiling)
         colours = _colours()
         images = []
         for panel, (name, _), picture in zip(axes, named, pictures, strict=True):
@@ -128,40 +136,46 @@ def heatmap(
             if len(parts) == 1:
                 _name_tokens(panel, parts[0], side)
             alone = len(axes) == 1
-            title = wording.printable(name, width=50 if alone else max(12, round(side * 17)))
-            panel.set_title(title, fontsize="medium" if alone else SMALL)
+            if given is None or labels is not None:
+                words = wording.printable(name, width=max(12, round(side * 16)))
+                panel.set_title(words, fontsize="medium" if alone else "small")
         _label(figure, axes, pictures, own=given is None)
-        colorbar = None
-        if any(values.size for values in known):
-            colorbar = _draw_scale(figure, axes, colours, scale, np.concatenate(known))
-            colorbar.set_label(wording.norm_label(parts))
-        legend = _add_legend(figure, axes, parts, pictures, own=given is None)
+        bar = None
+        if colorbar and any(values.size for values in known):
+            bar = _draw_scale(figure, axes, colours, scale, np.concatenate(known))
+            bar.set_label(wording.norm_label(parts, short=not _high(pictures)))
+        handles = _handles(parts, pictures)
+        off_scale = None
+        if legend:
+            off_scale = add_legend(figure if given is None else axes[-1], handles)
+            if off_scale is not None and given is not None:
+                # white is a colour of the picture
+                off_scale.set_frame_on(True)
         if given is None:
-            figure.suptitle(wording.conditions(parts), x=0.02, ha="left", fontsize="medium")
-    return HeatmapDrawing(figure, axes, images, colorbar, legend)
+            add_title(figure, title, wording.conditions(parts))
+            first = axes[:: _across(len(axes), figure.get_figwidth())]
+            fit_shapes(figure, first) if _high(pictures) else fit_height(figure, first, _STRIP)
+        elif title:
+            axes[0].set_title(title)
+    return HeatmapDrawing(
+        figure, axes, images, bar, off_scale, handles, _caption(parts, handles, known, scale)
+    )
 
 
-def _scale(known: Sequence[Floats], floor: float | None, ceiling: float | None) -> tuple[float, float]:
-    """Ends of the colour scale, log10 of norms, a decade apart at least where they come from the data."""
-    low, high = -1.0, 0.0
-    if known:
-        # adding 0 turns -0 into 0
-        high = max(float(values.max()) for values in known) + 0.0
-        lows = [_robust_low(values) for values in known]
-        low = max(min(lows), typical_floor(lows, high) or -math.inf)
-    if high - low < 1:
-        low, high = whole_decades(low, high)
-    ends = (low if floor is None else floor), (high if ceiling is None else ceiling)
-    if not ends[0] < ends[1]:
-        raise BadInput(f"the colour scale needs floor < ceiling, not {ends[0]:g} and {ends[1]:g}")
-    return ends
-
-
-def _robust_low(values: Floats) -> float:
-    lowest, high = float(values.min()), float(values.max())
-    low = float(np.quantile(values, _LEFT_OUT))
-    # few outliers are left out only if they would cost much of the scale
-    return low if low - lowest > 0.3 * (high - lowest) else lowest
+def _caption(
+    parts: Sequence[xr.Dataset], handles: Sequence[Patch], known: Sequence[Floats], scale: tuple[float, float]
+) -> str:
+    norm, _, _ = wording.norm_label(parts).partition(" (")
+    pooled = any(part.sizes.get(dim, 1) > 1 for part in parts for dim in ("seed", "sample"))
+    colours = {to_rgba(ZERO): "white", to_rgba(UNKNOWN): "pink", to_rgba(GAP): "grey"}
+    cut = any((values < scale[0]).any() for values in known)
+    return wording.sentences(
+        f"{norm} of the temporal Jacobian over input position $k$ and output position $t$"
+        + (", median over seeds and samples" if pooled else ""),
+        ", ".join(wording.conditions(parts)),
+        "; ".join(f"{colours[to_rgba(patch.get_facecolor())]}: {patch.get_label()}" for patch in handles),
+        rf"the arrow of the colour bar stands for norms below $10^{{{scale[0]:.0f}}}$" if cut else "",
+    )
 
 
 def _colours() -> Colormap:
@@ -171,19 +185,23 @@ def _colours() -> Colormap:
 
 def _rgba(values: Floats, colours: Colormap, scale: tuple[float, float]) -> NDArray[np.uint8]:
     share = np.clip((values - scale[0]) / (scale[1] - scale[0]), 0, 1)
-    picture = np.asarray(colours(np.where(np.isnan(share), 0, share), bytes=True))
-    for cells_off, colour in ((np.isneginf(values), ZERO), (np.isnan(values), UNKNOWN)):
+    picture = np.asarray(colours(np.where(np.isnan(share), 0.0, share), bytes=True))
+    off_scale = ((np.isneginf(values), ZERO), (np.isnan(values), UNKNOWN), (np.isposinf(values), GAP))
+    for cells_off, colour in off_scale:
         picture[cells_off] = np.round(255 * np.array(to_rgba(colour)))
     return picture
 
 
 def _panels(count: int) -> list[Axes]:
-    across = min(count, _ACROSS)
+    width = style.width_for(min(count, 2))
+    across = _across(count, width)
     down = -(-count // across)
-    width = COLUMN if count == 1 else PAGE
-    side = (width - 1.2) / across
-    figure = Figure(figsize=(width, down * (side + 0.25) + 0.7), layout="constrained")
+    figure = new_figure(min(count, 2), down * ((width - 1.2) / across + 0.5) + 1.2)
     return [figure.add_subplot(down, across, i + 1) for i in range(count)]
+
+
+def _across(count: int, width: float) -> int:
+    return max(1, min(count, _ACROSS, int((width - 1.0) / _NARROWEST)))
 
 
 def _draw(ax: Axes, picture: Cells, colours: Colormap, scale: tuple[float, float]) -> AxesImage:
@@ -196,9 +214,11 @@ def _draw(ax: Axes, picture: Cells, colours: Colormap, scale: tuple[float, float
     )
     ax.set_xlim(*picture.k_view)
     ax.set_ylim(picture.t_view[1], picture.t_view[0])
-    ax.set_box_aspect(1)
+    if picture.targets > 1:
+        ax.set_box_aspect(1)
+    ticks = max(2, min(5, int(ax.get_window_extent().width / ax.figure.figure.dpi / 0.4)))
     for axis in (ax.xaxis, ax.yaxis):
-        axis.set_major_locator(MaxNLocator(5, integer=True, min_n_ticks=1))
+        axis.set_major_locator(MaxNLocator(ticks, integer=True, min_n_ticks=1))
     return image
 
 
@@ -210,7 +230,7 @@ def _name_tokens(ax: Axes, part: xr.Dataset, side: float) -> None:
         words = [_readable(str(word)) for word in part[name].values]
         turned = 90 if axis is ax.xaxis and max(map(len, words)) > 2 else 0
         axis.set_major_locator(FixedLocator(part[column].values.tolist()))
-        axis.set_ticklabels(words, fontsize=_TOKEN_SIZE, rotation=turned)
+        axis.set_ticklabels(words, fontsize="x-small", rotation=turned)
 
 
 def _readable(word: str) -> str:
@@ -223,30 +243,25 @@ def _label(figure: Figure, axes: Sequence[Axes], pictures: Sequence[Cells], own:
     targets = {picture.targets for picture in pictures}
     spans = any(p.t_view[1] - p.t_view[0] > p.targets + 0.5 for p in pictures)
     rows = f", {targets.pop()} targets" if spans and len(targets) == 1 else ""
-    x, y = r"input position $k$", rf"output position $t${rows}"
-    if own and len(axes) > 1:
-        figure.supxlabel(x, fontsize="medium")
-        figure.supylabel(y, fontsize="medium")
-        same = len({(p.t_view, p.k_view) for p in pictures}) == 1
-        for i, ax in enumerate(axes):
-            # ticks only where no neighbour shows the same ones
-            ax.tick_params(
-                labelleft=not same or i % _ACROSS == 0, labelbottom=not same or i + _ACROSS >= len(axes)
-            )
-    else:
-        for ax in axes:
-            ax.set_xlabel(x)
-            ax.set_ylabel(y)
+    x, y = r"input position $k$", rf"output position $t${rows}" if _high(pictures) else "$t$"
+    across = _across(len(axes), figure.get_figwidth())
+    same = own and len({(p.t_view, p.k_view) for p in pictures}) == 1
+    for i, ax in enumerate(axes):
+        # ticks and labels only where no neighbour shows the same ones
+        left, bottom = i % across == 0 or not same, i + across >= len(axes) or not same
+        size = "small" if len(axes) > 1 and own else None
+        ax.set_xlabel(x if bottom else "", fontsize=size)
+        ax.set_ylabel(y if left else "", fontsize=size)
+        if own:
+            ax.tick_params(labelleft=left, labelbottom=bottom)
 
 
 def _draw_scale(
     figure: Figure, axes: Sequence[Axes], colours: Colormap, scale: tuple[float, float], known: Floats
 ) -> Colorbar:
-    below, above = bool((known < scale[0]).any()), bool((known > scale[1]).any())
-    extend = {(True, True): "both", (True, False): "min", (False, True): "max"}.get((below, above), "neither")
-    bar = figure.colorbar(
-        ScalarMappable(Normalize(*scale), colours), ax=list(axes), extend=extend, fraction=0.05, pad=0.02
-    )
+    beyond = bool((known < scale[0]).any()), bool((known > scale[1]).any())
+    extend = {(True, True): "both", (True, False): "min", (False, True): "max"}.get(beyond, "neither")
+    bar = figure.colorbar(ScalarMappable(Normalize(*scale), colours), cax=bar_beside(axes), extend=extend)
     use_decades(bar.ax.yaxis)
     return bar
 
@@ -260,16 +275,19 @@ def _unknown(parts: Sequence[xr.Dataset]) -> str:
     return (", ".join(kinds) or "unknown") + below
 
 
-def _add_legend(
-    figure: Figure, axes: Sequence[Axes], parts: Sequence[xr.Dataset], pictures: Sequence[Cells], own: bool
-) -> Legend | None:
-    handles = []
-    if any(np.isneginf(picture.values).any() for picture in pictures):
-        handles.append(Patch(facecolor=ZERO, edgecolor=GREY, linewidth=0.6, label="exactly zero"))
-    if any(np.isnan(picture.values).any() for picture in pictures):
-        handles.append(Patch(facecolor=UNKNOWN, edgecolor=GREY, linewidth=0.6, label=_unknown(parts)))
-    if not handles:
-        return None
-    if own:
-        return figure.legend(handles=handles, loc="outside lower right", ncols=2)
-    return axes[-1].legend(handles=handles, loc="upper right", frameon=True)
+def _high(pictures: Sequence[Cells]) -> bool:
+    return any(picture.targets > 1 for picture in pictures)
+
+
+def _handles(parts: Sequence[xr.Dataset], pictures: Sequence[Cells]) -> list[Patch]:
+    every = np.concatenate([picture.values.ravel() for picture in pictures])
+    off_scale = (
+        ("exactly zero", ZERO, np.isneginf(every)),
+        (_unknown(parts), UNKNOWN, np.isnan(every)),
+        ("not measured", GAP, np.isposinf(every)),
+    )
+    return [
+        Patch(facecolor=colour, edgecolor=GREY, linewidth=thin(), label=words)
+        for words, colour, there in off_scale
+        if there.any()
+    ]

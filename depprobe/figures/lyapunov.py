@@ -21,7 +21,16 @@ from matplotlib.ticker import MaxNLocator
 
 from depprobe.errors import BadInput
 from depprobe.figures.drawing import wording
-from depprobe.figures.drawing.style import GREY, PAGE, figure_of, line_style, styled
+from depprobe.figures.drawing.fitting import ABREAST, add_legend, add_title, fit_height
+from depprobe.figures.drawing.style import (
+    GREY,
+    axes_given,
+    figure_of,
+    line_style,
+    new_figure,
+    style_for,
+    thin,
+)
 
 _UNIT = "nats per step"
 
@@ -34,27 +43,40 @@ class LyapunovDrawing(NamedTuple):
     figure, axes : where it was drawn: convergence, spectrum.
     curves : the running means, layer by layer; x is steps after the warm-up.
     spectra : the exponents of each layer with their standard errors; x is the index from 1.
+    handles, words : what the legend shows, and what it says of each.
+    caption : a caption for a paper.
     """
 
     figure: Figure
     axes: tuple[Axes, Axes]
     curves: list[list[Line2D]]
     spectra: list[ErrorbarContainer]
+    handles: list[Any]
+    words: list[str]
+    caption: str
 
 
 def lyapunov(
     datasets: xr.Dataset | Sequence[xr.Dataset],
     *,
-    axes: tuple[Axes, Axes] | None = None,
+    ax: Sequence[Axes] | None = None,
+    title: str | None = None,
+    legend: bool = True,
     labels: Sequence[str] | None = None,
+    floor: float | None = None,
 ) -> LyapunovDrawing:
     """Draw the convergence of Lyapunov exponents, and their spectrum with error bars.
 
     Parameters
     ----------
     datasets : one dataset or several to overlay, each what ``depprobe.lyapunov`` gives.
-    axes : where to draw convergence and spectrum; None makes a figure.
+    ax : two axes, for convergence and spectrum, in the settings of matplotlib that are in force and without a
+        title; None makes a figure in the style of the house.
+    title : heads the figure, or the first of the axes given; None names what was measured on a figure of its
+        own, ``""`` leaves it out.
+    legend : whether to add a legend.
     labels : one name for each layer of each dataset; None takes the spec strings.
+    floor : the lowest exponent shown, in nats per step; None shows all.
 
     Returns
     -------
@@ -62,7 +84,7 @@ def lyapunov(
 
     Raises
     ------
-    BadInput : not such datasets, or a wrong number of labels.
+    BadInput : not such datasets, or a wrong number of labels or axes.
 
     Examples
     --------
@@ -78,37 +100,36 @@ def lyapunov(
     >>> len(lyapunov(ds).curves[0])
     2
     """
+    wording.check_number("floor", floor)
     named = wording.by_layer(datasets, labels)
     parts = [part for _, part in named]
     for part in parts:
         missing = [v for v in ("exponent", "exponent_stderr", "exponent_running") if v not in part]
         if missing:
             raise BadInput(f"not a dataset of Lyapunov exponents: it has no {', '.join(missing)}")
-    with styled():
-        own = axes is None
-        if axes is None:
-            figure = Figure(figsize=(PAGE, 2.9), layout="constrained")
-            axes = tuple(figure.subplots(1, 2))
-        figure = figure_of(axes[0])
-        left, right = axes
+    given = axes_given(ax, 2, "a figure of Lyapunov exponents")
+    with style_for(given):
+        left, right = given or _panels()
+        figure = figure_of(left)
         curves, spectra, hidden = [], [], 0
         for index, (name, part) in enumerate(named):
-            look = line_style(index)
+            look = line_style(index, name)
             curves.append(_convergence(left, part, look, every=len(named) == 1))
             spectra.append(_spectrum(right, part, look, wording.printable(name)))
             hidden += int((~np.isfinite(part["exponent"])).sum())
-        for ax in axes:
-            low, high = ax.get_ylim()
+        for one in (left, right):
+            if floor is not None:
+                one.set_ylim(bottom=floor)
+            low, high = one.get_ylim()
             if low < 0.15 * (high - low) and high > -0.15 * (high - low):
-                ax.axhline(0, color=GREY, linewidth=0.6, zorder=0.5)
-        shown = "" if len(named) == 1 else " first exponents"
+                one.axhline(0, color=GREY, linewidth=thin(), zorder=0.5)
         left.set_xlabel("steps after the warm-up")
-        left.set_ylabel(f"running mean ({_UNIT})")
+        left.set_ylabel(
+            "running mean" + (" of the first\nexponent" if len(named) > 1 else "") + f" ({_UNIT})"
+        )
         right.set_xlabel("index of the exponent")
-        right.set_ylabel(f"Lyapunov exponent ({_UNIT})")
+        right.set_ylabel(f"Lyapunov exponent\n({_UNIT})")
         right.xaxis.set_major_locator(MaxNLocator(integer=True))
-        left.set_title(", ".join(filter(None, [wording.conditions(parts), shown])), loc="left")
-        right.set_title(_errors(parts), loc="left")
         # the line of the left panel and the points of the right one are of one layer
         handles: list[Any] = [(lines[0], points) for lines, points in zip(curves, spectra, strict=True)]
         words = [str(points.get_label()) for points in spectra]
@@ -116,17 +137,38 @@ def lyapunov(
             handles.append(curves[0][1])
             words.append("running means of the further exponents")
         if left.patches:
-            colour = GREY if len(named) > 1 else curves[0][0].get_color()
-            handles.append(Patch(color=colour, alpha=0.2, linewidth=0))
+            own = GREY if len(named) > 1 else curves[0][0].get_color()
+            handles.append(Patch(color=own, alpha=0.2, linewidth=0))
             words.append("first exponent, one standard error either way")
         if hidden:
             handles.append(Line2D([], [], linestyle="None"))
             words.append(f"not shown, \N{MINUS SIGN}inf or unknown: {hidden}")
-        if own:
-            figure.legend(handles, words, loc="outside lower center", ncols=min(3, len(handles)))
-        else:
-            right.legend(handles, words, loc="best")
-    return LyapunovDrawing(figure, (left, right), curves, spectra)
+        said = [*wording.conditions(parts), _errors(parts)]
+        if legend:
+            add_legend(figure if given is None else right, handles, labels=words)
+        if given is None:
+            add_title(figure, title, said)
+            fit_height(figure, [left] if figure.get_figwidth() >= ABREAST else [left, right], 2.0)
+        elif title:
+            left.set_title(title)
+    return LyapunovDrawing(
+        figure, (left, right), curves, spectra, handles, words, _caption(said, hidden, bool(left.patches))
+    )
+
+
+def _panels() -> list[Axes]:
+    figure = new_figure(2, 2.9)
+    shape = (1, 2) if figure.get_figwidth() >= ABREAST else (2, 1)
+    return [figure.add_subplot(*shape, i + 1) for i in range(2)]
+
+
+def _caption(said: Sequence[str], hidden: int, banded: bool) -> str:
+    return wording.sentences(
+        "Lyapunov exponents: running means over the steps, and the spectrum with standard errors",
+        "band: one standard error either way of the first exponent" if banded else "",
+        ", ".join(filter(None, said)),
+        f"{hidden} exponents that are $-\\infty$ or not known are not shown" if hidden else "",
+    )
 
 
 def _convergence(ax: Axes, part: xr.Dataset, look: dict[str, Any], every: bool) -> list[Line2D]:
@@ -137,7 +179,7 @@ def _convergence(ax: Axes, part: xr.Dataset, look: dict[str, Any], every: bool) 
         style = {
             "color": look["color"],
             "linestyle": look["linestyle"],
-            "linewidth": 1.2 if mode == 0 else 0.6,
+            "linewidth": thin(1.0 if mode == 0 else 0.5),
         }
         alpha = 1.0 if mode == 0 else 0.55
         finite = np.where(np.isfinite(running[:, mode]), running[:, mode], np.nan)
@@ -160,9 +202,8 @@ def _spectrum(ax: Axes, part: xr.Dataset, look: dict[str, Any], label: str) -> E
         yerr=np.nan_to_num(errors[keep]),
         color=look["color"],
         marker="." if many else look["marker"],
-        markersize=3.0 if many else 3.5,
         linestyle="None",
-        elinewidth=0.8,
+        elinewidth=thin(2 / 3),
         capsize=0 if many else 2,
         label=label,
     )

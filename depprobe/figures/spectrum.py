@@ -27,12 +27,23 @@ from numpy.typing import NDArray
 
 from depprobe.errors import BadInput
 from depprobe.figures.drawing import wording
-from depprobe.figures.drawing.style import COLOURS, COLUMN, GREY, PAGE, RC, SMALL, figure_of, styled
+from depprobe.figures.drawing.fitting import add_legend, add_title, fit_shapes
+from depprobe.figures.drawing.style import (
+    GREY,
+    axes_given,
+    colour,
+    figure_of,
+    new_figure,
+    style_for,
+    thin,
+)
 
 Floats = NDArray[np.float64]
 
 #: most panels of a figure
 PANELS = 12
+#: inches that a panel with its labels is wide at least
+_NARROWEST = 1.6
 #: contours that are drawn, as log10
 _LEVELS = (-5.0, -4.0, -3.0, -2.0, -1.5, -1.0, -0.5)
 
@@ -46,6 +57,8 @@ class SpectrumDrawing(NamedTuple):
     eigenvalues : the points.
     circles : the circular law's circle, None where there is none (step Jacobians).
     contours : of the pseudospectrum, None where the dataset holds none.
+    handles : what the legend shows, labelled.
+    caption : a caption for a paper.
     """
 
     figure: Figure
@@ -53,17 +66,31 @@ class SpectrumDrawing(NamedTuple):
     eigenvalues: list[PathCollection]
     circles: list[Circle | None]
     contours: list[QuadContourSet | None]
+    handles: list[Line2D]
+    caption: str
 
 
 def spectrum(
-    datasets: xr.Dataset | Sequence[xr.Dataset], *, axes: Sequence[Axes] | Axes | None = None
+    datasets: xr.Dataset | Sequence[xr.Dataset],
+    *,
+    ax: Axes | Sequence[Axes] | None = None,
+    title: str | None = None,
+    legend: bool = True,
+    labels: Sequence[str] | None = None,
+    floor: float | None = None,
 ) -> SpectrumDrawing:
     """Draw eigenvalues in the complex plane, one panel for each matrix.
 
     Parameters
     ----------
     datasets : one dataset or several, each what ``depprobe.spectrum`` gives.
-    axes : where to draw, one for each matrix; None makes a figure, of the first 12 matrices.
+    ax : where to draw, one for each matrix, in the settings of matplotlib that are in force; None makes a
+        figure in the style of the house, of the first 12 matrices. Axes that are given get titles only from
+        ``labels``.
+    title : heads the figure; None names what was measured on a figure of its own, ``""`` leaves it out.
+    legend : whether to add a legend.
+    labels : one title for each matrix; None takes their names.
+    floor : log10 of the lowest contour drawn; None draws all that the grid resolves.
 
     Returns
     -------
@@ -71,7 +98,7 @@ def spectrum(
 
     Raises
     ------
-    BadInput : not such datasets, or a wrong number of axes.
+    BadInput : not such datasets, or a wrong number of axes or labels.
 
     Examples
     --------
@@ -82,80 +109,74 @@ def spectrum(
     >>> spectrum(ds).eigenvalues[0].get_offsets().tolist()
     [[0.5, 0.5], [0.5, -0.5]]
     """
+    wording.check_number("floor", floor)
     given = wording.as_list(datasets)
     parts = [_of_one(ds, i) for ds in given for i in range(_count(ds))]
     if not parts:
         raise BadInput("nothing to draw: no dataset was given")
     total = len(parts)
-    with styled():
-        if axes is None:
-            parts = parts[:PANELS]
-            panels, figure = _panels(len(parts))
-        else:
-            panels = [axes] if isinstance(axes, Axes) else list(axes)
-            if len(panels) != total:
-                raise BadInput(f"{total} matrices need {total} axes, not {len(panels)}")
-            figure = figure_of(panels[0])
+    names = _names(parts) if labels is None else list(labels)
+    if len(names) != total:
+        raise BadInput(f"{len(names)} labels were given for {total} matrices")
+    theirs = axes_given(ax, total, f"a figure of {total} matrices")
+    with style_for(theirs):
+        parts = parts[:PANELS] if theirs is None else parts
+        panels = theirs or _panels(len(parts))
+        figure = figure_of(panels[0])
         drawn: list[tuple[PathCollection, Circle | None, QuadContourSet | None]] = []
-        layers = {str(part.attrs.get("layer", "")) for part in parts}
-        for ax, part in zip(panels, parts, strict=True):
-            drawn.append(_draw(ax, part))
-            name = str(part["weight"].item())
-            if len(layers) > 1:
-                name = f"{part.attrs.get('layer')} {name}"
-            # narrow panels: a line for each word of the name
-            pieces = re.split(r" (?!\d)", name) if len(panels) > 1 else [name]
-            ax.set_title("\n".join(wording.printable(word, 20) for word in pieces), loc="left")
-        x, y = "real part (dimensionless)", "imaginary part (dimensionless)"
-        if axes is None:
+        columns = _columns(len(parts), figure.get_figwidth())
+        for i, (panel, part, name) in enumerate(zip(panels, parts, names, strict=False)):
+            drawn.append(_draw(panel, part, floor))
+            if theirs is None or labels is not None:
+                # narrow panels: a line for each word of the name
+                pieces = re.split(r" (?!\d)", name) if len(panels) > 1 else [name]
+                panel.set_title("\n".join(wording.printable(word, 20) for word in pieces), loc="left")
             # labels no longer than a small panel
-            size = SMALL if len(parts) > 3 else RC["axes.labelsize"]
-            for ax in panels:
-                below = ax.get_subplotspec()
-                if below is None or below.is_last_row():
-                    ax.set_xlabel(x, fontsize=size)
-                if below is None or below.is_first_col():
-                    ax.set_ylabel(y, fontsize=size)
-            figure.suptitle(_conditions(parts), x=0.02, ha="left", fontsize="medium")
-            handles = _handles(drawn)
-            if total > len(parts):
-                words = f"first {len(parts)} of {total} matrices"
-                handles.append(Line2D([], [], linestyle="None", label=words))
-            figure.legend(
-                handles=handles,
-                loc="outside lower center",
-                ncols=2 if len(parts) == 1 else min(len(handles), 4),
-            )
-            _fit_height(figure, panels)
-        else:
-            for ax in panels:
-                ax.set_xlabel(x)
-                ax.set_ylabel(y)
+            size = "small" if theirs is None and len(parts) > 3 else None
+            if theirs is not None or i + columns >= len(panels):
+                panel.set_xlabel("real part", fontsize=size)
+            if theirs is not None or i % columns == 0:
+                panel.set_ylabel("imaginary part", fontsize=size)
+        handles = _handles(drawn)
+        if total > len(parts):
+            handles.append(Line2D([], [], linestyle="None", label=f"first {len(parts)} of {total} matrices"))
+        if legend:
+            add_legend(figure if theirs is None else panels[-1], handles)
+        if theirs is None:
+            add_title(figure, title, _conditions(parts))
+            fit_shapes(figure, panels[::columns])
+        elif title:
+            panels[0].set_title(title)
     points, circles, contours = (list(column) for column in zip(*drawn, strict=True))
-    return SpectrumDrawing(figure, panels, points, circles, contours)
+    return SpectrumDrawing(figure, panels, points, circles, contours, handles, _caption(parts, handles))
 
 
-def _conditions(parts: Sequence[xr.Dataset]) -> str:
-    """One line on where the matrices are from, of what they share."""
+def _names(parts: Sequence[xr.Dataset]) -> list[str]:
+    layers = {str(part.attrs.get("layer", "")) for part in parts}
+    lead = [f"{part.attrs.get('layer')} " if len(layers) > 1 else "" for part in parts]
+    return [before + str(part["weight"].item()) for before, part in zip(lead, parts, strict=True)]
+
+
+def _caption(parts: Sequence[xr.Dataset], handles: Sequence[Line2D]) -> str:
+    contoured = any("sigma" in str(handle.get_label()) for handle in handles)
+    return wording.sentences(
+        "eigenvalues in the complex plane, one panel for each matrix, with the unit circle",
+        ", ".join(_conditions(parts)),
+        "dashed: the circular law for independent entries of this spread"
+        if any("circular" in str(handle.get_label()) for handle in handles)
+        else "",
+        r"contours: $\log_{10}$ of the smallest singular value of $zI - W$" if contoured else "",
+    )
+
+
+def _conditions(parts: Sequence[xr.Dataset]) -> list[str]:
+    """On where the matrices are from, of what they share."""
     layers = {str(part.attrs.get("layer", "")) for part in parts}
     named = [wording.printable(layers.pop(), 50)] if len(layers) == 1 else []
     # a matrix of every seed stands along weight
     seeds = {int(part["matrix_seed"]) for part in parts if "matrix_seed" in part}
     sizes = wording.sizes([part.assign_attrs(seeds=len(seeds)) for part in parts])
-    return ",  ".join([*filter(None, named), *sizes])
-
-
-def _fit_height(figure: Figure, panels: Sequence[Axes]) -> None:
-    """Give the figure the height that its panels of equal aspect, title and legend take, and no more."""
-    figure.draw_without_rendering()
-    columns = _columns(len(panels))
-    tall = [ax.get_tightbbox() for ax in panels]
-    rows = [max(box.height for box in tall[i : i + columns] if box) for i in range(0, len(tall), columns)]
-    around = [figure.legends[0].get_window_extent(), *(text.get_window_extent() for text in figure.texts)]
-    inches = (sum(rows) + sum(box.height for box in around)) / figure.dpi
-    # what the layout keeps free above and below each of them
-    free = 2 * 3 / 72 * (len(rows) + len(around)) + 0.02 * inches
-    figure.set_size_inches(figure.get_figwidth(), inches + free)
+    return [*filter(None, named), *sizes]
 
 
 def _count(ds: xr.Dataset) -> int:
@@ -168,34 +189,38 @@ def _of_one(ds: xr.Dataset, index: int) -> xr.Dataset:
     return ds.isel(weight=index)
 
 
-def _columns(count: int) -> int:
-    return min(count, 4 if count > 6 or count == 4 else 3)
+def _columns(count: int, width: float) -> int:
+    wanted = min(count, 4 if count > 6 or count == 4 else 3)
+    fit = max(1, min(wanted, int(width / _NARROWEST)))
+    return 2 if count == 4 and fit == 3 else fit
 
 
-def _panels(count: int) -> tuple[list[Axes], Figure]:
-    columns = _columns(count)
+def _panels(count: int) -> list[Axes]:
+    figure = new_figure(count, 4.0)
+    columns = _columns(count, figure.get_figwidth())
     rows = math.ceil(count / columns)
-    if count == 1:
-        width, height = COLUMN, COLUMN + 0.6
-    else:
-        width = PAGE
-        height = rows * (PAGE / columns + 0.25) + 0.5
-    figure = Figure(figsize=(width, height), layout="constrained")
-    return [figure.add_subplot(rows, columns, i + 1) for i in range(count)], figure
+    panels = [figure.add_subplot(rows, columns, i + 1) for i in range(count)]
+    for panel in panels:
+        panel.set_box_aspect(1)
+    return panels
 
 
-def _draw(ax: Axes, part: xr.Dataset) -> tuple[PathCollection, Circle | None, QuadContourSet | None]:
+def _draw(
+    ax: Axes, part: xr.Dataset, floor: float | None
+) -> tuple[PathCollection, Circle | None, QuadContourSet | None]:
     values = part["eigenvalue"].transpose("mode", "part").sel(part=["real", "imag"]).values
     values = values[np.isfinite(values).all(1)]
-    contours = _contours(ax, part)
-    ax.add_patch(Circle((0, 0), 1, fill=False, edgecolor="black", linewidth=0.8))
+    contours = _contours(ax, part, floor)
+    ax.add_patch(Circle((0, 0), 1, fill=False, edgecolor="black", linewidth=thin(2 / 3)))
     radius = float(part["circular_radius"]) if "circular_radius" in part else math.nan
     circle = None
     if math.isfinite(radius) and radius > 0:
-        circle = Circle((0, 0), radius, fill=False, edgecolor=COLOURS[1], linewidth=1.0, linestyle="--")
+        circle = Circle(
+            (0, 0), radius, fill=False, edgecolor=colour(1), linewidth=thin(5 / 6), linestyle="--"
+        )
         ax.add_patch(circle)
     size = 3.0 if len(values) > 100 else 8.0
-    points = ax.scatter(values[:, 0], values[:, 1], s=size, color=COLOURS[0], linewidths=0, zorder=3)
+    points = ax.scatter(values[:, 0], values[:, 1], s=size, color=colour(0), linewidths=0, zorder=3)
     reach = 1.15 * max(1.0, radius if circle else 0.0, float(np.abs(values).max(initial=0.0)))
     ax.set_xlim(-reach, reach)
     ax.set_ylim(-reach, reach)
@@ -207,14 +232,15 @@ def _draw(ax: Axes, part: xr.Dataset) -> tuple[PathCollection, Circle | None, Qu
     return points, circle, contours
 
 
-def _contours(ax: Axes, part: xr.Dataset) -> QuadContourSet | None:
+def _contours(ax: Axes, part: xr.Dataset, floor: float | None) -> QuadContourSet | None:
     if "log_resolvent" not in part:
         return None
     heights = part["log_resolvent"].transpose("row", "column").values / math.log(10)
     radius = float(part["grid_radius"])
     # the smallest singular value changes by at most |dz|: what is below the grid's spacing was not resolved
     seen = math.log10(radius * float(np.diff(part["row"].values).max())) if radius > 0 else math.inf
-    levels = [level for level in _LEVELS if seen < level < np.nanmax(heights, initial=-9)]
+    lowest = seen if floor is None else max(seen, floor)
+    levels = [level for level in _LEVELS if lowest < level < np.nanmax(heights, initial=-9)]
     if not math.isfinite(radius) or not levels:
         return None
     return ax.contour(
@@ -223,7 +249,7 @@ def _contours(ax: Axes, part: xr.Dataset) -> QuadContourSet | None:
         heights,
         levels=levels,
         colors=GREY,
-        linewidths=0.6,
+        linewidths=thin(),
         linestyles="-",
         zorder=1,
     )
@@ -246,7 +272,7 @@ def _label_contours(ax: Axes, drawn: QuadContourSet, points: Floats, radii: Sequ
         taken = np.vstack([taken, [x, y]])
         before = len(drawn.labelTexts)
         words = f"{level:g}".replace("-", "\N{MINUS SIGN}")
-        ax.clabel(drawn, [level], fmt={level: words}, fontsize=SMALL - 1, manual=[(x, y)], zorder=4)
+        ax.clabel(drawn, [level], fmt={level: words}, fontsize="x-small", manual=[(x, y)], zorder=4)
         for text in drawn.labelTexts[before:]:
             # legible also where there is no room beside a line
             text.set_path_effects([withStroke(linewidth=1.5, foreground="white")])
@@ -254,13 +280,13 @@ def _label_contours(ax: Axes, drawn: QuadContourSet, points: Floats, radii: Sequ
 
 def _handles(drawn: Sequence[tuple[Any, Circle | None, QuadContourSet | None]]) -> list[Line2D]:
     handles = [
-        Line2D([], [], linestyle="None", marker="o", color=COLOURS[0], label="eigenvalues"),
-        Line2D([], [], color="black", linewidth=0.8, label="unit circle"),
+        Line2D([], [], linestyle="None", marker="o", color=colour(0), label="eigenvalues"),
+        Line2D([], [], color="black", linewidth=thin(2 / 3), label="unit circle"),
     ]
     if any(circle for _, circle, _ in drawn):
         words = r"circular law, radius $\sqrt{d}$ sd(entries)"
-        handles.append(Line2D([], [], color=COLOURS[1], linestyle="--", linewidth=1.0, label=words))
+        handles.append(Line2D([], [], color=colour(1), linestyle="--", linewidth=thin(5 / 6), label=words))
     if any(contours for _, _, contours in drawn):
         words = r"$\log_{10} \sigma_{\min}(zI - W)$"
-        handles.append(Line2D([], [], color=GREY, linewidth=0.6, label=words))
+        handles.append(Line2D([], [], color=GREY, linewidth=thin(), label=words))
     return handles

@@ -7,7 +7,6 @@ Bars of S from the quartiles of both times: T_1 low / T_p high to T_1 high / T_p
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -21,27 +20,42 @@ from matplotlib.lines import Line2D
 from depprobe.errors import BadInput
 from depprobe.figures.drawing import wording
 from depprobe.figures.drawing.cost_lines import costs_by_layer, length_axis, look
-from depprobe.figures.drawing.style import COLUMN, GREY, figure_of, styled
+from depprobe.figures.drawing.fitting import add_legend, add_title, fit_height
+from depprobe.figures.drawing.style import GREY, axes_given, figure_of, new_figure, style_for, thin
 
 
 class SpeedupDrawing(NamedTuple):
-    """What ``speedup`` drew: figure, axes, and one line a layer."""
+    """What ``speedup`` drew: figure, axes, one line a layer, what the legend shows, and a caption."""
 
     figure: Figure
     axes: Axes
     lines: list[ErrorbarContainer]
+    handles: list[Line2D]
+    caption: str
 
 
 def speedup(
-    datasets: xr.Dataset | Sequence[xr.Dataset], *, phase: str | None = None, ax: Axes | None = None
+    datasets: xr.Dataset | Sequence[xr.Dataset],
+    *,
+    ax: Axes | None = None,
+    title: str | None = None,
+    legend: bool = True,
+    labels: Sequence[str] | None = None,
+    floor: float | None = None,
+    phase: str | None = None,
 ) -> SpeedupDrawing:
     """Draw how many times faster layers are at the most threads than at one, against the sequence length.
 
     Parameters
     ----------
     datasets : one dataset or several, each what ``depprobe.cost`` gives with one thread and more.
+    ax : where to draw, in the settings of matplotlib that are in force; None makes a figure in the style of
+        the house with a legend below.
+    title : heads the figure or the axes; None leaves it out.
+    legend : whether to add a legend.
+    labels : one name for each layer and width; None takes the spec strings.
+    floor : the lowest speed-up shown; None shows 0.
     phase : which passes; by default the first that was measured.
-    ax : where to draw; None makes a figure.
 
     Returns
     -------
@@ -49,7 +63,7 @@ def speedup(
 
     Raises
     ------
-    BadInput : not such datasets, or times at one number of threads only.
+    BadInput : not such datasets, times at one number of threads only, a wrong number of labels or axes.
 
     Examples
     --------
@@ -66,16 +80,15 @@ def speedup(
         if "time" not in ds or 1 not in counts or len(counts) < 2:
             raise BadInput("a speed-up needs times at one thread and at more")
         most.add(max(counts))
-    alone, said = costs_by_layer(datasets, phase, 1)
-    together, _ = costs_by_layer(datasets, phase, None)
-    with styled():
-        if ax is None:
-            figure = Figure(figsize=(COLUMN, 2.6 + 0.16 * math.ceil(len(alone) / 2)), layout="constrained")
-            panel = figure.add_subplot()
-        else:
-            panel, figure = ax, figure_of(ax)
+    wording.check_number("floor", floor)
+    alone, said = costs_by_layer(datasets, phase, 1, labels)
+    together, _ = costs_by_layer(datasets, phase, None, labels)
+    given = axes_given(ax, 1, "a figure of speed-ups")
+    with style_for(given):
+        (panel,) = given or [new_figure(1, 3.0).add_subplot()]
+        figure = figure_of(panel)
         lines = []
-        for i, ((_, one), (_, many)) in enumerate(zip(alone, together, strict=True)):
+        for i, ((name, one), (_, many)) in enumerate(zip(alone, together, strict=True)):
             ratio = (one["time"] / many["time"]).values
             bars = None
             if {"time_low", "time_high"} <= set(one):
@@ -83,22 +96,29 @@ def speedup(
                     one[a] / many[b] for a, b in (("time_low", "time_high"), ("time_high", "time_low"))
                 )
                 bars = np.maximum([ratio - low.values, high.values - ratio], 0)
-            lines.append(panel.errorbar(one["n"], ratio, bars, **look(i)))
+            lines.append(panel.errorbar(one["n"], ratio, bars, **look(i, name)))
         for level in {1, *most}:
-            panel.axhline(level, color=GREY, linewidth=0.6, linestyle=":", zorder=0)
+            panel.axhline(level, color=GREY, linewidth=thin(), linestyle=":", zorder=0)
         panel.set_xscale("log")
         length_axis(panel, sorted({int(n) for _, part in alone for n in part["n"].values}))
-        panel.set_ylim(bottom=0)
-        panel.set_ylabel(f"time at 1 thread / time at {', '.join(str(count) for count in sorted(most))}")
-        if ax is None:
-            handles = [
-                Line2D([], [], **look(i), label=wording.printable(name)) for i, (name, _) in enumerate(alone)
-            ]
-            figure.legend(
-                handles=handles,
-                loc="outside lower center",
-                ncols=2,
-                title=said.replace(", 1 thread", ""),
-                title_fontsize=7,
-            )
-    return SpeedupDrawing(figure, panel, lines)
+        panel.set_ylim(bottom=floor or 0)
+        counted = ", ".join(map(str, sorted(most)))
+        panel.set_ylabel(f"time at 1 thread / time at {counted}")
+        handles = [
+            Line2D([], [], **look(i, name), label=wording.printable(name))
+            for i, (name, _) in enumerate(alone)
+        ]
+        said = said.replace(", 1 thread", "").replace("1 thread, ", "")
+        if legend:
+            add_legend(figure if given is None else panel, handles, title=said if given is None else None)
+        if given is None:
+            add_title(figure, title or "", [])
+            fit_height(figure, [panel], 2.1)
+        elif title:
+            panel.set_title(title)
+    caption = wording.sentences(
+        f"time at one thread over time at {counted} threads against the sequence length $n$",
+        said,
+        "bars: from the quartiles of both times; dotted: no gain, and as many times as there are threads",
+    )
+    return SpeedupDrawing(figure, panel, lines, handles, caption)

@@ -10,7 +10,7 @@ import numpy as np
 import xarray as xr
 
 from depprobe.cli.output import Summary, with_error
-from depprobe.costs.disturbed_times import APART, SLOWER, disturbed
+from depprobe.curves.scaling import APART, SLOWER, disturbed, grow_tellably
 from depprobe.units import scaled, seconds
 
 _HEADINGS = [
@@ -83,7 +83,9 @@ def _records(case: xr.Dataset, ds: xr.Dataset) -> list[dict[str, Any]]:
         for name, kind in (("n", int), ("d", int), ("phase", str), ("threads", int)):
             row[name] = kind(one[name].item()) if name in one.coords else ""
         row |= {name: float(one[name]) if name in one else math.nan for name in _NUMBERS}
-        told = {size: exponents is not None and _told(fitted[size].sel(layer=layer)) for size in _SIZES}
+        told = {
+            size: exponents is not None and grow_tellably(fitted[size].sel(layer=layer)) for size in _SIZES
+        }
         for size, quantity, end in product(_SIZES, _QUANTITIES, ("", "_stderr")):
             name = f"scaling_{size}{end}"
             row[f"{name}_{quantity}"] = (
@@ -95,16 +97,6 @@ def _records(case: xr.Dataset, ds: xr.Dataset) -> list[dict[str, Any]]:
             )
         records.append(row)
     return records
-
-
-def _told(layer: xr.Dataset) -> bool:
-    """Whether times tell how they grow: undisturbed, and if there are only two, with quartiles apart."""
-    if not _timed(layer):
-        return True
-    low, high = (layer[name].values.ravel() for name in ("time_low", "time_high"))
-    known = ~np.isnan(low)
-    overlap = known.sum() == 2 and low[known].max() <= high[known].min()
-    return not overlap and not layer["disturbed"].any()
 
 
 def _cells(row: dict[str, Any], several: dict[str, bool]) -> list[str]:

@@ -10,15 +10,19 @@ import xarray as xr
 from matplotlib.axes import Axes
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
+from depprobe.curves.scaling import disturbed
 from depprobe.errors import BadInput, unknown
 from depprobe.figures.drawing import wording
-from depprobe.figures.drawing.style import MARKERS, line_style
+from depprobe.figures.drawing.style import MARKERS, line_style, thin
 
 _MOST_TICKS = 6
 
 
 def costs_by_layer(
-    datasets: xr.Dataset | Sequence[xr.Dataset], phase: str | None, threads: int | None
+    datasets: xr.Dataset | Sequence[xr.Dataset],
+    phase: str | None,
+    threads: int | None,
+    labels: Sequence[str] | None = None,
 ) -> tuple[list[tuple[str, xr.Dataset]], str]:
     """Each layer at each width with its name, over n alone; and the conditions they were measured under.
 
@@ -27,6 +31,7 @@ def costs_by_layer(
     datasets : one dataset or several, each what ``depprobe.cost`` gives.
     phase : which passes; None takes the first that was measured.
     threads : how many threads; None takes the most that were measured.
+    labels : one name for each layer and width; None takes the spec strings.
 
     Raises
     ------
@@ -37,6 +42,8 @@ def costs_by_layer(
         if "flops" not in ds or not {"layer", "n"} <= set(ds.dims):
             raise BadInput("not a dataset of costs: it has no flops(layer, n, d, phase)")
         said = []
+        if {"time_low", "time_high"} <= set(ds):
+            ds = ds.assign(disturbed=disturbed(ds))
         for dim, wanted in (("phase", phase), ("threads", threads)):
             if dim not in ds.dims:
                 continue
@@ -58,14 +65,14 @@ def costs_by_layer(
         else:
             chosen.append(ds)
         conditions.add(", ".join([*said, *filter(None, [str(ds.attrs.get("dtype", ""))])]))
-    return wording.by_layer(chosen, None), " or ".join(sorted(conditions))
+    return wording.by_layer(chosen, labels), " or ".join(sorted(conditions))
 
 
-def look(index: int) -> dict[str, Any]:
+def look(index: int, name: str | None = None) -> dict[str, Any]:
     """Colour, line and marker of the layer with this index."""
     # where markers begin anew, hollow ones tell layers apart that share one
     hollow = {"markerfacecolor": "white"} if index >= len(MARKERS) else {}
-    return line_style(index) | hollow | {"linewidth": 1.0}
+    return line_style(index, name) | hollow | {"linewidth": thin(5 / 6)}
 
 
 def length_axis(ax: Axes, lengths: Sequence[int]) -> None:

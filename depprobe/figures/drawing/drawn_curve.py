@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import matplotlib
 import numpy as np
 import xarray as xr
 from matplotlib.axes import Axes
@@ -15,12 +16,18 @@ from numpy.typing import NDArray
 
 from depprobe.errors import BadInput
 from depprobe.figures.drawing.log_axis import log10_of
+from depprobe.figures.drawing.style import thin
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 
 #: how a curve ends -> its marker, its words
 ENDS = {"all": ("o", "exactly zero beyond"), "median": ("v", "median exactly zero beyond")}
+#: how a curve ends -> what a caption says of its marker
+ENDS_IN_WORDS = {
+    "all": "an open circle ends a curve beyond which every norm is exactly zero",
+    "median": "an open triangle ends a curve beyond which the median is exactly zero",
+}
 
 _LOGS = ("log_median", "log_low", "log_high")
 _COUNTS = ("count", "zeros", "unknown")
@@ -86,7 +93,9 @@ class Curve:
             return None
         both = np.isfinite(self.low) & np.isfinite(self.high)
         alone = both & _isolated(both)
-        ax.vlines(self.lag[alone], self.low[alone], self.high[alone], color=colour, alpha=0.3, linewidth=2.5)
+        ax.vlines(
+            self.lag[alone], self.low[alone], self.high[alone], color=colour, alpha=0.3, linewidth=thin(2)
+        )
         return ax.fill_between(
             self.lag, self.low, self.high, where=both.tolist(), color=colour, alpha=0.2, linewidth=0
         )
@@ -97,7 +106,7 @@ class Curve:
         finite = np.isfinite(upper)
         if not finite.any():
             return None
-        (edge,) = ax.plot(self.lag, upper, color=colour, linewidth=0.6, marker="_", markersize=2)
+        (edge,) = ax.plot(self.lag, upper, color=colour, linewidth=thin(), marker="_", markersize=2)
         edge.set_markevery(np.flatnonzero(finite & _isolated(finite)).tolist())
         return edge
 
@@ -135,7 +144,7 @@ def end_marker(kind: str, colour: str, x: Sequence[float] = (), y: Sequence[floa
         y,
         linestyle="None",
         marker=marker,
-        markersize=5.5,
+        markersize=1.5 * float(matplotlib.rcParams["lines.markersize"]),
         markerfacecolor="white",
         markeredgecolor=colour,
         zorder=3,

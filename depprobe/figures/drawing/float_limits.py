@@ -11,10 +11,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.font_manager import FontProperties
 from matplotlib.lines import Line2D
 from numpy.typing import NDArray
 
-from depprobe.figures.drawing.style import GREY, SMALL
+from depprobe.figures.drawing.style import GREY, figure_of, thin
 
 Floats = NDArray[np.float64]
 
@@ -38,23 +39,29 @@ def draw_limits(ax: Axes, curves: Sequence[tuple[Floats, Floats]], low: float, h
     """
     lines: list[Line2D] = []
     taken: list[_Place] = []
+    outside: list[float] = []
+    wide, high_ = _size(ax)
     points = _points(ax, curves)
     for name, y in LIMITS.items():
         if not low < y < high:
             continue
         share = float(_share(ax.get_ylim(), np.array(y)))
-        places = [_Place(left, above, share) for left in _LEFT for above in (True, False)]
+        left_ends = (0.99 - wide, 0.01, *np.linspace(0.05, 0.95 - wide, 11))
+        places = [_Place(left, above, share, wide, high_) for left in left_ends for above in (True, False)]
         place = min(places, key=lambda p: (not p.fits, any(map(p.meets, taken)), p.covered(*points)))
-        lines.append(ax.axhline(y, color=GREY, linewidth=0.6, linestyle=(0, (1, 2)), zorder=0.6))
-        look: dict[str, Any] = {"fontsize": SMALL, "color": GREY, "zorder": 2.5}
+        lines.append(ax.axhline(y, color=GREY, linewidth=thin(), linestyle=(0, (1, 2)), zorder=0.6))
+        look: dict[str, Any] = {"fontsize": "small", "color": GREY, "zorder": 2.5}
         look |= {"xycoords": ax.get_yaxis_transform(), "textcoords": "offset points"}
         if place.covered(*points):
-            # no room among the curves
+            # no room among the curves, nor beside them where another limit is as near as its label is high
+            if any(abs(share - other) < 2 * high_ for other in outside):
+                continue
+            outside.append(share)
             words = name.replace(" ", "\n")
             ax.annotate(words, (1, y), xytext=(3, 0), va="center", linespacing=1.0, **look)
             continue
         taken.append(place)
-        right = place.left == _LEFT[0]
+        right = place is places[0] or place is places[1]
         ax.annotate(
             name,
             (0.99 if right else place.left, y),
@@ -72,27 +79,32 @@ class _Place(NamedTuple):
     left: float
     above: bool
     line: float
+    wide: float
+    high: float
 
     @property
     def bottom(self) -> float:
-        return self.line if self.above else self.line - _HEIGHT
+        return self.line if self.above else self.line - self.high
 
     @property
     def fits(self) -> bool:
-        return self.bottom >= 0 and self.bottom + _HEIGHT <= 1
+        return self.bottom >= 0 and self.bottom + self.high <= 1
 
     def meets(self, other: _Place) -> bool:
-        return abs(self.left - other.left) < _WIDTH and abs(self.bottom - other.bottom) < _HEIGHT
+        return abs(self.left - other.left) < self.wide and abs(self.bottom - other.bottom) < self.high
 
     def covered(self, x: Floats, y: Floats) -> int:
-        beside = (x >= self.left) & (x <= self.left + _WIDTH)
-        return int((beside & (y >= self.bottom) & (y <= self.bottom + _HEIGHT)).sum())
+        beside = (x >= self.left) & (x <= self.left + self.wide)
+        return int((beside & (y >= self.bottom) & (y <= self.bottom + self.high)).sum())
 
 
-#: what a label takes, in shares of the axes
-_WIDTH, _HEIGHT = 0.32, 0.06
-#: where it may begin: at the right end, at the left end, and between
-_LEFT = (0.67, 0.01, *np.linspace(0.1, 0.6, 11))
+def _size(ax: Axes) -> tuple[float, float]:
+    """Width and height of a label, in shares of the axes."""
+    points = FontProperties(size="small").get_size_in_points()
+    box, dpi = ax.get_window_extent(), figure_of(ax).dpi
+    # letters are about half as wide as they are high; a line takes 1.3 times its letters
+    wide = max(map(len, LIMITS)) * 0.58 * points / 72 * dpi / box.width
+    return min(0.9, wide), min(0.45, 1.3 * points / 72 * dpi / box.height)
 
 
 def _share(limits: tuple[float, float], values: Floats) -> Floats:

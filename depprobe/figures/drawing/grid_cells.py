@@ -1,8 +1,8 @@
 r"""A Jacobian dataset as the cells of a picture: log10 of norms on a regular grid over (t, k).
 
 A picture has no use for more cells than it has dots, so finer grids are pooled by the largest norm: a
-diagonal one cell wide stays visible, and a cell is an exact zero only where all it stands for are. Between
-sparse targets, each row reaches half way to the next.
+diagonal one cell wide stays visible, and a cell is an exact zero only where all it stands for are. Rows of
+sparse targets are as high as ``_ROW`` of the picture, with gaps between them where nothing was measured.
 """
 
 from __future__ import annotations
@@ -21,6 +21,8 @@ Floats = NDArray[np.float64]
 
 #: stands for an unknown while cells are pooled: above an exact zero, below every norm
 _UNKNOWN = -1e300
+#: height of the row of a target far from others, as a share of the picture; one position at least
+_ROW = 0.01
 
 
 class Cells(NamedTuple):
@@ -28,7 +30,8 @@ class Cells(NamedTuple):
 
     Attributes
     ----------
-    values : (rows, columns) log10 of norms, rows by t, columns by k; -inf exact zero, NaN unknown.
+    values : (rows, columns) log10 of norms, rows by t, columns by k; -inf exact zero, NaN unknown, inf in
+        gaps between targets.
     t_edges, k_edges : first and last edge of the grid, in positions.
     t_view, k_view : the part of it that exists, in positions.
     targets : number of targets.
@@ -66,7 +69,9 @@ def cells(ds: xr.Dataset, finest: int) -> Cells:
     n = int(ds.attrs.get("n", source[-1] + 1))
 
     t_edges, k_edges = _edges(position), _edges(source.astype(np.float64))
-    by_row, by_column = _group(t_edges, finest), _group(k_edges, finest)
+    high = max(1.0, _ROW * (position[-1] - position[0]))
+    sparse = bool((np.diff(position) > high).any())
+    by_row, by_column = 1 if sparse else _group(t_edges, finest), _group(k_edges, finest)
     columns = np.arange(len(source)) // by_column
     repeats = tuple(dim for dim in REPEATS if dim in ds["log_norm"].dims)
     stored = ds["log_norm"].transpose(*repeats, "target", "lag" if banded else "source").values
@@ -85,13 +90,16 @@ def cells(ds: xr.Dataset, finest: int) -> Cells:
             starts = np.arange(0, len(source), by_column)
             values[row] = np.maximum.reduceat(ranked.max(0), starts)
     values = np.where(values == _UNKNOWN, np.nan, log10_of(values))
-    values, t_range = _regular(values, t_edges, by_row, finest)
+    if sparse:
+        values, t_range = _rows_apart(values, position, high, finest)
+    else:
+        values, t_range = _regular(values, t_edges, by_row, finest)
     values, k_range = _regular(values.T, k_edges, by_column, finest)
     return Cells(
         values.T,
         t_range,
         k_range,
-        (max(t_edges[0], -0.5), min(t_edges[-1], n - 0.5)),
+        (max(t_range[0], -0.5), min(t_range[1], t_edges[-1], n - 0.5)),
         (max(k_edges[0], -0.5), min(k_edges[-1], n - 0.5)),
         len(position),
     )
@@ -121,6 +129,18 @@ def _even(edges: Floats) -> bool:
 def _group(edges: Floats, finest: int) -> int:
     """How many neighbouring cells become one."""
     return -(-(len(edges) - 1) // finest) if _even(edges) else 1
+
+
+def _rows_apart(
+    values: Floats, positions: Floats, high: float, finest: int
+) -> tuple[Floats, tuple[float, float]]:
+    """Rows of one height on an even grid, inf between them, and the first and last edge of the grid."""
+    ends = positions[0] - high / 2, positions[-1] + high / 2
+    grid = np.linspace(*ends, finest + 1)
+    centres = (grid[1:] + grid[:-1]) / 2
+    nearest = np.abs(centres[:, None] - positions).argmin(1)
+    within = np.abs(centres - positions[nearest]) <= high / 2
+    return np.where(within[:, None], values[nearest], np.inf), ends
 
 
 def _regular(values: Floats, edges: Floats, group: int, finest: int) -> tuple[Floats, tuple[float, float]]:

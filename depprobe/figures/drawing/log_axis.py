@@ -16,9 +16,13 @@ from matplotlib.axis import Axis
 from matplotlib.ticker import Formatter, Locator
 from numpy.typing import NDArray
 
+from depprobe.errors import BadInput
+
 #: ln 10: natural logs divided by it are axis values
 LN10 = math.log(10.0)
 
+#: share of the smallest norms of a layer that a shared scale may leave out
+_LEFT_OUT = 0.02
 #: more labels than this are clutter, however long the axis
 _MOST_TICKS = 9
 
@@ -160,6 +164,31 @@ def typical_floor(bottoms: Sequence[float], top: float) -> float | None:
         return None
     middle = top - sorted(bottoms)[(len(bottoms) - 1) // 2]
     return float(math.floor(top - 2 * max(middle, 1.0))) if top - min(bottoms) > 10 * middle else None
+
+
+def shared_scale(
+    known: Sequence[NDArray[np.float64]], floor: float | None, ceiling: float | None
+) -> tuple[float, float]:
+    """Ends of a scale that several layers share, log10 of norms; a decade apart unless they are given."""
+    low, high = -1.0, 0.0
+    if known:
+        # adding 0 turns -0 into 0
+        high = max(float(values.max()) for values in known) + 0.0
+        lows = [_robust_low(values) for values in known]
+        low = max(min(lows), typical_floor(lows, high) or -math.inf)
+    if high - low < 1:
+        low, high = whole_decades(low, high)
+    ends = (low if floor is None else floor), (high if ceiling is None else ceiling)
+    if not ends[0] < ends[1]:
+        raise BadInput(f"the colour scale needs floor < ceiling, not {ends[0]:g} and {ends[1]:g}")
+    return ends
+
+
+def _robust_low(values: NDArray[np.float64]) -> float:
+    lowest, high = float(values.min()), float(values.max())
+    low = float(np.quantile(values, _LEFT_OUT))
+    # few outliers are left out only if they would cost much of the scale
+    return low if low - lowest > 0.3 * (high - lowest) else lowest
 
 
 def _multiples(step: int, low: float, high: float) -> list[float]:

@@ -9,7 +9,7 @@ from typing import Any, Protocol
 from matplotlib.figure import Figure
 
 from depprobe.errors import BadInput, unknown
-from depprobe.figures.drawing.style import styled
+from depprobe.figures.drawing.style import style_of
 from depprobe.store import replacing
 from depprobe.store.atomic import as_path
 
@@ -58,7 +58,7 @@ def save(drawn: Figure | Drawn, path: str | os.PathLike[str], *, dpi: float = 30
     figure = drawn if isinstance(drawn, Figure) else getattr(drawn, "figure", None)
     if not isinstance(figure, Figure):
         raise BadInput(f"save takes a figure or what a figure function returned, not {type(drawn).__name__}")
-    with styled(), replacing(path) as temporary:
+    with style_of(figure), replacing(path) as temporary:
         figure.savefig(temporary, format=suffix, dpi=dpi, metadata=FORMATS[suffix])
     return Path(path)
 

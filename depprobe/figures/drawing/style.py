@@ -5,14 +5,18 @@ Colours: Okabe and Ito 2008, https://jfly.uni-koeln.de/color/.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from contextvars import ContextVar
-from typing import Any
+from typing import Any, NamedTuple
+from weakref import WeakKeyDictionary
 
 import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.rcsetup import cycler
+
+from depprobe.errors import BadInput
 
 #: the palette of Okabe and Ito without its yellow, which a thin line on white loses; the numbers of colours,
 #: lines and markers have no common divisor, so that 280 layers differ
@@ -42,6 +46,7 @@ RC: Any = {
     # long enough to tell dashes apart
     "legend.handlelength": 3.2,
     "axes.linewidth": 0.6,
+    "axes.prop_cycle": cycler(color=COLOURS),
     "axes.unicode_minus": True,
     "xtick.major.width": 0.6,
     "ytick.major.width": 0.6,
@@ -64,23 +69,83 @@ RC: Any = {
 }
 
 
-#: what a venue asks for beyond RC
-_ASKED: ContextVar[dict[str, Any] | None] = ContextVar("asked", default=None)
+class Asked(NamedTuple):
+    """What a venue or a caller asks for: widths of a column and of a page in inches, and settings over RC."""
+
+    column: float = COLUMN
+    page: float = PAGE
+    settings: dict[str, Any] | None = None
+
+
+_ASKED: ContextVar[Asked | None] = ContextVar("asked", default=None)
+#: order of the names whose looks several panels share; empty where each counts its own
+_NAMES: ContextVar[tuple[str, ...]] = ContextVar("names", default=())
+#: settings that a figure was made with, which texts need again when it is saved
+_MADE_WITH: WeakKeyDictionary[Figure, Any] = WeakKeyDictionary()
 
 
 def styled() -> AbstractContextManager[None]:
-    """Context in which figures are drawn and saved; the caller's own settings come back after it."""
-    return matplotlib.rc_context(RC | (_ASKED.get() or {}))
+    """Context in which figures are drawn; the caller's own settings come back after it."""
+    return matplotlib.rc_context(_settings())
+
+
+def style_for(given: Any) -> AbstractContextManager[None]:
+    """The house style for a figure of our own, the caller's settings for axes that are given."""
+    return styled() if given is None else nullcontext()
+
+
+def style_of(figure: Figure) -> AbstractContextManager[None]:
+    """What a figure is saved with: the settings it was made with, and nothing random in the file."""
+    fixed: Any = {name: RC[name] for name in ("svg.hashsalt", "pdf.fonttype", "savefig.bbox")}
+    return matplotlib.rc_context(_MADE_WITH.get(figure, fixed))
+
+
+def new_figure(panels: int, height: float) -> Figure:
+    """A figure as wide as a column, or as a page where it has several panels abreast."""
+    figure = Figure(figsize=(width_for(panels), height), layout="constrained")
+    _MADE_WITH[figure] = _settings()
+    return figure
+
+
+def width_for(panels: int) -> float:
+    """Inches of a column for one panel, of a page for several abreast."""
+    sizes = _ASKED.get() or Asked()
+    return sizes.column if panels == 1 else sizes.page
+
+
+def _settings() -> Any:
+    wanted = _ASKED.get() or Asked()
+    return RC | (wanted.settings or {})
 
 
 @contextmanager
-def asked(settings: dict[str, Any]) -> Iterator[None]:
-    """Context in which ``styled`` puts these settings of matplotlib over its own."""
-    token = _ASKED.set(settings)
+def asked(wanted: Asked) -> Iterator[None]:
+    """Context in which figures are drawn in these sizes."""
+    token = _ASKED.set(wanted)
     try:
         yield
     finally:
         _ASKED.reset(token)
+
+
+@contextmanager
+def shared_looks(names: Sequence[str]) -> Iterator[None]:
+    """Context in which a curve looks as its name's place among these says, in every panel."""
+    token = _NAMES.set(tuple(names))
+    try:
+        yield
+    finally:
+        _NAMES.reset(token)
+
+
+def axes_given(ax: Any, count: int, holder: str) -> list[Axes] | None:
+    """The axes a caller gave as a list, or None; raises ``BadInput`` for another number of them."""
+    if ax is None:
+        return None
+    found = [ax] if isinstance(ax, Axes) else list(ax)
+    if len(found) != count or not all(isinstance(one, Axes) for one in found):
+        raise BadInput(f"{holder} needs {count} axes, not {len(found)}")
+    return found
 
 
 def figure_of(ax: Axes) -> Figure:
@@ -91,16 +156,34 @@ def figure_of(ax: Axes) -> Figure:
     return figure
 
 
-def line_style(index: int) -> dict[str, Any]:
-    """Colour, line and marker of the curve with this index; the first 280 are all different.
+def line_style(index: int, name: str | None = None) -> dict[str, Any]:
+    """Colour, line and marker of the curve with this index; in the house style the first 280 are different.
+
+    Colours are those of ``axes.prop_cycle``; lines and markers too, where it has any.
 
     Examples
     --------
-    >>> line_style(0)["color"], line_style(7)["color"], line_style(0)["linestyle"], line_style(7)["linestyle"]
-    ('#0072B2', '#0072B2', '-', '-.')
+    >>> with styled():
+    ...     [line_style(i)["color"] for i in (0, 7)], [line_style(i)["linestyle"] for i in (0, 7)]
+    (['#0072B2', '#0072B2'], ['-', '-.'])
     """
-    return {
-        "color": COLOURS[index % len(COLOURS)],
-        "linestyle": LINES[index % len(LINES)],
-        "marker": MARKERS[index % len(MARKERS)],
-    }
+    names = _NAMES.get()
+    if name in names:
+        index = names.index(name)
+    own = matplotlib.rcParams["axes.prop_cycle"].by_key()
+    ours = {"color": COLOURS, "linestyle": LINES, "marker": MARKERS}
+    return {key: _at(own.get(key, values), index) for key, values in ours.items()}
+
+
+def colour(index: int) -> Any:
+    """The colour of the cycle with this index."""
+    return _at(matplotlib.rcParams["axes.prop_cycle"].by_key().get("color", COLOURS), index)
+
+
+def thin(share: float = 0.5) -> float:
+    """Width of a line that is a share of a curve's."""
+    return share * float(matplotlib.rcParams["lines.linewidth"])
+
+
+def _at(values: Sequence[Any], index: int) -> Any:
+    return values[index % len(values)]

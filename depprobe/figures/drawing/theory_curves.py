@@ -12,6 +12,7 @@ from matplotlib.lines import Line2D
 from depprobe.errors import BadInput
 from depprobe.figures.drawing.drawn_curve import Curve
 from depprobe.figures.drawing.log_axis import log10_of
+from depprobe.figures.drawing.style import thin
 
 _DASHES = ((0, (6, 2)), (0, (2, 2)), (0, (6, 2, 1, 2)), (0, (1, 1)))
 
@@ -40,7 +41,11 @@ def draw_theory(
         if not as_predicted or one["constant"].item() == "first lag":
             first = finite[0]
             height = height + curve.median[first] - np.interp(curve.lag[first], lag, height)
-        look: dict[str, Any] = {"color": colour, "linewidth": 0.8, "linestyle": _DASHES[i % len(_DASHES)]}
+        look: dict[str, Any] = {
+            "color": colour,
+            "linewidth": thin(2 / 3),
+            "linestyle": _DASHES[i % len(_DASHES)],
+        }
         (line,) = ax.plot(lag, height, label=f"{kind}, {name}", **look)
         lines.append(line)
     return lines

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import json
 import re
-from collections.abc import Sequence
+import shlex
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import xarray as xr
 
 from depprobe.curves.align import UNKNOWN, each_curve, in_words
-from depprobe.errors import BadInput
+from depprobe.errors import BadInput, unknown
 from depprobe.vocabulary import NORMS, repeats
 
-#: where two datasets show the same layer, what may tell them apart
-_DISTINGUISHING = ("depth", "n", "d", "seed", "norm", "wrt", "dtype", "method", "tolerance")
+#: where two datasets show the same layer, what may tell them apart; options of their commands come after
+_DISTINGUISHING = ("depth", "n", "d", "seed", "norm", "of", "wrt", "dtype", "method", "tolerance")
+#: options of a command that name the layer, which is told already
+_NAMING = ("layer", "model", "weights")
 
 
 def as_list(datasets: xr.Dataset | Sequence[xr.Dataset]) -> list[xr.Dataset]:
@@ -85,10 +89,24 @@ def check_number(name: str, value: Any) -> None:
         raise BadInput(f"{name} is a log10 of a norm, a number or None; got {value!r}")
 
 
-def norm_label(parts: Sequence[xr.Dataset]) -> str:
-    """Axis label of the norm that all parts show."""
+def floors(given: Any, panels: Iterable[str]) -> dict[str, float]:
+    """The lowest values that panels show, by panel; raises ``BadInput`` for what is none."""
+    names = list(panels)
+    if given is None:
+        return {}
+    if not isinstance(given, Mapping):
+        raise BadInput(f"floor has one number for each panel, as in {{{names[0]!r}: -4}}; got {given!r}")
+    for name, value in given.items():
+        if name not in names:
+            raise unknown("panel", str(name), names)
+        check_number("floor", value)
+    return {str(name): float(value) for name, value in given.items()}
+
+
+def norm_label(parts: Sequence[xr.Dataset], short: bool = False) -> str:
+    """Axis label of the norm that all parts show, or its symbol alone."""
     symbol = NORMS.get(str(_shared(parts, "norm")), r"\Vert J_{t,k}\Vert")
-    return f"norm ${symbol}$ (dimensionless)"
+    return f"${symbol}$" if short else f"norm ${symbol}$ (dimensionless)"
 
 
 def unknown_norms(parts: Sequence[xr.Dataset]) -> str:
@@ -98,11 +116,21 @@ def unknown_norms(parts: Sequence[xr.Dataset]) -> str:
     return in_words(counts) or (f"{total:,} unknown" if total else "")
 
 
-def conditions(parts: Sequence[xr.Dataset]) -> str:
-    """One line on what was measured, of what all parts share."""
+def conditions(parts: Sequence[xr.Dataset]) -> list[str]:
+    """What was measured, of what all parts share, for a title."""
     wrt = _shared(parts, "wrt")
     said = [rf"$J_{{t,k}} = \partial h_t / \partial {wrt}_k$"] if wrt in ("x", "h", "c") else []
-    return ",  ".join([*said, *sizes(parts)])
+    return [*said, *sizes(parts)]
+
+
+def symbol(part: xr.Dataset) -> str:
+    """What one position of the input is: a byte, a token, or, where nothing else is known, a position."""
+    return str(_value(part, "symbol") or "position")
+
+
+def sentences(*said: str) -> str:
+    """Sentences of a caption in a row; empty ones left out."""
+    return " ".join(f"{one[0].upper()}{one[1:].rstrip('.')}." for one in said if one)
 
 
 def sizes(parts: Sequence[xr.Dataset]) -> list[str]:
@@ -124,13 +152,34 @@ def _told_apart(parts: Sequence[xr.Dataset]) -> list[str]:
     for i, (name, part) in enumerate(zip(names, parts, strict=True)):
         same = [other for other, theirs in zip(parts, names, strict=True) if theirs == name]
         differing = [a for a in _DISTINGUISHING if len({str(_value(other, a)) for other in same}) > 1]
+        said = [f"{a}={_value(part, a)}" for a in differing] or _options_apart(part, same)
         if len(same) == 1:
             result.append(name)
-        elif differing:
-            result.append(f"{name} ({', '.join(f'{a}={_value(part, a)}' for a in differing)})")
         else:
-            result.append(f"{name} ({names[: i + 1].count(name)})")
+            result.append(f"{name} ({', '.join(said) or names[: i + 1].count(name)})")
     return result
+
+
+def _options_apart(part: xr.Dataset, same: Sequence[xr.Dataset]) -> list[str]:
+    """The options in which the commands of datasets differ, as this one has them."""
+    own = _options(part)
+    every = [_options(other) for other in same]
+    names = [name for name in dict.fromkeys(key for one in every for key in one) if name not in _NAMING]
+    differing = [name for name in names if len({one.get(name) for one in every}) > 1]
+    return [f"{name}={own.get(name, 'default')}" for name in differing]
+
+
+def _options(part: xr.Dataset) -> dict[str, str]:
+    """The options in the command that a dataset records."""
+    try:
+        words = shlex.split(str(json.loads(part.attrs["provenance"])["command"]))
+    except (KeyError, TypeError, ValueError):
+        return {}
+    found = {}
+    for word, after in zip(words, [*words[1:], "--"], strict=True):
+        if word.startswith("--"):
+            found[word.removeprefix("--")] = "" if after.startswith("--") else after
+    return found
 
 
 def _spec(part: xr.Dataset) -> str:

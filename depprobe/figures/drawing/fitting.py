@@ -1,0 +1,147 @@
+"""Titles, legends and heights that fit the width of a figure, by the boxes that the renderer gives.
+
+A legend gets as many columns as fit; a title breaks between its parts; a figure is as high as its panels,
+title and legend need together.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.colorbar import make_axes
+from matplotlib.figure import Figure
+from matplotlib.legend import Legend
+from matplotlib.transforms import Bbox
+
+from depprobe.figures.drawing.style import figure_of
+
+#: inches of a figure from which on several panels stand abreast
+ABREAST = 5.0
+#: most columns of a legend
+_COLUMNS = 4
+#: inches kept free beside a title and a legend
+_FREE = 0.12
+#: inches of height that are no matter
+_CLOSE = 0.05
+#: inches between panels and their colour bar
+_APART = 0.08
+#: height of a colour bar over its width
+_SLENDER = 25.0
+#: what parts of a title stand between
+_BETWEEN = ",  "
+
+
+def text_width(figure: Figure, words: str, size: Any = None) -> float:
+    """Inches that a text takes in a figure."""
+    text = figure.text(0, 0, words, fontsize=size)
+    box = text.get_window_extent(FigureCanvasAgg(figure).get_renderer())
+    text.remove()
+    return float(box.width) / figure.dpi
+
+
+def in_lines(figure: Figure, parts: Sequence[str], width: float, size: Any = None) -> str:
+    """Parts in as few lines as fit a width in inches."""
+    lines: list[str] = []
+    for part in filter(None, parts):
+        joined = f"{lines[-1]}{_BETWEEN}{part}" if lines else part
+        if lines and text_width(figure, joined, size) <= width:
+            lines[-1] = joined
+        else:
+            lines.append(part)
+    return "\n".join(lines)
+
+
+def add_title(figure: Figure, title: str | None, parts: Sequence[str]) -> None:
+    """Head a figure of our own with a title; without one, with what was measured, broken where it must."""
+    words = title if title is not None else in_lines(figure, parts, figure.get_figwidth() - 2 * _FREE)
+    if words:
+        size = "medium" if title is None else None
+        figure.suptitle(words, x=_FREE / figure.get_figwidth(), ha="left", fontsize=size or "medium")
+
+
+def add_legend(
+    place: Figure | Axes,
+    handles: Sequence[Any],
+    *,
+    labels: Sequence[str] | None = None,
+    title: str | None = None,
+    corner: str = "center",
+) -> Legend | None:
+    """A legend of the handles by their labels: below a figure in as many columns as fit, or within axes."""
+    if not handles:
+        return None
+    labels = labels or [str(handle.get_label()) for handle in handles]
+    if isinstance(place, Axes):
+        return place.legend(list(handles), list(labels), loc="best", title=title)
+    renderer = FigureCanvasAgg(place).get_renderer()
+    most = (place.get_figwidth() - _FREE) * place.dpi
+    for columns in range(min(_COLUMNS, len(labels)), 0, -1):
+        where: Any = f"outside lower {corner}"
+        legend = place.legend(
+            list(handles),
+            list(labels),
+            loc=where,
+            ncols=columns,
+            title=title,
+            columnspacing=1.2,
+            handlelength=None if place.get_figwidth() > 4 else 2.4,
+        )
+        if columns == 1 or legend.get_window_extent(renderer).width <= most:
+            return legend
+        legend.remove()
+    return None
+
+
+def fit_height(figure: Figure, rows: Sequence[Axes], inches: float) -> None:
+    """Make a figure so high that panels, one of every row, are as many inches high as asked for."""
+    for _ in range(2):
+        _lay_out(figure)
+        high = sum(float(ax.get_window_extent().height) for ax in rows) / figure.dpi
+        missing = inches * len(rows) - high
+        if abs(missing) < _CLOSE:
+            return
+        figure.set_size_inches(figure.get_figwidth(), max(1.0, figure.get_figheight() + missing))
+
+
+def fit_shapes(figure: Figure, rows: Sequence[Axes]) -> None:
+    """Make a figure so high that panels of a fixed shape, one of every row, are as wide as their place."""
+    for ax in figure.axes:
+        # where a panel leaves room, its labels at the left stay in the figure
+        ax.set_anchor("NW")
+    for _ in range(2):
+        _lay_out(figure)
+        wide, high = figure.get_size_inches()
+        missing = 0.0
+        for ax in rows:
+            place, shape = ax.get_position(original=True), ax.get_box_aspect() or 1.0
+            missing += place.width * wide * shape - place.height * high
+        if abs(missing) < _CLOSE:
+            return
+        figure.set_size_inches(wide, max(1.0, high + missing))
+
+
+def _lay_out(figure: Figure) -> None:
+    engine = figure.get_layout_engine()
+    if engine is not None:
+        engine.execute(figure)
+
+
+def bar_beside(panels: Sequence[Axes]) -> Axes:
+    """Axes for a colour bar beside panels, as tall as they are wherever their layout puts them."""
+    place, _ = make_axes(list(panels), fraction=0.05, pad=0.02, aspect=_SLENDER)
+
+    def beside(own: Any, renderer: Any) -> Bbox:
+        for ax in panels:
+            ax.apply_aspect()
+        tall = Bbox.union([ax.get_position() for ax in panels])
+        across, up = figure_of(place).get_size_inches()
+        left = tall.x1 + _APART / across
+        # room for the width that follows from the height
+        wide = 1.5 * tall.height * up / across / _SLENDER
+        return Bbox.from_extents(left, tall.y0, left + wide, tall.y1)
+
+    place.set_axes_locator(beside)
+    return place

@@ -1,0 +1,171 @@
+"""Several figures, of one kind or not, as the panels of one, with shared scales and one legend."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import xarray as xr
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from depprobe.errors import BadInput
+from depprobe.figures.decay import decay
+from depprobe.figures.drawing import wording
+from depprobe.figures.drawing.fitting import ABREAST, add_legend, add_title, fit_height
+from depprobe.figures.drawing.style import figure_of, new_figure, shared_looks, style_for
+from depprobe.figures.heatmap import heatmap
+
+#: most panels in a row
+_ACROSS = 3
+#: inches that panels are high
+_HIGH = 2.0
+
+
+class Panels(NamedTuple):
+    """What ``panels`` drew.
+
+    Attributes
+    ----------
+    figure, axes : where it was drawn; the axes by the titles of the panels.
+    drawn : what each panel's own function returned, by the same titles.
+    handles : what the shared legend shows; empty without one.
+    caption : a caption for a paper, panel by panel.
+    """
+
+    figure: Figure
+    axes: dict[str, Axes]
+    drawn: dict[str, Any]
+    handles: list[Any]
+    caption: str
+
+
+def panels(
+    contents: Mapping[str, xr.Dataset | Sequence[xr.Dataset] | Callable[[Axes], Any]],
+    *,
+    draw: Callable[..., Any] = decay,
+    share_floor: bool = False,
+    share_legend: bool = True,
+    ax: Axes | Sequence[Axes] | None = None,
+    title: str | None = None,
+    legend: bool = True,
+    labels: Sequence[str] | None = None,
+    floor: float | None = None,
+    across: int | None = None,
+) -> Panels:
+    """Draw several panels in one figure, each under its title.
+
+    Parameters
+    ----------
+    contents : title -> the dataset or datasets of a panel, or a function that draws into the Axes it is given
+        and returns what a figure function returns.
+    draw : the figure function of panels given as datasets: one that fills one Axes, such as
+        ``figures.decay``, ``figures.heatmap`` (of one layer each) or ``figures.speedup``.
+    share_floor : whether panels given as datasets show the same range of norms.
+    share_legend : whether one legend below stands for all panels; curves of one name then look alike in all.
+    ax : where to draw, one Axes a panel, in the settings of matplotlib that are in force; None makes a figure
+        in the style of the house.
+    title : heads the figure; None leaves it out.
+    legend : whether to add legends.
+    labels : one name for each layer of all panels given as datasets, in their order.
+    floor : log10 of the lowest norm shown in panels given as datasets.
+    across : panels in a row; None takes as many as fit.
+
+    Returns
+    -------
+    What was drawn.
+
+    Raises
+    ------
+    BadInput : no panel, a wrong number of axes or labels, or what ``draw`` refuses.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> lag = np.arange(20.0)
+    >>> ds = xr.Dataset(
+    ...     {"log_norm": (("target", "source"), [-lag[::-1]])},
+    ...     coords={"target": [19], "source": range(20), "position": ("target", [19.0])},
+    ...     attrs={"layer": "lstm"},
+    ... )
+    >>> drawn = panels({"one": ds, "two": [ds, ds]}, share_floor=True)
+    >>> drawn.axes["one"].get_ylim() == drawn.axes["two"].get_ylim()
+    True
+    """
+    if not contents:
+        raise BadInput("nothing to draw: no panel was given")
+    held = {name: wording.as_list(given) for name, given in contents.items() if not callable(given)}
+    called = _names(held, labels)
+    options: dict[str, Any] = {} if floor is None else {"floor": floor}
+    if share_floor and held:
+        options |= _range(draw, held, called, options)
+    theirs = None if ax is None else [ax] if isinstance(ax, Axes) else list(ax)
+    if theirs is not None and len(theirs) != len(contents):
+        raise BadInput(f"{len(contents)} panels need {len(contents)} axes, not {len(theirs)}")
+    every = dict.fromkeys(name for names in called.values() for name in names)
+    drawn: dict[str, Any] = {}
+    with style_for(theirs), shared_looks(list(every) if share_legend else []):
+        axes = theirs or _axes(len(contents), across)
+        for place, (name, given) in zip(axes, contents.items(), strict=True):
+            if callable(given):
+                drawn[name] = given(place)
+            else:
+                own = {"labels": called[name], "legend": legend and not share_legend}
+                drawn[name] = draw(held[name], ax=place, **own, **options)
+            place.set_title(wording.printable(name), loc="left")
+        figure = figure_of(axes[0])
+        handles = _merged(drawn) if share_legend and legend else []
+        if handles:
+            add_legend(figure if theirs is None else axes[-1], handles)
+        if theirs is None:
+            add_title(figure, title or "", [])
+            first = axes[:: _columns(len(axes), across, figure.get_figwidth())]
+            fit_height(figure, first, _HIGH)
+    said = [f"{name}: {getattr(one, 'caption', '')}" for name, one in drawn.items()]
+    return Panels(figure, dict(zip(contents, axes, strict=True)), drawn, handles, " ".join(said))
+
+
+def _names(held: Mapping[str, list[xr.Dataset]], labels: Sequence[str] | None) -> dict[str, list[str]]:
+    """The names of the curves of each panel."""
+    own = {name: [label for label, _ in wording.by_layer(given, None)] for name, given in held.items()}
+    if labels is None:
+        return own
+    total = sum(map(len, own.values()))
+    if len(labels) != total:
+        raise BadInput(f"{len(labels)} labels were given for {total} layers")
+    rest = iter(labels)
+    return {name: [next(rest) for _ in found] for name, found in own.items()}
+
+
+def _range(draw: Callable[..., Any], held: Any, called: Any, options: dict[str, Any]) -> dict[str, float]:
+    """The lowest and highest norm that any panel shows by itself."""
+    low, high = math.inf, -math.inf
+    for name, given in held.items():
+        place = Figure().add_subplot()
+        own = draw(given, ax=place, labels=called[name], legend=False, **options)
+        bar = getattr(own, "colorbar", None)
+        ends = bar.mappable.get_clim() if bar is not None else place.get_ylim()
+        low, high = min(low, *ends), max(high, *ends)
+    return {"floor": low, "ceiling": high} if draw in (decay, heatmap) else {"floor": low}
+
+
+def _columns(count: int, across: int | None, width: float) -> int:
+    fit = min(_ACROSS, count if count < 4 else 2 if count == 4 else 3)
+    return min(count, across or (fit if width >= ABREAST else 1))
+
+
+def _axes(count: int, across: int | None) -> list[Axes]:
+    figure = new_figure(count, 3.0)
+    columns = _columns(count, across, figure.get_figwidth())
+    rows = math.ceil(count / columns)
+    return [figure.add_subplot(rows, columns, i + 1) for i in range(count)]
+
+
+def _merged(drawn: Mapping[str, Any]) -> list[Any]:
+    """The handles of all panels, one for each label."""
+    found: dict[str, Any] = {}
+    for one in drawn.values():
+        for handle in getattr(one, "handles", []):
+            found.setdefault(str(handle.get_label()), handle)
+    return list(found.values())
