@@ -115,7 +115,7 @@ def test_a_receptive_field_is_a_largest_one_without_error(good, extra):
     command = ("jacobian", "--layer", "dilated-conv:depth=3", "--n", "40", "--d", "4", *extra)
     out = good(*command, "-o", "a.nc", "--figure", "a.png")
     assert re.search(r"^ receptive field \(steps\) +14$", out, re.MULTILINE)
-    assert re.search(r"^ half-life \(steps\) +-$", out, re.MULTILINE)
+    assert re.search(r"^ half-life \(steps\) +\u2013$", out, re.MULTILINE)
     assert "receptive_field_stderr" not in json.loads(good(*command, "--json"))["layers"][0]
 
 
@@ -593,20 +593,63 @@ def test_show_refuses_a_dataset_of_something_else(refused):
     refused("'a.nc': not a valid dataset: unknown dimension 'time'", "plot", "a.nc")
 
 
-def test_a_heat_map_of_one_row_is_refused(good, refused):
+def test_a_heat_map_of_one_row_is_drawn_only_where_asked_for(good):
     good(*LSTM, "-o", "a.nc", "--figure", "a.png")
-    good(*LSTM, "--targets", "10,11", "-o", "b.nc", "--figure", "b.png")
-    refused("a heat map needs at least 2 targets; 'a.nc' has 1", "plot", "a.nc", "--kind", "heatmap")
-    refused("'a.nc' has 1", "plot", "b.nc", "a.nc", "--kind", "heatmap")
-    assert "b_heatmap.png" in good("plot", "b.nc", "--kind", "heatmap")
+    good(*LSTM, "--targets", "0,1,2,3,4,5,10,11", "-o", "b.nc", "--figure", "b.png")
+    assert "a_heatmap" not in good("plot", "a.nc")
+    assert "a_heatmap.png" in good("plot", "a.nc", "--kind", "heatmap")
+    assert "b_heatmap.png" in good("plot", "b.nc", "a.nc")
 
 
-def test_datasets_of_several_kinds_are_named_with_their_files(good, refused):
+def test_datasets_of_several_kinds_get_a_figure_each_and_no_common_table(good, refused):
     good(*LSTM, "-o", "a.nc", "--figure", "a.png")
     good("spectrum", "--layer", "rnn", "--d", "4", "-o", "b.nc", "--figure", "b.png")
-    kinds = r"one kind of dataset, not jacobian \(a.nc, a.nc\) and spectrum \(b.nc\)"
-    refused(kinds, "plot", "a.nc", "b.nc", "a.nc")
-    refused(kinds, "show", "a.nc", "b.nc", "a.nc", "--table", "csv")
+    said = good("plot", "a.nc", "b.nc", "--figure", "c.png")
+    assert "figure   c.png" in said
+    assert "figure   c_spectrum.png" in said
+    assert said.count("caption  ") == 2
+    kinds = r"one kind of dataset, not jacobian \(a.nc\) and spectrum \(b.nc\)"
+    refused(kinds, "show", "a.nc", "b.nc", "--table", "csv")
+
+
+def test_a_folder_is_shown_and_drawn_and_a_bad_file_hides_no_other(good, run, refused):
+    good(*LSTM, "-o", "runs/a.nc", "--figure", "a.png")
+    assert "file     runs/a.nc" in good("show", "runs")
+    Path("runs/bad.nc").write_text("junk", encoding="utf-8")
+    for command, told in (("show", "file     runs/a.nc"), ("plot", "figure   runs/figure.png")):
+        code, out, err = run(command, "runs")
+        assert code == 2
+        assert told in out
+        assert "cannot read 'runs/bad.nc'" in err
+    Path("none").mkdir()
+    refused("'none' holds no dataset", "show", "none")
+
+
+def test_figures_in_the_words_of_a_venue(good, refused):
+    good(*LSTM, "-o", "a.nc", "--figure", "a.png")
+    good(
+        "plot",
+        "a.nc",
+        "--venue",
+        "icml",
+        "--figure",
+        "v.png",
+        "--labels",
+        "Mine",
+        "--title",
+        "",
+        "--no-legend",
+    )
+    width = int.from_bytes(Path("v.png").read_bytes()[16:20], "big")
+    assert width == round(300 * 3.25)
+    good(*LSTM, "--width", "5", "-o", "b.nc", "--figure", "b.png")
+    assert int.from_bytes(Path("b.png").read_bytes()[16:20], "big") == 1500
+    # how a figure looks does not bear on the data
+    assert Path("a.nc").read_bytes() == Path("b.nc").read_bytes()
+    refused("unknown venue 'imcl'; did you mean 'icml'", "plot", "a.nc", "--venue", "imcl")
+    refused("2 labels were given for 1 layers", "plot", "a.nc", "--labels", "a,b")
+    refused(r"no layer matches 'g\*'; there are lstm", "plot", "a.nc", "--only", "g*")
+    assert "figure" in good("plot", "a.nc", "--only", "l*")
 
 
 def test_no_command_prints_the_help_and_is_wrong(run):

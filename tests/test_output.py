@@ -1,4 +1,4 @@
-"""How numbers and their errors are written: no digit that is not known, and no small number as zero."""
+"""How numbers, their errors and tables are written: no digit that is not known, no small number as zero."""
 
 from __future__ import annotations
 
@@ -6,7 +6,9 @@ import math
 
 import pytest
 
-from depprobe.cli.output import with_error
+from depprobe.cli import tables
+from depprobe.cli.output import Summary, with_error
+from depprobe.errors import BadInput
 
 
 @pytest.mark.parametrize(
@@ -28,3 +30,66 @@ from depprobe.cli.output import with_error
 )
 def test_a_value_has_the_digits_that_its_error_leaves(value, error, text):
     assert with_error(value, error) == text
+
+
+def many(layers=8):
+    """A table of some layers with long cells."""
+    headings = ["layer", "norm at lag 0", "decay rate (ln/step)", "half-life (steps)", "gap"]
+    columns = [
+        [f"sliding-window:window={i}", "1.5e-14", "-0.4954 [-0.4976, -0.4933]", "-", "2.0 \u00b1 0.1"]
+        for i in range(layers)
+    ]
+    return Summary("T", headings, columns, [{"layer": column[0], "x": -1.0} for column in columns])
+
+
+def test_a_wide_table_of_eight_layers_fits_eighty_columns():
+    text = tables.as_text(many(), width=80)
+    assert max(map(len, text.splitlines())) <= 80
+    # every cell is there, and every row names its layer
+    assert text.count("-0.4954 [-0.4976, -0.4933]") == 8
+    assert all(text.count(f"sliding-window:window={i}") == 2 for i in range(8))
+    assert text.count("\u2013") == 8
+    # without a terminal as wide as it needs, a column for each layer
+    assert max(map(len, tables.as_text(many()).splitlines())) > 200
+    assert len(tables.as_text(many(1), width=80).splitlines()) == 7
+
+
+def test_latex_has_numbers_in_math_mode():
+    lines = tables.as_latex(many(2)).splitlines()
+    assert lines[4] == r"norm at lag 0 & $1.5\cdot 10^{-14}$ & $1.5\cdot 10^{-14}$ \\"
+    assert lines[5].count("$-0.4954$ [$-0.4976$, $-0.4933$]") == 2
+    assert lines[6] == r"half-life (steps) & -- & -- \\"
+    assert lines[7] == r"gap & $2.0 \pm 0.1$ & $2.0 \pm 0.1$ \\"
+
+
+def test_names_cannot_command_latex():
+    hostile = Summary("T", ["layer", "x"], [[r"a\input{/etc/passwd}$x_1%", "inf"]], [{"layer": "a"}])
+    text = tables.as_latex(hostile)
+    assert r"\textbackslash{}input\{/etc/passwd\}\$x\_1\%" in text
+    assert r"x & $\infty$ \\" in text
+
+
+def test_markdown():
+    lines = tables.as_markdown(many(1)).splitlines()
+    assert lines[0] == "|  | sliding-window:window=0 |"
+    assert lines[3] == "| decay rate (ln/step) | \u22120.4954 [\u22120.4976, \u22120.4933] |"
+    assert lines[4] == "| half-life (steps) | \u2013 |"
+
+
+def test_rows_and_labels():
+    found = tables.chosen(many(2), rows="decay,gap", labels="A,B")
+    assert found.headings == ["layer", "decay rate (ln/step)", "gap"]
+    assert [column[0] for column in found.columns] == ["A", "B"]
+    assert [record["layer"] for record in found.records] == ["A", "B"]
+    with pytest.raises(BadInput, match="unknown row 'dcay'; did you mean 'decay rate'"):
+        tables.chosen(many(2), rows="dcay")
+    with pytest.raises(BadInput, match="1 labels were given for 2 layers"):
+        tables.chosen(many(2), labels="A")
+    with pytest.raises(BadInput, match="--table csv holds every number; leave out --rows"):
+        tables.check_forms(False, "csv", "decay")
+
+
+def test_a_label_leaves_what_a_column_says_besides_its_layer():
+    headings, columns = ["layer", "x"], [["lstm d=8", "1"], ["lstm d=16", "2"]]
+    two = Summary("T", headings, columns, [{"layer": "lstm"}, {"layer": "lstm"}])
+    assert [column[0] for column in tables.chosen(two, labels="Mine").columns] == ["Mine d=8", "Mine d=16"]

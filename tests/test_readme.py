@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 
 import numpy as np
 import pytest
@@ -53,7 +54,7 @@ def test_every_command_on_a_page_is_one(page, tmp_path, monkeypatch):
     lines = [line for block in blocks(page, "console") for line in block.splitlines()]
     commands = [line.removeprefix("$ ") for line in lines if line.startswith("$ depprobe ")]
     context = cli.make_context("depprobe", [], resilient_parsing=True)
-    for words in map(str.split, commands):
+    for words in map(shlex.split, commands):
         files = ["runs/cost.nc" if word == "runs/*.nc" else word for word in words[2:]]
         cli.get_command(context, words[1]).make_context(words[1], files)
 

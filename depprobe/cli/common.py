@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from depprobe.cli import output
+from depprobe.cli import output, tables
 from depprobe.cli.named_models import WORDS, Named, named, targets_of
 from depprobe.cli.options import OF_MODELS, SAYING
 from depprobe.cli.options import given as given_of
@@ -79,8 +79,7 @@ class Run:
 
         said = {key: options[key] for key in SAYING if key in options}
         rest = {key: value for key, value in options.items() if key not in said}
-        if said["as_json"] and said["table"]:
-            raise BadInput("give --json or --table, not both")
+        tables.check_forms(said["as_json"], said["table"], said.get("rows"))
         context = click.get_current_context()
         if layers is None:
             given = named(context.meta[WORDS])
@@ -130,10 +129,11 @@ class Run:
     def keep(self, ds: xr.Dataset, theory: xr.Dataset | None = None, kind: str = "auto") -> list[Path]:
         """Save the dataset and draw its figures, with theory over them; returns the paths of the figures."""
         from depprobe import store
-        from depprobe.cli.plotting import draw
+        from depprobe.cli.plotting import Look, draw
 
         store.save(ds, self.data)
-        return draw([ds], [self.data], self.figure, kind, theory)
+        drawn = draw([ds], self.figure, kind, theory, Look.of(self._saying))
+        return [written.path for written in drawn]
 
     def note(self, lines: Sequence[str]) -> None:
         """Print further lines, where the result is printed as text."""
@@ -159,14 +159,15 @@ class Run:
         from depprobe.cli.summaries import summary_of
 
         summary = summary or summary_of(ds, **self.weighing)
+        summary = tables.chosen(summary, **{name: self._saying.get(name) for name in ("rows", "labels")})
         if self._saying["as_json"]:
             document = {"attributes": ds.attrs, "layers": summary.records, **(extra or {})}
             document |= {"dataset": str(self.data), "figures": [str(path) for path in figures]}
             output.echo(output.as_json(document))
         elif self._saying["table"] not in (None, "text"):
-            output.echo(output.TABLES[self._saying["table"]](summary))
+            output.echo(tables.TABLES[self._saying["table"]](summary))
         else:
-            output.echo(output.as_text(summary))
+            output.echo(tables.as_text(summary))
             output.echo("\n".join(["", *summary.notes]))
             output.echo("\n".join([f"dataset  {self.data}", *(f"figure   {path}" for path in figures)]))
         if self._saying["verbose"] and not self._saying["quiet"]:

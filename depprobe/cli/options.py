@@ -11,7 +11,7 @@ from typing import Any
 
 import click
 
-from depprobe.cli import output
+from depprobe.cli.tables import TABLES
 from depprobe.vocabulary import NORMALISED, POOLINGS
 
 #: options that a model has values of its own for
@@ -39,7 +39,7 @@ OPTIONS: dict[str, Callable[[Any], Any]] = {
         "input_",
         default="noise",
         metavar="noise|FILE",
-        help="Input: noise, or a .txt, .npy, .csv or .wav file.",
+        help="Input: noise, or a .txt, .npy or .csv file.",
     ),
     "samples": click.option("--samples", default=1, help="Number of inputs (same weights)."),
     "seeds": click.option("--seeds", default=1, help="Number of draws of the weights."),
@@ -75,12 +75,20 @@ OPTIONS: dict[str, Callable[[Any], Any]] = {
         metavar="FILE",
         help="Where to save the figure: .png, .pdf or .svg (default: under runs/).",
     ),
+    "venue": click.option(
+        "--venue", metavar="NAME", help="Draw in the sizes of a venue: neurips, icml, iclr, jmlr."
+    ),
+    "width": click.option("--width", type=float, metavar="INCHES", help="Width of figures."),
+    "title": click.option("--title", help="Title of figures; '' for none."),
+    "labels": click.option(
+        "--labels", metavar="A,B,...", help="Names in figure and table, one a layer, in their order."
+    ),
+    "legend": click.option("--legend/--no-legend", default=True, help="Draw a legend, or none."),
     "json": click.option(
         "--json", "as_json", is_flag=True, help="Print one JSON document instead of the table."
     ),
-    "table": click.option(
-        "--table", type=click.Choice(list(output.TABLES)), help="Print the table in this form."
-    ),
+    "table": click.option("--table", type=click.Choice(list(TABLES)), help="Print the table in this form."),
+    "rows": click.option("--rows", metavar="A,B,...", help="Rows of the table, by how their headings begin."),
     "quiet": click.option("-q", "--quiet", is_flag=True, help="No messages or progress on stderr."),
     "verbose": click.option("-v", "--verbose", is_flag=True, help="Say what runs and how long it took."),
 }
@@ -107,6 +115,22 @@ def given(options: Mapping[str, Any]) -> dict[str, Any]:
     return {name: options[name] for name in DISTANCES if options.get(name) is not None}
 
 
+#: how a figure looks
+DRAWING = ("venue", "width", "title", "labels", "legend")
+drawing = shared(*DRAWING)
+
+
 #: options of how a result is computed and said, which do not bear on what it is
-saying = shared("threads", "output", "figure", "json", "table", "quiet", "verbose")
-SAYING = ("threads", "output_", "figure", "as_json", "table", "quiet", "verbose", *DISTANCES)
+saying = shared("threads", "output", "figure", *DRAWING, "json", "table", "rows", "quiet", "verbose")
+SAYING = (
+    "threads",
+    "output_",
+    "figure",
+    *DRAWING,
+    "as_json",
+    "table",
+    "rows",
+    "quiet",
+    "verbose",
+    *DISTANCES,
+)

@@ -1,18 +1,14 @@
-"""What commands print: a table as text, LaTeX or CSV, or a JSON document. No torch here."""
+"""What commands say of a dataset, numbers with their errors, and JSON documents. No torch here."""
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 import math
 import os
-import re
 import tempfile
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 import numpy as np
@@ -20,22 +16,10 @@ import xarray as xr
 
 from depprobe.errors import BadInput
 
-if TYPE_CHECKING:
-    from rich.table import Table
-
 LN10 = math.log(10)
 
-#: a number with an exponent, as ``power_of_ten`` and ``with_error`` write it
-_POWER = re.compile(r"(\d\.\d+)e([+-]\d+)")
 #: most decimals; an error below them is written with an exponent
 _PLACES = 6
-#: characters that LaTeX takes for something else, or lacks
-_LATEX = {character: f"\\{character}" for character in "&%_#"} | {
-    "^": r"\^{}",
-    "~": r"$\sim$",
-    "±": r"$\pm$",
-    "µ": r"$\mu$",
-}
 
 
 @dataclass(frozen=True)
@@ -122,79 +106,6 @@ def with_interval(value: float, low: float, high: float) -> str:
     return f"{value:.{places}f} [{low:.{places}f}, {high:.{places}f}]"
 
 
-def merged(summaries: Sequence[Summary]) -> Summary:
-    """Summaries of one kind side by side."""
-    first, *_ = summaries
-    columns = [column for one in summaries for column in one.columns]
-    records = [record for one in summaries for record in one.records]
-    return Summary(first.title, first.headings, columns, records, upright=first.upright)
-
-
-def as_text(summary: Summary) -> str:
-    """The table as printed on a terminal: a column for each layer, or a row if it is upright."""
-    from rich import box
-    from rich.markup import escape
-    from rich.table import Table
-
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    heads, *rows = _laid_out(summary)
-    for index, head in enumerate(heads):
-        table.add_column(escape(head), justify="right" if index else "left", overflow="fold")
-    for row in rows:
-        table.add_row(*map(escape, row))
-    # as wide as the layers need: a table cut to a narrow terminal says less than one that wraps there
-    return "\n".join([summary.title, rendered(table, 40 + 30 * len(heads))])
-
-
-def _laid_out(summary: Summary) -> list[list[str]]:
-    """Rows of cells as they are printed, headings first."""
-    rows = [summary.headings, *summary.columns]
-    if summary.upright:
-        return rows
-    return [list(row) for row in zip(["", *summary.headings[1:]], *summary.columns, strict=True)]
-
-
-def rendered(table: Table, width: int) -> str:
-    """A table of rich as plain text, without blank lines, for a terminal so many characters wide."""
-    from rich.console import Console
-
-    out = io.StringIO()
-    Console(file=out, width=width, force_terminal=False).print(table)
-    return "\n".join(filter(None, (line.rstrip() for line in out.getvalue().splitlines())))
-
-
-def as_csv(summary: Summary) -> str:
-    """The table as CSV with full precision; norms as natural logs."""
-    out = io.StringIO()
-    writer = csv.DictWriter(out, list(summary.records[0]), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(summary.records)
-    return out.getvalue().rstrip("\n")
-
-
-def as_latex(summary: Summary) -> str:
-    """The table as a LaTeX tabular (booktabs)."""
-
-    def escaped(text: str) -> str:
-        text = _POWER.sub(lambda found: rf"${found[1]}\cdot 10^{{{int(found[2])}}}$", text)
-        pieces = re.split(r"(\$.*?\$)", text)
-        text = "".join(
-            piece if index % 2 else "".join(_LATEX.get(character, character) for character in piece)
-            for index, piece in enumerate(pieces)
-        )
-        return re.sub(r"\binf\b", r"$\\infty$", text)
-
-    heads, *rows = [[escaped(cell) for cell in row] for row in _laid_out(summary)]
-    lines = [
-        rf"\begin{{tabular}}{{l{'r' * (len(heads) - 1)}}}",
-        r"\toprule",
-        " & ".join(heads) + r" \\",
-        r"\midrule",
-        *(" & ".join(row) + r" \\" for row in rows),
-    ]
-    return "\n".join([*lines, r"\bottomrule", r"\end{tabular}"])
-
-
 def as_json(document: dict[str, Any]) -> str:
     """One JSON document; numbers that JSON lacks become null (NaN) or the strings "inf" and "-inf"."""
 
@@ -210,10 +121,6 @@ def as_json(document: dict[str, Any]) -> str:
         return value
 
     return json.dumps(plain(document), indent=1, ensure_ascii=False)
-
-
-#: what ``--table`` takes
-TABLES: dict[str, Callable[[Summary], str]] = {"text": as_text, "latex": as_latex, "csv": as_csv}
 
 
 def check_writable(path: Path) -> None:

@@ -2,12 +2,13 @@
 
 A Jacobian gets its decay curves, and from 8 targets on the (t, k) heat map beside them; costs their growth,
 and the speed-up beside it where they were timed with several numbers of threads; every other kind of dataset
-the figure of its name.
+the figure of its name. Datasets of several kinds get figures of each.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,8 @@ import xarray as xr
 
 #: fewest targets for which rows make a picture
 HEATMAP_FROM = 8
+#: most layers of a figure
+MOST = 24
 #: kind of dataset -> figures it can be drawn as, where there are several
 FIGURES = {"jacobian": ("decay", "heatmap"), "cost": ("cost", "speedup", "efficiency")}
 KINDS = ("auto", *dict.fromkeys(name for names in FIGURES.values() for name in names))
@@ -26,72 +29,105 @@ def path_of(path: Path, kind: str) -> Path:
     return path if first else path.with_name(f"{path.stem}_{kind}{path.suffix}")
 
 
-def figure_paths(path: Path, targets: int, kind: str = "auto") -> dict[str, Path]:
-    """Where each kind of figure goes: the curve at ``path``, a heat map beside it."""
-    if kind == "auto":
-        beside = path_of(path, "heatmap")
-        return {"decay": path} | ({"heatmap": beside} if targets >= HEATMAP_FROM else {})
-    return {kind: path}
+@dataclass(frozen=True)
+class Look:
+    """How figures are to look, as the options of that name say; None where not given."""
+
+    venue: str | None = None
+    width: float | None = None
+    title: str | None = None
+    labels: Sequence[str] | None = None
+    legend: bool = True
+
+    @classmethod
+    def of(cls, options: Mapping[str, Any]) -> Look:
+        """From the options of a command; those a command does not have keep their defaults."""
+        given = {field.name: options[field.name] for field in fields(cls) if field.name in options}
+        labels = given.get("labels")
+        return cls(**given | {"labels": labels.split(",") if labels else None})
+
+    def words(self) -> dict[str, Any]:
+        """What every figure function takes of it."""
+        return {"title": self.title, "legend": self.legend, "labels": self.labels}
+
+
+@dataclass(frozen=True)
+class Written:
+    """A figure on disk, and its caption."""
+
+    path: Path
+    caption: str
 
 
 def draw(
     datasets: Sequence[xr.Dataset],
-    files: Sequence[Path],
     path: Path,
     kind: str = "auto",
     theory: xr.Dataset | None = None,
-) -> list[Path]:
-    """Draw datasets into one figure of each kind, and return the paths written; theory over decay curves.
+    look: Look | None = None,
+) -> list[Written]:
+    """Draw datasets, one figure of each kind, and say what was written; theory over decay curves.
 
-    ``files`` are where several datasets came from, which faults and labels name.
+    The first figure goes to ``path``, others beside it under names that end in what they show.
     """
-    from depprobe.cli.summaries import files_by_kind
+    from depprobe.cli.summaries import kind_of
     from depprobe.errors import BadInput
-    from depprobe.figures.drawing.saving import save
+    from depprobe.figures import venue
 
-    named = list(zip(map(str, files), datasets, strict=True))
-    kinds = files_by_kind(named)
-    if len(kinds) > 1:
-        raise BadInput(f"one figure shows one kind of dataset, not {' and '.join(kinds.values())}")
-    (found,) = kinds
-    known = FIGURES.get(found, (found,))
-    if kind not in ("auto", *known):
-        raise BadInput(f"a dataset of {found} can be drawn as {', '.join(known)}, not as {kind}")
-    if found != "jacobian":
-        chosen = {found if kind == "auto" else kind: path}
-        if kind == "auto" and found == "cost" and all(ds.sizes.get("threads", 1) > 1 for ds in datasets):
-            chosen["speedup"] = path_of(path, "speedup")
-        return [save(_figure(one)(list(datasets)), where) for one, where in chosen.items()]
-    if kind == "heatmap":
-        # one row is no picture
-        for name, ds in named:
-            if ds.sizes.get("target", 1) < 2:
-                raise BadInput(f"a heat map needs at least 2 targets; {name!r} has 1")
-    targets = max(ds.sizes.get("target", 1) for ds in datasets)
-    written = []
-    for one, where in figure_paths(path, targets, kind).items():
-        labels = _labels(datasets, [file.stem for file in files]) if len(datasets) > 1 else None
-        extra = {"theory": theory} if one == "decay" and theory is not None else {}
-        drawn = _figure(one)(list(datasets), labels=labels, **extra)
-        written.append(save(drawn, where))
+    look = look or Look()
+    by_kind: dict[str, list[xr.Dataset]] = {}
+    for ds in datasets:
+        by_kind.setdefault(kind_of(ds), []).append(ds)
+    if kind != "auto":
+        able = {found: FIGURES.get(found, (found,)) for found in by_kind}
+        wrong = [found for found, known in able.items() if kind not in known]
+        if len(wrong) == len(able):
+            known = ", ".join(name for names in able.values() for name in names)
+            raise BadInput(f"a dataset of {' or '.join(wrong)} can be drawn as {known}, not as {kind}")
+        by_kind = {found: given for found, given in by_kind.items() if found not in wrong}
+    written: list[Written] = []
+    with venue(look.venue, look.width):
+        for found, given in by_kind.items():
+            for one, where in _paths(found, given, path, kind, beside=bool(written)).items():
+                written.append(_drawn(one, given, where, theory if one == "decay" else None, look))
     return written
 
 
-def _figure(name: str) -> Callable[..., Any]:
-    """The function that draws one kind of figure."""
+def _paths(found: str, given: Sequence[xr.Dataset], path: Path, kind: str, beside: bool) -> dict[str, Path]:
+    """The figures of datasets of one kind, and where each goes."""
+    if kind != "auto":
+        return {kind: path}
+    names = [FIGURES.get(found, (found,))[0]]
+    if found == "jacobian" and any(ds.sizes.get("target", 1) >= HEATMAP_FROM for ds in given):
+        names.append("heatmap")
+    if found == "cost" and all(ds.sizes.get("threads", 1) > 1 for ds in given):
+        names.append("speedup")
+    apart = {name: path.with_name(f"{path.stem}_{name}{path.suffix}") for name in names}
+    return apart if beside else apart | {names[0]: path}
+
+
+def _drawn(name: str, given: Sequence[xr.Dataset], where: Path, theory: Any, look: Look) -> Written:
     from depprobe import figures
-    from depprobe.ledger.costs import efficiency_figure
+    from depprobe.errors import BadInput
+    from depprobe.figures.drawing.saving import save
 
-    return getattr(efficiency_figure if name == "efficiency" else figures, name)
+    if name == "efficiency":
+        from depprobe.ledger.costs.efficiency_figure import efficiency
 
-
-def _labels(datasets: Sequence[xr.Dataset], names: Sequence[str]) -> list[str] | None:
-    """Names of the files where the datasets' own layers do not tell them apart, else None."""
-    own = [
-        [str(layer) for layer in ds["layer"].values] if "layer" in ds.dims else [str(ds.attrs.get("layer"))]
-        for ds in datasets
-    ]
-    flat = [layer for layers in own for layer in layers]
-    if len(set(flat)) == len(flat):
-        return None
-    return [f"{layer} ({name})" for layers, name in zip(own, names, strict=True) for layer in layers]
+        if look.title or look.labels or not look.legend:
+            raise BadInput("the efficiency table has no --title, --labels or --no-legend; leave them out")
+        drawn: Any = efficiency(list(given))
+        return Written(save(drawn, where), "")
+    if name == "heatmap" and len(given) > 1:
+        # a row is no picture, unless it is asked for
+        given = [ds for ds in given if ds.sizes.get("target", 1) > 1] or given
+    words = look.words()
+    curves = sum(ds.sizes.get("layer", 1) * ds.sizes.get("depth", 1) for ds in given)
+    if name in ("decay", "heatmap", "cost", "speedup") and curves > MOST:
+        raise BadInput(
+            f"{curves} layers are more than one figure can tell apart ({MOST}); choose some with --only, "
+            "as in --only 'lstm*'"
+        )
+    extra = {"theory": theory} if theory is not None else {}
+    drawn = getattr(figures, name)(list(given), **words, **extra)
+    return Written(save(drawn, where), drawn.caption)

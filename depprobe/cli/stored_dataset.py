@@ -1,14 +1,45 @@
-"""A stored dataset as ``show`` and ``plot`` take it: checked, and its file named in every fault. No torch."""
+"""Stored datasets as ``show`` and ``plot`` take them: checked, each file named in its fault. No torch."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
+import click
 import xarray as xr
 
 from depprobe import store
 from depprobe.cli.output import command_of
 from depprobe.errors import BadInput
+
+
+def read_all(paths: Sequence[Path]) -> tuple[dict[Path, xr.Dataset], int]:
+    """The datasets of files and of folders, and how many files could not be taken, each said on stderr.
+
+    Raises
+    ------
+    BadInput : a folder without datasets, or no file that can be taken; of a single file, its own fault.
+    """
+    files = [file for path in paths for file in (_within(path) if path.is_dir() else [path])]
+    if len(files) == 1:
+        return {files[0]: read(files[0])}, 0
+    found, faults = {}, 0
+    for file in files:
+        try:
+            found[file] = read(file)
+        except BadInput as error:
+            faults += 1
+            click.echo(f"depprobe: {' '.join(str(error).split())}", err=True)
+    if not found:
+        raise BadInput(f"none of {len(files)} files holds a dataset that can be shown or drawn")
+    return found, faults
+
+
+def _within(folder: Path) -> list[Path]:
+    files = sorted(folder.glob("*.nc"))
+    if not files:
+        raise BadInput(f"{str(folder)!r} holds no dataset (*.nc)")
+    return files
 
 
 def read(file: Path) -> xr.Dataset:

@@ -168,7 +168,7 @@ def _caption(parts: Sequence[xr.Dataset], limits: Sequence[Line2D]) -> str:
         "samples and seeds",
         "second panel: distribution of gate values over positions and units, on an axis of log-odds",
         r"third panel: share of units whose time constant $-1/\langle \ln f \rangle$ exceeds a lag",
-        ", ".join(_conditions(parts)),
+        f"measured: {', '.join(_conditions(parts))}",
         "dotted horizontal lines: limits of floating-point numbers" if limits else "",
     )
 

@@ -161,7 +161,7 @@ def _caption(parts: Sequence[xr.Dataset], handles: Sequence[Line2D]) -> str:
     contoured = any("sigma" in str(handle.get_label()) for handle in handles)
     return wording.sentences(
         "eigenvalues in the complex plane, one panel for each matrix, with the unit circle",
-        ", ".join(_conditions(parts)),
+        f"measured: {', '.join(_conditions(parts))}",
         "dashed: the circular law for independent entries of this spread"
         if any("circular" in str(handle.get_label()) for handle in handles)
         else "",

@@ -7,9 +7,9 @@ from typing import Any
 
 import click
 
-from depprobe.cli import output
 from depprobe.cli.common import Run
-from depprobe.cli.options import shared
+from depprobe.cli.options import DRAWING, shared
+from depprobe.cli.tables import TABLES
 
 #: lengths at which layers are compared, and those of the efficiency table
 _LENGTHS = "256,512,1024"
@@ -35,13 +35,13 @@ _PASSES = {"both": ("forward", "forward+backward")}
 @click.option("--seconds", default=0.2, help="Time each pass for so long, at least.")
 @shared("seed")
 @click.option("--dtype", default="float32", help="float32 or float64.")
-@shared("memory", "output", "figure", "json")
+@shared("memory", "output", "figure", *DRAWING, "json")
 @click.option(
     "--table",
-    type=click.Choice(list(output.TABLES)),
+    type=click.Choice(list(TABLES)),
     help="The efficiency table in this form: time, memory, path, parallelism beside the article's.",
 )
-@shared("quiet", "verbose")
+@shared("rows", "quiet", "verbose")
 def cost(layers: tuple[str, ...], n: str | None, **options: Any) -> None:
     """Measure what layers cost: FLOPs, memory and time at several lengths, and per-token latency.
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from depprobe.cli import output
+from depprobe.cli import output, tables
 
 
 @click.group(short_help="trained models", invoke_without_command=True)
@@ -51,7 +51,7 @@ def models(context: click.Context, as_json: bool) -> None:
     ]
     heads = ["name", "family", "reads", "download", "licence", "source", "sha256", "cache"]
     output.echo(
-        output.as_text(
+        tables.as_text(
             output.Summary("Trained models, for --model trained:NAME", heads, columns, [], upright=True)
         )
     )

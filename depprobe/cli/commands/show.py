@@ -7,28 +7,34 @@ from typing import Any
 
 import click
 
-from depprobe.cli import output
-from depprobe.cli.options import given, weighing
+from depprobe.cli import output, tables
+from depprobe.cli.options import given, shared, weighing
 
 
 @click.command(short_help="summarise stored datasets")
-@click.argument("files", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="FILE.nc...")
+@click.argument(
+    "files", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="FILE.nc|FOLDER ..."
+)
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
-@click.option("--table", type=click.Choice(list(output.TABLES)), help="Print the table in this form.")
+@shared("table", "rows", "labels")
 @weighing
-def show(files: tuple[Path, ...], as_json: bool, table: str | None, **options: Any) -> None:
+def show(
+    files: tuple[Path, ...],
+    as_json: bool,
+    table: str | None,
+    rows: str | None,
+    labels: str | None,
+    **options: Any,
+) -> None:
     """Print the summary of one or more stored datasets, and how they came about."""
-    from depprobe.cli.stored_dataset import read
+    from depprobe.cli.stored_dataset import read_all
     from depprobe.cli.summaries import files_by_kind, kind_of, summary_of
     from depprobe.errors import BadInput
     from depprobe.vocabulary import KINDS
 
-    if as_json and table:
-        raise BadInput("give --json or --table, not both")
-    documents = []
-    for file in files:
-        ds = read(file)
-        documents.append((file, ds, summary_of(ds, **given(options))))
+    tables.check_forms(as_json, table, rows)
+    found, faults = read_all(files)
+    documents = [(file, ds, summary_of(ds, **given(options))) for file, ds in found.items()]
     if as_json:
         said = {str(file): {"attributes": ds.attrs, "layers": made.records} for file, ds, made in documents}
         output.echo(output.as_json(said))
@@ -36,12 +42,15 @@ def show(files: tuple[Path, ...], as_json: bool, table: str | None, **options: A
         kinds = files_by_kind([(str(file), ds) for file, ds, _ in documents])
         if len(kinds) > 1:
             raise BadInput(f"one table holds one kind of dataset, not {' and '.join(kinds.values())}")
-        output.echo(output.TABLES[table](output.merged([made for *_, made in documents])))
+        whole = tables.merged([made for *_, made in documents])
+        output.echo(tables.TABLES[table](tables.chosen(whole, rows, labels)))
     else:
         for file, ds, made in documents:
-            output.echo(output.as_text(made))
+            output.echo(tables.as_text(tables.chosen(made, rows, labels)))
             output.echo("\n".join(["", *made.notes]))
             tell = KINDS[kind_of(ds)]
             sizes = ", ".join(f"{name} {size}" for name, size in ds[tell].sizes.items())
             output.echo(f"file     {file}  ({tell}: {sizes})")
             output.echo(f"made by  {output.command_of(ds)}\n")
+    if faults:
+        click.get_current_context().exit(2)

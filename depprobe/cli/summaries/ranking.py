@@ -10,7 +10,7 @@ import xarray as xr
 from rich import box
 from rich.table import Table
 
-from depprobe.cli import output
+from depprobe.cli import output, tables
 
 #: ``group`` of layers that can be taken, and of those that do not fit
 _USABLE, _UNFIT = 0, 2
@@ -55,7 +55,7 @@ def _table(ds: xr.Dataset, rows: list[dict[str, Any]]) -> str:
             output.power_of_ten(row["log_arrival"]) + "*" * int(row["extrapolated"]) if known else "-",
             row["reason"],
         )
-    return f"{ds.attrs['title']}\n{output.rendered(table, 150)}"
+    return f"{ds.attrs['title']}\n{tables.rendered(table, 150)}"
 
 
 def _seconds(value: float, error: float) -> str:

@@ -1,0 +1,230 @@
+"""A summary as a table: text for a terminal, LaTeX, CSV or Markdown. No torch here.
+
+A table of text that is wider than the terminal has a row for each layer, in as many blocks as it takes.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import re
+import shutil
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from depprobe.cli.output import Summary
+from depprobe.errors import BadInput, unknown
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+#: a number with a sign, decimals or an exponent, as summaries write it
+_NUMBER = re.compile(r"(?<![\w.])([-+]?)(\d+(?:\.\d+)?)(?:e([+-]?\d+))?(?![\w.])")
+#: characters that LaTeX takes for something else, or lacks
+_LATEX = {character: f"\\{character}" for character in "&%_#$"} | {
+    "\\": r"\textbackslash{}",
+    "{": r"\{",
+    "}": r"\}",
+    "^": r"\^{}",
+    "~": r"\textasciitilde{}",
+    "<": r"$<$",
+    ">": r"$>$",
+    "µ": r"$\mu$",
+    "\u2013": "--",
+}
+_MISSING, _EN_DASH, _MINUS = "-", "\u2013", "\N{MINUS SIGN}"
+
+
+def chosen(summary: Summary, rows: str | None = None, labels: str | None = None) -> Summary:
+    """The rows asked for, and layers under other names.
+
+    Parameters
+    ----------
+    summary : of the dataset.
+    rows : headings, or how they begin, separated by commas; None keeps all.
+    labels : one name for each layer, or for each column, separated by commas; None keeps their own.
+
+    Raises
+    ------
+    BadInput : a row that there is not, or a wrong number of labels.
+    """
+    columns = [list(column) for column in summary.columns]
+    if labels is not None:
+        names = labels.split(",")
+        own = [str(next(iter(record.values()))) for record in summary.records]
+        layers = list(dict.fromkeys(own))
+        if len(names) not in (len(columns), len(layers)):
+            raise BadInput(f"{len(names)} labels were given for {len(layers)} layers")
+        if len(names) == len(layers):
+            # a column may name more than its layer: a width, a pass
+            called = dict(zip(layers, names, strict=True))
+            names = [column[0].replace(one, called[one], 1) for column, one in zip(columns, own, strict=True)]
+        for column, name in zip(columns, names, strict=True):
+            column[0] = name
+        key = next(iter(summary.records[0]))
+        named = zip(summary.records, names, strict=True)
+        summary = replace(summary, records=[record | {key: name} for record, name in named])
+    headings = list(summary.headings)
+    if rows is not None:
+        kept = [0, *dict.fromkeys(_row(one.strip(), headings) for one in rows.split(","))]
+        headings = [headings[i] for i in kept]
+        columns = [[column[i] for i in kept] for column in columns]
+    return replace(summary, headings=headings, columns=columns)
+
+
+def check_forms(as_json: bool, table: str | None, rows: str | None) -> None:
+    """Refuse forms that do not go together; raises ``BadInput``."""
+    if as_json and table:
+        raise BadInput("give --json or --table, not both")
+    if rows and (as_json or table == "csv"):
+        raise BadInput(f"--{'json' if as_json else 'table csv'} holds every number; leave out --rows")
+
+
+def _row(name: str, headings: Sequence[str]) -> int:
+    bare = {i: heading.split(" (")[0] for i, heading in enumerate(headings) if i}
+    for matches in (lambda one: one == name, lambda one: one.startswith(name)):
+        found = [i for i, heading in bare.items() if matches(heading) or matches(headings[i])]
+        if name and found:
+            return found[0]
+    raise unknown("row", name, bare.values())
+
+
+def merged(summaries: Sequence[Summary]) -> Summary:
+    """Summaries of one kind side by side."""
+    first, *_ = summaries
+    columns = [column for one in summaries for column in one.columns]
+    records = [record for one in summaries for record in one.records]
+    return Summary(first.title, first.headings, columns, records, upright=first.upright)
+
+
+def as_text(summary: Summary, width: int | None = None) -> str:
+    """The table as printed: a column for each layer, or a row if it is upright or wider than the terminal.
+
+    ``width`` in characters; None takes that of the terminal, and as much as it needs where there is none.
+    """
+    if width is None and sys.stdout.isatty():
+        width = shutil.get_terminal_size().columns
+    laid = _laid_out(summary)
+    if width is None or _needed(laid) <= width:
+        return "\n".join([summary.title, _printed(laid)])
+    first, *rest = [summary.headings, *summary.columns]
+    blocks: list[list[int]] = [[]]
+    for i in range(1, len(first)):
+        held = [0, *blocks[-1], i]
+        if blocks[-1] and _needed([[row[j] for j in held] for row in (first, *rest)]) > width:
+            blocks.append([])
+        blocks[-1].append(i)
+    tables = [[[row[j] for j in (0, *block)] for row in (first, *rest)] for block in blocks]
+    return "\n".join([summary.title, *(_printed(table, width) for table in tables)])
+
+
+def _needed(rows: Sequence[Sequence[str]]) -> int:
+    """Characters that a table is wide."""
+    return sum(max(len(cell) for cell in column) + 3 for column in zip(*rows, strict=True)) - 1
+
+
+def _printed(rows: Sequence[Sequence[str]], width: int | None = None) -> str:
+    from rich import box
+    from rich.markup import escape
+    from rich.table import Table
+
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    heads, *rest = rows
+    for index, head in enumerate(heads):
+        table.add_column(escape(head), justify="right" if index else "left", overflow="fold")
+    for row in rest:
+        table.add_row(*(escape(_EN_DASH if cell == _MISSING else cell) for cell in row))
+    # as wide as the layers need, where no terminal limits it
+    return rendered(table, width or 40 + 30 * len(heads))
+
+
+def _laid_out(summary: Summary) -> list[list[str]]:
+    """Rows of cells as they are printed, headings first."""
+    rows = [summary.headings, *summary.columns]
+    if summary.upright:
+        return rows
+    return [list(row) for row in zip(["", *summary.headings[1:]], *summary.columns, strict=True)]
+
+
+def rendered(table: Table, width: int) -> str:
+    """A table of rich as plain text, without blank lines, for a terminal so many characters wide."""
+    from rich.console import Console
+
+    out = io.StringIO()
+    Console(file=out, width=width, force_terminal=False).print(table)
+    return "\n".join(filter(None, (line.rstrip() for line in out.getvalue().splitlines())))
+
+
+def as_csv(summary: Summary) -> str:
+    """The table as CSV with full precision; norms as natural logs."""
+    out = io.StringIO()
+    writer = csv.DictWriter(out, list(summary.records[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(summary.records)
+    return out.getvalue().rstrip("\n")
+
+
+def as_latex(summary: Summary) -> str:
+    """The table as a LaTeX tabular (booktabs): numbers in math mode, a missing one as an en dash."""
+    heads, *rows = _laid_out(summary)
+    lines = [
+        rf"\begin{{tabular}}{{l{'r' * (len(heads) - 1)}}}",
+        r"\toprule",
+        " & ".join(map(_words, heads)) + r" \\",
+        r"\midrule",
+        *(" & ".join([_words(row[0]), *(_latex(cell) for cell in row[1:])]) + r" \\" for row in rows),
+    ]
+    return "\n".join([*lines, r"\bottomrule", r"\end{tabular}"])
+
+
+def _words(text: str) -> str:
+    return "".join(_LATEX.get(character, character) for character in text)
+
+
+def _latex(cell: str) -> str:
+    """A cell with its numbers in math mode.
+
+    Examples
+    --------
+    >>> _latex("-0.4954 \u00b1 0.0011"), _latex("1.5e-14"), _latex("2.4 [-1, 2]"), _latex("-")
+    ('$-0.4954 \\\\pm 0.0011$', '$1.5\\\\cdot 10^{-14}$', '$2.4$ [$-1$, $2$]', '--')
+    """
+    if cell == _MISSING:
+        return "--"
+    pieces, last = [], 0
+    for found in _NUMBER.finditer(cell):
+        sign, digits, power = found.groups()
+        number = f"{sign}{digits}" + (rf"\cdot 10^{{{int(power)}}}" if power else "")
+        pieces += [_words(cell[last : found.start()]), f"${number}$"]
+        last = found.end()
+    text = "".join([*pieces, _words(cell[last:])])
+    return re.sub(r"\binf\b", r"$\\infty$", text).replace("$ \u00b1 $", r" \pm ").replace("$-$", "")
+
+
+def as_markdown(summary: Summary) -> str:
+    """The table in Markdown, a missing number as an en dash."""
+    heads, *rows = _laid_out(summary)
+    lines = [
+        heads,
+        ["---", *["---:"] * (len(heads) - 1)],
+        *([row[0], *map(_marked, row[1:])] for row in rows),
+    ]
+    return "\n".join(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in row)} |" for row in lines)
+
+
+def _marked(cell: str) -> str:
+    """A cell with true minus signs."""
+    if cell == _MISSING:
+        return _EN_DASH
+    return _NUMBER.sub(lambda found: found[0].replace("-", _MINUS), cell)
+
+
+#: what ``--table`` takes
+TABLES: dict[str, Callable[[Summary], str]] = {
+    "text": as_text,
+    "latex": as_latex,
+    "csv": as_csv,
+    "markdown": as_markdown,
+}
