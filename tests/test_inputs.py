@@ -126,7 +126,7 @@ def test_a_source_of_one_position_suggests_no_impossible_length():
         ("x.csv", b"1,2\n\n1,two\n", "line 3 holds 'two', not a number"),
         ("x.csv", b"1,2\ninf,3\n", "holds NaN or Inf"),
         ("x.csv", b'1,"' + b"2" * 200_000 + b'"\n', "cannot read input .*field"),
-        ("x.npz", b"PK\x03\x04", "cannot read .* as an input; use noise or a .txt, .npy or .csv file"),
+        ("x.npz", b"PK\x03\x04", "cannot read .* as an input; use noise or a .txt, .npy, .csv or .wav file"),
     ],
 )
 def test_files_that_cannot_be_read(tmp_path, name, content, match):

@@ -39,7 +39,7 @@ OPTIONS: dict[str, Callable[[Any], Any]] = {
         "input_",
         default="noise",
         metavar="noise|FILE",
-        help="Input: noise, or a .txt, .npy or .csv file.",
+        help="Input: noise, or a .txt, .npy, .csv or .wav file.",
     ),
     "samples": click.option("--samples", default=1, help="Number of inputs (same weights)."),
     "seeds": click.option("--seeds", default=1, help="Number of draws of the weights."),

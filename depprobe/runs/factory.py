@@ -14,6 +14,7 @@ from depprobe.core.calling.arguments import Sample, moved, samples_of
 from depprobe.core.calling.environment import factory_state
 from depprobe.errors import BadInput, DepprobeError
 from depprobe.models.checkpoint import ReadsText, StoredWeights
+from depprobe.models.trained.sound import ReadsSound
 from depprobe.runs.inputs import Source
 from depprobe.runs.module_inputs import samples_for
 from depprobe.runs.subject import DTYPES, NOT_KEPT, Request, Subject, device_of
@@ -54,6 +55,8 @@ class Factory(Subject):
             if x.text is not None and isinstance(self.make, ReadsText):
                 ids = self.make.ids(x.text.decode("utf-8", errors="replace"))
                 x = Source(x.name, data=np.array(ids, dtype=np.float64)[:, None])
+            if x.data is not None and x.rate and isinstance(self.make, ReadsSound):
+                x = Source(x.name, data=self.make.frames(x.data, x.rate))
             sizes = request.n, request.of("samples"), seed
             return samples_for(self.build(seed, request), x, *sizes), False
         # arrays in the dtype and on the device of the module built

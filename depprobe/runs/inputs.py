@@ -3,6 +3,7 @@
     noise    x ~ N(0, 1), (n, d_in)
     .txt     bytes through a fixed random embedding, E ~ N(0, 1), (256, d_in); also .md, .py and other text
     .npy     an array (length, d_in);   .csv   columns of numbers, a header line allowed
+    .wav     sound (samples, channels) in -1 .. 1, which a model of sound reads as its own frames
 
 A file longer than n gives its first n positions, or evenly spaced windows where several samples are asked
 for; a shorter one is an error, and so are windows that would overlap: they would be no samples of their own.
@@ -13,6 +14,7 @@ from __future__ import annotations
 
 import csv
 import math
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -35,12 +37,14 @@ _EMBEDDING_SEED, _PROJECTION_SEED = 256, 1
 class Source:
     """An input of any length, from which a layer takes windows (n, d_in).
 
-    ``width`` is the input's own d_in, or None where it takes the width the layer asks for.
+    ``width`` is the input's own d_in, or None where it takes the width the layer asks for; ``rate`` are
+    samples a second, of sound.
     """
 
     name: str
     data: Floats | None = None
     text: bytes | None = None
+    rate: float | None = None
 
     @property
     def width(self) -> int | None:
@@ -98,7 +102,7 @@ def joined(x: Floats, d: int) -> Floats:
 
 
 def read(name: str) -> Source:
-    """The input that ``--input`` names: ``noise``, or a file by its suffix (.npy, .csv, otherwise text).
+    """The input that ``--input`` names: ``noise``, or a file (.npy, .csv, .wav, otherwise text).
 
     Raises
     ------
@@ -115,7 +119,7 @@ def read(name: str) -> Source:
     try:
         if not path.is_file():
             what = f"input {name!r} is a folder" if path.is_dir() else f"no such input {name!r}"
-            raise BadInput(f"{what}; use noise or a .txt, .npy or .csv file")
+            raise BadInput(f"{what}; use noise or a .txt, .npy, .csv or .wav file")
         if path.stat().st_size == 0:
             raise BadInput(f"input {name!r} is empty")
         suffix = path.suffix.lower()
@@ -123,8 +127,11 @@ def read(name: str) -> Source:
             data = _read_npy(path)
         elif suffix == ".csv":
             data = _read_csv(path)
+        elif suffix == ".wav":
+            rate, sound = _read_wav(path)
+            return Source(path.name, data=_checked(sound, name), rate=rate)
         elif suffix in _NOT_TEXT:
-            raise BadInput(f"cannot read {name!r} as an input; use noise or a .txt, .npy or .csv file")
+            raise BadInput(f"cannot read {name!r} as an input; use noise or a .txt, .npy, .csv or .wav file")
         else:
             return Source(path.name, text=path.read_bytes())
     except OSError as error:
@@ -154,6 +161,21 @@ def _read_npy(path: Path) -> NDArray:
                 f"that shape {shape} takes"
             )
     return np.load(path, allow_pickle=False)
+
+
+def _read_wav(path: Path) -> tuple[float, NDArray]:
+    """Samples a second, and the sound (samples, channels) in -1 .. 1."""
+    from scipy.io import wavfile
+
+    with warnings.catch_warnings():
+        # chunks of the file that hold no sound
+        warnings.simplefilter("ignore", wavfile.WavFileWarning)
+        rate, sound = wavfile.read(path)
+    if sound.dtype == np.uint8:
+        sound = sound.astype(np.int16) * 256 - 2**15
+    if sound.dtype.kind == "i":
+        sound = sound / -float(np.iinfo(sound.dtype).min)
+    return rate, sound.reshape(len(sound), -1)
 
 
 def _read_csv(path: Path) -> Floats:

@@ -50,10 +50,11 @@ def samples_for(module: nn.Module, source: Source, n: int | None, samples: int, 
     n = source.own_length(samples) if n is None else n
     if isinstance(reader, nn.Embedding):
         return list(_ids(reader.num_embeddings, source, n, samples, seed))
-    width = source.width or (None if reader is None else _width(reader))
+    width = source.width or _width(module, reader)
     if width is None:
         raise BadInput(
-            f"{type(module).__name__} does not say how wide its input is; give --input FILE.npy or FILE.csv"
+            f"{type(module).__name__} does not say how wide its input is (an attribute input_size would); "
+            "give --input FILE.npy or FILE.csv"
         )
     return samples_of(source.windows(n, width, samples, seed), module)
 
@@ -78,9 +79,11 @@ def _first_reader(module: nn.Module) -> nn.Module | None:
     return next((part for part in module.modules() if isinstance(part, kinds)), None)
 
 
-def _width(reader: nn.Module) -> int:
-    name = next(attribute for kind, attribute in _WIDTHS.items() if isinstance(reader, kind))
-    return int(getattr(reader, name))
+def _width(module: nn.Module, reader: nn.Module | None) -> int | None:
+    """The width of its input, by the module's own word or that of the layer that reads it."""
+    if isinstance(own := getattr(module, "input_size", None), int) or reader is None:
+        return own
+    return int(getattr(reader, next(name for kind, name in _WIDTHS.items() if isinstance(reader, kind))))
 
 
 def _ids(known: int, source: Source, n: int, samples: int, seed: int) -> Tensor:

@@ -79,8 +79,8 @@ class CellChain(abc.ABC):
         return self.d_c + self.d_h
 
     @abc.abstractmethod
-    def matrices(self, start: int, stop: int) -> Tensor:
-        """M_k for start <= k < stop: (stop - start, S, d_h + d_in)."""
+    def matrices(self, start: int, stop: int, out: Tensor | None = None) -> Tensor:
+        """M_k for start <= k < stop, written to ``out`` if given: (stop - start, S, d_h + d_in)."""
 
     @abc.abstractmethod
     def row_errors(self) -> Tensor:
@@ -129,17 +129,18 @@ class CellChain(abc.ABC):
         """Which units of that part given units of s_k depend on, by non-zero factors: bool."""
         return units[: self.d_c] if wrt == "c" else units[self.d_c :]
 
-    def full_matrices(self, start: int, stop: int) -> Tensor:
+    def full_matrices(self, start: int, stop: int, out: Tensor | None = None) -> Tensor:
         """Whole step Jacobians ds_k/d(s_{k-1}, x_k): (stop - start, S, S + d_in).
 
         One product with these takes a step; for wide cells ``matrices`` and ``add_direct`` do the same
-        with fewer operations, for narrow ones the fewer calls win.
+        with fewer operations, for narrow ones the fewer calls win. ``out`` is what an earlier call returned,
+        to be overwritten.
         """
-        M = self.matrices(start, stop)
-        full = M.new_zeros(stop - start, self.width, self.width + self.d_in)
-        full[:, :, self.d_c :] = M
-        self.add_direct_matrices(start, stop, full[:, :, : self.width])
-        return full
+        if out is None:
+            out = self.size.new_zeros(stop - start, self.width, self.width + self.d_in)
+        self.matrices(start, stop, out[:, :, self.d_c :])
+        self.add_direct_matrices(start, stop, out[:, :, : self.width])
+        return out
 
     @abc.abstractmethod
     def reach(self, k: int, units: Tensor) -> tuple[Tensor, Tensor]:

@@ -14,13 +14,13 @@ For the same reason directions L = U_l^T R of low share need fewer digits. Carri
 err ln norm by at most ||L X|| ||E X|| / ||R X||^2. A few combinations G L are carried in float64 beside them,
 and G L X - G (L + E) X measures ||E X||_F as a sketch does.
 
-Rounding errors of each product, R' = R M + dR with |dR_ic| ~ u (sum_l (a_l R_il M_lc)^2)^(1/2), are measured
-likewise, since a bound by norms explodes where steps are far from normal. s = G R tells how large the rows
-are in each column, and each step adds errors of the size that it makes, in every direction, to e:
+Rounding errors are measured likewise, since a bound by norms explodes where steps are far from normal.
+s = G R tells how large the rows are in each column, and each step R' = R M adds to e, in units u of the last
+place, errors of the size that it makes:
 
-    e' = e M + v * ((w * s) M),     w_l = +- a_l,  v_c = +- 1  at random,  e in units u of the last place
+    e' = (e + b * s) M + v * ((w * s) M),  b_l = +- error of row l of M, w_l = +- (2 + S/8)^(1/2), v_c = +- 1
 
-a_l^2 = 2 + S/8 + (relative error of row l of M)^2, of the product's S terms and of ``cells.py``.
+with random signs: errors of M (``cells.py``) keep rows within its range, those of products do not.
 Sources: Halko, Martinsson and Tropp 2011; Higham and Mary 2019 (rounding errors as random ones).
 """
 
@@ -35,7 +35,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from depprobe.core.scaled import Scaled, added, log_hypot, log_norms, with_rounding
+from depprobe.core.scaled import Scaled, added, log_hypot, log_norms, peaks
 from depprobe.operators.chain.cells import CellChain
 
 #: rows of the sketches of what is discarded and of what is rounded, and the 0.1 % quantiles of chi-squared
@@ -47,10 +47,10 @@ _LOW_SHARE, _FEWEST_LOW = 0.03, 16
 #: norms of products of rows with entries up to 1 that float32 holds without loss, as ln
 _SAFE = math.log(1e25)
 
-#: rows of rounding errors, and how many times the norm that they read bounds an error (99.5 % of cases)
-ROWS, FACTOR = 4, 5.0
-#: most steps whose signs are drawn apart
-_STEPS = 32
+#: rows of rounding errors
+ROWS = 4
+#: most steps whose signs are drawn apart, and steps whose products' errors are added together
+_STEPS, _EVERY = 32, 4
 
 
 class Carried:
@@ -75,10 +75,12 @@ class Carried:
         """Bring the largest entry of every row to 1 before it leaves the range of floats."""
         self.rows, self.scale = Scaled(self.rows, self.scale).rescaled((1,))
 
-    @property
-    def alive(self) -> Tensor:
-        """Whether a row was other than zero when it was last rescaled: (r,)."""
-        return ~self.scale[:, 0].isneginf()
+    def lost(self, limits: tuple[float, float], *moved: Tensor) -> bool:
+        """Whether rows left these limits since they were last rescaled, as some (r, width) show."""
+        low, high = limits
+        alive = ~self.scale[:, 0].isneginf()
+        found = torch.cat([peaks(rows, (1,))[alive] for rows in moved if rows.shape[1]])
+        return found.numel() > 0 and not (float(found.min()) >= low and float(found.max()) <= high)
 
     def read(self, name: str, taps: Tensor) -> Scaled:
         """Taps (steps, r, width) of a group of the rows, with the rows' exponents."""
@@ -91,6 +93,15 @@ class Carried:
     def top(self, name: str = "kept") -> Tensor:
         """Largest exponent of a row of the group that is not zero; -inf where there is none."""
         return self.scale[self.of[name]].amax()
+
+
+def first_rows(stack: Sequence[CellChain], of: str) -> Tensor:
+    """Unit rows on the top layer's h or c, over the states of all layers."""
+    top, width = stack[-1], sum(cell.width for cell in stack)
+    height, left = (top.d_c, width - top.width) if of == "c" else (top.d_h, width - top.d_h)
+    first = top.size.new_zeros(height, width)
+    first[:, left : left + height].fill_diagonal_(1)
+    return first
 
 
 class RowBlock:
@@ -207,16 +218,17 @@ def _share(log_part: NDArray[np.float64], log_whole: NDArray[np.float64]) -> NDA
 
 
 class Noise:
-    """What each step of a stack of layers adds to the errors that ride along."""
+    """Random signs, and the sizes of what each step of a stack of layers adds to the errors."""
 
     def __init__(self, stack: Sequence[CellChain]) -> None:
-        self._sizes = [(2 + cell.width / 8 + cell.row_errors().square()).sqrt() for cell in stack]
-        like = self._sizes[0]
+        self._sizes = [(cell.row_errors(), math.sqrt(2 + cell.width / 8)) for cell in stack]
+        like = self._sizes[0][0]
         self.generator = torch.Generator(device=like.device).manual_seed(0)
-        widest = max(cell.width + cell.d_in for cell in stack)
-        self._period = _STEPS * ROWS * widest
+        self._period = _STEPS * ROWS * max(cell.width + cell.d_in for cell in stack)
         drawn = torch.rand(2 * self._period, generator=self.generator, dtype=like.dtype, device=like.device)
         self._signs = torch.where(drawn < 0.5, -1, 1).to(like.dtype)
+        kind = torch.int32 if like.dtype == torch.float32 else torch.int64
+        self._odd = 1 + 2 * (torch.randn(ROWS, max(cell.width for cell in stack)) * 1e8).to(like.device, kind)
 
     def signs(self, *shape: int) -> Tensor:
         """Random signs, of at most as many steps as one run has."""
@@ -224,32 +236,13 @@ class Noise:
         return self._signs[first : first + math.prod(shape)].view(shape)
 
     def factors(self, level: int, k: int, steps: int) -> Tensor:
-        """w for the steps from k down: (steps, ROWS, S)."""
-        sizes = self._sizes[level][k - steps + 1 : k + 1].flip(0)
-        return self.signs(steps, ROWS, sizes.shape[1]) * sizes[:, None]
-
-
-class Injection:
-    """What the steps of one run add to the errors, in the buffer (steps + 1, rows, S + d_in) of one layer.
-
-    The last rows of the buffer are, ``extra`` of each, s, e and w * s.
-    """
-
-    def __init__(self, noise: Noise, level: int, buffer: Tensor, k: int, extra: int) -> None:
-        steps, width = len(buffer) - 1, buffer.shape[2]
-        w = noise.factors(level, k, steps)
-        self._w, self._v = w.unbind(0), noise.signs(steps, ROWS, width).unbind(0)
-        s, e, flipped = buffer[:, -3 * extra :].unflatten(1, (3, -1, ROWS)).unbind(1)
-        self._s, self._flipped = (part[..., : w.shape[2]].unbind(0) for part in (s, flipped))
-        self._moved, self._e = flipped.unbind(0), e.unbind(0)
-
-    def before(self, j: int) -> None:
-        """Write w * s, which step j takes on with the other rows."""
-        torch.mul(self._s[j], self._w[j], out=self._flipped[j])
-
-    def after(self, j: int) -> None:
-        """Add to the errors what step j made."""
-        self._e[j + 1].addcmul_(self._moved[j + 1], self._v[j])
+        """b above w for the steps from k down: (steps, 2, 1, ROWS, S)."""
+        of_rows, of_products = self._sizes[level]
+        here = of_rows[k - steps + 1 : k + 1].flip(0)[:, None, None, None]
+        # equal states make equal errors, which add up where states settle: signs hang on the bits of sizes
+        bits = here.view(self._odd.dtype) * self._odd[:, : here.shape[-1]]
+        of_w = self.signs(steps, 1, 1, ROWS, here.shape[-1]) * of_products
+        return torch.cat([torch.where(bits < 0, -here, here), of_w], 1)
 
 
 class Riding:
@@ -257,40 +250,51 @@ class Riding:
 
     Attributes
     ----------
-    rows : (2 ROWS, S), s above e; row i of each stands for ``rows[i] * exp(scale[i])``.
-    scale : (ROWS, 1) float64.
+    errors : e (ROWS, S), standing for ``errors * exp(scale)``; scale is a float64 number, that of s as well.
     """
 
-    def __init__(self, rows: Tensor, noise: Noise) -> None:
-        shape = ROWS, len(rows)
-        mix = torch.randn(shape, generator=noise.generator, dtype=rows.dtype, device=rows.device)
-        mixed = mix @ rows / math.sqrt(ROWS)
-        self.rows = torch.cat([mixed, torch.zeros_like(mixed)])
-        self.scale = torch.zeros(ROWS, 1, dtype=torch.float64, device=rows.device)
+    def __init__(self, rows: Tensor) -> None:
+        self.errors = rows.new_zeros(ROWS, rows.shape[1])
+        self.scale = torch.zeros((), dtype=torch.float64, device=rows.device)
+        self._mix = self.errors[:, :0]
 
-    def rescale(self, noise: Noise) -> None:
-        """Bring the largest entry of s and e together to 1."""
-        pairs = self.rows.unflatten(0, (2, ROWS))
-        found = Scaled(pairs, self.scale[None]).rescaled((0, 2))
-        self.rows, self.scale = found.values.flatten(0, 1), found.log_scale[0]
+    def mix(self, block: RowBlock, noise: Noise) -> Tensor:
+        """G (ROWS, r) for the next run of the block's first rows; one exponent for s and e from here on."""
+        part = block.parts[0]
+        scales = part.scale[part.of["kept"]].T
+        if self._mix.shape[1] != scales.shape[1]:
+            drawn = torch.randn(ROWS, scales.shape[1], generator=noise.generator, dtype=torch.float64)
+            self._mix = (drawn / drawn.norm(dim=0)).to(scales.device)
+        before, self.scale = self.scale, torch.maximum(self.scale, scales.amax())
+        self.errors = self.errors * (before - self.scale).exp().to(self.errors.dtype)
+        return (self._mix * (scales - self.scale).exp()).to(part.rows.dtype)
+
+    def take(self, errors: Tensor, noise: Noise) -> None:
+        """Take what a run has left, with the largest entry brought to 1."""
+        found = Scaled(errors, self.scale.view(1, 1)).rescaled((0, 1))
+        scale = found.log_scale.view(())
+        self.scale = torch.where(scale.isneginf(), self.scale, scale)
         # entries of rows and errors below the range of floats are lost
-        errors = self.rows[ROWS:]
-        errors += 2 * torch.finfo(errors.dtype).tiny * noise.signs(*errors.shape)
+        self.errors = found.values + 2 * torch.finfo(errors.dtype).tiny * noise.signs(*errors.shape)
 
-    def rotated(self, noise: Noise) -> None:
+    def rotated(self, block: RowBlock, noise: Noise) -> None:
         """Add the rounding errors of a rotation of all rows."""
-        s, e = self.rows.split(ROWS)
-        e += 4 * s * noise.signs(*s.shape)
+        kept = block.parts[0].rows[block.parts[0].of["kept"]]
+        s = self.mix(block, noise) @ kept
+        self.errors = self.errors + 4 * s * noise.signs(*s.shape)
 
 
-def rounded(
-    values: NDArray[np.float64], error: NDArray[np.float64], rounding: NDArray[np.float64], dtype: torch.dtype
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Log norms, NaN where rounding errors may be as large, and bounds on their errors from all causes.
+def log_errors(s: Tensor, e: Tensor, scales: Tensor) -> Tensor:
+    """ln norms of errors, whole and along the rows: (2, steps, T), of s and e (steps, T, ROWS, width)."""
+    whole = Scaled(e, scales).log_norm((2, 3))
+    both = Scaled(s.double() @ e.double().mT, 2 * scales).log_norm((2, 3))
+    along = both - Scaled(s, scales).log_norm((2, 3))
+    along = torch.where(along < whole, along, whole)
+    # what lies below the range of floats is lost
+    floor = scales.flatten() + math.log(2 * torch.finfo(s.dtype).tiny)
+    return torch.logaddexp(torch.stack([whole, along]), floor)
 
-    Given are the errors from compression, and ln norms of rounding errors in units of the last place.
-    """
-    with np.errstate(invalid="ignore"):
-        logs = rounding + math.log(torch.finfo(dtype).eps / 2) - values
-    share = FACTOR * np.exp(np.minimum(np.where(np.isfinite(values), logs, -np.inf), 0))
-    return with_rounding(values, share, error)
+
+def middle(dtype: torch.dtype) -> tuple[float, float]:
+    """Entries that can be squared, and some way to go still."""
+    return math.sqrt(torch.finfo(dtype).tiny) * 1e3, math.sqrt(torch.finfo(dtype).max) * 1e-3

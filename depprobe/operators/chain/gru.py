@@ -49,10 +49,10 @@ class GRUChain(GatedChain):
         self._weight = weights.stacked(3)
         self._links = (self._weight != 0).any(0)
 
-    def matrices(self, start: int, stop: int) -> Tensor:
+    def matrices(self, start: int, stop: int, out: Tensor | None = None) -> Tensor:
         reset, update, new_x, new_h = self._slopes[start:stop, :, :, None].unbind(1)
         W, left = self._weight, self._recurrent
-        M = reset * W[0]
+        M = torch.mul(reset, W[0], out=out)
         M.addcmul_(update, W[1])
         M[:, :, :left].addcmul_(new_h, W[2, :, :left])
         M[:, :, left:].addcmul_(new_x, W[2, :, left:])

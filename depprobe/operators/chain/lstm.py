@@ -55,17 +55,17 @@ class LSTMChain(GatedChain):
         self._weight, self._project = weights.stacked(4), weights.hr
         self._links = (self._weight != 0).any(0)
 
-    def matrices(self, start: int, stop: int) -> Tensor:
+    def matrices(self, start: int, stop: int, out: Tensor | None = None) -> Tensor:
         i, f, g, o = self._slopes[start:stop, :, :, None].unbind(1)
         W, d_c = self._weight, self.d_c
-        M = W.new_empty(stop - start, self.width, W.shape[2])
-        cell, out = M[:, :d_c], M[:, d_c:] if self._project is None else torch.empty_like(M[:, :d_c])
+        M = W.new_empty(stop - start, self.width, W.shape[2]) if out is None else out
+        cell, hidden = M[:, :d_c], M[:, d_c:] if self._project is None else torch.empty_like(M[:, :d_c])
         torch.mul(i, W[0], out=cell)
         cell.addcmul_(f, W[1]).addcmul_(g, W[2])
-        torch.mul(o, W[3], out=out)
-        out.addcmul_(self._to_m[start:stop, :, None], cell)
+        torch.mul(o, W[3], out=hidden)
+        hidden.addcmul_(self._to_m[start:stop, :, None], cell)
         if self._project is not None:
-            torch.matmul(self._project, out, out=M[:, d_c:])
+            M[:, d_c:] = self._project @ hidden
         return M
 
     def row_errors(self) -> Tensor:

@@ -23,15 +23,14 @@ from torch.nn.utils.parametrize import is_parametrized
 
 from depprobe.core.options import DEFAULT_MEMORY, Options, require
 from depprobe.core.parallel import Stopped, each
-from depprobe.core.scaled import Scaled, log_hypot, log_norms
+from depprobe.core.scaled import Scaled, log_hypot, log_norms, with_rounding
 from depprobe.core.temporal_jacobian import LogNorms, TemporalJacobian
 from depprobe.errors import BadInput
 from depprobe.operators.chain import gru, lstm, rnn  # noqa: F401 (these register themselves)
 from depprobe.operators.chain.cells import CellChain, RecurrentWeights
-from depprobe.operators.chain.compression import rounded
 from depprobe.operators.chain.sweep import Step, is_wide, sweep
 from depprobe.operators.chain.unknown_norms import overflowed, reach, statuses
-from depprobe.operators.chain.vjp_rows import pull, push, swept_row
+from depprobe.operators.chain.vjp_rows import pulled, pulled_norms, pulled_units, push, swept_row
 from depprobe.operators.dispatch import register_jacobian
 
 #: share of the norm one compression may discard, times the square root of the tolerance: the error is half
@@ -40,6 +39,8 @@ _SHARES = (0.06, 0.001, 0.0)
 #: least tolerance for which what is read at each step is taken in float32, in the first sweep only, and how
 #: many standard deviations of what that errs are added to the error: rows change from where they are compared
 _SINGLE_TOLERANCE, _MARGIN = 1e-7, 6
+#: norms of rounding errors to bounds (99.5 % of cases)
+FACTOR = 4.0
 #: rows swept together, and the numbers in their blocks that may be held
 _MOST_AT_ONCE, _ROW_NUMBERS = 64, 16 << 20
 
@@ -135,7 +136,10 @@ class RecurrentJacobian(TemporalJacobian):
         """Norms, error bounds (NaN: none), and in one direction ln norms of dh_t/ds_k: (T, n) each."""
         n = self.shape[2]
         if self._deep_both:
-            values = np.stack([self._pulled_norms(int(target), norm) for target in t])
+            if norm == "spectral":
+                values = np.stack([log_norms(self.row(k), norm, (0, 2)).cpu().numpy() for k in t.tolist()])
+            else:
+                values = np.stack([pulled_norms(self._layers, k, self._memory) for k in t.tolist()])
             return values, np.full_like(values, np.nan), None
         values, error = np.full((len(t), n), -np.inf), np.zeros((len(t), n))
         stacks = list(zip(*self._layers, strict=True))
@@ -151,25 +155,13 @@ class RecurrentJacobian(TemporalJacobian):
                 row[target] = float(log_norms(self.block(target, target), norm))
         return values, error, growth if len(stacks) == 1 else None
 
-    def _pulled_norms(self, t: int, norm: str) -> NDArray[np.float64]:
-        if norm == "spectral":
-            return log_norms(self.row(t), norm, (0, 2)).cpu().numpy()
-        _, d_out, n_in, d_in = self.shape
-        each = 4 * n_in * max(d_out, d_in) * torch.finfo(self._dtype).bits // 8
-        chunk = max(1, min(d_out, self._memory // (2 * each)))
-        total = np.full(n_in, -np.inf)
-        for first in range(0, d_out, chunk):
-            part = self._pull_units(t, range(first, min(first + chunk, d_out)))
-            total = log_hypot(total, log_norms(part, norm, (0, 2)).cpu().numpy())
-        return total
-
     def row(self, t: int) -> Scaled:
         """Row t, uncompressed: values (d_out, n_in, d_in), log_scale (d_out, n_in, 1)."""
         _, d_out, n_in, d_in = self.shape
         size = n_in * d_out * d_in * torch.finfo(self._dtype).bits // 8
         require(3 * size, self._memory, f"the row of {n_in} blocks", "ask for norms or for single blocks")
         if self._deep_both:
-            return self._pull_units(t, range(d_out))
+            return pulled_units(self._layers, t, range(d_out))
         return swept_row(self._layers, t, None, self.wrt, d_in)
 
     def block(self, t: int, k: int) -> Scaled:
@@ -179,18 +171,6 @@ class RecurrentJacobian(TemporalJacobian):
         values, log_scale = swept_row(self._layers, t, k, self.wrt, self.shape[3])
         return Scaled(values[:, 0], log_scale[:, 0])
 
-    def _pull_units(self, t: int, units: range) -> Scaled:
-        """Rows of J[t,:] for some output units, through the layers from the top: (units, n_in, d_in)."""
-        n_out, d_out, _, _ = self.shape
-        cotangent = torch.zeros(len(units), n_out, d_out, dtype=self._dtype, device=self._device)
-        cotangent[range(len(units)), t, list(units)] = 1
-        floor = torch.full((len(units), n_out, 1), -math.inf, dtype=torch.float64, device=self._device)
-        floor[:, t] = 0
-        return self._pull(Scaled(cotangent, floor))
-
-    def _pull(self, rows: Scaled) -> Scaled:
-        return functools.reduce(lambda found, layer: pull(layer, found)[0], reversed(self._layers), rows)
-
     def _needs_x(self, what: str) -> None:
         if self.wrt != "x":
             raise BadInput(f"{what} is defined for wrt='x', not {self.wrt!r}")
@@ -199,7 +179,7 @@ class RecurrentJacobian(TemporalJacobian):
         """Sum over t of cotangent_t^T J[t,:]: (n_out, d_out) to (n_in, d_in)."""
         self._needs_x("vjp")
         scale = torch.zeros(1, self.shape[0], 1, dtype=torch.float64, device=self._device)
-        return self._pull(Scaled(cotangent.to(self._dtype)[None], scale)).dense()[0]
+        return pulled(self._layers, Scaled(cotangent.to(self._dtype)[None], scale)).dense()[0]
 
     def jvp(self, tangent: Tensor) -> Tensor:
         """Sum over k of J[:,k] tangent_k: (n_in, d_in) to (n_out, d_out)."""
@@ -222,8 +202,7 @@ def chain_norms(
     [lowest, t] are -inf with error 0; a zero that cannot be told from an underflow is NaN.
     """
     shape = len(targets), stack[-1].n
-    values, error, rounding = np.full(shape, -np.inf), np.zeros(shape), np.full(shape, -np.inf)
-    growth = rounding.copy()
+    values, error, rounding = np.full(shape, -np.inf), np.zeros(shape), np.full((3, *shape), -np.inf)
     left = [index for index, t in enumerate(targets) if t >= lowest]
     # a spectral norm hangs on one direction, in which rounding errors do not average out
     single = norm == "fro" and tolerance >= _SINGLE_TOLERANCE
@@ -242,8 +221,8 @@ def chain_norms(
                 return _swept(stack, wanted, lowest, wrt, norm, threshold, of, single, stop)
 
             found = each(swept, parts) if count > 1 else [swept(parts[0], Event())]
-            for part, (rows, bounds, lost, grown) in zip(parts, found, strict=True):
-                values[part], error[part], rounding[part], growth[part] = rows, bounds, lost, grown
+            for part, (rows, bounds, lost) in zip(parts, found, strict=True):
+                values[part], error[part], rounding[:, part] = rows, bounds, lost
         single = False
         left = [i for i in left if (np.nan_to_num(error[i], nan=np.inf) > tolerance).any()]
     for row, t in zip(values, targets, strict=True):
@@ -251,7 +230,29 @@ def chain_norms(
         if zero.any():
             reached = reach(stack, t, lowest, wrt, of)
             row[lowest : t + 1][zero & reached] = np.nan
-    return *rounded(values, error, rounding, stack[0].weight_norms()[0].dtype), growth
+    # a spectral norm hangs on one direction of many: all of the errors may lie along it
+    whole, along, growth = rounding[0], rounding[0 if norm == "spectral" else 1], rounding[2]
+    return *rounded(values, error, (whole, along), stack[0].weight_norms()[0].dtype), growth
+
+
+def rounded(
+    values: NDArray[np.float64],
+    error: NDArray[np.float64],
+    rounding: tuple[NDArray[np.float64], NDArray[np.float64]],
+    dtype: torch.dtype,
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Log norms, NaN where rounding errors may be as large, and bounds on their errors from all causes.
+
+    Given are the errors from compression, and ln norms of rounding errors in units of the last place, whole
+    and along the rows: ||R + E|| = ||R|| + <R, E> / ||R|| to first order.
+    """
+    unit = math.log(FACTOR * torch.finfo(dtype).eps / 2)
+    with np.errstate(invalid="ignore"):
+        whole, along = (
+            np.exp(np.minimum(np.where(np.isfinite(values), logs + unit - values, -np.inf), 0))
+            for logs in rounding
+        )
+    return with_rounding(values, np.minimum(along + whole**2, whole), error)
 
 
 def targets_at_once(stack: Sequence[CellChain]) -> int:
@@ -271,25 +272,24 @@ def _swept(
     single: bool,
     stop: Event,
 ) -> tuple[NDArray[np.float64], ...]:
-    """Norms, their errors from compression, ln norms of rounding errors and of dh_t/ds_k: (T, n) each.
+    """Norms, their errors from compression, (T, n) each, and ln norms (3, T, n) of rounding errors, whole and
+    along the rows, and of dh_t/ds_k.
 
     Errors are infinite where float32 did not hold the rows.
     """
     shape = len(targets), stack[-1].n
-    values, error, rounding = np.full(shape, -np.inf), np.zeros(shape), np.full(shape, -np.inf)
-    growth = rounding.copy()
+    values, error, rounding = np.full(shape, -np.inf), np.zeros(shape), np.full((3, *shape), -np.inf)
 
     def visit(index: int, step: Step) -> None:
         if stop.is_set():
             raise Stopped
         where = step.start - np.arange(len(step.taps[0]))
         values[index, where], error[index, where] = step.block.read(step.taps, norm)
-        rounding[index, where] = step.rounding.cpu().numpy()
-        growth[index, where] = step.growth.cpu().numpy()
+        rounding[:, index, where] = step.rounding.cpu().numpy()
 
     deviation = sweep(stack, targets, lowest, wrt, threshold, visit, of, single)
     error[np.isfinite(values)] += _MARGIN * deviation
-    return values, error, rounding, growth
+    return values, error, rounding
 
 
 @register_jacobian(nn.RNN, nn.GRU, nn.LSTM)

@@ -28,8 +28,8 @@ class RNNChain(CellChain):
         self._slope = (self._z > 0).to(x.dtype) if relu else dtanh(self._z)
         self._links = self._weight != 0
 
-    def matrices(self, start: int, stop: int) -> Tensor:
-        return self._slope[start:stop, :, None] * self._weight
+    def matrices(self, start: int, stop: int, out: Tensor | None = None) -> Tensor:
+        return torch.mul(self._slope[start:stop, :, None], self._weight, out=out)
 
     def row_errors(self) -> Tensor:
         if self._relu:

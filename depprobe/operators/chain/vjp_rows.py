@@ -10,12 +10,15 @@ that digits were at stake is taken again in shorter runs, down to single steps.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
-from depprobe.core.scaled import Scaled, added, peaks
+from depprobe.core.scaled import Scaled, added, log_hypot, log_norms, peaks
 from depprobe.operators.chain.cells import CellChain
 from depprobe.operators.chain.sweep import RUN, Step, advance, sweep
 
@@ -109,6 +112,33 @@ def _in_range(rows: Tensor) -> bool:
     peak = peaks(rows, (rows.ndim - 1,))
     least, most = torch.where(peak == 0, 1, peak).aminmax()
     return bool(least >= low) and bool(most <= high)
+
+
+def pulled(layers: Sequence[Sequence[CellChain]], rows: Scaled) -> Scaled:
+    """Cotangents on the output of a stack to cotangents on its input, through the layers from the top."""
+    return functools.reduce(lambda found, layer: pull(layer, found)[0], reversed(layers), rows)
+
+
+def pulled_units(layers: Sequence[Sequence[CellChain]], t: int, units: range) -> Scaled:
+    """Rows of J[t,:] for some output units: (units, n, d_in)."""
+    n, d_out = layers[0][0].n, sum(cell.d_h for cell in layers[-1])
+    cotangent = layers[0][0].size.new_zeros(len(units), n, d_out)
+    cotangent[range(len(units)), t, list(units)] = 1
+    floor = cotangent.new_full((len(units), n, 1), -torch.inf, dtype=torch.float64)
+    floor[:, t] = 0
+    return pulled(layers, Scaled(cotangent, floor))
+
+
+def pulled_norms(layers: Sequence[Sequence[CellChain]], t: int, memory: int) -> NDArray[np.float64]:
+    """ln Frobenius norms of J[t,k] for all k, so many output units at a time as fit: (n,)."""
+    n, d_in, d_out = layers[0][0].n, layers[0][0].d_in, sum(cell.d_h for cell in layers[-1])
+    each = 4 * n * max(d_out, d_in) * layers[0][0].size.element_size()
+    chunk = max(1, min(d_out, memory // (2 * each)))
+    total = np.full(n, -np.inf)
+    for first in range(0, d_out, chunk):
+        part = pulled_units(layers, t, range(first, min(first + chunk, d_out)))
+        total = log_hypot(total, log_norms(part, dim=(0, 2)).cpu().numpy())
+    return total
 
 
 def push(directions: Sequence[CellChain], tangent: Tensor) -> Tensor:
