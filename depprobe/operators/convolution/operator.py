@@ -74,6 +74,11 @@ class ToeplitzJacobian(TemporalJacobian):
         return self.taps.origin + self.taps.stride * np.arange(self.shape[0], dtype=np.float64)
 
     @property
+    def targets_at_once(self) -> int:
+        """As many as cost little more than one, where they fit."""
+        return max(1, min(100, self._memory // (128 * self.shape[2])))
+
+    @property
     def lags(self) -> NDArray[np.int64]:
         """Every lag at which some block stands, ascending."""
         if self._lags is None:
