@@ -37,8 +37,8 @@ from depprobe.operators.dispatch import register_jacobian
 _PAIRS = 1 << 21
 #: relative error that rounding may leave in a norm from Gram products; beyond it the block is made
 _ACCURACY = {torch.float32: 1e-4, torch.float64: 1e-11}
-#: share of the sum of all errors' bounds that bounds the error, up to a width of 16 and from 64 on, where more
-#: of them cancel in a Frobenius norm
+#: share of the sum of bounds that bounds the error, up to a width of 16 and from 64 on, where more of
+#: the errors cancel in a Frobenius norm
 _SURE = 0.25, 0.125
 #: elements of the blocks made at once
 _BLOCKS = 1 << 23
