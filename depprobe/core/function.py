@@ -9,16 +9,17 @@ output of a submodule, which is then replaced by a variable. Whatever a call cha
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+import copy
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from depprobe.core.calling.arguments import argument_of, checked
+from depprobe.core.calling.arguments import argument_of, bits_of, checked
 from depprobe.core.calling.known import has_one_layout, is_torchs_own, natural_layout
 from depprobe.core.calling.layout import check_layout
 from depprobe.core.calling.one_function import found_layout, require_function
@@ -29,8 +30,8 @@ from depprobe.core.calling.replacements import Replacements
 from depprobe.core.options import DEFAULT_MEMORY, check_kind
 from depprobe.errors import BadInput
 
-#: runs a forward inside a context: the variable (n_in, d_in), and the output (n_out, d_out) with its graph
-Record = Callable[..., tuple[Tensor, Tensor]]
+#: runs a forward inside a context: the variables (n_in, d_in), and the output (n_out, d_out) with its graph
+Record = Callable[..., tuple[tuple[Tensor, ...], Tensor]]
 
 
 class SequenceFunction:
@@ -81,6 +82,8 @@ class SequenceFunction:
         self._position, self._memory = position, memory
         self._first: Pass | None = None
         self._kept: Pass | None = None
+        #: submodules whose outputs are recorded together, as the denominators of so many functions
+        self.points: tuple[str, ...] = ()
         #: whether all its parts are torch's (or this package's) own, as they come
         self.is_known = is_torchs_own(module)
         if layout is not None:
@@ -161,6 +164,11 @@ class SequenceFunction:
         return self._argument.value if known else self.first.leaf
 
     @property
+    def given(self) -> bytes:
+        """The bytes of x as it was given, whatever the denominator."""
+        return bits_of(self._argument.value)
+
+    @property
     def y(self) -> Tensor:
         """The output, (n_out, d_out)."""
         return self.first.y
@@ -205,6 +213,32 @@ class SequenceFunction:
                 self._first = _without_graph(kept)
         return kept.leaf, kept.y
 
+    def at_depths(self, names: Sequence[str]) -> list[SequenceFunction]:
+        """The same in the output of each of some submodules, which ``record_points`` gives all at once."""
+        found = self._passes.one_pass(self.layout, points=names)
+        functions = []
+        for name, point in zip(names, found.points, strict=True):
+            one = copy.copy(self)
+            vars(one).pop("_replacements", None)
+            one.wrt, one.points, one._passes = name, tuple(names), self._passes.at(name)
+            one._kept, one._first = None, _without_graph(found._replace(leaf=point))
+            _ = one.position
+            functions.append(one)
+        return functions
+
+    def record_points(
+        self, tracer: AbstractContextManager[Any] | None = None, length: int | None = None
+    ) -> tuple[tuple[Tensor, ...], Tensor]:
+        """As ``record``, the variable of every one of ``points``, or the one there is; see ``prefix``."""
+        if length is None and not self.points:
+            leaf, y = self.record(tracer)
+            return (leaf,), y
+        passes = self._passes if length is None else self._passes.cropped(length)
+        assert passes is not None, "which prefix looks at"
+        variable = None if self.points or length is None else self.x[:length]
+        found = passes.one_pass(self.layout, variable, tracer=tracer, points=self.points)
+        return found.points or (found.leaf,), found.y
+
     def ignores(self, t: int, sources: Tensor) -> Tensor:
         """Which of some inputs output t ignores: bool, as ``sources``; see ``Replacements``."""
         return self._replacements.ignores(t, sources)
@@ -215,14 +249,9 @@ class SequenceFunction:
 
     def prefix(self, length: int) -> Record | None:
         """As ``record``, of the first ``length`` inputs; None where other arguments may know the length."""
-        if self.forward or self._argument.beside or self._passes.replaces_output:
+        if self._passes.cropped(length) is None or len(self.x) != len(self._argument.value):
             return None
-
-        def record(tracer: AbstractContextManager[Any] | None = None) -> tuple[Tensor, Tensor]:
-            found = self._passes.one_pass(self.layout, self.x[:length], tracer=tracer)
-            return found.leaf, found.y
-
-        return record
+        return partial(self.record_points, length=length)
 
     @contextmanager
     def held(self) -> Iterator[None]:

@@ -56,7 +56,7 @@ def is_simple(y: Tensor, leaf: Tensor) -> bool:
         if kind.__name__ in _TYPED_NODES and node._input_metadata[0].dtype is not y.dtype:
             return False
         below = node.next_functions
-        found = found or (not below and getattr(node, "variable", None) is leaf)
+        found = found or _is_of(node, leaf)
         for other, _ in below:
             if other is not None and other not in seen:
                 seen.add(other)
@@ -126,9 +126,14 @@ def _nodes_between(y: Tensor, leaf: Tensor) -> list[Any]:
             waiting += [(below, False) for below, _ in node.next_functions if below not in seen]
     reaching: dict[Any, None] = {}
     for node in order:
-        if getattr(node, "variable", None) is leaf or any(b in reaching for b, _ in node.next_functions):
+        if _is_of(node, leaf) or any(b in reaching for b, _ in node.next_functions):
             reaching[node] = None
     return list(reaching)
+
+
+def _is_of(node: Any, x: Tensor) -> bool:
+    """Whether gradients in a tensor, a leaf or one on the way, arrive at this node."""
+    return node is x.grad_fn if x.grad_fn is not None else getattr(node, "variable", None) is x
 
 
 def backward_bytes(y: Tensor, leaf: Tensor) -> int:

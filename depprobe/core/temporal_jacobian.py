@@ -104,6 +104,13 @@ class TemporalJacobian(abc.ABC):
         n_out, _, n_in, _ = self.shape
         return np.arange(n_out, dtype=np.float64) if n_out == n_in else None
 
+    def at_depths(self, names: Sequence[str]) -> list[TemporalJacobian] | None:
+        """Operators like this one in the outputs of several submodules, which share backward passes.
+
+        None where they would share nothing.
+        """
+        return None
+
     @property
     def targets_at_once(self) -> int:
         """How many targets of ``log_norms`` share work; more at a time gain nothing."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -132,6 +132,29 @@ def temporal_jacobian(
         module, x, of=of, wrt=wrt, layout=layout, position=position, forward=forward, memory=how.memory
     )
     return operator_of(function, how)
+
+
+def jacobians_at_depths(
+    module: nn.Module, x: Any, names: Sequence[str], **given: Any
+) -> list[TemporalJacobian]:
+    """The temporal Jacobians in the outputs of several submodules, sharing backward passes where they can.
+
+    Parameters
+    ----------
+    module, x : see ``SequenceFunction``.
+    names : of the submodules.
+    given : what ``temporal_jacobian`` takes beside ``wrt``.
+
+    Examples
+    --------
+    >>> import torch
+    >>> f = nn.Sequential(nn.Linear(3, 4), nn.GRU(4, 5, batch_first=True), nn.Linear(5, 2))
+    >>> [J.shape for J in jacobians_at_depths(f, torch.randn(9, 3), ["0", "1"])]
+    [(9, 2, 9, 4), (9, 2, 9, 5)]
+    """
+    first = temporal_jacobian(module, x, wrt=names[0], **given)
+    shared = first.at_depths(names) if len(names) > 1 else None
+    return shared or [first, *(temporal_jacobian(module, x, wrt=name, **given) for name in names[1:])]
 
 
 def operator_name(module: nn.Module, d_in: int) -> str:

@@ -12,7 +12,9 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
+import numpy as np
 import xarray as xr
+from numpy.typing import NDArray
 
 from depprobe._version import __version__
 from depprobe.core.calling.outputs import depths as submodules
@@ -27,7 +29,8 @@ from depprobe.core.options import (
     wanted_positions,
 )
 from depprobe.errors import BadInput
-from depprobe.operators import TemporalJacobian, temporal_jacobian
+from depprobe.operators import LogNorms, TemporalJacobian
+from depprobe.operators.dispatch import jacobians_at_depths
 from depprobe.runs.cache import Finished
 from depprobe.runs.cases import Case, Progress, Report, cases_of, collect
 from depprobe.runs.labelling import Result, fingerprint, labelled, numbers_of, origin, over_sources, stacked
@@ -151,10 +154,11 @@ def jacobian(
         targets = "random" if few else "last"
     if measured.length is not None:
         count = len(wanted_positions(targets, measured.length, seed))
+        rows = sum(len(point.wrt) for point in points)
         require(
-            24.0 * count * measured.length * len(points),
+            24.0 * count * measured.length * rows,
             asked.memory,
-            f"the result ({len(points)} x {count} x {measured.length} norms)",
+            f"the result ({rows} x {count} x {measured.length} norms)",
             "ask for fewer targets (last, every:M), or fewer layers, samples or seeds",
         )
 
@@ -165,13 +169,13 @@ def jacobian(
         known |= {"targets": targets, "norm": norm, "compared": compared, "version": __version__}
         return known | options | {"input": fingerprint(numbers_of([case]))}
 
-    def measure(point: Point, report: Report) -> Result:
+    def measure(point: Point, report: Report) -> list[Result]:
         case = point.case
-        operator = temporal_jacobian(
+        operators = jacobians_at_depths(
             case.build(),
             case.given,
+            point.wrt,
             of=point.of,
-            wrt=point.wrt,
             forward=forward,
             # every sample has probes of its own
             seed=(case.seed + case.sample * _APART) % 2**63,
@@ -179,11 +183,12 @@ def jacobian(
             position=position,
             **options,
         )
-        return _norms(operator, case.label, position, targets, norm, compared, seed, report)
+        return _norms(operators, case.label, position, targets, norm, compared, seed, report)
 
-    results = collect(
+    found = collect(
         points, measure, name=lambda p: p.case.label, progress=progress, kept=finished, facts=facts
     )
+    results = [one for depths_of_one in found for one in depths_of_one]
     ds = labelled(results, measured, depths)
     ds.attrs |= origin(
         "Temporal Jacobian",
@@ -204,20 +209,20 @@ def jacobian(
 
 
 class Point(NamedTuple):
-    """One case with a numerator and a denominator, none of them with stars."""
+    """One case with a numerator, and denominators that share its backward passes; none of them with stars."""
 
     case: Case
     of: str
-    wrt: str
+    wrt: tuple[str, ...]
 
 
 def along_depth(cases: Sequence[Case], of: str, wrt: str) -> tuple[list[Point], list[str]]:
-    """Every case at every depth, depth fastest, and the submodules; no submodules where no star is given."""
+    """Every case at every depth, and the submodules; no submodules where no star is given."""
     starred = [name for name in (of, wrt) if "*" in name]
     if len(starred) > 1:
         raise BadInput(f"of={of!r} and wrt={wrt!r} both run along depth; give one of them without a star")
     if not starred:
-        return [Point(case, of, wrt) for case in cases], []
+        return [Point(case, of, (wrt,)) for case in cases], []
     found: dict[str, list[str]] = {}
     for case in cases:
         if case.label not in found:
@@ -225,16 +230,14 @@ def along_depth(cases: Sequence[Case], of: str, wrt: str) -> tuple[list[Point], 
     if len({len(names) for names in found.values()}) > 1:
         said = ", ".join(f"{len(names)} in {label}" for label, names in found.items())
         raise BadInput(f"{starred[0]!r} names different numbers of submodules: {said}")
-    points = [
-        Point(case, name if "*" in of else of, name if "*" in wrt else wrt)
-        for case in cases
-        for name in found[case.label]
-    ]
-    return points, next(iter(found.values()))
+    names = next(iter(found.values()))
+    if "*" in wrt:
+        return [Point(case, of, tuple(found[case.label])) for case in cases], names
+    return [Point(case, name, (wrt,)) for case in cases for name in found[case.label]], names
 
 
 def _norms(
-    operator: TemporalJacobian,
+    operators: Sequence[TemporalJacobian],
     label: str,
     place: Any,
     targets: str | int | Sequence[int],
@@ -242,32 +245,55 @@ def _norms(
     compared: bool,
     seed: int,
     report: Report,
-) -> Result:
+) -> list[Result]:
+    chosen: list[_Chosen] = [_chosen(J, label, place, targets, compared, seed) for J in operators]
+    parts: list[list[LogNorms]] = [[] for _ in operators]
+    count = len(chosen[0].outputs)
+    # a hundred parts are enough to see progress by, and few enough to leave large products whole
+    size = max(operators[0].targets_at_once, math.ceil(count / 100))
+    for first in range(0, count, size):
+        # every depth in turn, so that what they share need not be kept for long
+        for operator, one, done in zip(operators, chosen, parts, strict=True):
+            done.append(operator.log_norms(one.outputs[first : first + size].tolist(), None, norm))
+        report(min(first + size, count) / count)
+    return [_result(J, one, done, place) for J, one, done in zip(operators, chosen, parts, strict=True)]
+
+
+class _Chosen(NamedTuple):
+    """Input positions that were asked for, the outputs that answer for them, and positions of all outputs."""
+
+    wanted: NDArray[np.int64]
+    outputs: NDArray[np.int64]
+    position: NDArray[np.float64] | None
+
+
+def _chosen(
+    operator: TemporalJacobian, label: str, place: Any, targets: Any, compared: bool, seed: int
+) -> _Chosen:
     n_out, _, n_in, _ = operator.shape
-    own = position = operator.position
+    position = operator.position
     if place is not None:
         position = positions_of(place, n_out, n_in, has_time=True)
-    chosen = wanted = wanted_positions(targets, n_out, seed)
+    wanted = wanted_positions(targets, n_out, seed)
     if compared and position is not None:
         # layers that shorten the sequence answer for the same input positions as the others
         wanted = wanted_positions(targets, n_in, seed)
-        chosen = nearest_outputs(wanted, position)
-    elif compared and n_out != n_in:
+        return _Chosen(wanted, nearest_outputs(wanted, position), position)
+    if compared and n_out != n_in:
         raise BadInput(
             f"{label} gives {n_out} outputs for {n_in} inputs, so its targets cannot be compared with those "
             "of the other layers; give position="
         )
-    parts = []
-    # a hundred parts are enough to see progress by, and few enough to leave large products whole
-    size = max(operator.targets_at_once, math.ceil(len(chosen) / 100))
-    for part in (chosen[first : first + size] for first in range(0, len(chosen), size)):
-        parts.append(operator.log_norms(part.tolist(), None, norm))
-        report(sum(len(p.values) for p in parts) / len(chosen))
-    at = None if own is None else own[chosen]
+    return _Chosen(wanted, wanted, position)
+
+
+def _result(operator: TemporalJacobian, chosen: _Chosen, parts: list[LogNorms], place: Any) -> Result:
+    n_in, own = operator.shape[2], operator.position
+    at = None if own is None else own[chosen.outputs]
     norms = stacked(parts, at, n_in)
     if place is not None:
         # lags were counted from where the operator has them
         norms = over_sources(norms, at, n_in)
     said = ("method", "tolerance", "shape", "error_kind", "zero_proof", "log_floor", "probes")
-    placed = None if position is None else position[chosen]
-    return Result(norms, wanted, placed, **{name: getattr(operator, name) for name in said})
+    placed = None if chosen.position is None else chosen.position[chosen.outputs]
+    return Result(norms, chosen.wanted, placed, **{name: getattr(operator, name) for name in said})

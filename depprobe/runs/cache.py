@@ -12,6 +12,7 @@ import json
 import re
 import zipfile
 from abc import ABC, abstractmethod
+from dataclasses import fields as fields_of
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
@@ -30,8 +31,7 @@ _SAYS = "Finished cases of a run of depprobe that has not ended; the same comman
 #: names of the files that are written here, whole or not
 _OURS = re.compile(r"[0-9a-f]{24}\.(npz|json)|\.[0-9a-f]{16}\.tmp")
 
-#: fields of norms that may be missing
-_OPTIONAL = ("error", "stderr", "lags", "status")
+_NORMS = tuple(field.name for field in fields_of(LogNorms))
 
 
 class _Folder(ABC, Generic[Found]):
@@ -99,27 +99,38 @@ class _Folder(ABC, Generic[Found]):
         return self.folder / f"{mark[:24]}{self.suffix}"
 
 
-class Finished(_Folder[Result]):
-    """The finished cases of one run that gives norms."""
+class Finished(_Folder[list[Result]]):
+    """The finished cases of one run that gives norms, each with its results at every depth."""
 
     suffix = ".npz"
 
-    def _read(self, path: Path) -> Result | None:
+    def _read(self, path: Path) -> list[Result] | None:
         with path.open("rb") as stream, np.load(stream, allow_pickle=False) as kept:
-            fields = {name: kept[name] for name in kept.files}
-        norms = LogNorms(**{name: fields.pop(name) for name in ("values", *_OPTIONAL) if name in fields})
-        rest: dict[str, Any] = {name: str(fields[name]) for name in ("method", "error_kind", "zero_proof")}
-        shape = tuple(int(size) for size in fields.pop("shape"))
-        position = fields.pop("position", None)
-        rest |= {name: float(fields[name]) for name in ("tolerance", "log_floor")}
-        result = Result(norms, fields["target"], position, shape=shape, **rest)
-        return result if len(result.norms.values) == len(result.target) else None
+            every = {name: kept[name] for name in kept.files}
+        depths = sorted({int(name.partition(".")[0]) for name in every})
+        found = [
+            _result({name.removeprefix(f"{i}."): v for name, v in every.items() if name.startswith(f"{i}.")})
+            for i in depths
+        ]
+        whole = bool(found) and all(len(one.norms.values) == len(one.target) for one in found)
+        return found if whole else None
 
-    def _write(self, path: Path, found: Result) -> None:
-        fields = {name: value for name, value in vars(found).items() if name != "norms" and value is not None}
-        norms = {name: getattr(found.norms, name) for name in ("values", *_OPTIONAL)}
+    def _write(self, path: Path, found: list[Result]) -> None:
+        fields: dict[str, Any] = {}
+        for i, one in enumerate(found):
+            known = {name: value for name, value in vars(one).items() if name != "norms"} | vars(one.norms)
+            fields |= {f"{i}.{name}": value for name, value in known.items() if value is not None}
         with path.open("wb") as stream:
-            np.savez(stream, **fields, **{name: value for name, value in norms.items() if value is not None})
+            np.savez(stream, **fields)
+
+
+def _result(fields: dict[str, Any]) -> Result:
+    norms = LogNorms(**{name: fields.pop(name) for name in _NORMS if name in fields})
+    rest: dict[str, Any] = {name: str(fields[name]) for name in ("method", "error_kind", "zero_proof")}
+    rest |= {name: float(fields[name]) for name in ("tolerance", "log_floor")}
+    shape = tuple(int(size) for size in fields["shape"])
+    probes = int(fields["probes"])
+    return Result(norms, fields["target"], fields.get("position"), shape=shape, probes=probes, **rest)
 
 
 class FinishedPoints(_Folder[dict[str, Any]]):

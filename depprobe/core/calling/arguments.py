@@ -98,6 +98,11 @@ def as_tensor(x: Any, module: nn.Module) -> Tensor:
     return torch.from_numpy(np.array(array, dtype=np.float64)).to(device=device, dtype=dtype)
 
 
+def bits_of(x: Tensor) -> bytes:
+    """The numbers of a tensor as bytes, whatever their dtype."""
+    return x.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes()
+
+
 def samples_of(x: Any, module: nn.Module) -> list[Sample]:
     """The inputs in x, one a sample; arrays in the dtype and on the device of the module's weights.
 

@@ -6,7 +6,7 @@ would make the next layer fail, so its sequence is handed on.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from typing import Any
 
@@ -70,6 +70,15 @@ class Interception:
             if isinstance(child, nn.Embedding):
                 self._hook_reader(path or type(child).__name__, child, ids, value)
 
+    def mark(self, name: str, module: nn.Module | None) -> None:
+        """Keep hold of a submodule's output, which stays a function of what comes before."""
+        assert module is not None
+        self._hook(module, lambda result: self._replaced(name, module, result, None, apart=False))
+
+    def marked(self, names: Sequence[str]) -> tuple[Tensor, ...]:
+        """What was marked; raises ``BadInput`` where a submodule ran not once."""
+        return tuple(_once([leaf for own, leaf in self._leaves if own == name], name) for name in names)
+
     def _hook_reader(self, path: str, child: nn.Embedding, ids: Tensor, value: Tensor | None) -> None:
         def hook(_module: nn.Module, arguments: tuple[Any, ...], result: Tensor) -> Tensor:
             read = arguments[0] if arguments else None
@@ -78,12 +87,15 @@ class Interception:
 
         self._stack.callback(child.register_forward_hook(hook).remove)
 
-    def _replaced(self, name: str, module: nn.Module, result: Any, value: Tensor | None) -> Any:
+    def _replaced(
+        self, name: str, module: nn.Module, result: Any, value: Tensor | None, apart: bool = True
+    ) -> Any:
         layout = natural_layout(module) or ("b n d" if self._layout == "b d n" else self._layout)
         found, has_time = time_first(chosen_output(result, "output", repr(name)), layout, f"{name!r}")
         if not has_time:
             raise BadInput(f"{name!r} gives one vector and no sequence, so wrt cannot be it")
-        leaf = (found if value is None else value).detach().clone().requires_grad_()
+        leaf = found if value is None else value
+        leaf = leaf.detach().clone().requires_grad_() if apart or not leaf.requires_grad else leaf.clone()
         self._leaves.append((name, leaf))
         changed = laid_out(leaf.clone(), layout)
         if isinstance(result, Tensor):

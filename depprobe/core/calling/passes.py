@@ -3,7 +3,8 @@ r"""Passes of a user's module: protected, so that it is left bit for bit as it w
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Mapping
+import copy
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, nullcontext
 from typing import Any, NamedTuple
 
@@ -30,11 +31,16 @@ class DoesNotRun(BadInput):
 
 
 class Pass(NamedTuple):
-    """One call: the variable (n_in, d_in), the output (n_out, d_out) with its graph, whether it has time."""
+    """One call: the variable (n_in, d_in), the output (n_out, d_out) with its graph, whether it has time.
+
+    ``points`` are outputs (n_in, d_in) of several submodules, in the graph, where those were asked for; the
+    variable is the first of them then.
+    """
 
     leaf: Tensor
     y: Tensor
     has_time: bool
+    points: tuple[Tensor, ...] = ()
 
 
 class Passes:
@@ -68,7 +74,6 @@ class Passes:
         self._wrt = submodule_of(module, wrt, WRT_WORDS, "wrt")
         self._per_position, self._memory = per_position, memory
         self._snapshot = Snapshot(module, (forward, argument.beside))
-        self._depth = 0
 
     @property
     def who(self) -> str:
@@ -80,18 +85,36 @@ class Passes:
         """Whether the variable stands for the output of a submodule, rather than for x."""
         return self._wrt is not None or self.argument.is_ids
 
+    def at(self, wrt: str) -> Passes:
+        """The same with another denominator."""
+        other = copy.copy(self)
+        other.wrt, other._wrt = wrt, submodule_of(self.module, wrt, WRT_WORDS, "wrt")
+        return other
+
+    def cropped(self, length: int) -> Passes | None:
+        """Calls with the first positions alone; None where other arguments may know how many there are."""
+        value, beside = self.argument.value, self.argument.beside
+        whole = (1, len(value))
+        known = {name: v[:, :length] for name, v in beside.items() if getattr(v, "shape", ()) == whole}
+        others = [v for name, v in beside.items() if name not in known]
+        if self.forward or any(isinstance(v, Tensor) and v.ndim for v in others):
+            return None
+        other = copy.copy(self)
+        other.argument = self.argument._replace(value=value[:length], beside={**beside, **known})
+        return other
+
     @contextlib.contextmanager
     def held(self) -> Iterator[ProcessState]:
         """As ``SequenceFunction.held``."""
         with pinned():
-            if not self._depth:
+            if not self._snapshot.depth:
                 self._snapshot.refresh()
-            self._depth += 1
+            self._snapshot.depth += 1
             process = ProcessState()
             try:
                 yield process
             finally:
-                self._depth -= 1
+                self._snapshot.depth -= 1
                 try:
                     self._put_back(process)
                 except KeyboardInterrupt:
@@ -108,15 +131,18 @@ class Passes:
         variable: Tensor | None = None,
         *,
         tracer: AbstractContextManager[Any] | None = None,
+        points: Sequence[str] = (),
     ) -> Pass:
         """One call of the module in a layout, at x or another value of the variable.
+
+        With ``points``, the names of submodules, their outputs are marked and nothing is replaced.
 
         Raises ``BadInput``: the module fails, draws random numbers, or its output is of no use.
         """
         for _ in range(2):
             with self.held() as process:
                 self._snapshot.substitute()
-                found = self._recorded(layout, variable, tracer)
+                found = self._recorded(layout, variable, tracer, points)
                 written = self._snapshot.restore()
                 if process.restore() or self._snapshot.drawn:
                     raise BadInput(
@@ -143,8 +169,9 @@ class Passes:
             result = self._called(leaf.clone(), beside=beside)
             return chosen_output(result if self._of is None else calls.captured(), self.of, self.who).detach()
 
-    def _recorded(self, layout: str, variable: Tensor | None, tracer: Any) -> Pass:
+    def _recorded(self, layout: str, variable: Tensor | None, tracer: Any, points: Sequence[str]) -> Pass:
         wrt = self._wrt
+        marked: tuple[Tensor, ...] = ()
         with ExitStack() as stack:
             calls = Interception(stack, self.module, layout)
             if not self.replaces_output:
@@ -154,6 +181,10 @@ class Passes:
                 given = laid_out(leaf.clone(), layout)
             else:
                 given = laid_out(self.argument.value, layout)
+            if points:
+                for name in points:
+                    calls.mark(name, submodule_of(self.module, name, (), "wrt"))
+            elif self.replaces_output:
                 calls.replace(self.wrt if wrt is not None else None, wrt, given, variable)
             if self._of is not None:
                 calls.capture(self.of, self._of)
@@ -161,7 +192,10 @@ class Passes:
             of_layout = layout
             if self._of is not None:
                 result, of_layout = calls.captured(), natural_layout(self._of) or layout
-            if self.replaces_output:
+            if points:
+                marked = calls.marked(points)
+                leaf = marked[0]
+            elif self.replaces_output:
                 leaf = calls.leaf()
         what = self.who if self._of is None else f"{self.of!r}"
         try:
@@ -177,11 +211,12 @@ class Passes:
             if self._per_position:
                 y, has_time = y.T, True
         # of a graph that was cut no path leads to the leaf
-        if not y.requires_grad or not (wrt is None or tracer is not None or reaches(y, leaf)):
+        read = wrt is None or tracer is not None or all(reaches(y, one) for one in marked or (leaf,))
+        if not y.requires_grad or not read:
             raise BadInput(
                 f"the output of {what} does not depend on the input through differentiable operations"
             )
-        return Pass(leaf, y, has_time)
+        return Pass(leaf, y, has_time, marked)
 
     def _called(self, given: Tensor, tracer: Any = None, beside: Mapping[str, Any] | None = None) -> Any:
         argument = self.argument if beside is None else self.argument._replace(beside=beside)

@@ -89,6 +89,8 @@ class Snapshot:
         self._written: dict[int, Tensor] = {}
         #: whether any ``restore`` found that a generator among the attributes had been drawn from
         self.drawn = False
+        #: how often what it watches over is entered
+        self.depth = 0
         self._take()
 
     def _take(self) -> None:

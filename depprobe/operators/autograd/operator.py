@@ -25,9 +25,10 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from depprobe.core.function import SequenceFunction
 from depprobe.core.options import Options, require
-from depprobe.core.scaled import Scaled, log_norm_of_logs, log_norms
+from depprobe.core.scaled import Scaled, log_norms
 from depprobe.core.temporal_jacobian import LogNorms, TemporalJacobian, anchors
 from depprobe.operators.autograd.products import Products
+from depprobe.operators.autograd.recording import Recording
 from depprobe.operators.autograd.rounding import Rounding
 from depprobe.operators.autograd.saturation import Saturation
 from depprobe.vocabulary import STATUS
@@ -62,8 +63,8 @@ class AutogradJacobian(TemporalJacobian):
     def __init__(
         self, function: SequenceFunction, options: Options, products: Products | None = None
     ) -> None:
-        self._function, self._memory = function, options.memory
-        self._products = products or Products(function, options.memory)
+        self._function, self._options, self._memory = function, options, options.memory
+        self._products = products or Products(Recording(function, options.memory))
         self._rounding = Rounding(function, self._products)
         self._saturation = Saturation(function, self._products)
         self.shape = function.shape
@@ -74,6 +75,12 @@ class AutogradJacobian(TemporalJacobian):
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({type(self._function.module).__name__}, shape={self.shape})"
+
+    def at_depths(self, names: Sequence[str]) -> list[TemporalJacobian] | None:
+        """Operators whose products come from one backward pass."""
+        functions = self._function.at_depths(names)
+        recording = Recording(functions[0], self._memory)
+        return [type(self)(one, self._options, Products(recording, at)) for at, one in enumerate(functions)]
 
     @property
     def position(self) -> Floats | None:
@@ -98,7 +105,7 @@ class AutogradJacobian(TemporalJacobian):
         # what is no number has no derivative, whatever autograd makes of it
         known = finite if not bool(self._function.y[t].isnan().any()) else np.zeros_like(finite)
         status = np.where(known, STATUS["finite"], STATUS["overflow"]).astype(np.int8)
-        proved = zero & ~self._products.reaches(t)[columns] if zero.any() else zero
+        proved = zero & ~self._reaches(t)[columns] if zero.any() else zero
         middle = (1 - _NEAR) * self.log_floor
         scaled = value
         if (zero & ~proved).any() or bool((value[finite] < middle).any()):
@@ -123,6 +130,10 @@ class AutogradJacobian(TemporalJacobian):
         value[(status != STATUS["finite"]) & ~proved] = np.nan
         return value, np.where(status == STATUS["finite"], error, 0.0), status
 
+    def _reaches(self, t: int) -> NDArray[np.bool_]:
+        """Inputs (n_in,) that a path leads to from output t."""
+        return self._products.reaches(t)
+
     def _lags(self, t: int) -> Ints:
         n_out, _, n_in, _ = self.shape
         position = np.linspace(0, n_in - 1, n_out) if self.position is None else self.position
@@ -130,11 +141,11 @@ class AutogradJacobian(TemporalJacobian):
 
     def _measured(self, t: int, columns: Ints, norm: str, log_scale: float) -> Floats:
         """ln norms (columns,), from cotangents scaled by exp(log_scale)."""
-        rows = self._products.row(t, math.exp(log_scale) * self._identity())
+        most = self.shape[1] if norm == "spectral" else 0
+        found = self._products.gathered(t, math.exp(log_scale) * self._identity(), columns, most)
+        logs = found.log_norm
         if norm == "spectral":
-            logs = log_norms(Scaled.plain(torch.cat(list(rows))[:, columns].transpose(0, 1)), norm)
-        else:
-            logs = _together(rows, columns)
+            logs = log_norms(Scaled.plain(torch.cat(found.rows).transpose(0, 1)), norm)
         return logs.cpu().numpy() - log_scale
 
     def _identity(self) -> Tensor:
@@ -171,12 +182,6 @@ class AutogradJacobian(TemporalJacobian):
             # something in between has no second derivative: row by row
             rows = [self.row(t).values.flatten(1) @ tangent.flatten() for t in range(self.shape[0])]
             return torch.stack(rows)
-
-
-def _together(rows: Iterator[Tensor], columns: Ints) -> Tensor:
-    """ln of the Frobenius norms of blocks (columns,) whose rows come in chunks (chunk, n_in, d_in)."""
-    logs = [Scaled.plain(part[:, columns]).log_norm((0, 2)) for part in rows]
-    return log_norm_of_logs(torch.stack(logs), (0,))[0]
 
 
 def ends_abruptly(

@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import math
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import cached_property
 from typing import NamedTuple
@@ -30,11 +30,11 @@ from torch import Tensor
 
 from depprobe.core.function import SequenceFunction
 from depprobe.core.options import Options
-from depprobe.core.scaled import Scaled, log_norm_of_logs
+from depprobe.core.scaled import Scaled
 from depprobe.core.temporal_jacobian import LogNorms
 from depprobe.errors import BadInput
 from depprobe.operators.autograd.operator import AutogradJacobian
-from depprobe.operators.autograd.products import Products
+from depprobe.operators.autograd.products import Gathered, Products
 
 #: orthonormal rows from which effective ranks are estimated, at least (where there are so many) and at most
 LEAST_ROWS, MOST_ROWS = 16, 64
@@ -49,6 +49,9 @@ Floats = NDArray[np.float64]
 class ProbedJacobian(AutogradJacobian):
     """Norms from ``options.probes`` orthonormal random rows a target, drawn anew for each from a seed.
 
+    Zeros are proved by the structure of the calls in the forward where it can be traced: a single probe costs
+    less than cotangents of NaN and replaced inputs would.
+
     ``probes`` of the form ``"10%"`` stands for as many as keep the relative standard error of a squared norm,
     at the effective rank that a pilot finds, within it. Blocks and products are exact.
     """
@@ -59,7 +62,8 @@ class ProbedJacobian(AutogradJacobian):
         self, function: SequenceFunction, options: Options, products: Products | None = None
     ) -> None:
         super().__init__(function, options, products)
-        self._seed = [options.seed, zlib.crc32(function.x.detach().cpu().contiguous().numpy().tobytes())]
+        # every denominator of one input has the same probes, so that they can share backward passes
+        self._seed = [options.seed, zlib.crc32(function.given)]
         d, asked = self.shape[1], options.probes
         #: rows a target
         self.probes = (
@@ -84,21 +88,21 @@ class ProbedJacobian(AutogradJacobian):
         )
         return replace(found, stderr=stderr, rank=rank, low=found.values + low, high=found.values + high)
 
-    def _rows(self, t: int, m: int, scale: float = 1.0) -> Iterator[Tensor]:
+    def _rows(self, t: int, m: int, columns: NDArray[np.int64], most: int, scale: float = 1.0) -> Gathered:
         drawn = torch.from_numpy(orthonormal_rows([*self._seed, t, m], m, self.shape[1]))
-        return self._products.row(t, scale * drawn.to(self._function.y))
+        return self._products.gathered(t, scale * drawn.to(self._function.y), columns, most)
 
     def _measured(self, t: int, columns: NDArray[np.int64], norm: str, log_scale: float) -> Floats:
         m, d = self.probes, self.shape[1]
-        logs: list[Tensor] = []
-        kept: list[Tensor] = []
-        for part in (part[:, columns] for part in self._rows(t, m, math.exp(log_scale))):
-            logs.append(Scaled.plain(part).log_norm((0, 2)))
-            kept.append(part[: max(0, MOST_ROWS - sum(len(one) for one in kept))])
-        if log_scale == 0 and (m >= LEAST_ROWS or m == d):
-            self._ranks[t] = traces(torch.cat(kept), d).effective_rank(d)
-        found = log_norm_of_logs(torch.stack(logs), (0,))[0].cpu().numpy()
-        return found - log_scale + 0.5 * math.log(d / m)
+        ranked = log_scale == 0 and (m >= LEAST_ROWS or m == d)
+        found = self._rows(t, m, columns, MOST_ROWS if ranked else 0, math.exp(log_scale))
+        if ranked:
+            self._ranks[t] = traces(torch.cat(found.rows), d).effective_rank(d)
+        return found.log_norm.cpu().numpy() - log_scale + 0.5 * math.log(d / m)
+
+    def _reaches(self, t: int) -> NDArray[np.bool_]:
+        known = self._products.structure(t)
+        return super()._reaches(t) if known is None else known
 
     def _rank(self, t: int, columns: NDArray[np.int64]) -> Floats:
         if t in self._ranks:
@@ -111,7 +115,8 @@ class ProbedJacobian(AutogradJacobian):
         """Effective rank by lag, from a few targets: lags ascending, and the rank at each."""
         n_out, d = self.shape[:2]
         chosen = np.unique(np.linspace(0, n_out - 1, PILOT_TARGETS + 1).round().astype(int)[1:]).tolist()
-        found = [traces(torch.cat(list(self._rows(t, min(PILOT_ROWS, d)))), d) for t in chosen]
+        rows, every = min(PILOT_ROWS, d), np.arange(self.shape[2])
+        found = [traces(torch.cat(self._rows(t, rows, every, rows).rows), d) for t in chosen]
         lag = np.concatenate([self._lags(t) for t in chosen])
         squared, of_square = (np.concatenate([one[i] for one in found]) for i in (0, 1))
         seen = np.isfinite(squared)

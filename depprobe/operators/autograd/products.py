@@ -1,165 +1,134 @@
-r"""Vector-Jacobian products of one recorded pass, in chunks that fit a memory budget.
+r"""Products of a recorded pass in one of its variables: rows, what they come to, and where paths lead.
 
-    (r, n_out, d_out) -> (r, n_in, d_in),     v -> v^T J
-
-Batched by ``vmap`` where it can take what the graph holds, one by one where it cannot (custom functions that
-ask for numbers, reentrant checkpoints, sparse weights). How many fit is read off the graph that is there.
+What a backward pass gives the other variables is kept until they are asked for.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import hashlib
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 
-from depprobe.core.calling.passes import TIMES
-from depprobe.core.function import SequenceFunction
-from depprobe.core.options import readable, require
-from depprobe.core.recorded_graph import GraphFacts, backward_bytes, graph_facts, is_simple
-from depprobe.errors import BadInput
+from depprobe.core.calling.arguments import bits_of
+from depprobe.core.scaled import Scaled, log_norm_of_logs
+from depprobe.operators.autograd.recording import Recording, bytes_of
+
+
+class Gathered:
+    """What is kept of rows (r, n_in, d_in) that come in chunks: norms of the chunks, and the first rows.
+
+    Attributes
+    ----------
+    logs : ln norms (columns,) of the blocks of each chunk.
+    rows : at most ``most`` rows (r, columns, d_in), in chunks.
+    """
+
+    def __init__(self, columns: NDArray[np.int64], most: int) -> None:
+        self.logs: list[Tensor] = []
+        self.rows: list[Tensor] = []
+        self._columns, self._left = columns, most
+
+    def add(self, part: Tensor) -> None:
+        part = part[:, self._columns]
+        self.logs.append(Scaled.plain(part).log_norm((0, 2)))
+        if self._left > 0:
+            self.rows.append(part[: self._left])
+            self._left -= len(part)
+
+    @property
+    def log_norm(self) -> Tensor:
+        """ln of the Frobenius norms of the blocks (columns,)."""
+        return log_norm_of_logs(torch.stack(self.logs), (0,))[0]
 
 
 class Products:
-    """The products of one function, its graph held.
+    """The products of a recorded pass in one of its variables.
 
     Parameters
     ----------
-    function : recorded once, here.
-    memory : bytes that graph and products may take.
-
-    Raises
-    ------
-    OverBudget : not even one product would fit.
+    recording : the pass.
+    at : number of the variable.
     """
 
-    def __init__(self, function: SequenceFunction, memory: int) -> None:
-        self._function = function
-        self._leaf, self._y = function.record()
-        # where n by n numbers many times over would fit, the graph need not be measured
-        ample = n_by_n_bytes(function)
-        rows = max(1, self._y.shape[1])
-        simple = (rows + 1) * ample <= memory and is_simple(self._y, self._leaf)
-        facts = GraphFacts(self._y.dtype, ample, ample, False) if simple else graph_facts(self._y, self._leaf)
-        if not facts.total:
-            who = type(function.module).__name__
-            raise BadInput(
-                f"the output of {who} does not depend on the input through differentiable operations"
-            )
-        self.narrowest = facts.narrowest
-        self._batched, self._whole = True, False
-        self._doubtful = self._python = facts.has_python
-        self.chunk = self._chunk(facts, memory)
+    def __init__(self, recording: Recording, at: int = 0) -> None:
+        self._recording, self._at = recording, at
+        self.narrowest = recording.narrowest[at]
 
-    def _chunk(self, facts: GraphFacts, memory: int) -> int:
-        """Products at once. All gradients of a pass are a bound; those alive at one time a closer one."""
-        ends = self._y.numel() * self._y.element_size() + 3 * self._leaf.numel() * self._leaf.element_size()
-        each = facts.total + ends
-        if max(1, self._y.shape[1]) * each + facts.total > memory:
-            each = backward_bytes(self._y, self._leaf) + ends
-        enough = readable(1.1 * (each + facts.total)).replace(" ", "")
-        require(
-            each + facts.total,
-            memory,
-            "one vector-Jacobian product",
-            f"use a smaller n or d, --dtype float32, or --memory {enough}",
-        )
-        return int(max(1, (memory - facts.total) // max(1, each)))
-
-    def __getstate__(self) -> dict[str, Any]:
-        # a graph does not travel; it is recorded again
-        return vars(self) | {"_leaf": None, "_y": None}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        vars(self).update(state)
-        self._leaf, self._y = self._function.record()
+    @property
+    def chunk(self) -> int:
+        """How many products fit at once."""
+        return self._recording.chunk
 
     def row(self, t: int, cotangents: Tensor) -> Iterator[Tensor]:
         """v^T J[t,:] for rows v of (m, d_out), in chunks: (chunk, n_in, d_in)."""
+        points = self._recording.points[self._at : self._at + 1]
+        return (part for (part,) in self._chunks(t, cotangents, points))
+
+    def _chunks(self, t: int, cotangents: Tensor, points: Sequence[Tensor]) -> Iterator[Sequence[Tensor]]:
         for part in cotangents.split(min(self.chunk, len(cotangents))):
-            full = torch.zeros(len(part), *self._y.shape, dtype=part.dtype, device=part.device)
+            full = torch.zeros(len(part), *self._recording.y.shape, dtype=part.dtype, device=part.device)
             full[:, t] = part
-            yield self.many(full)
+            yield self._recording.many(full, points)
+
+    def gathered(self, t: int, cotangents: Tensor, columns: NDArray[np.int64], most: int = 0) -> Gathered:
+        """What rows of ``row`` come to, at most so many of them kept."""
+        kept = sum(map(bytes_of, self._recording.points)) * min(most, len(cotangents))
+        if 2 * kept > self._recording.memory or self._recording.shared.askers == 1:
+            found = Gathered(columns, most)
+            for part in self.row(t, cotangents):
+                found.add(part)
+            return found
+
+        def work() -> list[Gathered]:
+            every = [Gathered(columns, most) for _ in self._recording.points]
+            for parts in self._chunks(t, cotangents, self._recording.points):
+                for one, part in zip(every, parts, strict=True):
+                    one.add(part)
+            return every
+
+        key = "rows", t, most, columns.tobytes(), _digest(cotangents)
+        return self._recording.shared.of(key, self._at, work)
 
     def single(self, cotangent: Tensor, graph: tuple[Tensor, Tensor] | None = None) -> Tensor:
         """One product: (n_out, d_out) to (n_in, d_in); of another recorded (leaf, y) where that is given."""
-        try:
-            with self._function.held():
-                return self._pulled(cotangent, *(graph or (self._leaf, self._y)))
-        except (torch.OutOfMemoryError, MemoryError, BadInput):
-            raise
-        except Exception as error:
-            raise BadInput(backward_failure(self._function.module, error)) from error
+        if graph is not None:
+            return self._recording.single(cotangent, graph[:1], graph[1])[0]
+        return self._single("plain", cotangent, self._recording.points, self._recording.y)
 
-    def _pulled(self, cotangent: Tensor, leaf: Tensor, y: Tensor) -> Tensor:
-        if not self._whole:
-            try:
-                return torch.autograd.grad(y, leaf, cotangent, retain_graph=True, materialize_grads=True)[0]
-            except RuntimeError as error:
-                if "use_reentrant" not in str(error):
-                    raise
-                self._whole = True
-        # a reentrant checkpoint takes part only where all gradients are asked for; they are put back
-        torch.autograd.backward(y, cotangent, retain_graph=True)
-        found, leaf.grad = leaf.grad, None
-        return torch.zeros_like(leaf) if found is None else found
+    def under(self, noise: Callable[[], Any], cotangent: Tensor) -> Tensor:
+        """One product of a pass under a mode that changes numbers."""
+        return self._single("noisy", cotangent, *self._recording.noisy(noise))
 
-    def many(self, cotangents: Tensor) -> Tensor:
-        """Products of a batch of cotangents."""
-        if self._batched:
-            try:
-                found = self._at_once(cotangents)
-            except (torch.OutOfMemoryError, MemoryError):
-                raise
-            except Exception:  # vmap says in many ways that it cannot: one by one shows whether torch can
-                self._batched = False
-            else:
-                if not self._doubtful or self._agrees(found, cotangents):
-                    return found
-                self._batched = False
-        return torch.stack([self.single(one) for one in cotangents])
+    def _single(self, kind: str, cotangent: Tensor, points: Sequence[Tensor], y: Tensor) -> Tensor:
+        if self._recording.shared.askers == 1:
+            return self._recording.single(cotangent, points, y)[0]
+        key = kind, _digest(cotangent)
+        return self._recording.shared.of(key, self._at, lambda: self._recording.single(cotangent, points, y))
+
+    def structure(self, t: int) -> NDArray[np.bool_] | None:
+        """Which inputs a path leads to from output t, (n_in,), as structure tells; None where it does not."""
+        live = self._recording.live
+        if live is None:
+            return None
+        found = self._recording.shared.of(("live", t), self._at, lambda: live(t))
+        return found.cpu().numpy()
 
     def reaches(self, t: int) -> NDArray[np.bool_]:
         """Which inputs a path leads to from output t, (n_in,): a cotangent of NaN arrives there."""
-        cotangent = torch.zeros_like(self._y)
+        cotangent = torch.zeros_like(self._recording.y)
         cotangent[t] = torch.nan
+        every = np.ones(len(self._recording.points[self._at]), dtype=bool)
         try:
             arrived = self.single(cotangent).isnan().any(1)
         except Exception:  # code of the user's that takes no NaN: every path is possible
-            return np.ones(len(self._leaf), dtype=bool)
-        return arrived.cpu().numpy() if not self._python else np.ones(len(self._leaf), dtype=bool)
-
-    def _at_once(self, cotangents: Tensor) -> Tensor:
-        with self._function.held():
-            (grad,) = torch.autograd.grad(
-                self._y,
-                self._leaf,
-                cotangents,
-                retain_graph=True,
-                is_grads_batched=True,
-                materialize_grads=True,
-            )
-        return grad
-
-    def _agrees(self, found: Tensor, cotangents: Tensor) -> bool:
-        """Whether Python code in the graph means the same to a batch as to one: asked once."""
-        self._doubtful = False
-        truth = self.single(cotangents[-1])
-        return torch.allclose(found[-1], truth, rtol=1e-4, atol=float(truth.abs().max()) * 1e-6)
+            return every
+        return every if self._recording.python else arrived.cpu().numpy()
 
 
-def n_by_n_bytes(function: SequenceFunction) -> int:
-    """Bytes of n by n numbers, or n by d, a few times over: more than most passes hold at once."""
-    return TIMES * max(function.shape) * max(function.shape[0], function.shape[2]) * function.y.element_size()
-
-
-def backward_failure(module: nn.Module, error: Exception) -> str:
-    """What went wrong on the way back through a module, in one line."""
-    who = type(module).__name__
-    if "modified by an inplace operation" in str(error):
-        return f"{who} was changed after its Jacobian was asked for; ask for it again"
-    first = (str(error).strip().splitlines() or [type(error).__name__])[0]
-    return f"the backward pass of {who} fails: {first}"
+def _digest(x: Tensor) -> bytes:
+    return hashlib.blake2b(bits_of(x)).digest()

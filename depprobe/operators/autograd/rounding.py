@@ -82,13 +82,8 @@ class Rounding:
 
     def __init__(self, function: SequenceFunction, products: Products) -> None:
         self._function, self._products = function, products
-        self._graph: tuple[Tensor, Tensor] | None = None
         self._done = 0
         self._known: dict[int, tuple[NDArray[np.int64], Floats]] = {}
-
-    def __getstate__(self) -> dict[str, Any]:
-        # a graph does not travel; it is recorded again
-        return vars(self) | {"_graph": None}
 
     def error(self, t: int, lags: NDArray[np.int64], log_norm: Floats) -> Floats:
         """Estimated error of the ln norms (n,) of row t (NaN: not asked for) at lags (n,)."""
@@ -105,11 +100,8 @@ class Rounding:
         draw = torch.Generator().manual_seed(t)
         cotangent = torch.zeros_like(y)
         cotangent[t] = torch.randn(y.shape[1], generator=draw, dtype=torch.float64, device="cpu").to(y)
-        if self._graph is None:
-            bits = _LastBits()
-            self._graph = function.record(bits, bits.changed(function.x))
         first = self._products.single(cotangent)
-        again = self._products.single(_SCALE * cotangent, self._graph) / _SCALE
+        again = self._products.under(_LastBits, _SCALE * cotangent) / _SCALE
         apart, own = (Scaled.plain(part).log_norm(1).cpu().numpy() for part in (again - first, first))
         log_norm = np.where(np.isnan(log_norm), own, log_norm)
         with np.errstate(invalid="ignore"):

@@ -7,11 +7,26 @@ from depprobe.core.function import SequenceFunction
 from depprobe.core.options import Options
 from depprobe.core.temporal_jacobian import TemporalJacobian
 from depprobe.errors import BadInput
+from depprobe.operators.autograd.recording import Live, structures
 from depprobe.operators.composed.operator import GraphJacobian
 from depprobe.operators.composed.rules.operator import LineJacobian
 from depprobe.operators.composed.rules.reading import read_line
 from depprobe.operators.composed.traces import Traces
 from depprobe.operators.dispatch import register_general
+
+
+def structural_support(function: SequenceFunction, memory: int) -> Live | None:
+    """Positions that a path leads to from an output, by structure; None where there is no trace."""
+    try:
+        traces = Traces(function, Options(memory=memory))
+        if traces.whole.partition.runs_python:
+            return None
+    except DoesNotRun:
+        return None
+    return lambda t: [live[0] for live in traces.live([t])]
+
+
+structures.append(structural_support)
 
 
 @register_general
@@ -21,7 +36,7 @@ def graph_jacobian(function: SequenceFunction, options: Options) -> TemporalJaco
         return None
     try:
         traces = Traces(function, options)
-        line = read_line(traces.whole.tracer, traces.whole.leaf, traces.whole.y)
+        line = read_line(traces.whole.tracer, traces.whole.points[0], traces.whole.y)
         if line is not None:
             return LineJacobian(line, function, options, traces)
         found = GraphJacobian(function, options, traces)

@@ -2,7 +2,8 @@ r"""Rows of the temporal Jacobian of any forward, taken backwards through its tr
 
     y  --glue-->  joins and calls, each once all that leads to it has arrived  --glue-->  x
 
-Known calls are pulled by structure, glue by autograd; between them rows carry exponents and are rescaled.
+Rows are kept as they pass each of several points, so that one pull serves them all. Known calls are pulled by
+structure, glue by autograd; between them rows carry exponents and are rescaled.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from depprobe.operators.composed.trace import Tracer
 
 
 class Pulled(NamedTuple):
-    """Rows on x: those of output units, what was lost of each target, and which positions of x are live.
+    """Rows on a point: those of output units, what was lost of each target, and which positions are live.
 
     Shapes: rows (u, n_in, d_in); lost (m, n_in, d_in); live (m, n_in).
     """
@@ -65,7 +66,7 @@ class Graph:
 
     def _trace(self) -> None:
         self.tracer = Tracer(self._left, self._modules, self._make)
-        self.leaf, self.y = self._record(self.tracer)
+        self.points, self.y = self._record(self.tracer)
         self._parts: tuple[Partition, Glue] | None = None
 
     @property
@@ -85,14 +86,14 @@ class Graph:
     @property
     def _divided(self) -> tuple[Partition, Glue]:
         if self._parts is None:
-            lengths = {len(self.leaf), len(self.y)}
-            partition = Partition(self.y, self.leaf, self.cuts, lengths, self._depth)
+            lengths = {len(self.y), *map(len, self.points)}
+            partition = Partition(self.y, self.points, self.cuts, lengths, self._depth)
             self.tracer.notes.clear()
             self._parts = partition, Glue(partition)
         return self._parts
 
-    def pull(self, start: Scaled, live: Tensor, owner: Tensor) -> Pulled:
-        """Rows on y as rows on x.
+    def pull(self, start: Scaled, live: Tensor, owner: Tensor) -> list[Pulled]:
+        """Rows on y as rows on each point.
 
         Parameters
         ----------
@@ -107,7 +108,7 @@ class Graph:
                 self._left |= {left.cut.ordinal}
                 self._trace()
 
-    def _pull(self, start: Scaled, live: Tensor, owner: Tensor) -> Pulled:
+    def _pull(self, start: Scaled, live: Tensor, owner: Tensor) -> list[Pulled]:
         m, (values, log_scale) = len(live), start
         every = torch.cat([owner, torch.arange(m, device=owner.device)])
         nothing = values.new_zeros(m, *values.shape[1:])
@@ -116,6 +117,7 @@ class Graph:
         on = live[:, :, None].expand(m, *values.shape[1:])
         first = Rows(Scaled(torch.cat([values, nothing]), scale), on, every)
         arrived: dict[Edge, Rows] = {}
+        kept: dict[Edge, Rows] = {}
         steps = iter(self.partition.steps)
         segment = next(steps)
         assert not isinstance(segment, Cut)
@@ -125,18 +127,12 @@ class Graph:
                 self._deliver(arrived, self._through_call(step, arrived))
             else:
                 here = {edge: arrived.pop(edge) for edge in step.edges if edge in arrived}
+                kept |= {edge: here[edge] for edge in self.partition.points if edge in here}
                 if here:
                     self._deliver(arrived, self._glue.pull(step, here))
-        n, d = self.leaf.shape
-        if self.partition.leaf not in arrived:
-            zeros = self.leaf.new_zeros(len(every), n, d)
-            scale = torch.full((len(every), 1, 1), -torch.inf, dtype=torch.float64, device=zeros.device)
-            found = Rows(Scaled(zeros, scale), zeros[:m] > 0, every)
-        else:
-            found = arrived.pop(self.partition.leaf)
-        (values, log_scale), alive, _ = found
-        log_scale = log_scale.expand(len(values), n, log_scale.shape[2])
-        return Pulled(Scaled(values[:-m], log_scale[:-m]), Scaled(values[-m:], log_scale[-m:]), alive.any(2))
+        kept |= arrived
+        ends = zip(self.partition.points, self.points, strict=True)
+        return [_pulled(kept.get(edge), point, m, every) for edge, point in ends]
 
     def _deliver(self, arrived: dict[Edge, Rows], found: dict[Edge, Rows]) -> None:
         for edge, rows in found.items():
@@ -178,6 +174,17 @@ class Graph:
             assert port.edge is not None
             below[port.edge] = below[port.edge] + part if port.edge in below else part
         return self._glue.pull(segment, below)
+
+
+def _pulled(found: Rows | None, point: Tensor, m: int, owner: Tensor) -> Pulled:
+    """What arrived at a point (n, d) for m targets; zeros where nothing did."""
+    if found is None:
+        zeros = point.new_zeros(len(owner), *point.shape)
+        scale = torch.full((len(owner), 1, 1), -torch.inf, dtype=torch.float64, device=zeros.device)
+        found = Rows(Scaled(zeros, scale), zeros[:m] > 0, owner)
+    (values, log_scale), alive, _ = found
+    log_scale = log_scale.expand(len(values), len(point), log_scale.shape[2])
+    return Pulled(Scaled(values[:-m], log_scale[:-m]), Scaled(values[-m:], log_scale[-m:]), alive.any(2))
 
 
 def _by_position(values: Tensor, log_scale: Tensor, axis: int) -> Scaled:

@@ -11,7 +11,7 @@ outputs ignore what follows them is traced up to the largest target only.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from functools import cached_property
 
 import numpy as np
@@ -21,7 +21,7 @@ from torch import Tensor
 
 from depprobe.core.function import SequenceFunction
 from depprobe.core.options import Options, require
-from depprobe.core.scaled import Scaled, log_norms
+from depprobe.core.scaled import Scaled
 from depprobe.core.temporal_jacobian import LogNorms, TemporalJacobian
 from depprobe.operators.autograd.operator import AutogradJacobian, ends_abruptly
 from depprobe.operators.composed.graph import Graph
@@ -42,6 +42,7 @@ class GraphJacobian(TemporalJacobian):
     function : the module at one input.
     options : ``memory`` is what rows may take.
     traces : its traces.
+    at : number of the denominator, where they have several.
 
     Raises
     ------
@@ -51,10 +52,16 @@ class GraphJacobian(TemporalJacobian):
     method = "composed"
     error_kind = "estimate"
 
-    def __init__(self, function: SequenceFunction, options: Options, traces: Traces) -> None:
-        self._function, self._options, self._traces = function, options, traces
+    def __init__(self, function: SequenceFunction, options: Options, traces: Traces, at: int = 0) -> None:
+        self._function, self._options, self._traces, self._at = function, options, traces, at
         self.shape, self.wrt = function.shape, function.wrt
         assert traces.rows_at_once > 0, "which looks whether a row fits"
+
+    def at_depths(self, names: Sequence[str]) -> list[TemporalJacobian] | None:
+        """Operators whose rows are kept as they pass each of the denominators."""
+        functions = self._function.at_depths(names)
+        traces = Traces(functions[0], self._options)
+        return [GraphJacobian(one, self._options, traces, at) for at, one in enumerate(functions)]
 
     @property
     def _graph(self) -> Graph:
@@ -97,44 +104,13 @@ class GraphJacobian(TemporalJacobian):
         with self._function.held():
             for first in range(0, len(order), self.targets_at_once):
                 group = order[first : first + self.targets_at_once]
-                for t, total, lost, live in self._measured(self._traces.up_to(group), group, norm):
+                measured = self._traces.norms(self._traces.up_to(group), group, norm, self._at)
+                for t, total, lost, live in zip(group, *measured, strict=True):
                     found[t] = self._judged(t, total, lost, live, norm)
         values, error, status = (
             np.stack(parts)[:, columns] for parts in zip(*(found[t] for t in wanted), strict=True)
         )
         return LogNorms(values, error, status=status)
-
-    def _measured(
-        self, graph: Graph, group: list[int], norm: str
-    ) -> Iterator[tuple[int, Tensor, Tensor, Tensor]]:
-        """For each target: ln norms, ln of what was lost, and live positions, all (n_in,)."""
-        n, d_out = self.shape[2], self.shape[1]
-        m, device = len(group), graph.y.device
-        total = torch.full((m, n), -math.inf, dtype=torch.float64, device=device)
-        lost, live = total.clone(), torch.zeros(m, n, dtype=torch.bool, device=device)
-        blocks: list[Scaled] = []
-        for pulled, owner in self._traces.pulled(graph, group):
-            here = pulled.live.shape[1]
-            live[:, :here] = pulled.live
-            squares = 2 * pulled.rows.log_norm(2)
-            for i in range(m):
-                mine = owner == i
-                if bool(mine.any()):
-                    total[i, :here] = torch.logaddexp(total[i, :here], squares[mine].logsumexp(0))
-            lost[:, :here] = torch.logaddexp(lost[:, :here], 2 * pulled.lost.log_norm(2))
-            if norm == "spectral":
-                blocks.append(pulled.rows)
-        total, lost = 0.5 * total, 0.5 * lost
-        if norm == "spectral":
-            rows = Scaled(torch.cat([b.values for b in blocks]), torch.cat([b.log_scale for b in blocks]))
-            owner = torch.arange(m, device=device).repeat_interleave(d_out)
-            for i in range(m):
-                mine = owner == i
-                here = rows.values.shape[1]
-                block = Scaled(rows.values[mine].transpose(0, 1), rows.log_scale[mine].transpose(0, 1))
-                total[i, :here] = log_norms(block, "spectral")
-        for i, t in enumerate(group):
-            yield t, total[i], lost[i], live[i]
 
     def _judged(
         self, t: int, total: Tensor, lost: Tensor, live: Tensor, norm: str
@@ -186,7 +162,7 @@ class GraphJacobian(TemporalJacobian):
         graph = self._traces.fine
         if graph.partition.joins == self._graph.partition.joins:
             return total, share, doubtful
-        ((_, fine, lost, _),) = self._measured(graph, [t], norm)
+        (fine,), (lost,), _ = self._traces.norms(graph, [t], norm, self._at)
         found = (lost - fine).exp().nan_to_num(nan=0.0)
         total, share = torch.where(doubtful, fine, total), torch.where(doubtful, found, share)
         return total, share, doubtful & (total.isneginf() | (share > _LOST))
@@ -198,19 +174,20 @@ class GraphJacobian(TemporalJacobian):
         size = math.prod(self.shape[1:]) * self._function.x.element_size()
         require(3 * size, self._options.memory, f"the row of {self.shape[2]} blocks", "ask for norms")
         with self._function.held():
-            parts = [pulled.rows for pulled, _ in self._traces.pulled(self._graph, [int(t) % self.shape[0]])]
+            found = self._traces.pulled(self._graph, [int(t) % self.shape[0]])
+            parts = [pulled[self._at].rows for pulled, _ in found]
         scale = torch.cat([part.log_scale for part in parts])
         return Scaled(torch.cat([part.values for part in parts]), scale.nan_to_num(neginf=0.0))
 
     def support(self, t: int) -> NDArray[np.bool_]:
         """Positions that a path leads to from output t: (n_in,) bool."""
-        return self._traces.live([int(t) % self.shape[0]])[0].cpu().numpy()
+        return self._traces.live([int(t) % self.shape[0]])[self._at][0].cpu().numpy()
 
     def pull(self, rows: Scaled) -> Scaled:
         """Rows (r, n_out, d_out) through the Jacobian: (r, n_in, d_in)."""
         standing = (rows.values != 0).any(2).any(0)[None]
         owner = torch.zeros(len(rows.values), dtype=torch.long, device=rows.values.device)
-        return self._traces.pull(self._graph, rows, standing, owner).rows
+        return self._traces.pull(self._graph, rows, standing, owner)[self._at].rows
 
     @cached_property
     def _autograd(self) -> AutogradJacobian:

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -72,10 +72,11 @@ class Gate:
 
 
 class Partition:
-    """Segments and calls of one traced forward, from the output y to the leaf x.
+    """Segments and calls of one traced forward, from the output y to each of some points on the way.
 
     Attributes
     ----------
+    points : edges of the points; rows are collected at each, and go on where it is no leaf.
     steps : segments and cuts in the order in which rows pass them, the output's own segment first.
     port_segments : the segment below each cut, over those of its input ports that lead to x.
     axis : time axis of the tensor at an edge, None where it cannot be told.
@@ -87,18 +88,20 @@ class Partition:
     """
 
     def __init__(
-        self, y: Tensor, leaf: Tensor, cuts: list[Cut], lengths: set[int], depth: int = DEPTH
+        self, y: Tensor, points: Sequence[Tensor], cuts: list[Cut], lengths: set[int], depth: int = DEPTH
     ) -> None:
         top = edge_of(y)
-        self.leaf = edge_of(leaf)
         assert top is not None
-        assert self.leaf is not None
+        self.points = [edge for edge in map(edge_of, points) if edge is not None]
+        assert len(self.points) == len(points), "every point is in the graph"
         self.gate = Gate()
         self.steps: list[Segment | Cut] = []
         self.port_segments: dict[Cut, tuple[Segment, list[int]]] = {}
-        self.axis: dict[Edge, int | None] = {top: 0, self.leaf: 0}
+        self.axis: dict[Edge, int | None] = dict.fromkeys([top, *self.points], 0)
         self.unserved: dict[Edge, Cut] = {edge: cut for cut in cuts for edge in cut.unserved}
-        self._leaves = {self.leaf[0]} | {edge[0] for edge in self.unserved}
+        self._marked = {node for node, _ in self.points}
+        self._leaves = {node for node in self._marked if not node.next_functions}
+        self._leaves |= {edge[0] for edge in self.unserved}
         self._owner: dict[Node, Cut] = {}
         self.axis |= dict.fromkeys(self.unserved)
         for cut in cuts:
@@ -124,8 +127,8 @@ class Partition:
         return [node for node, _ in v.next_functions if node is not None]
 
     def _useful(self, order: list[Any]) -> set[Any]:
-        """What leads to x, or to an output without a pull."""
-        useful = set(self._leaves)
+        """What leads to a point, or to an output without a pull."""
+        useful = self._leaves | self._marked
         for v in reversed(order):
             if any(below in useful for below in self._below(v)):
                 useful.add(v)
@@ -152,7 +155,7 @@ class Partition:
                     segment.opaque = True
             ends = v in self._leaves or v in self._owner
             own, passed = next(iter(segments.items()))
-            if ends or len(segments) > 1 or passed > self._depth:
+            if ends or v in self._marked or len(segments) > 1 or passed > self._depth:
                 for segment in segments:
                     segment.targets += [(v, number) for number in numbers[v]]
                 if ends:

@@ -1,5 +1,8 @@
 r"""The traces of one forward: the whole, one that ends at the largest target, one rescaled more often.
 
+Where the outputs of several submodules are denominators, one pull gives the norms at all of them, which are
+kept until each has been asked for.
+
 A model whose outputs ignore what follows them needs to be traced up to the largest target only. Rows of
 several targets are pulled together, as many as the memory budget holds.
 
@@ -9,18 +12,20 @@ Shapes: m targets; rows (u, n_out, d_out), u = m d_out, pulled some at a time.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import cached_property
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from depprobe.core.function import Record, SequenceFunction
 from depprobe.core.options import Options, readable, require
-from depprobe.core.scaled import Scaled
+from depprobe.core.scaled import Scaled, log_norms
+from depprobe.core.shared_work import SharedWork
 from depprobe.errors import BadInput
-from depprobe.operators.autograd.products import backward_failure
+from depprobe.operators.autograd.recording import backward_failure
 from depprobe.operators.composed.graph import Graph, Pulled
 from depprobe.operators.composed.partition import DEPTH
 from depprobe.operators.dispatch import maker_of
@@ -31,6 +36,14 @@ _MOST_ROWS, _ROW_COPIES = 64, 8
 _FINE = 4
 #: share of the sequence above which shortening it gains nothing, and agreement of outputs, in epsilons
 _WORTH_CUTTING, _ROUNDING = 0.85, 1e4
+
+
+class Norms(NamedTuple):
+    """For each of some targets: ln norms, ln of what was lost, and live positions, all (m, n_in)."""
+
+    total: Tensor
+    lost: Tensor
+    live: Tensor
 
 
 class Traces:
@@ -52,13 +65,16 @@ class Traces:
         inside = [m for m in function.module.modules() if m is not function.module and not _is_torchs(m)]
         self._makers = {m: maker for m in inside if (maker := maker_of(m)) is not None}
         with function.held():
-            self.whole = self._traced(function.record)
+            self.whole = self._traced(function.record_points)
+        self._shared: SharedWork[Norms] = SharedWork(len(self.whole.points))
         self._short: dict[int, Graph | None] = {}
 
     @cached_property
     def rows_at_once(self) -> int:
         """How many rows fit one pull."""
         each, memory = _ROW_COPIES * self.whole.partition.largest, self._options.memory
+        # rows stay at each point until all have arrived at the first
+        each += sum(point.numel() * point.element_size() for point in self.whole.points[1:])
         require(
             each + self.whole.partition.total,
             memory,
@@ -74,7 +90,7 @@ class Traces:
     @cached_property
     def fine(self) -> Graph:
         """The whole, rows rescaled every few nodes."""
-        return self._traced(self._function.record, _FINE)
+        return self._traced(self._function.record_points, _FINE)
 
     def up_to(self, group: list[int]) -> Graph:
         """A graph that ends at the largest target, where outputs ignore what follows; else the whole."""
@@ -87,7 +103,7 @@ class Traces:
 
     def _shortened(self, group: list[int], last: int) -> Graph | None:
         """The trace of the first positions, if a structure proves that the group ignores what follows."""
-        if bool(self.live(group)[:, last + 1 :].any()):
+        if any(bool(live[:, last + 1 :].any()) for live in self.live(group)):
             return None
         short = self._function.prefix(last + 1)
         if short is None:
@@ -96,19 +112,22 @@ class Traces:
         y, whole = graph.y.detach(), self._function.y[: last + 1]
         if y.shape != whole.shape or len(graph.cuts) != len(self.whole.cuts):
             return None
+        if any(len(point) != last + 1 for point in graph.points):
+            return None
         size = float(whole.abs().nan_to_num(0, 0, 0).max())
         same = torch.allclose(y, whole, 0, _ROUNDING * torch.finfo(y.dtype).eps * size)
         return graph if same else None
 
-    def live(self, group: list[int]) -> Tensor:
-        """Positions that a path leads to from each of some outputs: (m, n_in) bool."""
+    def live(self, group: list[int]) -> list[Tensor]:
+        """Positions of each point that a path leads to from each of some outputs: (m, n_in) bool."""
         y, m = self.whole.y, len(group)
         live = torch.zeros(m, len(y), dtype=torch.bool, device=y.device)
         live[torch.arange(m, device=y.device), torch.tensor(group, device=y.device)] = True
         nothing = Scaled.plain(y.new_zeros(0, *y.shape))
-        return self.pull(self.whole, nothing, live, live.new_zeros(0, dtype=torch.long)).live
+        found = self.pull(self.whole, nothing, live, live.new_zeros(0, dtype=torch.long))
+        return [pulled.live for pulled in found]
 
-    def pull(self, graph: Graph, rows: Scaled, live: Tensor, owner: Tensor) -> Pulled:
+    def pull(self, graph: Graph, rows: Scaled, live: Tensor, owner: Tensor) -> list[Pulled]:
         """Rows through a graph, the module's own code held in check.
 
         Raises
@@ -123,7 +142,46 @@ class Traces:
                     raise
                 raise BadInput(backward_failure(self._function.module, error)) from error
 
-    def pulled(self, graph: Graph, group: list[int]) -> Iterator[tuple[Pulled, Tensor]]:
+    def norms(self, graph: Graph, group: list[int], norm: str, at: int) -> Norms:
+        """Norms of the blocks of some targets in one of the points, and of what was lost of them."""
+        if norm == "spectral":  # whole blocks of every point would be held at once
+            return self._all_norms(graph, group, norm, [at])[0]
+        key = len(graph.y), graph.partition.joins, tuple(group)
+        every = range(len(graph.points))
+        return self._shared.of(key, at, lambda: self._all_norms(graph, group, norm, every))
+
+    def _all_norms(self, graph: Graph, group: list[int], norm: str, points: Sequence[int]) -> list[Norms]:
+        m, device = len(group), graph.y.device
+        lengths = [len(self.whole.points[at]) for at in points]
+        totals = [torch.full((m, n), -math.inf, dtype=torch.float64, device=device) for n in lengths]
+        losts = [total.clone() for total in totals]
+        lives = [torch.zeros(total.shape, dtype=torch.bool, device=device) for total in totals]
+        blocks: list[list[Scaled]] = [[] for _ in points]
+        for parts, owner in self.pulled(graph, group):
+            for at, total, lost, live, kept in zip(points, totals, losts, lives, blocks, strict=True):
+                pulled = parts[at]
+                here = pulled.live.shape[1]
+                live[:, :here] = pulled.live
+                squares = 2 * pulled.rows.log_norm(2)
+                for i in owner.unique().tolist():
+                    total[i, :here] = torch.logaddexp(total[i, :here], squares[owner == i].logsumexp(0))
+                lost[:, :here] = torch.logaddexp(lost[:, :here], 2 * pulled.lost.log_norm(2))
+                if norm == "spectral":
+                    kept.append(pulled.rows)
+        if norm == "spectral":
+            owner = torch.arange(m, device=device).repeat_interleave(graph.y.shape[1])
+            for total, kept in zip(totals, blocks, strict=True):
+                rows = Scaled(torch.cat([b.values for b in kept]), torch.cat([b.log_scale for b in kept]))
+                for i in range(m):
+                    mine, here = owner == i, rows.values.shape[1]
+                    block = Scaled(rows.values[mine].transpose(0, 1), rows.log_scale[mine].transpose(0, 1))
+                    total[i, :here] = 2 * log_norms(block, "spectral")
+        return [
+            Norms(0.5 * total, 0.5 * lost, live)
+            for total, lost, live in zip(totals, losts, lives, strict=True)
+        ]
+
+    def pulled(self, graph: Graph, group: list[int]) -> Iterator[tuple[list[Pulled], Tensor]]:
         """The rows of some targets, a chunk at a time, and the place in the group of the target of each."""
         n_out, d_out = graph.y.shape
         m, device = len(group), graph.y.device

@@ -56,9 +56,14 @@ class LineJacobian(GraphJacobian):
         self, levels: list[Level], function: SequenceFunction, options: Options, traces: Traces
     ) -> None:
         self._levels, self._function, self._options, self._traces = levels, function, options, traces
+        self._at = 0
         self.shape, self.wrt, self._memory = function.shape, function.wrt, options.memory
         self._repeats, self._closed = all(x.repeats for x in levels), all(x.is_closed for x in levels)
         self._window = window_of(levels) if all(x.keeps_band for x in levels) else None
+
+    def at_depths(self, names: Sequence[str]) -> None:
+        """Rows of a line pass each depth in closed form."""
+        return
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({type(self._function.module).__name__}, {len(self._levels)} layers)"

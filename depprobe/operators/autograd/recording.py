@@ -1,0 +1,183 @@
+r"""One recorded pass of a function, and its vector-Jacobian products, in chunks that fit a memory budget.
+
+    (r, n_out, d_out) -> (r, n_in, d_in),     v -> v^T J
+
+Batched by ``vmap`` where it can take what the graph holds, one by one where it cannot (custom functions that
+ask for numbers, reentrant checkpoints, sparse weights). How many fit is read off the graph that is there.
+Where the outputs of several submodules are denominators, one backward pass passes them all.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from depprobe.core.calling.passes import TIMES
+from depprobe.core.function import SequenceFunction
+from depprobe.core.options import readable, require
+from depprobe.core.recorded_graph import GraphFacts, backward_bytes, graph_facts, is_simple
+from depprobe.core.shared_work import SharedWork
+from depprobe.errors import BadInput
+
+#: from an output t to the positions (n_in,) of each variable that a path leads to
+Live = Callable[[int], Sequence[Tensor]]
+#: makes that of a function, within some bytes; None where its forward cannot be traced
+structures: list[Callable[[SequenceFunction, int], Live | None]] = []
+
+
+class Recording:
+    """The recorded pass of one function and its products, in each of its variables.
+
+    Parameters
+    ----------
+    function : recorded once, here.
+    memory : bytes that graph and products may take.
+
+    Raises
+    ------
+    OverBudget : not even one product would fit.
+    """
+
+    def __init__(self, function: SequenceFunction, memory: int) -> None:
+        self.function, self.memory = function, memory
+        self.points, self.y = function.record_points()
+        self.shared: SharedWork[Any] = SharedWork(len(self.points))
+        self._noisy: tuple[tuple[Tensor, ...], Tensor] | None = None
+        # where n by n numbers many times over would fit, the graph need not be measured
+        ample = n_by_n_bytes(function)
+        rows = max(1, self.y.shape[1])
+        simple = (rows + 1) * ample * len(self.points) <= memory and is_simple(self.y, self.points[0])
+        plain = GraphFacts(self.y.dtype, ample, ample, False)
+        facts = [plain if simple else graph_facts(self.y, point) for point in self.points]
+        if not all(one.total for one in facts):
+            who = type(function.module).__name__
+            raise BadInput(
+                f"the output of {who} does not depend on the input through differentiable operations"
+            )
+        self.narrowest = [one.narrowest for one in facts]
+        self._batched, self._whole = True, False
+        self._doubtful = self.python = any(one.has_python for one in facts)
+        largest = max(range(len(facts)), key=lambda at: facts[at].total)
+        self.chunk = self._chunk(facts[largest], self.points[largest], memory)
+
+    def _chunk(self, facts: GraphFacts, farthest: Tensor, memory: int) -> int:
+        """Products at once. All gradients of a pass are a bound; those alive at one time a closer one."""
+        ends = bytes_of(self.y) + 3 * sum(map(bytes_of, self.points))
+        each = facts.total + ends
+        if max(1, self.y.shape[1]) * each + facts.total > memory:
+            each = backward_bytes(self.y, farthest) + ends
+        enough = readable(1.1 * (each + facts.total)).replace(" ", "")
+        require(
+            each + facts.total,
+            memory,
+            "one vector-Jacobian product",
+            f"use a smaller n or d, --dtype float32, or --memory {enough}",
+        )
+        return int(max(1, (memory - facts.total) // max(1, each)))
+
+    def __getstate__(self) -> dict[str, Any]:
+        # a graph does not travel; it is recorded again
+        state = vars(self) | {"points": None, "y": None, "_noisy": None}
+        state.pop("live", None)
+        return state
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state)
+        self.points, self.y = self.function.record_points()
+
+    @cached_property
+    def live(self) -> Live | None:
+        """Which positions of each variable a path leads to, as the structure of the forward tells."""
+        return next((found for make in structures if (found := make(self.function, self.memory))), None)
+
+    def noisy(self, noise: Callable[[], Any]) -> tuple[tuple[Tensor, ...], Tensor]:
+        """Variables and output of a pass under a mode that changes numbers, recorded once."""
+        if self._noisy is None:
+            mode = noise()
+            if self.function.points:
+                self._noisy = self.function.record_points(mode)
+            else:
+                leaf, y = self.function.record(mode, mode.changed(self.function.x))
+                self._noisy = (leaf,), y
+        return self._noisy
+
+    def single(self, cotangent: Tensor, points: Sequence[Tensor], y: Tensor) -> Sequence[Tensor]:
+        """One product, (n_out, d_out) to (n_in, d_in), in each of some variables of a recorded pass."""
+        try:
+            with self.function.held():
+                return self._pulled(cotangent, points, y)
+        except (torch.OutOfMemoryError, MemoryError, BadInput):
+            raise
+        except Exception as error:
+            raise BadInput(backward_failure(self.function.module, error)) from error
+
+    def _pulled(self, cotangent: Tensor, points: Sequence[Tensor], y: Tensor) -> Sequence[Tensor]:
+        if not self._whole:
+            try:
+                return torch.autograd.grad(y, points, cotangent, retain_graph=True, materialize_grads=True)
+            except RuntimeError as error:
+                if "use_reentrant" not in str(error):
+                    raise
+                self._whole = True
+        # a reentrant checkpoint takes part only where all gradients are asked for; they are put back
+        for point in points:
+            point.retain_grad()
+        torch.autograd.backward(y, cotangent, retain_graph=True)
+        grads = [torch.zeros_like(point) if point.grad is None else point.grad for point in points]
+        for point in points:
+            point.grad = None
+        return grads
+
+    def many(self, cotangents: Tensor, points: Sequence[Tensor]) -> Sequence[Tensor]:
+        """Products of a batch of cotangents."""
+        if self._batched:
+            try:
+                found = self._at_once(cotangents, points)
+            except (torch.OutOfMemoryError, MemoryError):
+                raise
+            except Exception:  # vmap says in many ways that it cannot: one by one shows whether torch can
+                self._batched = False
+            else:
+                if not self._doubtful or self._agrees(found, cotangents, points):
+                    return found
+                self._batched = False
+        singles = [self.single(one, points, self.y) for one in cotangents]
+        return [torch.stack(parts) for parts in zip(*singles, strict=True)]
+
+    def _at_once(self, cotangents: Tensor, points: Sequence[Tensor]) -> Sequence[Tensor]:
+        with self.function.held():
+            return torch.autograd.grad(
+                self.y, points, cotangents, retain_graph=True, is_grads_batched=True, materialize_grads=True
+            )
+
+    def _agrees(self, found: Sequence[Tensor], cotangents: Tensor, points: Sequence[Tensor]) -> bool:
+        """Whether Python code in the graph means the same to a batch as to one: asked once."""
+        self._doubtful = False
+        truth = self.single(cotangents[-1], points, self.y)
+        return all(
+            torch.allclose(many[-1], one, rtol=1e-4, atol=float(one.abs().max()) * 1e-6)
+            for many, one in zip(found, truth, strict=True)
+        )
+
+
+def bytes_of(x: Tensor) -> int:
+    """Bytes of the numbers of a tensor."""
+    return x.numel() * x.element_size()
+
+
+def n_by_n_bytes(function: SequenceFunction) -> int:
+    """Bytes of n by n numbers, or n by d, a few times over: more than most passes hold at once."""
+    return TIMES * max(function.shape) * max(function.shape[0], function.shape[2]) * function.y.element_size()
+
+
+def backward_failure(module: nn.Module, error: Exception) -> str:
+    """What went wrong on the way back through a module, in one line."""
+    who = type(module).__name__
+    if "modified by an inplace operation" in str(error):
+        return f"{who} was changed after its Jacobian was asked for; ask for it again"
+    first = (str(error).strip().splitlines() or [type(error).__name__])[0]
+    return f"the backward pass of {who} fails: {first}"
