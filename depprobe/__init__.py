@@ -36,6 +36,7 @@ _HOME: dict[str, str | None] = {
     "scaling": "depprobe.curves",
     "crossovers": "depprobe.curves",
     "efficiency": "depprobe.ledger.costs.efficiency_table",
+    "combine": "depprobe.store.combine",
     "save": "depprobe.store",
     "load": "depprobe.store",
     "read_input": "depprobe.runs.inputs",
@@ -65,6 +66,7 @@ if TYPE_CHECKING:
     from depprobe.registry import layers
     from depprobe.runs.inputs import read as read_input
     from depprobe.store import load, save
+    from depprobe.store.combine import combine
 
 
 def __getattr__(name: str) -> Any:

@@ -45,6 +45,8 @@ DIMENSIONS: dict[str, tuple[str, str]] = {
     "d_in": ("width of the input", "1"),
     "phase": ("forward or forward with backward", "1"),
     "threads": ("threads", "1"),
+    "of": ("numerator", "1"),
+    "wrt": ("denominator", "1"),
     "method": ("operator that ran", "1"),
     "tolerance": ("relative error that compression may cause", "1"),
     "probes": ("orthonormal random rows a target; 0 where norms are not estimated", "1"),

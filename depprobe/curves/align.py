@@ -124,6 +124,22 @@ def check(ds: xr.Dataset) -> None:
         raise BadInput(f"log_norm is +inf in {infinite} blocks: the run that made it overflowed")
 
 
+def placed(ds: xr.Dataset) -> xr.Dataset:
+    """The dataset with positions also of targets that a layer lacks, as joining layers by xarray leaves them.
+
+    Any layer's place of such a target serves: no norm of it is there.
+    """
+    if "position" not in ds.coords or ds["position"].dims != ("layer", "target"):
+        return ds
+    values = ds["position"].values.astype(np.float64)
+    missing = np.isnan(values) & ~np.isnan(values).all(1, keepdims=True)
+    if not missing.any():
+        return ds
+    known = ds["position"].max("layer").values
+    place = ds["position"].copy(data=np.where(missing, known, values))
+    return ds.assign_coords(position=place)
+
+
 def by_layer(
     ds: xr.Dataset, skip_first: int = 0, normalise: str = "none"
 ) -> Iterator[tuple[xr.Dataset, Blocks]]:
@@ -131,6 +147,8 @@ def by_layer(
 
     ``skip_first`` sources are left out as if they did not exist; ``normalise`` is one of ``NORMALISED``.
     """
+    if isinstance(ds, xr.Dataset):
+        ds = placed(ds)
     check(ds)
     if normalise not in NORMALISED:
         raise unknown("normalise", str(normalise), NORMALISED)
@@ -142,13 +160,26 @@ def by_layer(
 
 
 def each_curve(ds: xr.Dataset) -> list[xr.Dataset]:
-    """The parts of a dataset that are not pooled: one a layer and depth, layer by layer."""
+    """The parts of a dataset that are not pooled: one a layer and depth, layer by layer.
+
+    Each over the seeds, samples, targets and sources at which it was measured.
+    """
     parts = [ds]
     for dim in CURVES:
         parts = (
             [one.isel({dim: i}) for one in parts for i in range(one.sizes[dim])] if dim in ds.dims else parts
         )
-    return parts
+    joined = len(parts) > 1 and "log_norm_status" in ds
+    return [_measured(part) for part in parts] if joined else parts
+
+
+def _measured(part: xr.Dataset) -> xr.Dataset:
+    there = part["log_norm_status"].fillna(STATUS["not_measured"]) != STATUS["not_measured"]
+    if bool(there.all()) or not bool(there.any()):
+        return part
+    dims = [dim for dim in (*REPEATS, "target", "source") if dim in there.dims]
+    kept = {dim: there.any([other for other in there.dims if other != dim]) for dim in dims}
+    return part.isel({dim: np.flatnonzero(keep) for dim, keep in kept.items() if not bool(keep.all())})
 
 
 def over_layers(ds: xr.Dataset, results: list[xr.Dataset], fill: dict[str, Any]) -> xr.Dataset:
@@ -220,7 +251,8 @@ def _align(ds: xr.Dataset, first: int) -> Blocks:
     values[row, t] = x[t, c]
     status = status_of(values, exists[:, :, None])
     if "log_norm_status" in ds:
-        status[row, t] = cells(ds["log_norm_status"])[t, c]
+        # NaN where xarray joined: not measured
+        status[row, t] = np.nan_to_num(cells(ds["log_norm_status"])[t, c])
 
     error = None
     if "log_norm_error" in ds:

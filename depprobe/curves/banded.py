@@ -8,7 +8,7 @@ from __future__ import annotations
 import numpy as np
 import xarray as xr
 
-from depprobe.curves.align import check, sources_of
+from depprobe.curves.align import check, placed, sources_of
 from depprobe.vocabulary import STATUS, describe
 
 #: what stands outside the band: no norm, known exactly
@@ -54,6 +54,8 @@ def dense(ds: xr.Dataset) -> xr.Dataset:
            [ -1.,   0., -inf],
            [-inf,  -1.,   0.]])
     """
+    if isinstance(ds, xr.Dataset):
+        ds = placed(ds)
     check(ds)
     if "source" in ds["log_norm"].dims:
         return ds

@@ -6,6 +6,7 @@ import numpy as np
 import xarray as xr
 
 from depprobe.errors import BadInput
+from depprobe.store.labelled import completed
 from depprobe.vocabulary import (
     ATTRIBUTES,
     DIMENSIONS,
@@ -25,6 +26,7 @@ _FLAGS = {name: describe("log_norm_status")[name] for name in ("flag_values", "f
 def validate(ds: xr.Dataset) -> None:
     """Check that a dataset keeps the contract of what is measured here, so that it explains itself.
 
+    What joining by ``xarray.concat`` loses is put back first, as ``save`` and ``load`` do.
     Dimensions come from the vocabulary; every attribute of ``vocabulary.ATTRIBUTES`` is there, or a
     coordinate of its name on ``layer``, ``seed`` or ``sample`` where it varies; the schema version is known;
     every variable has ``long_name`` and ``units``; one of ``vocabulary.KINDS`` is there;
@@ -50,6 +52,7 @@ def validate(ds: xr.Dataset) -> None:
     """
     if not isinstance(ds, xr.Dataset):
         raise BadInput(f"not a valid dataset: {type(ds).__name__}")
+    ds = completed(ds)
     version = ds.attrs.get("schema_version")
     if version is not None and version != SCHEMA_VERSION:
         # the rest of the contract is that of another version, so checking it would mislead

@@ -14,6 +14,7 @@ import xarray as xr
 
 from depprobe.errors import BadInput
 from depprobe.store.atomic import as_path, one_line, reason_of, replacing
+from depprobe.store.labelled import completed
 from depprobe.store.storable import first_unstorable
 from depprobe.store.version_1 import from_version_1
 from depprobe.vocabulary import STATUS
@@ -56,6 +57,7 @@ def save(ds: xr.Dataset, path: str | os.PathLike[str]) -> Path:
         way_out = ": save each to a file of its own" if several else ""
         raise BadInput(f"save takes one dataset, not {type(ds).__name__}{way_out}")
     as_path(path)
+    ds = completed(ds)
     refusal = first_unstorable(ds)
     if refusal:
         raise BadInput(f"cannot store the dataset: {refusal}")
@@ -138,7 +140,7 @@ def load(path: str | os.PathLike[str]) -> xr.Dataset:
     holders: list[Any] = [ds, *ds.variables.values()]
     for holder in holders:
         holder.attrs = {name: _as_python(value) for name, value in holder.attrs.items()}
-    return from_version_1(ds) if ds.attrs.get("schema_version") == "1" else ds
+    return from_version_1(ds) if ds.attrs.get("schema_version") == "1" else completed(ds)
 
 
 def _as_python(value: Any) -> Any:

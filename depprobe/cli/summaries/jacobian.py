@@ -113,9 +113,15 @@ def _title(ds: xr.Dataset) -> str:
     targets = ds.sizes.get("target", 1)
     at = f"t = {ds['target'].values[0]}" if targets == 1 else f"{targets} targets"
     return (
-        f"dh_t/d{ds.attrs.get('wrt', 'x')}_k: n = {ds.attrs.get('n')}, d = {ds.attrs.get('d')}, {at}, "
-        f"{repeats(ds)}, {ds.attrs.get('dtype')}, {facts['norm']}"
+        f"dh_t/d{_said(ds, 'wrt')}_k: n = {_said(ds, 'n')}, d = {_said(ds, 'd')}, {at}, "
+        f"{repeats(ds) or 'several seeds'}, {_said(ds, 'dtype')}, {facts['norm']}"
     )
+
+
+def _said(ds: xr.Dataset, name: str) -> str:
+    """An attribute, or the values it takes over the layers."""
+    values = ds[name].values.ravel() if name in ds.coords else [ds.attrs.get(name)]
+    return " or ".join(dict.fromkeys(map(str, values)))
 
 
 def _notes(ds: xr.Dataset, found: xr.Dataset) -> list[str]:

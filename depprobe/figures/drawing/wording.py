@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from depprobe.curves.align import UNKNOWN, each_curve, in_words
+from depprobe.curves.align import UNKNOWN, each_curve, in_words, placed
 from depprobe.errors import BadInput, unknown
 from depprobe.vocabulary import NORMS, repeats
 
@@ -27,7 +27,7 @@ def as_list(datasets: xr.Dataset | Sequence[xr.Dataset]) -> list[xr.Dataset]:
     for ds in given:
         if not isinstance(ds, xr.Dataset):
             raise BadInput(f"a figure takes datasets, not {type(ds).__name__}")
-    return given
+    return [placed(ds) for ds in given]
 
 
 def by_layer(
@@ -142,8 +142,8 @@ def sizes(parts: Sequence[xr.Dataset]) -> list[str]:
 
 
 def _shared(parts: Sequence[xr.Dataset], name: str) -> Any:
-    values = {str(part.attrs.get(name)) for part in parts}
-    return parts[0].attrs.get(name) if len(values) == 1 else None
+    values = [_value(part, name) for part in parts]
+    return values[0] if len(set(map(str, values))) == 1 else None
 
 
 def _told_apart(parts: Sequence[xr.Dataset]) -> list[str]:
