@@ -342,7 +342,7 @@ FAULTS = {
     "meta": refused(lambda: nn.Linear(D, 3, device="meta"), "is on the meta device"),
     "made in inference mode": refused(own.inference_linear, "made under torch.inference_mode"),
     "quantised": refused(own.quantised, "is quantised"),
-    "half": refused(lambda: nn.Linear(D, 3).half(), "too few digits"),
+    "half": refused(lambda: nn.Linear(D, 3).half(), "bring them together"),
     "weight of nan": refused(own.nan_linear, "weight 'weight' holds NaN"),
     "float32 weights": refused(lambda: own.Kept32(D), "bring them together"),
     "x of nan": refused(lambda: nn.Linear(D, 3), "x holds NaN", lambda: torch.full((N, D), torch.nan)),

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from depprobe.core.calling.arguments import weights_of
+from depprobe.core.calling.arguments import is_half, weights_of
 from depprobe.core.calling.known import is_plain
 from depprobe.core.function import SequenceFunction
 from depprobe.core.options import Options, plain_modes
@@ -75,7 +75,13 @@ def operator_of(function: SequenceFunction, options: Options) -> TemporalJacobia
     BadInput : the method or ``wrt`` asked for does not serve it.
     OverBudget : the job would not fit the budget.
     """
-    if options.method in ("auto", "structured"):
+    half = is_half(function.module, function.x)
+    if half and options.method == "structured":
+        raise BadInput(
+            "structured operators take float32 or float64: use --dtype float32 (module.float()), or method "
+            "auto"
+        )
+    if options.method in ("auto", "structured") and not half:
         if function.plain is not None:
             found = registered_jacobian(function.plain, function.x, options)
             if found is not None:

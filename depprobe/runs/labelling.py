@@ -18,6 +18,7 @@ import xarray as xr
 from numpy.typing import ArrayLike, NDArray
 
 from depprobe._version import __version__
+from depprobe.core.calling.arguments import HALF
 from depprobe.errors import BadInput
 from depprobe.operators import LogNorms
 from depprobe.runs.cases import Case, Cases
@@ -217,8 +218,10 @@ def labelled(results: list[Result], measured: Cases, depths: Sequence[str] = ())
     proofs = sorted({one.zero_proof for one in per_layer if one.zero_proof})
     if proofs:
         ds.attrs["zero_proof"] = "; ".join(proofs)
-    if bool(ds["log_norm_status"].isin([STATUS["underflow"], STATUS["undecided"]]).any()):
-        least = math.log(torch.finfo(getattr(torch, measured.dtype)).smallest_normal)
+    dtype = getattr(torch, measured.dtype)
+    doubtful = bool(ds["log_norm_status"].isin([STATUS["underflow"], STATUS["undecided"]]).any())
+    if doubtful or dtype in HALF:
+        least = math.log(torch.finfo(dtype).smallest_normal)
         ds.attrs["log_floor"] = max([least, *(one.log_floor for one in results if one.log_floor > least)])
     return ds
 

@@ -15,7 +15,8 @@ from torch.nn.parameter import is_lazy
 
 from depprobe.errors import BadInput
 
-_HALF = (torch.float16, torch.bfloat16)
+#: dtypes of 16 bits, in which models are measured by autograd alone
+HALF = (torch.float16, torch.bfloat16)
 
 
 #: one input: floats (n, d_in), ids (n,), or keyword arguments
@@ -96,6 +97,11 @@ def as_tensor(x: Any, module: nn.Module) -> Tensor:
         return torch.from_numpy(np.ascontiguousarray(array, dtype=np.int64)).to(device)
     # big-endian, strided and extended arrays too: numpy brings them to plain float64
     return torch.from_numpy(np.array(array, dtype=np.float64)).to(device=device, dtype=dtype)
+
+
+def is_half(module: nn.Module, x: Tensor) -> bool:
+    """Whether a module's weights, or what it reads, have 16 bits."""
+    return x.dtype in HALF or any(weight.dtype in HALF for weight in module.parameters())
 
 
 def bits_of(x: Tensor) -> bytes:
@@ -193,13 +199,17 @@ def _differentiated(entries: Mapping[str, Any]) -> str:
 
 
 def check(module: nn.Module, x: Tensor) -> None:
-    """Refuse a module and an input of which no Jacobian can be taken.
+    """Refuse a module and an input that structure cannot serve: none, or of 16 bits.
 
     Raises ``BadInput``: see ``check_input`` and ``check_module``.
     """
     check_input(x)
     check_module(module)
     check_together(module, x)
+    if is_half(module, x):
+        raise BadInput(
+            f"{x.dtype} has too few digits to measure this: use --dtype float32 (module.float(), x.float())"
+        )
 
 
 def checked(argument: Argument, module: nn.Module) -> Argument:
@@ -210,20 +220,18 @@ def checked(argument: Argument, module: nn.Module) -> Argument:
             raise BadInput(f"x must hold n >= 2 ids, not {len(value)}")
         check_module(module)
     else:
-        check(module, value)
+        check_input(value)
+        check_module(module)
+        check_together(module, value)
     return argument._replace(value=value.detach().clone())
 
 
 def check_input(x: Tensor) -> None:
-    """Refuse an input that is not (n, d) with n >= 2, real, finite and of at least 32 bits."""
+    """Refuse an input that is not (n, d) with n >= 2, real and finite."""
     if x.ndim != 2 or x.shape[0] < 2 or x.shape[1] < 1:
         raise BadInput(f"x must be (n, d) with n >= 2 and d >= 1, not {tuple(x.shape)}")
-    if x.dtype in _HALF:
-        raise BadInput(
-            f"{x.dtype} has too few digits to measure with: use --dtype float32 (module.float(), x.float())"
-        )
     if not x.is_floating_point():
-        raise BadInput(f"x must be float32 or float64, not {x.dtype}")
+        raise BadInput(f"x must be floats, not {x.dtype}")
     if x.is_meta:
         raise BadInput("x is on the meta device and has no values; give it some")
     if not bool(x.isfinite().all()):
@@ -255,11 +263,6 @@ def _check_weight(module: nn.Module, name: str, weight: Tensor) -> None:
         )
     if not isinstance(weight, nn.Parameter):
         return
-    if weight.dtype in _HALF:
-        raise BadInput(
-            f"{weight.dtype} weights have too few digits to measure with: use --dtype float32 "
-            "(module.float())"
-        )
     values = weight if weight.layout is torch.strided else weight.detach().to_dense()
     if (weight.is_floating_point() or weight.is_complex()) and not bool(values.isfinite().all()):
         raise BadInput(f"weight {name!r} holds NaN or Inf")

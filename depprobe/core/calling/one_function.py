@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from depprobe.core.calling.arguments import HALF
 from depprobe.core.calling.known import CHANNELS_FIRST, natural_layout
 from depprobe.core.calling.layout import batch_axis, laid_out, time_first
 from depprobe.core.calling.passes import DoesNotRun, Pass, Passes
@@ -18,8 +19,8 @@ from depprobe.errors import BadInput, OverBudget
 
 #: positions of a shorter input, over which layout and batch are tried
 _SHORT = 17
-#: epsilons, of the largest output, by which kernels may differ between two passes
-_ROUNDING = 1e4
+#: epsilons, of the largest output, by which kernels may differ between two passes; and with 16 bits
+_ROUNDING, _ROUNDING_HALF = 1e4, 16.0
 
 
 def found_layout(passes: Passes, is_known: bool) -> tuple[str, Pass, bool]:
@@ -161,4 +162,5 @@ def same_output(y: Any, other: Any) -> bool:
         return False
     y, other = y.detach(), other.detach()
     size = float(y.abs().nan_to_num(0, 0, 0).max()) if y.numel() else 0.0
-    return torch.allclose(y, other, 0, _ROUNDING * torch.finfo(y.dtype).eps * size, equal_nan=True)
+    apart = (_ROUNDING_HALF if y.dtype in HALF else _ROUNDING) * torch.finfo(y.dtype).eps
+    return torch.allclose(y, other, 0, apart * size, equal_nan=True)

@@ -36,7 +36,7 @@ from depprobe.vocabulary import STATUS
 #: share of the logarithmic range of a dtype above its smallest number in which norms are checked
 _NEAR = 0.5
 #: largest difference in ln norm of a row and the same row scaled up, for a norm to count as known
-_AGREE = {torch.float32: 1e-4, torch.float64: 1e-9}
+_AGREE = {torch.float64: 1e-9, torch.float32: 1e-4, torch.float16: 0.03, torch.bfloat16: 0.2}
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -71,7 +71,7 @@ class AutogradJacobian(TemporalJacobian):
         self.wrt = function.wrt
         dtype = self._products.narrowest
         self.log_floor = math.log(torch.finfo(dtype).smallest_normal)
-        self._agree = _AGREE.get(dtype, 1e-3)
+        self._agree = _AGREE[dtype]
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({type(self._function.module).__name__}, shape={self.shape})"

@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from depprobe.core.calling.arguments import bits_of
+from depprobe.core.calling.arguments import HALF, bits_of
 from depprobe.core.scaled import Scaled, log_norm_of_logs
 from depprobe.operators.autograd.recording import Recording, bytes_of
 
@@ -35,6 +35,7 @@ class Gathered:
 
     def add(self, part: Tensor) -> None:
         part = part[:, self._columns]
+        part = part.float() if part.dtype in HALF else part  # squares and sums would not fit
         self.logs.append(Scaled.plain(part).log_norm((0, 2)))
         if self._left > 0:
             self.rows.append(part[: self._left])

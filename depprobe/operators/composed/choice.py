@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from depprobe.core.calling.arguments import is_half
 from depprobe.core.calling.passes import DoesNotRun
 from depprobe.core.function import SequenceFunction
 from depprobe.core.options import Options
@@ -17,6 +18,8 @@ from depprobe.operators.dispatch import register_general
 
 def structural_support(function: SequenceFunction, memory: int) -> Live | None:
     """Positions that a path leads to from an output, by structure; None where there is no trace."""
+    if is_half(function.module, function.x):
+        return None
     try:
         traces = Traces(function, Options(memory=memory))
         if traces.whole.partition.runs_python:
