@@ -39,6 +39,7 @@ DIMENSIONS: dict[str, tuple[str, str]] = {
     "submodule": ("submodule at a depth", "1"),
     "layer": ("layer", "1"),
     "sample": ("input sample", "1"),
+    "tokens": ("tokens of the input, without padding", "positions"),
     "seed": ("seed of the weights", "1"),
     "n": ("sequence length", "positions"),
     "d": ("width", "1"),

@@ -33,6 +33,7 @@ class Attending(nn.Module):
         self.h = nn.ModuleList([nn.LayerNorm(D), nn.Linear(D, D)])
 
     def forward(self, ids):
+        assert ids.ndim == 2
         q, k, v = (part[:, None] for part in self.qkv(self.embed(ids)).chunk(3, -1))
         x = nn.functional.scaled_dot_product_attention(q, k, v, is_causal=True)[:, 0]
         return self.h[1](self.h[0](x))
@@ -80,12 +81,8 @@ def test_the_floor_is_that_of_the_dtype(dtype):
 def test_ids_globs_and_probes(method):
     half, whole = halved(Attending, torch.bfloat16)
     ids = torch.randint(0, 13, (N,))
-    asked = {
-        "method": method,
-        "wrt": "h.*",
-        "targets": "every:5",
-        "probes": 5 if method == "probes" else None,
-    }
+    asked = {"method": method, "wrt": "h.*", "targets": "every:5"}
+    asked |= {"probes": 5} if method == "probes" else {}
     ds, truth = (depprobe.jacobian(one, ids, **asked) for one in (half, whole))
     known = truth.log_norm_status == STATUS["finite"]
     np.testing.assert_allclose(ds.log_norm.where(known), truth.log_norm.where(known), atol=0.1)

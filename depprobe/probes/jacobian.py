@@ -8,32 +8,29 @@ decided by the module; the attributes say which ran.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-import numpy as np
 import xarray as xr
-from numpy.typing import NDArray
 
 from depprobe._version import __version__
 from depprobe.core.calling.outputs import depths as submodules
-from depprobe.core.calling.positions import positions_of
 from depprobe.core.options import (
     DEFAULT_MEMORY,
     Options,
     check_kind,
-    nearest_outputs,
     plain_modes,
     require,
     wanted_positions,
 )
 from depprobe.errors import BadInput
-from depprobe.operators import LogNorms, TemporalJacobian
 from depprobe.operators.dispatch import jacobians_at_depths
 from depprobe.runs.cache import Finished
 from depprobe.runs.cases import Case, Progress, Report, cases_of, collect
-from depprobe.runs.labelling import Result, fingerprint, labelled, numbers_of, origin, over_sources, stacked
+from depprobe.runs.labelling import Result, fingerprint, labelled, numbers_of, origin
+from depprobe.runs.module_inputs import real_positions
+from depprobe.runs.norms import Wanted, norms_of
+from depprobe.runs.padding import over_the_same_targets
 from depprobe.runs.subject import Request, asks
 
 #: seeds of the probes of two samples lie so far apart
@@ -183,12 +180,13 @@ def jacobian(
             position=position,
             **options,
         )
-        return _norms(operators, case.label, position, targets, norm, compared, seed, report)
+        asked_for = Wanted(case.label, targets, norm, position, compared, seed, real_positions(case.given))
+        return norms_of(operators, asked_for, report)
 
     found = collect(
         points, measure, name=lambda p: p.case.label, progress=progress, kept=finished, facts=facts
     )
-    results = [one for depths_of_one in found for one in depths_of_one]
+    results = over_the_same_targets([one for every_depth in found for one in every_depth])
     ds = labelled(results, measured, depths)
     ds.attrs |= origin(
         "Temporal Jacobian",
@@ -234,66 +232,3 @@ def along_depth(cases: Sequence[Case], of: str, wrt: str) -> tuple[list[Point], 
     if "*" in wrt:
         return [Point(case, of, tuple(found[case.label])) for case in cases], names
     return [Point(case, name, (wrt,)) for case in cases for name in found[case.label]], names
-
-
-def _norms(
-    operators: Sequence[TemporalJacobian],
-    label: str,
-    place: Any,
-    targets: str | int | Sequence[int],
-    norm: str,
-    compared: bool,
-    seed: int,
-    report: Report,
-) -> list[Result]:
-    chosen: list[_Chosen] = [_chosen(J, label, place, targets, compared, seed) for J in operators]
-    parts: list[list[LogNorms]] = [[] for _ in operators]
-    count = len(chosen[0].outputs)
-    # a hundred parts are enough to see progress by, and few enough to leave large products whole
-    size = max(operators[0].targets_at_once, math.ceil(count / 100))
-    for first in range(0, count, size):
-        # every depth in turn, so that what they share need not be kept for long
-        for operator, one, done in zip(operators, chosen, parts, strict=True):
-            done.append(operator.log_norms(one.outputs[first : first + size].tolist(), None, norm))
-        report(min(first + size, count) / count)
-    return [_result(J, one, done, place) for J, one, done in zip(operators, chosen, parts, strict=True)]
-
-
-class _Chosen(NamedTuple):
-    """Input positions that were asked for, the outputs that answer for them, and positions of all outputs."""
-
-    wanted: NDArray[np.int64]
-    outputs: NDArray[np.int64]
-    position: NDArray[np.float64] | None
-
-
-def _chosen(
-    operator: TemporalJacobian, label: str, place: Any, targets: Any, compared: bool, seed: int
-) -> _Chosen:
-    n_out, _, n_in, _ = operator.shape
-    position = operator.position
-    if place is not None:
-        position = positions_of(place, n_out, n_in, has_time=True)
-    wanted = wanted_positions(targets, n_out, seed)
-    if compared and position is not None:
-        # layers that shorten the sequence answer for the same input positions as the others
-        wanted = wanted_positions(targets, n_in, seed)
-        return _Chosen(wanted, nearest_outputs(wanted, position), position)
-    if compared and n_out != n_in:
-        raise BadInput(
-            f"{label} gives {n_out} outputs for {n_in} inputs, so its targets cannot be compared with those "
-            "of the other layers; give position="
-        )
-    return _Chosen(wanted, wanted, position)
-
-
-def _result(operator: TemporalJacobian, chosen: _Chosen, parts: list[LogNorms], place: Any) -> Result:
-    n_in, own = operator.shape[2], operator.position
-    at = None if own is None else own[chosen.outputs]
-    norms = stacked(parts, at, n_in)
-    if place is not None:
-        # lags were counted from where the operator has them
-        norms = over_sources(norms, at, n_in)
-    said = ("method", "tolerance", "shape", "error_kind", "zero_proof", "log_floor", "probes")
-    placed = None if chosen.position is None else chosen.position[chosen.outputs]
-    return Result(norms, chosen.wanted, placed, **{name: getattr(operator, name) for name in said})

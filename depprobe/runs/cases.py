@@ -161,7 +161,7 @@ def _cases(subjects: Sequence[Subject], x: Any, seeds: Sequence[int], request: R
         build = partial(subject.build, seed, request, inputs[0])
         for i, one in enumerate(inputs):
             floats = isinstance(one, Tensor) and one.is_floating_point()
-            tokens = () if floats else tuple(subject.tokens(x, one))
+            tokens = () if floats else tuple(subject.tokens(x, one, i))
             cases.append(Case(subject.label, seed, build, one, projected, named, i, tokens))
     return cases
 

@@ -63,11 +63,11 @@ class Factory(Subject):
         samples = samples_of(x, nn.Identity() if isinstance(x, Tensor) else self.build(seed, request))
         return [moved(one, *self._place(request)) for one in samples], False
 
-    def tokens(self, x: Any, given: Sample) -> Sequence[str]:
+    def tokens(self, x: Any, given: Sample, number: int = 0) -> Sequence[str]:
         if isinstance(self.make, ReadsText) and isinstance(given, Tensor):
             is_no_text = isinstance(x, Source) and x.text is None
             return () if is_no_text else self.make.words(given.tolist())
-        return super().tokens(x, given)
+        return super().tokens(x, given, number)
 
     @staticmethod
     def _place(request: Request) -> tuple[torch.dtype | None, torch.device | None]:

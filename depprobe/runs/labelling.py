@@ -46,6 +46,8 @@ class Result:
     """Norms (T, sources or lags) of one case, and what the operator says of them.
 
     ``target`` (T,) are output positions, ``position`` the input positions they sit at; None where not known.
+    Of a padded input, positions are counted among its ``tokens``, and ``padding_read`` blocks of padding are
+    not zero.
     """
 
     norms: LogNorms
@@ -58,6 +60,8 @@ class Result:
     zero_proof: str = ""
     log_floor: float = math.nan
     probes: int = 0
+    tokens: int = 0
+    padding_read: int = 0
 
 
 def over_cases(
@@ -194,6 +198,9 @@ def labelled(results: list[Result], measured: Cases, depths: Sequence[str] = ())
         coords["source_token"] = ("source", list(words))
         if results[0].shape[0] == n:
             coords["target_token"] = ("target", [words[t] for t in results[0].target])
+    if any(one.tokens for one in results):
+        lengths = [one.tokens or n for one in results[:: max(1, len(depths))]][: measured.samples]
+        coords["tokens"] = ("sample", lengths) if len(lengths) > 1 else ((), lengths[0])
     if len(depths) > 1:
         coords["submodule"] = ("depth", list(depths))
     if len(labels) > 1:
@@ -211,6 +218,9 @@ def labelled(results: list[Result], measured: Cases, depths: Sequence[str] = ())
             ds.attrs["probes"] = results[0].probes
         if "log_norm_error" in ds:
             ds["log_norm_error"].attrs["kind"] = results[0].error_kind
+    if "tokens" in ds.coords:
+        read = sum(one.padding_read for one in results)
+        ds.attrs["padding"] = f"{read} blocks not proved zero" if read else "read by no output"
     if "trajectory_digits" in ds:
         lost = ds["trajectory_digits"] < _DIGITS
         lag = ds["position" if "position" in ds.coords else "target"] - ds[column]

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from depprobe.core.calling.arguments import Sample, samples_of
@@ -59,13 +60,39 @@ def samples_for(module: nn.Module, source: Source, n: int | None, samples: int, 
     return samples_of(source.windows(n, width, samples, seed), module)
 
 
-def tokens_of(x: Any, given: Sample) -> Sequence[str]:
-    """What the tokens of an input read as: bytes of a text, or those of a tokenizer's output; else none."""
+def tokens_of(x: Any, given: Sample, number: int = 0) -> Sequence[str]:
+    """What the tokens of an input read as: bytes of a text, or those of a tokenizer's output; else none.
+
+    ``number`` is that of the input in a tokenizer's output; padding comes last and reads as nothing.
+    """
     if isinstance(x, Source) and x.text is not None:
         ids = isinstance(given, Tensor) and not given.is_floating_point()
         return [chr(i) for i in given.tolist()] if isinstance(given, Tensor) and ids else ()
     known = getattr(x, "tokens", None)
-    return known(0) if callable(known) else ()
+    words = list(known(number)) if callable(known) else []
+    real = real_positions(given)
+    if real is None or len(words) <= real[-1]:
+        return words
+    return [words[at] for at in real] + [""] * (len(words) - len(real))
+
+
+def real_positions(given: Sample) -> NDArray[np.int64] | None:
+    """Positions that hold a token, by the ``attention_mask`` of a mapping; None where all do.
+
+    Raises ``BadInput``: none does.
+
+    Examples
+    --------
+    >>> real_positions({"attention_mask": torch.tensor([[0, 0, 1, 1, 1]])})
+    array([2, 3, 4])
+    """
+    mask: Any = None if isinstance(given, torch.Tensor) else given.get("attention_mask")
+    if mask is None or torch.as_tensor(mask).squeeze().ndim != 1:
+        return None
+    real = np.flatnonzero(torch.as_tensor(mask).squeeze().cpu().numpy())
+    if not len(real):
+        raise BadInput("attention_mask is 0 everywhere, so the input holds no token")
+    return None if len(real) == mask.numel() else real
 
 
 def _first_reader(module: nn.Module) -> nn.Module | None:

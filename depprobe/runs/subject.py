@@ -163,8 +163,8 @@ class Subject(abc.ABC):
     def inputs(self, x: Any, seed: int, request: Request) -> tuple[list[Sample], bool]:
         """Its inputs, one a sample, and whether a fixed random projection joined them to its width."""
 
-    def tokens(self, x: Any, given: Sample) -> Sequence[str]:
-        return tokens_of(x, given)
+    def tokens(self, x: Any, given: Sample, number: int = 0) -> Sequence[str]:
+        return tokens_of(x, given, number)
 
 
 class NamedLayer(Subject):

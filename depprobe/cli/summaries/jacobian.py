@@ -133,6 +133,8 @@ def _notes(ds: xr.Dataset, found: xr.Dataset) -> list[str]:
             lines.append(f"compression and rounding are estimated to have changed norms by up to {changed}")
         else:
             lines.append(f"compression and rounding changed no norm by more than {changed}")
+    if "padding" in ds.attrs:
+        lines.append(f"positions count real tokens; padding: {ds.attrs['padding']}")
     if "horizon_lag" in ds.attrs:
         lines.append(
             f"from lag {ds.attrs['horizon_lag']} on rounding in the forward pass has grown to the size of "
