@@ -95,7 +95,7 @@ def test_left_and_right_are_alike_in_every_number_derived():
     np.testing.assert_allclose(left.log_norm, right.log_norm, rtol=1e-9)
     curves = [depprobe.decay_curve(ds, skip_first=1) for ds in (left, right)]
     np.testing.assert_allclose(curves[0].log_rms, curves[1].log_rms, rtol=1e-9)
-    assert curves[0].count.values.tolist() == curves[1].count.values.tolist()
+    np.testing.assert_array_equal(curves[0]["count"], curves[1]["count"])
 
 
 @pytest.mark.parametrize("side", ["left", "right"])
@@ -136,10 +136,8 @@ def test_a_mask_without_tokens_is_refused():
 def test_tokens_of_a_padded_text_stand_first():
     class Tokenized(dict):
         def tokens(self, i):
-            return [
-                f"{i}:{t}" if m else "[PAD]"
-                for t, m in zip(*(self[k][i].tolist() for k in self), strict=True)
-            ]
+            pairs = zip(self["input_ids"][i].tolist(), self["attention_mask"][i].tolist(), strict=True)
+            return [f"{i}:{token}" if real else "[PAD]" for token, real in pairs]
 
     given = Tokenized(batch("left", TEXTS[:1]))
     ds = depprobe.jacobian(model(), given, targets="all")
