@@ -8,29 +8,34 @@ decided by the module; the attributes say which ran.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
+import numpy as np
 import xarray as xr
+from numpy.typing import NDArray
+from torch import Tensor
 
 from depprobe._version import __version__
-from depprobe.core.calling.outputs import depths as submodules
+from depprobe.core.calling.positions import positions_of
 from depprobe.core.options import (
     DEFAULT_MEMORY,
     Options,
     check_kind,
+    nearest_outputs,
     plain_modes,
     require,
     wanted_positions,
 )
 from depprobe.errors import BadInput
+from depprobe.operators import LogNorms, TemporalJacobian
 from depprobe.operators.dispatch import jacobians_at_depths
 from depprobe.runs.cache import Finished
-from depprobe.runs.cases import Case, Progress, Report, cases_of, collect
-from depprobe.runs.labelling import Result, fingerprint, labelled, numbers_of, origin
+from depprobe.runs.cases import Point, Progress, Report, along_depth, cases_of, collect
+from depprobe.runs.labelling import Result, fingerprint, labelled, numbers_of, origin, over_sources, stacked
 from depprobe.runs.module_inputs import real_positions
-from depprobe.runs.norms import Wanted, norms_of
-from depprobe.runs.padding import over_the_same_targets
+from depprobe.runs.padding import over_the_same_targets, without_padding
 from depprobe.runs.subject import Request, asks
 
 #: seeds of the probes of two samples lie so far apart
@@ -180,13 +185,17 @@ def jacobian(
             position=position,
             **options,
         )
-        asked_for = Wanted(case.label, targets, norm, position, compared, seed, real_positions(case.given))
-        return norms_of(operators, asked_for, report)
+        # a tensor holds no padding
+        real = None if isinstance(case.given, Tensor) else real_positions(case.given)
+        asked_for = _Wanted(case.label, targets, norm, position, compared, seed, real)
+        return _norms_of(operators, asked_for, report)
 
     found = collect(
         points, measure, name=lambda p: p.case.label, progress=progress, kept=finished, facts=facts
     )
-    results = over_the_same_targets([one for every_depth in found for one in every_depth])
+    results = [one for every_depth in found for one in every_depth]
+    if any(one.tokens for one in results):
+        results = over_the_same_targets(results)
     ds = labelled(results, measured, depths)
     ds.attrs |= origin(
         "Temporal Jacobian",
@@ -206,29 +215,77 @@ def jacobian(
     return ds
 
 
-class Point(NamedTuple):
-    """One case with a numerator, and denominators that share its backward passes; none of them with stars."""
+class _Wanted(NamedTuple):
+    """What is asked of a case.
 
-    case: Case
-    of: str
-    wrt: tuple[str, ...]
+    ``position`` is that of the outputs where the call gives it; ``compared`` whether other layers answer for
+    the same input positions; ``real`` are the positions of a padded input that hold tokens, None without.
+    """
+
+    label: str
+    targets: str | int | Sequence[int]
+    norm: str
+    position: Any
+    compared: bool
+    seed: int
+    real: NDArray[np.int64] | None
 
 
-def along_depth(cases: Sequence[Case], of: str, wrt: str) -> tuple[list[Point], list[str]]:
-    """Every case at every depth, and the submodules; no submodules where no star is given."""
-    starred = [name for name in (of, wrt) if "*" in name]
-    if len(starred) > 1:
-        raise BadInput(f"of={of!r} and wrt={wrt!r} both run along depth; give one of them without a star")
-    if not starred:
-        return [Point(case, of, (wrt,)) for case in cases], []
-    found: dict[str, list[str]] = {}
-    for case in cases:
-        if case.label not in found:
-            found[case.label] = submodules(case.build(), starred[0])
-    if len({len(names) for names in found.values()}) > 1:
-        said = ", ".join(f"{len(names)} in {label}" for label, names in found.items())
-        raise BadInput(f"{starred[0]!r} names different numbers of submodules: {said}")
-    names = next(iter(found.values()))
-    if "*" in wrt:
-        return [Point(case, of, tuple(found[case.label])) for case in cases], names
-    return [Point(case, name, (wrt,)) for case in cases for name in found[case.label]], names
+class _Chosen(NamedTuple):
+    """Positions that were asked for, the outputs that answer for them, and positions of all outputs."""
+
+    wanted: NDArray[np.int64]
+    outputs: NDArray[np.int64]
+    position: NDArray[np.float64] | None
+
+
+def _norms_of(operators: Sequence[TemporalJacobian], wanted: _Wanted, report: Report) -> list[Result]:
+    """The norms of one case from each of some operators; ``report`` is called with the share done."""
+    chosen = [_chosen(operator, wanted) for operator in operators]
+    parts: list[list[LogNorms]] = [[] for _ in operators]
+    count = len(chosen[0].outputs)
+    # a hundred parts are enough to see progress by, and few enough to leave large products whole
+    size = max(operators[0].targets_at_once, math.ceil(count / 100))
+    for first in range(0, count, size):
+        # every depth in turn, so that what they share need not be kept for long
+        for operator, one, done in zip(operators, chosen, parts, strict=True):
+            done.append(operator.log_norms(one.outputs[first : first + size].tolist(), None, wanted.norm))
+        report(min(first + size, count) / count)
+    found = zip(operators, chosen, parts, strict=True)
+    results = [_result(operator, one, done, wanted) for operator, one, done in found]
+    return results if wanted.real is None else [without_padding(one, wanted.real) for one in results]
+
+
+def _chosen(operator: TemporalJacobian, wanted: _Wanted) -> _Chosen:
+    n_out, _, n_in, _ = operator.shape
+    position = operator.position
+    if wanted.position is not None:
+        position = positions_of(wanted.position, n_out, n_in, has_time=True)
+    real = wanted.real
+    if real is not None and n_out == n_in:
+        # targets are counted among the real tokens
+        tokens = wanted_positions(wanted.targets, len(real), wanted.seed)
+        return _Chosen(tokens, real[tokens], position)
+    if wanted.compared and position is not None:
+        # layers that shorten the sequence answer for the same input positions as the others
+        asked = wanted_positions(wanted.targets, n_in, wanted.seed)
+        return _Chosen(asked, nearest_outputs(asked, position), position)
+    if wanted.compared and n_out != n_in:
+        raise BadInput(
+            f"{wanted.label} gives {n_out} outputs for {n_in} inputs, so its targets cannot be compared with "
+            "those of the other layers; give position="
+        )
+    outputs = wanted_positions(wanted.targets, n_out, wanted.seed)
+    return _Chosen(outputs, outputs, position)
+
+
+def _result(operator: TemporalJacobian, chosen: _Chosen, parts: list[LogNorms], wanted: _Wanted) -> Result:
+    n_in, own = operator.shape[2], operator.position
+    at = None if own is None else own[chosen.outputs]
+    norms = stacked(parts, at, n_in)
+    if wanted.position is not None or wanted.real is not None:
+        # lags were counted from where the operator has them
+        norms = over_sources(norms, at, n_in)
+    said = ("method", "tolerance", "shape", "error_kind", "zero_proof", "log_floor", "probes")
+    placed = None if chosen.position is None else chosen.position[chosen.outputs]
+    return Result(norms, chosen.wanted, placed, **{name: getattr(operator, name) for name in said})

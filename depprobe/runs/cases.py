@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from depprobe.core.calling.arguments import Sample
+from depprobe.core.calling.outputs import depths as submodules
 from depprobe.core.options import require
 from depprobe.errors import BadInput
 from depprobe.models.trained.by_name import trained
@@ -224,6 +225,34 @@ def _subject(label: str | None, target: Any) -> Subject:
         f"{type(target).__name__} {target!r} is neither the name of a layer, nor an nn.Module, nor a factory "
         "seed -> nn.Module"
     )
+
+
+class Point(NamedTuple):
+    """One case with a numerator, and denominators that share its backward passes; none of them with stars."""
+
+    case: Case
+    of: str
+    wrt: tuple[str, ...]
+
+
+def along_depth(cases: Sequence[Case], of: str, wrt: str) -> tuple[list[Point], list[str]]:
+    """Every case at every depth, and the submodules; no submodules where no star is given."""
+    starred = [name for name in (of, wrt) if "*" in name]
+    if len(starred) > 1:
+        raise BadInput(f"of={of!r} and wrt={wrt!r} both run along depth; give one of them without a star")
+    if not starred:
+        return [Point(case, of, (wrt,)) for case in cases], []
+    found: dict[str, list[str]] = {}
+    for case in cases:
+        if case.label not in found:
+            found[case.label] = submodules(case.build(), starred[0])
+    if len({len(names) for names in found.values()}) > 1:
+        said = ", ".join(f"{len(names)} in {label}" for label, names in found.items())
+        raise BadInput(f"{starred[0]!r} names different numbers of submodules: {said}")
+    names = next(iter(found.values()))
+    if "*" in wrt:
+        return [Point(case, of, tuple(found[case.label])) for case in cases], names
+    return [Point(case, name, (wrt,)) for case in cases for name in found[case.label]], names
 
 
 def collect(
