@@ -205,6 +205,9 @@ VARIABLES: dict[str, tuple[str, str]] = {
 
 #: ways of measuring a block, and the symbol figures use
 NORMS: dict[str, str] = {"fro": r"\Vert J_{t,k}\Vert_F", "spectral": r"\Vert J_{t,k}\Vert_2"}
+NORMS["fisher"] = r"\Vert J_{t,k}\Vert_{\mathrm{Fisher}}"
+#: the norms in words
+NORM_WORDS: dict[str, str] = {"fro": "Frobenius norm", "spectral": "spectral norm", "fisher": "Fisher norm"}
 
 #: what the Jacobian is taken with respect to
 WRT: dict[str, str] = {"x": "the input", "h": "the earlier hidden state", "c": "the earlier cell state"}

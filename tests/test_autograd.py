@@ -116,7 +116,7 @@ def test_a_module_that_swallows_nan_is_not_taken_for_independent():
 
 def test_what_cannot_be_answered_is_said_in_one_line(case):
     module, x = case
-    with pytest.raises(BadInput, match="estimate the Frobenius norm only"):
+    with pytest.raises(BadInput, match="gives the norm fro or fisher, not 'spectral'"):
         temporal_jacobian(module, x, method="probes").log_norms([0], None, "spectral")
     with pytest.raises(BadInput, match="probes must be at least 1"):
         temporal_jacobian(module, x, method="probes", probes=0)

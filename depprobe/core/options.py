@@ -64,7 +64,7 @@ class Options:
     ----------
     tolerance : relative error of a norm that compression may cause; 0 for none.
     memory : bytes that the job may take.
-    norm : ``fro`` or ``spectral``.
+    norm : ``fro``, ``spectral``, or ``fisher``, of an output that holds logits.
     method : ``auto`` takes the structured operator where there is one and autograd elsewhere;
         ``structured``, ``autograd`` and ``probes`` insist.
     probes : number of random rows a target for ``method='probes'``, or their relative error (``"10%"``).
@@ -277,6 +277,9 @@ def _checked(method: Callable[..., Any]) -> Callable[..., Any]:
         found = signature.bind(self, *args, **given)
         for name in _ARGUMENTS.keys() & found.arguments.keys():
             found.arguments[name] = _ARGUMENTS[name](found.arguments[name], self.shape)
+        norm = found.arguments.get("norm")
+        if norm is not None and norm not in self.norms:
+            raise BadInput(f"method {self.method!r} gives the norm {' or '.join(self.norms)}, not {norm!r}")
         with plain_modes():
             return method(*found.args, **found.kwargs)
 

@@ -87,6 +87,8 @@ class TemporalJacobian(abc.ABC):
     tolerance: float = 0.0
     #: whether ``LogNorms.error`` is a ``bound`` or an ``estimate``
     error_kind: str = "bound"
+    #: norms that it gives
+    norms: tuple[str, ...] = ("fro", "spectral")
     #: what proved the zeros, in words; "" where it is not said
     zero_proof: str = "structure"
     #: random rows a target that norms are estimated from; 0 where they are not

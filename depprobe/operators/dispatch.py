@@ -14,6 +14,7 @@ from depprobe.core.function import SequenceFunction
 from depprobe.core.options import Options, plain_modes
 from depprobe.core.temporal_jacobian import TemporalJacobian
 from depprobe.errors import BadInput
+from depprobe.operators.autograd import fisher
 from depprobe.operators.autograd.operator import AutogradJacobian
 from depprobe.operators.autograd.probes import ProbedJacobian
 
@@ -82,7 +83,7 @@ def operator_of(function: SequenceFunction, options: Options) -> TemporalJacobia
             "auto"
         )
     if options.method in ("auto", "structured") and not half:
-        if function.plain is not None:
+        if function.plain is not None and options.norm != fisher.NORM:
             found = registered_jacobian(function.plain, function.x, options)
             if found is not None:
                 return found
@@ -134,10 +135,16 @@ def temporal_jacobian(
     (9, 5, 9, 3)
     """
     how = Options(wrt=wrt, forward={} if forward is None else forward, **options)
-    function = SequenceFunction(
-        module, x, of=of, wrt=wrt, layout=layout, position=position, forward=forward, memory=how.memory
-    )
-    return operator_of(function, how)
+    given: dict[str, Any] = {"wrt": wrt, "layout": layout, "position": position, "forward": forward}
+    given |= {"memory": how.memory}
+    if how.norm == fisher.NORM and of == "output":
+        try:
+            return operator_of(SequenceFunction(module, x, of="logits", **given), how)
+        except BadInput as error:
+            # of a module that returns one tensor, that holds the logits
+            if "returns one Tensor" not in str(error):
+                raise
+    return operator_of(SequenceFunction(module, x, of=of, **given), how)
 
 
 def jacobians_at_depths(

@@ -95,7 +95,8 @@ def jacobian(
     targets : output positions t, by the input position they sit at: ``last`` (default), ``all``,
         ``every:M``, ``random:K`` (stratified), a list. With ``method="probes"`` the default is ``random:64``,
         or all where there are fewer: for a curve, many targets with one probe each serve best.
-    norm : ``fro`` or ``spectral``.
+    norm : ``fro``, ``spectral``, or ``fisher``: sqrt(tr J^T F J), F the Fisher information of the softmax of
+        the logits at t, of an output that holds logits (``of="output"`` means ``logits`` where named).
     tolerance : relative error that compression may cause (default 1e-6); 0 for no compression.
     method : ``auto``, ``structured``, ``autograd`` or ``probes``; all but the first insist.
     probes : number of orthonormal random probes a target for ``method="probes"``, by default 1 at the default
@@ -146,7 +147,8 @@ def jacobian(
         "memory": asked.memory,
         "probes": drawn,
     }
-    Options(norm=norm, seed=seed, wrt=wrt, **options)  # refuses what none of the cases could take
+    options["norm"] = norm
+    Options(seed=seed, wrt=wrt, **options)  # refuses what none of the cases could take
     others = {"forward": forward, "probes": probes, "layout": layout, "finished": finished}
     unused = [] if method == "probes" else [("probes", "only method='probes' draws any")]
     measured = cases_of(target, x, asked, others, unused)
@@ -168,7 +170,7 @@ def jacobian(
         case = point.case
         known = {"layer": case.label, "seed": case.seed, "d": asked.of("d"), "dtype": asked.of("dtype")}
         known |= {"of": point.of, "wrt": point.wrt, "position": position, "first": seed}
-        known |= {"targets": targets, "norm": norm, "compared": compared, "version": __version__}
+        known |= {"targets": targets, "compared": compared, "version": __version__}
         return known | options | {"input": fingerprint(numbers_of([case]))}
 
     def measure(point: Point, report: Report) -> list[Result]:
@@ -203,7 +205,7 @@ def jacobian(
         command or f"depprobe.jacobian({measured.named})",
         numbers_of(measured.cases),
         norm=norm,
-        of=of,
+        of="logits" if (norm, of) == ("fisher", "output") else of,
         wrt=wrt,
         n=results[0].shape[2],
         # a module's own width is what it puts out, a named layer's is what it was built with

@@ -46,7 +46,10 @@ if TYPE_CHECKING:
     help="Where outputs sit among inputs, if the lengths do not tell.",
 )
 @click.option(
-    "--norm", type=click.Choice(list(NORMS)), default="fro", help="Frobenius norm, or largest singular value."
+    "--norm",
+    type=click.Choice(list(NORMS)),
+    default="fro",
+    help="Frobenius norm, largest singular value, or Fisher norm of logits.",
 )
 @click.option(
     "--method",

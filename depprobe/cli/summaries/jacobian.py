@@ -14,7 +14,7 @@ from depprobe.curves import decay_curve, distances
 from depprobe.curves.align import UNKNOWN, each_curve, in_words
 from depprobe.curves.distance import FEWEST_LAGS
 from depprobe.curves.form import NONE
-from depprobe.vocabulary import repeats
+from depprobe.vocabulary import NORM_WORDS, repeats
 
 #: heading, unit, and the variable of ``distances`` behind each column
 _COLUMNS = (
@@ -109,12 +109,11 @@ def _headings(rows: list[dict[str, Any]]) -> list[str]:
 
 def _title(ds: xr.Dataset) -> str:
     """One line that says what was measured."""
-    facts = {"norm": "Frobenius norm" if ds.attrs.get("norm") == "fro" else "spectral norm"}
     targets = ds.sizes.get("target", 1)
     at = f"t = {ds['target'].values[0]}" if targets == 1 else f"{targets} targets"
     return (
         f"dh_t/d{_said(ds, 'wrt')}_k: n = {_said(ds, 'n')}, d = {_said(ds, 'd')}, {at}, "
-        f"{repeats(ds) or 'several seeds'}, {_said(ds, 'dtype')}, {facts['norm']}"
+        f"{repeats(ds) or 'several seeds'}, {_said(ds, 'dtype')}, {NORM_WORDS.get(ds.attrs['norm'], '?')}"
     )
 
 

@@ -27,6 +27,7 @@ from depprobe.core.function import SequenceFunction
 from depprobe.core.options import Options, require
 from depprobe.core.scaled import Scaled, log_norms
 from depprobe.core.temporal_jacobian import LogNorms, TemporalJacobian, anchors
+from depprobe.operators.autograd import fisher
 from depprobe.operators.autograd.products import Products
 from depprobe.operators.autograd.recording import Recording
 from depprobe.operators.autograd.rounding import Rounding
@@ -59,13 +60,14 @@ class AutogradJacobian(TemporalJacobian):
     method = "autograd"
     zero_proof = "structure, replacement"
     error_kind = "estimate"
+    norms: tuple[str, ...] = ("fro", "spectral", "fisher")
 
     def __init__(
         self, function: SequenceFunction, options: Options, products: Products | None = None
     ) -> None:
         self._function, self._options, self._memory = function, options, options.memory
         self._products = products or Products(Recording(function, options.memory))
-        self._rounding = Rounding(function, self._products)
+        self._rounding = {norm: Rounding(function, self._products, norm) for norm in ("fro", fisher.NORM)}
         self._saturation = Saturation(function, self._products)
         self.shape = function.shape
         self.wrt = function.wrt
@@ -100,7 +102,8 @@ class AutogradJacobian(TemporalJacobian):
         value = self._measured(t, columns, norm, 0.0)
         logs = np.full(self.shape[2], np.nan)
         logs[columns] = value
-        error = self._rounding.error(t, self._lags(t), logs)[columns]
+        rounding = self._rounding[norm if norm in self._rounding else "fro"]
+        error = rounding.error(t, self._lags(t), logs)[columns]
         finite, zero = np.isfinite(value), np.isneginf(value)
         # what is no number has no derivative, whatever autograd makes of it
         known = finite if not bool(self._function.y[t].isnan().any()) else np.zeros_like(finite)
@@ -142,7 +145,10 @@ class AutogradJacobian(TemporalJacobian):
     def _measured(self, t: int, columns: Ints, norm: str, log_scale: float) -> Floats:
         """ln norms (columns,), from cotangents scaled by exp(log_scale)."""
         most = self.shape[1] if norm == "spectral" else 0
-        found = self._products.gathered(t, math.exp(log_scale) * self._identity(), columns, most)
+        rows = self._identity()
+        if norm == fisher.NORM:
+            rows = fisher.weighed(rows, self._function.y[t])
+        found = self._products.gathered(t, math.exp(log_scale) * rows, columns, most)
         logs = found.log_norm
         if norm == "spectral":
             logs = log_norms(Scaled.plain(torch.cat(found.rows).transpose(0, 1)), norm)

@@ -20,7 +20,6 @@ import math
 import zlib
 from collections.abc import Sequence
 from dataclasses import replace
-from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
@@ -32,7 +31,7 @@ from depprobe.core.function import SequenceFunction
 from depprobe.core.options import Options
 from depprobe.core.scaled import Scaled
 from depprobe.core.temporal_jacobian import LogNorms
-from depprobe.errors import BadInput
+from depprobe.operators.autograd import fisher
 from depprobe.operators.autograd.operator import AutogradJacobian
 from depprobe.operators.autograd.products import Gathered, Products
 
@@ -57,6 +56,7 @@ class ProbedJacobian(AutogradJacobian):
     """
 
     method = "probes"
+    norms = ("fro", "fisher")
 
     def __init__(
         self, function: SequenceFunction, options: Options, products: Products | None = None
@@ -69,18 +69,17 @@ class ProbedJacobian(AutogradJacobian):
         self.probes = (
             min(asked, d)
             if isinstance(asked, int)
-            else rows_for(float(asked[:-1]) / 100, d, float(np.nanmedian(self._pilot[1])))
+            else rows_for(float(asked[:-1]) / 100, d, float(np.nanmedian(self._pilot(options.norm)[1])))
         )
+        self._pilots: dict[str, tuple[NDArray[np.int64], Floats]] = {}
         self._ranks: dict[int, Floats] = {}
 
     def log_norms(
         self, targets: Sequence[int], sources: Sequence[int] | None = None, norm: str = "fro"
     ) -> LogNorms:
-        if norm != "fro":
-            raise BadInput("random probes estimate the Frobenius norm only; use norm='fro' or another method")
         found = super().log_norms(targets, sources, norm)
         columns = np.arange(self.shape[2]) if sources is None else np.asarray(sources, dtype=np.int64)
-        rank = np.stack([self._rank(t, columns) for t in targets])
+        rank = np.stack([self._rank(t, columns, norm) for t in targets])
         rank[~np.isfinite(found.values)] = np.nan
         # an exact zero is known
         stderr, low, high = np.where(
@@ -88,14 +87,19 @@ class ProbedJacobian(AutogradJacobian):
         )
         return replace(found, stderr=stderr, rank=rank, low=found.values + low, high=found.values + high)
 
-    def _rows(self, t: int, m: int, columns: NDArray[np.int64], most: int, scale: float = 1.0) -> Gathered:
+    def _rows(
+        self, t: int, m: int, columns: NDArray[np.int64], most: int, norm: str, scale: float = 1.0
+    ) -> Gathered:
         drawn = torch.from_numpy(orthonormal_rows([*self._seed, t, m], m, self.shape[1]))
+        drawn = drawn.to(self._function.y.device)
+        if norm == fisher.NORM:
+            drawn = fisher.weighed(drawn, self._function.y[t])
         return self._products.gathered(t, scale * drawn.to(self._function.y), columns, most)
 
     def _measured(self, t: int, columns: NDArray[np.int64], norm: str, log_scale: float) -> Floats:
         m, d = self.probes, self.shape[1]
         ranked = log_scale == 0 and (m >= LEAST_ROWS or m == d)
-        found = self._rows(t, m, columns, MOST_ROWS if ranked else 0, math.exp(log_scale))
+        found = self._rows(t, m, columns, MOST_ROWS if ranked else 0, norm, math.exp(log_scale))
         if ranked:
             self._ranks[t] = traces(torch.cat(found.rows), d).effective_rank(d)
         return found.log_norm.cpu().numpy() - log_scale + 0.5 * math.log(d / m)
@@ -104,19 +108,20 @@ class ProbedJacobian(AutogradJacobian):
         known = self._products.structure(t)
         return super()._reaches(t) if known is None else known
 
-    def _rank(self, t: int, columns: NDArray[np.int64]) -> Floats:
+    def _rank(self, t: int, columns: NDArray[np.int64], norm: str) -> Floats:
         if t in self._ranks:
             return self._ranks.pop(t)
-        lags, ranks = self._pilot
+        if norm not in self._pilots:
+            self._pilots[norm] = self._pilot(norm)
+        lags, ranks = self._pilots[norm]
         return np.interp(self._lags(t)[columns], lags, ranks)
 
-    @cached_property
-    def _pilot(self) -> tuple[NDArray[np.int64], Floats]:
+    def _pilot(self, norm: str) -> tuple[NDArray[np.int64], Floats]:
         """Effective rank by lag, from a few targets: lags ascending, and the rank at each."""
         n_out, d = self.shape[:2]
         chosen = np.unique(np.linspace(0, n_out - 1, PILOT_TARGETS + 1).round().astype(int)[1:]).tolist()
         rows, every = min(PILOT_ROWS, d), np.arange(self.shape[2])
-        found = [traces(torch.cat(self._rows(t, rows, every, rows).rows), d) for t in chosen]
+        found = [traces(torch.cat(self._rows(t, rows, every, rows, norm).rows), d) for t in chosen]
         lag = np.concatenate([self._lags(t) for t in chosen])
         squared, of_square = (np.concatenate([one[i] for one in found]) for i in (0, 1))
         seen = np.isfinite(squared)

@@ -23,6 +23,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from depprobe.core.function import SequenceFunction
 from depprobe.core.scaled import Scaled
+from depprobe.operators.autograd import fisher
 from depprobe.operators.autograd.products import Products
 
 Floats = NDArray[np.float64]
@@ -80,8 +81,8 @@ class _LastBits(TorchDispatchMode):
 class Rounding:
     """Repeats of products of one function, some of its targets' standing for the others."""
 
-    def __init__(self, function: SequenceFunction, products: Products) -> None:
-        self._function, self._products = function, products
+    def __init__(self, function: SequenceFunction, products: Products, norm: str = "fro") -> None:
+        self._function, self._products, self._norm = function, products, norm
         self._done = 0
         self._known: dict[int, tuple[NDArray[np.int64], Floats]] = {}
 
@@ -100,6 +101,8 @@ class Rounding:
         draw = torch.Generator().manual_seed(t)
         cotangent = torch.zeros_like(y)
         cotangent[t] = torch.randn(y.shape[1], generator=draw, dtype=torch.float64, device="cpu").to(y)
+        if self._norm == fisher.NORM:
+            cotangent[t] = fisher.weighed(cotangent[None, t], y[t])[0]
         first = self._products.single(cotangent)
         again = self._products.under(_LastBits, _SCALE * cotangent) / _SCALE
         apart, own = (Scaled.plain(part).log_norm(1).cpu().numpy() for part in (again - first, first))

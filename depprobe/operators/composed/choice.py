@@ -40,7 +40,7 @@ def graph_jacobian(function: SequenceFunction, options: Options) -> TemporalJaco
     try:
         traces = Traces(function, options)
         line = read_line(traces.whole.tracer, traces.whole.points[0], traces.whole.y)
-        if line is not None:
+        if line is not None and options.norm in LineJacobian.norms:
             return LineJacobian(line, function, options, traces)
         found = GraphJacobian(function, options, traces)
     except DoesNotRun:  # a forward that differentiates inside itself cannot be cut

@@ -50,6 +50,7 @@ class GraphJacobian(TemporalJacobian):
     """
 
     method = "composed"
+    norms: tuple[str, ...] = ("fro", "spectral", "fisher")
     error_kind = "estimate"
 
     def __init__(self, function: SequenceFunction, options: Options, traces: Traces, at: int = 0) -> None:

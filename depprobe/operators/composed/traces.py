@@ -25,6 +25,7 @@ from depprobe.core.options import Options, readable, require
 from depprobe.core.scaled import Scaled, log_norms
 from depprobe.core.shared_work import SharedWork
 from depprobe.errors import BadInput
+from depprobe.operators.autograd import fisher
 from depprobe.operators.autograd.recording import backward_failure
 from depprobe.operators.composed.graph import Graph, Pulled
 from depprobe.operators.composed.partition import DEPTH
@@ -146,7 +147,7 @@ class Traces:
         """Norms of the blocks of some targets in one of the points, and of what was lost of them."""
         if norm == "spectral":  # whole blocks of every point would be held at once
             return self._all_norms(graph, group, norm, [at])[0]
-        key = len(graph.y), graph.partition.joins, tuple(group)
+        key = len(graph.y), graph.partition.joins, norm, tuple(group)
         every = range(len(graph.points))
         return self._shared.of(key, at, lambda: self._all_norms(graph, group, norm, every))
 
@@ -157,7 +158,7 @@ class Traces:
         losts = [total.clone() for total in totals]
         lives = [torch.zeros(total.shape, dtype=torch.bool, device=device) for total in totals]
         blocks: list[list[Scaled]] = [[] for _ in points]
-        for parts, owner in self.pulled(graph, group):
+        for parts, owner in self.pulled(graph, group, norm):
             for at, total, lost, live, kept in zip(points, totals, losts, lives, blocks, strict=True):
                 pulled = parts[at]
                 here = pulled.live.shape[1]
@@ -181,7 +182,9 @@ class Traces:
             for total, lost, live in zip(totals, losts, lives, strict=True)
         ]
 
-    def pulled(self, graph: Graph, group: list[int]) -> Iterator[tuple[list[Pulled], Tensor]]:
+    def pulled(
+        self, graph: Graph, group: list[int], norm: str = "fro"
+    ) -> Iterator[tuple[list[Pulled], Tensor]]:
         """The rows of some targets, a chunk at a time, and the place in the group of the target of each."""
         n_out, d_out = graph.y.shape
         m, device = len(group), graph.y.device
@@ -193,6 +196,10 @@ class Traces:
             owner = part // d_out
             values = graph.y.new_zeros(len(part), n_out, d_out)
             values[torch.arange(len(part), device=device), at[owner], part % d_out] = 1
+            if norm == fisher.NORM:
+                for t in at[owner].unique().tolist():
+                    mine = at[owner] == t
+                    values[mine, t] = fisher.weighed(values[mine, t], graph.y[t].detach())
             scale = torch.full((len(part), n_out, 1), -math.inf, dtype=torch.float64, device=device)
             scale[torch.arange(len(part), device=device), at[owner]] = 0
             yield self.pull(graph, Scaled(values, scale), live, owner), owner

@@ -51,6 +51,7 @@ class LineJacobian(GraphJacobian):
     """
 
     error_kind = "bound"
+    norms = ("fro", "spectral")
 
     def __init__(
         self, levels: list[Level], function: SequenceFunction, options: Options, traces: Traces
