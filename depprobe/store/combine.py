@@ -19,7 +19,7 @@ from depprobe.curves.banded import dense
 from depprobe.errors import BadInput
 from depprobe.store.contract import validate
 from depprobe.store.labelled import completed
-from depprobe.vocabulary import SCHEMA_VERSION, STATUS
+from depprobe.vocabulary import ABOUT, SCHEMA_VERSION, STATUS, describe
 
 #: where a run has no such variable: beside an estimate, an exact norm errs by nothing
 _ABSENT = {"log_norm_error": 0.0, "log_norm_stderr": 0.0, "effective_rank": np.nan}
@@ -173,8 +173,8 @@ def _side_by_side(joined: Sequence[xr.Dataset], layers: Sequence[str]) -> xr.Dat
                 ds = ds.assign_coords({name: ("layer", [fill if one is None else one for one in each])})
     ds = ds.squeeze([name for name in ("sample", "depth") if ds.sizes.get(name) == 1], drop=True)
     ds = ds.transpose(*(dim for dim in _ORDER if dim in ds.dims))
-    for variable in ds.data_vars.values():
-        variable.attrs = {}
+    for key, variable in ds.data_vars.items():
+        variable.attrs = describe(str(key)) if key in ABOUT else variable.attrs
     ds = completed(ds)
     if len(joined) == 1 and joined[0].attrs.get("kind") and "log_norm_error" in ds:
         ds["log_norm_error"].attrs["kind"] = joined[0].attrs["kind"]

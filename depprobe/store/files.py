@@ -57,7 +57,7 @@ def save(ds: xr.Dataset, path: str | os.PathLike[str]) -> Path:
         way_out = ": save each to a file of its own" if several else ""
         raise BadInput(f"save takes one dataset, not {type(ds).__name__}{way_out}")
     as_path(path)
-    ds = completed(ds)
+    ds = completed(ds) if _is_measured(ds) else ds
     refusal = first_unstorable(ds)
     if refusal:
         raise BadInput(f"cannot store the dataset: {refusal}")
@@ -140,7 +140,13 @@ def load(path: str | os.PathLike[str]) -> xr.Dataset:
     holders: list[Any] = [ds, *ds.variables.values()]
     for holder in holders:
         holder.attrs = {name: _as_python(value) for name, value in holder.attrs.items()}
-    return from_version_1(ds) if ds.attrs.get("schema_version") == "1" else completed(ds)
+    if ds.attrs.get("schema_version") == "1":
+        return from_version_1(ds)
+    return completed(ds) if _is_measured(ds) else ds
+
+
+def _is_measured(ds: xr.Dataset) -> bool:
+    return "schema_version" in ds.attrs
 
 
 def _as_python(value: Any) -> Any:

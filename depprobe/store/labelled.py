@@ -27,23 +27,23 @@ def completed(ds: xr.Dataset) -> xr.Dataset:
     {'long_name': 'input position k', 'units': 'position'}
     """
     ds = placed(ds)
-    changed: dict[str, xr.DataArray] = {}
-    for key, variable in ds.variables.items():
-        name = str(key)
-        values = _repaired(name, ds[name])
-        bare = name in ABOUT and not {"long_name", "units"} <= variable.attrs.keys()
-        if bare or values is not variable.values:
-            attrs = (describe(name) if name in ABOUT else {}) | variable.attrs
-            changed[name] = xr.DataArray(values, dims=variable.dims, attrs=attrs)
+    changed: dict[str, xr.Variable] = {}
+    for name, variable in ds.variables.items():
+        if name not in ABOUT:
+            continue
+        given, said = variable.values, describe(str(name))
+        values = _repaired(str(name), given)
+        attrs = {label: said[label] for label in ("long_name", "units")} | variable.attrs
+        if values is not given or len(attrs) > len(variable.attrs):
+            changed[str(name)] = xr.Variable(variable.dims, values, attrs)
     return ds.assign(changed) if changed else ds
 
 
-def _repaired(name: str, x: xr.DataArray) -> np.ndarray:
+def _repaired(name: str, values: np.ndarray) -> np.ndarray:
     """Values of a variable without the NaN that an outer join put into it."""
-    values = x.values
-    if name == _STATUS and values.dtype.kind == "f":
+    if name == _STATUS and values.dtype.kind == "f" and np.isnan(values).any():
         return np.where(np.isnan(values), STATUS["not_measured"], values).astype(np.int8)
     if values.dtype.kind == "O":
-        lost = np.array([isinstance(one, float) for one in values.flat]).reshape(values.shape)
-        return np.where(lost, "", values).astype(str) if lost.any() else values
+        lost = np.array([isinstance(one, float) and one != one for one in values.flat], bool)
+        return np.where(lost.reshape(values.shape), "", values).astype(str) if lost.any() else values
     return values
