@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
+from functools import partial
 from typing import Any
 
 import torch
@@ -64,7 +65,11 @@ class Interception:
         get = getattr(self._module, "get_input_embeddings", None)
         given = get() if callable(get) else None
         if isinstance(given, nn.Module):
-            self._hook(given, lambda result: self._replaced("its output", given, result, value))
+            # some models run a copy that holds the same weights
+            embeddings = [one for one in self._module.modules() if isinstance(one, nn.Embedding)]
+            copies = [one for one in embeddings if one.weight is getattr(given, "weight", None)]
+            for one in dict.fromkeys([given, *copies]):
+                self._hook(one, partial(self._replaced, "its output", one, value=value))
             return
         for path, child in self._module.named_modules():
             if isinstance(child, nn.Embedding):

@@ -248,6 +248,11 @@ class Passes:
         lines = [line.strip() for line in str(error).splitlines() if line.strip()]
         scripted = isinstance(error, torch.jit.Error)
         said = (lines[-1] if scripted else lines[0]) if lines else type(error).__name__
+        if said.startswith("Expected mat_a to be Float32"):
+            return (
+                f"{self.who} multiplies by its experts in a kernel without float64; load it with "
+                "experts_implementation='eager', or measure it in float32"
+            )
         return (
             f"{self.who} fails on x of shape {tuple(self.argument.value.shape)}, given as "
             f"{tuple(given.shape)}: {said}; layout= states another order of axes, forward={{...}} holds "
