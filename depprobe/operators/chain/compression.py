@@ -227,8 +227,9 @@ class Noise:
         self._period = _STEPS * ROWS * max(cell.width + cell.d_in for cell in stack)
         drawn = torch.rand(2 * self._period, generator=self.generator, dtype=like.dtype, device=like.device)
         self._signs = torch.where(drawn < 0.5, -1, 1).to(like.dtype)
-        kind = torch.int32 if like.dtype == torch.float32 else torch.int64
-        self._odd = 1 + 2 * (torch.randn(ROWS, max(cell.width for cell in stack)) * 1e8).to(like.device, kind)
+        shape = ROWS, max(cell.width for cell in stack)
+        odd = 1 + 2 * torch.randint(1 << 30, shape, generator=self.generator, device=like.device)
+        self._odd = odd.to(torch.int32 if like.dtype == torch.float32 else torch.int64)
 
     def signs(self, *shape: int) -> Tensor:
         """Random signs, of at most as many steps as one run has."""
@@ -248,9 +249,7 @@ class Noise:
 class Riding:
     """Combinations of the rows of one target, and of their errors in units of the last place.
 
-    Attributes
-    ----------
-    errors : e (ROWS, S), standing for ``errors * exp(scale)``; scale is a float64 number, that of s as well.
+    ``errors``, e (ROWS, S), stand for ``errors * exp(scale)``; scale is a float64 number, that of s as well.
     """
 
     def __init__(self, rows: Tensor) -> None:
