@@ -5,12 +5,14 @@
     depprobe.distances(ds)                   # decay rate, half-life, mean distance, effective range
     depprobe.figures.decay(ds)               # the curve, on an axis that goes below 1e-308
 
-Names load when first used, so that stored results can be read and drawn without torch.
+Names load when first used, so that stored results can be read and drawn without torch. Datasets know
+``ds.depprobe.distances()``, ``.decay()``, ``.plot()`` and ``.lag``.
 """
 
 from __future__ import annotations
 
 import importlib
+import sys
 from typing import TYPE_CHECKING, Any
 
 from depprobe._version import __version__
@@ -41,6 +43,8 @@ _HOME: dict[str, str | None] = {
     "load": "depprobe.store",
     "read_input": "depprobe.runs.inputs",
     "trained": "depprobe.models.trained.by_name",
+    "validate": "depprobe.store",
+    "DepprobeError": "depprobe.errors",
     "BadInput": "depprobe.errors",
     "OverBudget": "depprobe.errors",
     "figures": None,
@@ -54,7 +58,7 @@ if TYPE_CHECKING:
     from depprobe.advice.ranking import advise
     from depprobe.core.function import SequenceFunction
     from depprobe.curves import crossovers, decay_curve, dense, distances, scaling
-    from depprobe.errors import BadInput, OverBudget
+    from depprobe.errors import BadInput, DepprobeError, OverBudget
     from depprobe.ledger.costs.efficiency_table import efficiency
     from depprobe.models.trained.by_name import trained
     from depprobe.operators import TemporalJacobian, register_jacobian, temporal_jacobian
@@ -65,7 +69,7 @@ if TYPE_CHECKING:
     from depprobe.probes.spectrum import spectrum
     from depprobe.registry import layers
     from depprobe.runs.inputs import read as read_input
-    from depprobe.store import load, save
+    from depprobe.store import load, save, validate
     from depprobe.store.combine import combine
 
 
@@ -77,7 +81,17 @@ def __getattr__(name: str) -> Any:
         return importlib.import_module(f"depprobe.{name}")
     value = getattr(importlib.import_module(home), {"read_input": "read"}.get(name, name))
     globals()[name] = value
+    _know_datasets()
     return value
+
+
+def _know_datasets() -> None:
+    """Make ``ds.depprobe`` known where xarray is loaded, which makes the datasets."""
+    if "xarray" in sys.modules:
+        importlib.import_module("depprobe.runs.accessor").register()
+
+
+_know_datasets()
 
 
 def __dir__() -> list[str]:

@@ -14,8 +14,8 @@ from torch import nn
 
 import depprobe
 from depprobe import figures, store
-from depprobe.curves.exponents import block_stderr, entropy_rate, kaplan_yorke
 from depprobe.dynamics.benettin import growth
+from depprobe.dynamics.exponents import block_stderr, entropy_rate, kaplan_yorke
 from depprobe.dynamics.orthonormal import orthonormalise
 from depprobe.dynamics.trajectory import Recurrence
 from depprobe.errors import BadInput, DepprobeError

@@ -100,6 +100,9 @@ class TemporalJacobian(abc.ABC):
         super().__init_subclass__(**given)
         check_calls(cls)
 
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}(shape={self.shape}, wrt={self.wrt!r}, method={self.method!r})"
+
     @property
     def position(self) -> NDArray[np.float64] | None:
         """Input position that each output sits at, (n_out,); None where it cannot be known."""

@@ -7,6 +7,7 @@ correlated residuals: ``noise``; what is drawn again: ``resample``.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +16,7 @@ import xarray as xr
 
 from depprobe.curves.align import REPEATS, Blocks, Floats, by_layer, over_layers
 from depprobe.curves.form import FORMS, NONE, SMOOTH, UNDETERMINED, Fit
+from depprobe.curves.names import of_each
 from depprobe.curves.noise import Slope, slope_error
 from depprobe.curves.pool import Curves, collect, weigh
 from depprobe.curves.reach import dominance, fit_forms, numbers, residuals
@@ -71,7 +73,7 @@ class Choices:
 
 
 def distances(
-    ds: xr.Dataset,
+    ds: xr.Dataset | Sequence[xr.Dataset],
     power: int = 2,
     resamples: int = 200,
     seed: int = 0,
@@ -87,9 +89,9 @@ def distances(
 
     Parameters
     ----------
-    ds : Jacobian dataset with ``log_norm`` over ``(target, source)`` or ``(target, lag)``, natural logs,
-        with or without ``layer``, ``seed`` and ``sample`` before them; -inf is an exact zero, NaN an unknown
-        that is left out.
+    ds : Jacobian dataset, or several to be joined along ``layer``: ``log_norm`` over ``(target, source)`` or
+        ``(target, lag)``, natural logs, with or without ``layer``, ``seed`` and ``sample`` before them; -inf
+        is an exact zero, NaN an unknown that is left out.
     power : 1 or 2; the share of a block is its norm to this power over the sum for its target: with 2 its
         normalised squared norm.
     resamples : number of bootstrap draws, at least 2.
@@ -135,14 +137,14 @@ def distances(
       where there are any, receptive field and width are lower bounds.
 
     NaN stands where there are too few distances. Attributes: the options; ``share_power``; ``resampled``
-    (what was drawn again: "target", "seed", "sample" or several of them; "lag" where there is one curve);
+    (what was drawn again: "target", "seed", "sample" or several; "lag" where there is one curve);
     ``resampled_for_rates`` (the same for ``decay_rate`` and ``half_life``: "target or lag" where targets
-    share one input, the larger of two errors); ``resampled_run`` (how many neighbouring targets, or lags,
-    were drawn together); ``resamples``; ``resample_seed``; ``criterion``; ``fit_space``.
+    share one input, the larger of two errors); ``resampled_run`` (neighbouring targets, or lags, drawn
+    together); ``resamples``; ``resample_seed``; ``criterion``; ``fit_space``.
 
     Raises
     ------
-    BadInput : not one Jacobian dataset, or one without known positions; an option that is none.
+    BadInput : not a Jacobian dataset, or one without known positions; an option that is none.
 
     Notes
     -----
@@ -165,6 +167,10 @@ def distances(
     >>> round(found["half_life"].item(), 9), round(found["mean_distance"].item(), 9)
     (1.0, 1.0)
     """
+    if not isinstance(ds, xr.Dataset):
+        how: dict[str, Any] = {"threshold": threshold, "relative_to": relative_to, "pooling": pooling}
+        how |= {"normalise": normalise, "skip_lags": skip_lags, "skip_first": skip_first}
+        return of_each(ds, lambda one: distances(one, power, resamples, seed, **how))
     choices = Choices(power, resamples, seed, threshold, relative_to, pooling, skip_lags)
     results = [_measure(blocks, choices) for _, blocks in by_layer(ds, skip_first, normalise)]
     found = over_layers(ds, results, {})

@@ -22,8 +22,8 @@ from torch import Tensor, nn
 from depprobe.core.calling.arguments import check
 from depprobe.core.calling.weights_in_effect import recurrence_in_effect
 from depprobe.core.options import DEFAULT_MEMORY, plain_modes
-from depprobe.curves.exponents import exponents_of, stops_of
 from depprobe.dynamics.benettin import Growth
+from depprobe.dynamics.exponents import exponents_of, stops_of
 from depprobe.dynamics.frames import count_of, grown, require_frame, warmup_of
 from depprobe.dynamics.maps import map_stretches
 from depprobe.dynamics.trajectory import Recurrence

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 import re
-import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -12,13 +10,9 @@ import numpy as np
 import xarray as xr
 
 from depprobe.curves.align import UNKNOWN, each_curve, in_words, placed
+from depprobe.curves.names import told_apart, value_of
 from depprobe.errors import BadInput, unknown
 from depprobe.vocabulary import NORMS, repeats
-
-#: where two datasets show the same layer, what may tell them apart; options of their commands come after
-_DISTINGUISHING = ("depth", "n", "d", "seed", "norm", "of", "wrt", "dtype", "method", "tolerance")
-#: options of a command that name the layer, which is told already
-_NAMING = ("layer", "model", "weights")
 
 
 def as_list(datasets: xr.Dataset | Sequence[xr.Dataset]) -> list[xr.Dataset]:
@@ -51,7 +45,7 @@ def by_layer(
         raise BadInput(f"labels are a list of names, one a layer; not {type(labels).__name__}")
     if labels is not None and len(labels) != len(parts):
         raise BadInput(f"{len(labels)} labels were given for {len(parts)} layers")
-    names = list(labels) if labels is not None else _told_apart(parts)
+    names = list(labels) if labels is not None else told_apart(parts)
     return list(zip(names, parts, strict=True))
 
 
@@ -125,7 +119,7 @@ def conditions(parts: Sequence[xr.Dataset]) -> list[str]:
 
 def symbol(part: xr.Dataset) -> str:
     """What one position of the input is: a byte, a token, or, where nothing else is known, a position."""
-    return str(_value(part, "symbol") or "position")
+    return str(value_of(part, "symbol") or "position")
 
 
 def sentences(*said: str) -> str:
@@ -142,51 +136,5 @@ def sizes(parts: Sequence[xr.Dataset]) -> list[str]:
 
 
 def _shared(parts: Sequence[xr.Dataset], name: str) -> Any:
-    values = [_value(part, name) for part in parts]
+    values = [value_of(part, name) for part in parts]
     return values[0] if len(set(map(str, values))) == 1 else None
-
-
-def _told_apart(parts: Sequence[xr.Dataset]) -> list[str]:
-    names = [_spec(part) for part in parts]
-    result = []
-    for i, (name, part) in enumerate(zip(names, parts, strict=True)):
-        same = [other for other, theirs in zip(parts, names, strict=True) if theirs == name]
-        differing = [a for a in _DISTINGUISHING if len({str(_value(other, a)) for other in same}) > 1]
-        said = [f"{a}={_value(part, a)}" for a in differing] or _options_apart(part, same)
-        if len(same) == 1:
-            result.append(name)
-        else:
-            result.append(f"{name} ({', '.join(said) or names[: i + 1].count(name)})")
-    return result
-
-
-def _options_apart(part: xr.Dataset, same: Sequence[xr.Dataset]) -> list[str]:
-    """The options in which the commands of datasets differ, as this one has them."""
-    own = _options(part)
-    every = [_options(other) for other in same]
-    names = [name for name in dict.fromkeys(key for one in every for key in one) if name not in _NAMING]
-    differing = [name for name in names if len({one.get(name) for one in every}) > 1]
-    return [f"{name}={own.get(name, 'default')}" for name in differing]
-
-
-def _options(part: xr.Dataset) -> dict[str, str]:
-    """The options in the command that a dataset records."""
-    try:
-        words = shlex.split(str(json.loads(part.attrs["provenance"])["command"]))
-    except (KeyError, TypeError, ValueError):
-        return {}
-    found = {}
-    for word, after in zip(words, [*words[1:], "--"], strict=True):
-        if word.startswith("--"):
-            found[word.removeprefix("--")] = "" if after.startswith("--") else after
-    return found
-
-
-def _spec(part: xr.Dataset) -> str:
-    return str(_value(part, "layer") or "layer")
-
-
-def _value(part: xr.Dataset, name: str) -> Any:
-    if name in part.coords and part[name].ndim == 0:
-        return part[name].item()
-    return part.attrs.get(name)
