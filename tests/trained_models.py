@@ -7,7 +7,9 @@ depprobe models fetch minilm resemblyzer typeseg    larger ones, tested where th
 from __future__ import annotations
 
 import functools
+import importlib.util
 import os
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -17,6 +19,13 @@ from depprobe.models.trained.archives import fetch, is_kept
 from depprobe.models.trained.by_name import trained
 from depprobe.models.trained.catalogue import entry_of
 
+_SPEC = importlib.util.spec_from_file_location(
+    "_spoken_vowels", Path(__file__).parent.parent / "studies" / "_spoken_vowels.py"
+)
+_vowels = importlib.util.module_from_spec(_SPEC)
+_SPEC.loader.exec_module(_vowels)
+#: sound that is like speech, and its samples a second
+spoken, RATE = _vowels.spoken, _vowels.RATE
 #: models that are small enough to bring for a test
 SMALL = ("g2p", "attacut", "silero-vad")
 

@@ -84,6 +84,22 @@ class PhonemesOfLetters(nn.Module):
         return [i for i in chosen[1:] if PHONEMES[i] != END]
 
 
+def letters_of(text: str) -> list[int]:
+    """Ids of the letters, with the end of every word.
+
+    Examples
+    --------
+    >>> [LETTERS[i] for i in letters_of("A cat")]
+    ['a', '</s>', 'c', 'a', 't', '</s>']
+    """
+    known = {letter: i for i, letter in enumerate(LETTERS)}
+    return [
+        i
+        for word in text.lower().split()
+        for i in (*(known.get(letter, known[UNKNOWN]) for letter in word), known[END])
+    ]
+
+
 class LettersToPhonemes(ReadsText):
     """A factory of the model; words of a text are read one after another, each to its end."""
 
@@ -96,12 +112,7 @@ class LettersToPhonemes(ReadsText):
 
     def ids(self, text: str) -> list[int]:
         """Ids of the letters, with the end of every word."""
-        known = {letter: i for i, letter in enumerate(LETTERS)}
-        return [
-            i
-            for word in text.lower().split()
-            for i in (*(known.get(letter, known[UNKNOWN]) for letter in word), known[END])
-        ]
+        return letters_of(text)
 
     def words(self, ids: Sequence[int]) -> list[str]:
         return [LETTERS[i] for i in ids]
