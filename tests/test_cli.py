@@ -652,6 +652,40 @@ def test_figures_in_the_words_of_a_venue(good, refused):
     assert "figure" in good("plot", "a.nc", "--only", "l*")
 
 
+def test_the_name_of_a_layer_is_answered_with_its_command(refused, good):
+    refused("lstm is a layer: depprobe jacobian --layer lstm, or depprobe layers lstm", "lstm")
+    refused("unknown command 'jacobain'; did you mean 'jacobian'", "jacobain")
+    assert good("layers", "lstm").startswith("lstm  ")
+    assert "gru  " not in good("layers", "lstm")
+    refused("unknown layer 'lsmt'; did you mean 'lstm'", "layers", "lsmt")
+
+
+def test_runs_lists_what_is_there(good, refused):
+    refused("'runs' holds no dataset", "runs")
+    good(*LSTM, "-o", "runs/a.nc", "--figure", "a.png")
+    good("spectrum", "--layer", "rnn", "--d", "4", "-o", "other/b.nc", "--figure", "b.png")
+    Path("runs/bad.nc").write_text("junk", encoding="utf-8")
+    rows = {line.split()[0]: line for line in good("runs").splitlines()[3:]}
+    assert re.search(r"jacobian +lstm +noise +\d{4}-\d\d-\d\d \d\d:\d\d$", rows["a.nc"])
+    assert "not readable" in rows["bad.nc"]
+    found = json.loads(good("runs", "other", "--json"))
+    assert (found["b.nc"]["question"], found["b.nc"]["layer"]) == ("spectrum", "rnn")
+
+
+@pytest.mark.parametrize("command", ["jacobian", "gates", "lyapunov", "spectrum", "cost", "plot"])
+def test_help_stands_in_groups_with_examples_under_a_heading(good, command):
+    text = good(command, "--help")
+    heads = [line.rstrip(":") for line in text.splitlines() if re.fullmatch(r"[A-Z][a-z]+:", line)]
+    assert heads == [
+        head for head in ("Model", "Input", "Computation", "Output", "Examples") if head in heads
+    ]
+    assert {"Output", "Examples"} <= set(heads)
+    assert text.split("Examples:")[1].split()[:2] == ["depprobe", command]
+    # every option stands in one group
+    assert text.count("--figure FILE") == 1
+    assert text.count("--help") == 1
+
+
 def test_no_command_prints_the_help_and_is_wrong(run):
     code, out, err = run()
     assert (code, out) == (2, "")

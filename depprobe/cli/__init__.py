@@ -14,7 +14,7 @@ import click
 
 from depprobe._version import __version__
 from depprobe.cli.named_models import WORDS
-from depprobe.errors import DepprobeError, unknown
+from depprobe.errors import BadInput, DepprobeError, unknown
 from depprobe.runs.subprocess_executor import WAITING
 
 #: command -> what it does; the module depprobe.cli.commands.<command> holds a click command of that name
@@ -28,6 +28,7 @@ COMMANDS = {
     "advise": "Which layer to take for a length, a width and a dependency, measured here.",
     "show": "Summarise stored datasets.",
     "plot": "Draw stored datasets, overlaid.",
+    "runs": "List stored datasets: what was asked, of what input, when.",
     "layers": "List the named layers, their options, equations and operators.",
     "models": "List trained models with their licences, and fetch their weights.",
 }
@@ -41,6 +42,7 @@ class _Lazy(click.Group):
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name not in COMMANDS:
+            _suggest_layer(cmd_name)
             raise unknown("command", cmd_name, COMMANDS)
         return getattr(importlib.import_module(f"depprobe.cli.commands.{cmd_name}"), cmd_name)
 
@@ -61,6 +63,14 @@ class _Lazy(click.Group):
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):
             formatter.write_dl(list(COMMANDS.items()))
+
+
+def _suggest_layer(word: str) -> None:
+    """Refuse the name of a layer with the command that measures it."""
+    from depprobe.registry import layers
+
+    if word.partition(":")[0] in layers:
+        raise BadInput(f"{word} is a layer: depprobe jacobian --layer {word}, or depprobe layers {word}")
 
 
 @click.command(

@@ -8,11 +8,12 @@ from pathlib import Path
 import click
 
 from depprobe.cli import output
+from depprobe.cli.grouped_help import Grouped
 from depprobe.cli.options import shared
 from depprobe.cli.progress import progress
 
 
-@click.command(short_help="which layer to take for a length, a width and a dependency")
+@click.command(cls=Grouped, short_help="which layer to take for a length, a width and a dependency")
 @click.option("--n", type=int, required=True, help="Sequence length.")
 @click.option("--d", default=512, help="Width.")
 @click.option(

@@ -8,11 +8,12 @@ from typing import Any
 import click
 
 from depprobe.cli import output
+from depprobe.cli.grouped_help import Grouped
 from depprobe.cli.options import shared
 from depprobe.cli.progress import progress
 
 
-@click.command(short_help="statements about layers, measured: confirmed, qualified or refuted")
+@click.command(cls=Grouped, short_help="statements about layers, measured: confirmed, qualified or refuted")
 @click.argument("names", nargs=-1, metavar="[ID]...")
 @click.option("--quick", is_flag=True, help="The small version: minutes for all instead of hours.")
 @click.option(

@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from depprobe.cli.common import Run
+from depprobe.cli.grouped_help import Grouped
 from depprobe.cli.options import DRAWING, shared
 from depprobe.cli.tables import TABLES
 
@@ -16,7 +17,7 @@ _LENGTHS = "256,512,1024"
 _PASSES = {"both": ("forward", "forward+backward")}
 
 
-@click.command(short_help="FLOPs, bytes, seconds, sequential steps; a figure")
+@click.command(cls=Grouped, short_help="FLOPs, bytes, seconds, sequential steps; a figure")
 @click.option(
     "--layer",
     "layers",

@@ -7,10 +7,11 @@ from typing import Any
 import click
 
 from depprobe.cli.common import Run
+from depprobe.cli.grouped_help import Grouped
 from depprobe.cli.options import saying, shared
 
 
-@click.command(short_help="forget gates: their product beside the true dc_t/dc_k")
+@click.command(cls=Grouped, short_help="forget gates: their product beside the true dc_t/dc_k")
 @shared("layer", "n", "d")
 @click.option("--target", default="last", metavar="last|T", help="Output position t.")
 @click.option("--depth", default=0, help="Stacked layer to measure; 0 is the bottom one.")

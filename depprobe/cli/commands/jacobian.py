@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from depprobe.cli.common import Run
+from depprobe.cli.grouped_help import Grouped
 from depprobe.cli.options import saying, shared, weighing
 from depprobe.vocabulary import METHODS, NORMS
 
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
     import xarray as xr
 
 
-@click.command(short_help="norms of dh_t/dx_k, a curve, distances, a figure")
+@click.command(cls=Grouped, short_help="norms of dh_t/dx_k, a curve, distances, a figure")
 @shared("layer", "n", "d")
 @click.option(
     "--targets",

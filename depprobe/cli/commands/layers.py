@@ -10,12 +10,17 @@ from depprobe.cli.output import as_json as to_json
 
 
 @click.command(short_help="the named layers")
+@click.argument("names", nargs=-1, metavar="[NAME]...")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
-def layers(as_json: bool) -> None:
-    """List the named layers: options with defaults, equation, citation, and the operator that serves each."""
+def layers(names: tuple[str, ...], as_json: bool) -> None:
+    """List the named layers, or those named: options with defaults, equation, citation, operator."""
+    from depprobe.errors import unknown
     from depprobe.operators.dispatch import operator_name
     from depprobe.registry import layers as table
 
+    for name in names:
+        if name not in table:
+            raise unknown("layer", name, table)
     document: dict[str, dict[str, typing.Any]] = {
         name: {
             "summary": entry.summary,
@@ -29,6 +34,7 @@ def layers(as_json: bool) -> None:
             "examples": list(entry.examples),
         }
         for name, entry in table.items()
+        if not names or name in names
     }
     if as_json:
         click.echo(to_json(document))

@@ -7,11 +7,12 @@ from typing import Any
 import click
 
 from depprobe.cli.common import Run
+from depprobe.cli.grouped_help import Grouped
 from depprobe.cli.options import saying, shared
 from depprobe.vocabulary import DRIVES
 
 
-@click.command(short_help="Lyapunov exponents of a recurrence, their convergence, a figure")
+@click.command(cls=Grouped, short_help="Lyapunov exponents of a recurrence, their convergence, a figure")
 @shared("layer", "n", "d")
 @click.option(
     "--exponents",

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from depprobe.cli import output
+from depprobe.cli.grouped_help import Grouped
 from depprobe.cli.options import drawing
 from depprobe.cli.plotting import KINDS
 
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
     import xarray as xr
 
 
-@click.command(short_help="draw stored datasets, overlaid")
+@click.command(cls=Grouped, short_help="draw stored datasets, overlaid")
 @click.argument("files", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="A.nc|FOLDER ...")
 @click.option(
     "--figure",

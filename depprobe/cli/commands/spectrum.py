@@ -7,10 +7,13 @@ from typing import Any
 import click
 
 from depprobe.cli.common import Run
+from depprobe.cli.grouped_help import Grouped
 from depprobe.cli.options import saying, shared
 
 
-@click.command(short_help="eigenvalues, singular values, non-normality of recurrent weights, a figure")
+@click.command(
+    cls=Grouped, short_help="eigenvalues, singular values, non-normality of recurrent weights, a figure"
+)
 @shared("layer", "d")
 @click.option(
     "--weight",

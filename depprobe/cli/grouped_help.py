@@ -1,0 +1,60 @@
+"""Help in groups: what is measured, what it reads, how it is computed, what comes out, and then examples.
+
+A command's docstring holds its examples as the paragraph after a line with ``\\b`` alone.
+"""
+
+from __future__ import annotations
+
+import inspect
+
+import click
+
+#: heading -> names of parameters, in the order in which they are listed; others stand under the last one
+GROUPS: dict[str, tuple[str, ...]] = {
+    "Model": (
+        *("layer", "layers", "model", "weights", "d", "seeds", "of", "wrt", "layout", "position", "depth"),
+        *("weight", "hold_h", "dtype"),
+    ),
+    "Input": ("n", "input_", "samples", "seed", "steps", "drive", "lag", "kind"),
+    "Output": (
+        *("output_", "figure", "theory", "venue", "width", "title", "labels", "legend", "only", "rows"),
+        *("table", "as_json", "again", "quiet", "verbose", "power", "skip_lags", "skip_first", "pooling"),
+        *("normalise", "map_"),
+    ),
+    "Computation": (),
+}
+
+
+class Grouped(click.Command):
+    """A command whose options stand in groups, and whose examples have a heading of their own."""
+
+    def format_help_text(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """The docstring up to its examples."""
+        about, _, _ = inspect.cleandoc(self.help or "").partition("\b\n")
+        with formatter.indentation():
+            formatter.write_paragraph()
+            formatter.write_text(about.strip())
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Options by group, then the examples."""
+        placed = {name: heading for heading, names in GROUPS.items() for name in names}
+        *_, last = GROUPS
+        found: dict[str, list[tuple[str, str]]] = {heading: [] for heading in GROUPS}
+        order = [name for names in GROUPS.values() for name in names]
+        params = self.get_params(ctx)
+        for param in sorted(
+            params, key=lambda p: order.index(str(p.name)) if p.name in order else len(order)
+        ):
+            record = param.get_help_record(ctx)
+            if record is not None:
+                heading = "Output" if "--help" in param.opts else placed.get(str(param.name), last)
+                found[heading].append(record)
+        for heading in ("Model", "Input", "Computation", "Output"):
+            if found[heading]:
+                with formatter.section(heading):
+                    formatter.write_dl(found[heading])
+        _, _, examples = (self.help or "").partition("\b\n")
+        if examples.strip():
+            with formatter.section("Examples"):
+                for line in examples.strip().splitlines():
+                    formatter.write(f"{' ' * formatter.current_indent}{line.strip()}\n")
