@@ -38,6 +38,7 @@ DIMENSIONS: dict[str, tuple[str, str]] = {
     "target_token": ("token at the output position", "1"),
     "submodule": ("submodule at a depth", "1"),
     "layer": ("layer", "1"),
+    "symbol": ("what one position of the input is", "1"),
     "sample": ("input sample", "1"),
     "tokens": ("tokens of the input, without padding", "positions"),
     "seed": ("seed of the weights", "1"),

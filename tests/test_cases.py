@@ -164,7 +164,7 @@ def test_bands_over_the_seeds_of_factories():
 def test_several_datasets_are_refused_in_one_line():
     ds = depprobe.jacobian("gru", n=9, d=4)
     with pytest.raises(BadInput, match="a dataset is taken one at a time, a call for each; not list"):
-        depprobe.distances([ds, ds])
+        depprobe.decay_curve([ds, ds])
 
 
 def test_random_targets_are_stratified_and_follow_the_seed():

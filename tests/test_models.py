@@ -295,6 +295,21 @@ def test_tokens_are_coordinates_and_ticks(llama: Path, tmp_path: Path) -> None:
     assert [tick.get_text() for tick in panel.get_yticklabels()] == ["b", "␣"]
 
 
+def test_bytes_and_tokens_get_a_panel_each(llama: Path) -> None:
+    from depprobe.runs.inputs import Source
+
+    text = Source("text", text=b"to be or not")
+    both = {"Llama": transformers_folder.PretrainedFolder(llama), "LSTM": "lstm"}
+    ds = depprobe.jacobian(both, text, n=9, d=4, dtype="float32")
+    assert ds["symbol"].values.tolist() == ["token", "byte"]
+    assert [ax.get_xlabel() for ax in depprobe.figures.decay(ds).axes] == [
+        "lag $t - k$ (tokens)",
+        "lag $t - k$ (bytes)",
+    ]
+    assert depprobe.jacobian("lstm", text, n=9, d=4).attrs["symbol"] == "byte"
+    assert "symbol" not in depprobe.jacobian("lstm", n=9, d=4).attrs
+
+
 def test_a_tokenizers_output_brings_its_tokens(llama: Path) -> None:
     transformers = pytest.importorskip("transformers")
     tokenizer = transformers.AutoTokenizer.from_pretrained(llama)

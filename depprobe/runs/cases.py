@@ -22,7 +22,7 @@ from depprobe.models.trained.by_name import trained
 from depprobe.models.trained.catalogue import PREFIX
 from depprobe.registry import Spec
 from depprobe.runs.factory import Factory
-from depprobe.runs.inputs import Source
+from depprobe.runs.inputs import Source, symbol_of
 from depprobe.runs.subject import BuiltModule, NamedLayer, Request, Subject, check_dtype, refuse
 
 Item = TypeVar("Item")
@@ -46,6 +46,7 @@ class Case:
     named: bool = True
     sample: int = 0
     tokens: tuple[str, ...] = ()
+    symbol: str = ""
 
     @property
     def x(self) -> Tensor:
@@ -157,13 +158,13 @@ def cases_of_specs(
 def _cases(subjects: Sequence[Subject], x: Any, seeds: Sequence[int], request: Request) -> list[Case]:
     cases = []
     for subject, seed in product(subjects, seeds):
-        inputs, projected = subject.inputs(x, seed, request)
-        named = isinstance(subject, NamedLayer)
+        (inputs, projected), named = subject.inputs(x, seed, request), isinstance(subject, NamedLayer)
         build = partial(subject.build, seed, request, inputs[0])
         for i, one in enumerate(inputs):
             floats = isinstance(one, Tensor) and one.is_floating_point()
             tokens = () if floats else tuple(subject.tokens(x, one, i))
-            cases.append(Case(subject.label, seed, build, one, projected, named, i, tokens))
+            reads = tokens, symbol_of(x, subject) if tokens or isinstance(x, Source) else ""
+            cases.append(Case(subject.label, seed, build, one, projected, named, i, *reads))
     return cases
 
 

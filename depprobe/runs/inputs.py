@@ -17,11 +17,13 @@ import math
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from depprobe.errors import BadInput
+from depprobe.models.checkpoint import ReadsText
 
 Floats = NDArray[np.float64]
 
@@ -213,3 +215,11 @@ def _checked(data: NDArray, name: str) -> Floats:
     if not np.isfinite(data).all():
         raise BadInput(f"input {name!r} holds NaN or Inf; every entry must be finite")
     return data.astype(np.float64)
+
+
+def symbol_of(x: Any, subject: Any) -> str:
+    """What one position of an input is: "byte" or "token" of a text; "" where it is no text."""
+    is_text = isinstance(x, Source) and x.text is not None
+    if isinstance(getattr(subject, "make", None), ReadsText) and (is_text or not isinstance(x, Source)):
+        return "token"
+    return "byte" if is_text else "token" if callable(getattr(x, "tokens", None)) else ""

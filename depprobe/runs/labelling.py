@@ -201,6 +201,9 @@ def labelled(results: list[Result], measured: Cases, depths: Sequence[str] = ())
     if any(one.tokens for one in results):
         lengths = [one.tokens or n for one in results[:: max(1, len(depths))]][: measured.samples]
         coords["tokens"] = ("sample", lengths) if len(lengths) > 1 else ((), lengths[0])
+    symbols = [case.symbol for case in measured.cases[:: len(measured.cases) // len(labels)]]
+    if len(set(symbols)) > 1:
+        coords["symbol"] = ("layer", [symbol or "position" for symbol in symbols])
     if len(depths) > 1:
         coords["submodule"] = ("depth", list(depths))
     if len(labels) > 1:
@@ -212,6 +215,8 @@ def labelled(results: list[Result], measured: Cases, depths: Sequence[str] = ())
             coords["kind"] = ("layer", [one.error_kind for one in per_layer])
     dims = dict.fromkeys(columns[0], ("target", column))
     ds = over_cases(columns, dims, lead, coords)
+    if len(set(symbols)) == 1 and symbols[0]:
+        ds.attrs["symbol"] = symbols[0]
     if len(labels) == 1:
         ds.attrs |= {"method": results[0].method, "tolerance": results[0].tolerance}
         if results[0].probes:
