@@ -61,6 +61,8 @@ class Glue:
         if straight is not None:
             return {segment.targets[0]: moved(rows[0], self._axis(edges[0]), *straight)}
         owner, m = rows[0].owner, rows[0].targets
+        if len(owner) == m:
+            return self._live(segment, edges, rows)
         limits = torch.finfo(self._partition.narrowest)
         least = limits.tiny / limits.eps
         parts = list(self._parts(segment, edges, rows))
@@ -91,6 +93,19 @@ class Glue:
             for edge, product in zip(segment.targets, products, strict=True):
                 if product is not None:
                     found[edge] = found[edge]._replace(live=found[edge].live | product.isnan())
+        return found
+
+    def _live(self, segment: Segment, edges: list[Edge], rows: list[Rows]) -> dict[Edge, Rows]:
+        """Where only live entries are asked for: the rows of NaN travel alone, those of what was lost are 0."""
+        marks = _marked([r.scaled.values[:0] for r in rows], [r.live for r in rows], segment.opaque)
+        found: dict[Edge, Rows] = {}
+        for edge, product in zip(segment.targets, self._products(segment, edges, marks), strict=True):
+            if product is not None:
+                alive = torch.ones_like(product, dtype=torch.bool) if segment.opaque else product.isnan()
+                scale = rows[0].scaled.log_scale.new_full(
+                    (len(product), *[1] * (product.ndim - 1)), -math.inf
+                )
+                found[edge] = Rows(Scaled(torch.zeros_like(product), scale), alive, rows[0].owner)
         return found
 
     def _straight(self, segment: Segment) -> tuple[torch.Size, int] | None:
