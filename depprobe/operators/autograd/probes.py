@@ -65,14 +65,14 @@ class ProbedJacobian(AutogradJacobian):
         # every denominator of one input has the same probes, so that they can share backward passes
         self._seed = [options.seed, zlib.crc32(function.given)]
         d, asked = self.shape[1], options.probes
+        self._pilots: dict[str, tuple[NDArray[np.int64], Floats]] = {}
+        self._ranks: dict[int, Floats] = {}
         #: rows a target
         self.probes = (
             min(asked, d)
             if isinstance(asked, int)
             else rows_for(float(asked[:-1]) / 100, d, float(np.nanmedian(self._pilot(options.norm)[1])))
         )
-        self._pilots: dict[str, tuple[NDArray[np.int64], Floats]] = {}
-        self._ranks: dict[int, Floats] = {}
 
     def log_norms(
         self, targets: Sequence[int], sources: Sequence[int] | None = None, norm: str = "fro"
@@ -111,13 +111,16 @@ class ProbedJacobian(AutogradJacobian):
     def _rank(self, t: int, columns: NDArray[np.int64], norm: str) -> Floats:
         if t in self._ranks:
             return self._ranks.pop(t)
-        if norm not in self._pilots:
-            self._pilots[norm] = self._pilot(norm)
-        lags, ranks = self._pilots[norm]
+        lags, ranks = self._pilot(norm)
         return np.interp(self._lags(t)[columns], lags, ranks)
 
     def _pilot(self, norm: str) -> tuple[NDArray[np.int64], Floats]:
         """Effective rank by lag, from a few targets: lags ascending, and the rank at each."""
+        if norm not in self._pilots:
+            self._pilots[norm] = self._piloted(norm)
+        return self._pilots[norm]
+
+    def _piloted(self, norm: str) -> tuple[NDArray[np.int64], Floats]:
         n_out, d = self.shape[:2]
         chosen = np.unique(np.linspace(0, n_out - 1, PILOT_TARGETS + 1).round().astype(int)[1:]).tolist()
         rows, every = min(PILOT_ROWS, d), np.arange(self.shape[2])

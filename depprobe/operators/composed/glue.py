@@ -96,7 +96,7 @@ class Glue:
         return found
 
     def _live(self, segment: Segment, edges: list[Edge], rows: list[Rows]) -> dict[Edge, Rows]:
-        """Where only live entries are asked for: the rows of NaN travel alone, those of what was lost are 0."""
+        """Rows where only live entries are asked for: those of NaN travel alone."""
         marks = _marked([r.scaled.values[:0] for r in rows], [r.live for r in rows], segment.opaque)
         found: dict[Edge, Rows] = {}
         for edge, product in zip(segment.targets, self._products(segment, edges, marks), strict=True):
