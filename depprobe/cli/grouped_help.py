@@ -12,8 +12,8 @@ import click
 #: heading -> names of parameters, in the order in which they are listed; others stand under the last one
 GROUPS: dict[str, tuple[str, ...]] = {
     "Model": (
-        *("layer", "layers", "model", "weights", "d", "seeds", "of", "wrt", "layout", "position", "depth"),
-        *("weight", "hold_h", "dtype"),
+        *("layer", "layers", "model", "weights", "d", "seeds", "of", "wrt", "layout", "position"),
+        *("part", "depth", "weight", "hold_h", "dtype"),
     ),
     "Input": ("n", "input_", "samples", "seed", "steps", "drive", "lag", "kind"),
     "Output": (

@@ -34,6 +34,9 @@ OPTIONS: dict[str, Callable[[Any], Any]] = {
     "layer": measured,
     "n": click.option("--n", default=1000, help="Sequence length."),
     "d": click.option("--d", default=512, help="Width of the layer."),
+    "part": click.option(
+        "--part", metavar="NAME", help="Recurrence in a model that holds several, by its name there."
+    ),
     "input": click.option(
         "--input",
         "input_",

@@ -28,6 +28,7 @@ from depprobe.operators.chain.cells import GatedChain
 from depprobe.operators.chain.operator import chain_norms
 from depprobe.operators.chain.step_chains import step_chains
 from depprobe.runs.cases import Case, Progress, Report, cases_of, collect
+from depprobe.runs.inner_recurrence import at_recurrences
 from depprobe.runs.labelling import numbers_of, origin, over_cases
 from depprobe.runs.subject import Request, asks
 
@@ -41,7 +42,14 @@ _DIMS: dict[str, tuple[str, ...]] = {
 
 
 @plain_modes()
-@asks(depth="a whole number", tolerance="a number", lags="a list", command="text", progress="a function")
+@asks(
+    part="text",
+    depth="a whole number",
+    tolerance="a number",
+    lags="a list",
+    command="text",
+    progress="a function",
+)
 def gates(
     module: Any,
     x: Any = None,
@@ -49,6 +57,7 @@ def gates(
     n: int | None = None,
     d: int | None = None,
     target: str | int = "last",
+    part: str | None = None,
     depth: int = 0,
     hold_h: bool = False,
     lags: Sequence[int] | None = None,
@@ -66,11 +75,13 @@ def gates(
 
     Parameters
     ----------
-    module : ``nn.LSTM`` or ``nn.GRU`` in one direction, trained or not; the spec string of such a named
-        layer (``"lstm:forget_bias=2"``), or several of one kind; a factory of them, or a mapping from labels.
+    module : ``nn.LSTM`` or ``nn.GRU`` in one direction, trained or not, or a model that holds one; the spec
+        string of such a named layer (``"lstm:forget_bias=2"``), or several of one kind; a factory of them, or
+        a mapping from labels.
     x, n, d, samples, seeds, seed, dtype, device, memory, command, progress : as for ``depprobe.jacobian``;
-        x holds floats.
+        x is what the module reads.
     target : position t at which the rows end, or ``last``.
+    part : name of the recurrence in a model that holds several; it is measured at what the model hands it.
     depth : the stacked layer measured, 0 being the bottom one.
     hold_h : whether h_k stays as it is when c_k moves (LSTM). By default h_k = o_k tanh(c_k) moves with it,
         as in backpropagation; held, as in ``jacobian(wrt="c")``, the first step has no path but the gate.
@@ -104,7 +115,7 @@ def gates(
     if not 0 <= tolerance < 1:
         raise BadInput(f"tolerance must lie in [0, 1), not {tolerance}")
     asked = Request(n, d, samples, seeds, seed, dtype, device, memory)
-    measured = cases_of(module, x, asked)
+    measured = at_recurrences(cases_of(module, x, asked), part)
     length = len(measured.cases[0].x)
     at = wanted_positions(target, length)
     if len(at) != 1:

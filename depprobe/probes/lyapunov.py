@@ -29,6 +29,7 @@ from depprobe.dynamics.maps import map_stretches
 from depprobe.dynamics.trajectory import Recurrence
 from depprobe.errors import BadInput, unknown
 from depprobe.runs.cases import Case, Cases, Progress, Report, cases_of, collect, subjects_of
+from depprobe.runs.inner_recurrence import at_recurrences
 from depprobe.runs.inputs import Source
 from depprobe.runs.labelling import numbers_of, origin
 from depprobe.runs.subject import NamedLayer, Request, asks
@@ -36,13 +37,14 @@ from depprobe.vocabulary import DRIVES
 
 
 @plain_modes()
-@asks(warmup="a whole number", drive="text", command="text", progress="a function")
+@asks(part="text", warmup="a whole number", drive="text", command="text", progress="a function")
 def lyapunov(
     module: Any,
     x: Any = None,
     *,
     n: int | None = None,
     d: int | None = None,
+    part: str | None = None,
     exponents: int | str | None = None,
     drive: str = "input",
     warmup: int | None = None,
@@ -59,11 +61,13 @@ def lyapunov(
 
     Parameters
     ----------
-    module : ``nn.RNN``, ``nn.GRU`` or ``nn.LSTM`` in one direction, of any depth; the spec string of a
-        named layer (``"lstm:forget_bias=2"``), or several; a factory of them, or a mapping from labels.
+    module : ``nn.RNN``, ``nn.GRU`` or ``nn.LSTM`` in one direction, of any depth, or a model that holds one;
+        the spec string of a named layer (``"lstm:forget_bias=2"``), or several; a factory of them, or a
+        mapping from labels.
     x, n, d, samples, seeds, seed, dtype, device, memory, command, progress : as for ``depprobe.jacobian``;
-        x holds floats, n counts the warm-up, and ``seed`` fixes the starting state and the first frame too.
-        Without input, n and samples (starting states) are for modules too.
+        x is what the module reads, n counts the warm-up, and ``seed`` fixes the starting state and the first
+        frame too. Without input, n and samples (starting states) are for modules too.
+    part : name of the recurrence in a model that holds several; it is measured at what the model hands it.
     exponents : how many, the largest first; ``"all"``; by default 16, or all where the state is smaller.
     drive : ``input``: driven by x from the zero state; ``none``: autonomous, zero input, from a random state
         s ~ N(0, 1) (the zero state of a module without biases is a fixed point).
@@ -96,9 +100,11 @@ def lyapunov(
     if drive == "none":
         if x is not None and not isinstance(x, Source):
             raise BadInput("drive='none' takes no input: leave out x, or use drive='input'")
+        if part is not None:
+            raise BadInput(f"part={part!r} is measured at what its model hands it: use drive='input'")
         measured = _undriven(module, asked)
     else:
-        measured = cases_of(module, x, asked)
+        measured = at_recurrences(cases_of(module, x, asked), part)
     cases = measured.cases
     length = len(cases[0].x)
     before = warmup_of(warmup, length)

@@ -12,7 +12,7 @@ from depprobe.cli.options import saying, shared
 
 
 @click.command(cls=Grouped, short_help="forget gates: their product beside the true dc_t/dc_k")
-@shared("layer", "n", "d")
+@shared("layer", "part", "n", "d")
 @click.option("--target", default="last", metavar="last|T", help="Output position t.")
 @click.option("--depth", default=0, help="Stacked layer to measure; 0 is the bottom one.")
 @click.option(
@@ -31,6 +31,7 @@ def gates(input_: str, **options: Any) -> None:
     depprobe gates --layer lstm --n 1000
     depprobe gates --layer lstm --layer lstm:forget_bias=2 --layer lstm:forget_bias=5
     depprobe gates --layer gru:gain=2 --input README.md
+    depprobe gates --model mine.py:make --part encoder.rnn --input data.csv
     """
     run = Run.of("gates", input_, options)
     with run.measuring() as report:

@@ -13,7 +13,7 @@ from depprobe.vocabulary import DRIVES
 
 
 @click.command(cls=Grouped, short_help="Lyapunov exponents of a recurrence, their convergence, a figure")
-@shared("layer", "n", "d")
+@shared("layer", "part", "n", "d")
 @click.option(
     "--exponents",
     metavar="M|all",
