@@ -142,9 +142,14 @@ def test_a_causal_model_of_ids_is_traced_to_the_largest_target_only(monkeypatch)
     assert 4 in lengths
     whole = depprobe.jacobian(model, ids, targets=[3], method="autograd")
     np.testing.assert_allclose(short.log_norm, whole.log_norm, rtol=1e-10)
-    lengths.clear()
-    depprobe.jacobian(model, ids, wrt="h.*", targets=[3])
-    assert 4 in lengths
+    for method in ("auto", "probes"):
+        lengths.clear()
+        ds = depprobe.jacobian(model, ids, wrt="h.*", targets=[3], method=method)
+        assert 4 in lengths
+    exact = depprobe.jacobian(model, ids, targets=[3], method="probes", probes=4)
+    np.testing.assert_allclose(exact.log_norm, whole.log_norm, rtol=1e-10)
+    np.testing.assert_array_equal(exact.log_norm_status, whole.log_norm_status)
+    assert int((ds.log_norm_status == 2).sum()) == 3 * (N - 4)
 
 
 def test_operators_travel():

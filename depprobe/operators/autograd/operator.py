@@ -94,7 +94,8 @@ class AutogradJacobian(TemporalJacobian):
         self, targets: Sequence[int], sources: Sequence[int] | None = None, norm: str = "fro"
     ) -> LogNorms:
         columns = np.arange(self.shape[2]) if sources is None else np.asarray(sources, dtype=np.int64)
-        rows = [self._norm_row(t, columns, norm) for t in targets]
+        with self._function.held():
+            rows = [self._norm_row(t, columns, norm) for t in targets]
         values, error, status = (np.stack(parts) for parts in zip(*rows, strict=True))
         return LogNorms(values, error, status=status)
 

@@ -41,6 +41,8 @@ LEAST_ROWS, MOST_ROWS = 16, 64
 PILOT_ROWS, PILOT_TARGETS = 8, 3
 #: lags whose effective ranks are pooled
 WINDOW = 7
+#: neighbouring targets for which a causal forward is recorded up to the last of them
+TOGETHER = 8
 
 Floats = NDArray[np.float64]
 
@@ -74,10 +76,16 @@ class ProbedJacobian(AutogradJacobian):
             else rows_for(float(asked[:-1]) / 100, d, float(np.nanmedian(self._pilot(options.norm)[1])))
         )
 
+    @property
+    def targets_at_once(self) -> int:
+        """How many targets share a pass that ends at the last of them."""
+        return TOGETHER
+
     def log_norms(
         self, targets: Sequence[int], sources: Sequence[int] | None = None, norm: str = "fro"
     ) -> LogNorms:
-        found = super().log_norms(targets, sources, norm)
+        with self._products.up_to(max(targets)):
+            found = super().log_norms(targets, sources, norm)
         columns = np.arange(self.shape[2]) if sources is None else np.asarray(sources, dtype=np.int64)
         rank = np.stack([self._rank(t, columns, norm) for t in targets])
         rank[~np.isfinite(found.values)] = np.nan
@@ -124,7 +132,10 @@ class ProbedJacobian(AutogradJacobian):
         n_out, d = self.shape[:2]
         chosen = np.unique(np.linspace(0, n_out - 1, PILOT_TARGETS + 1).round().astype(int)[1:]).tolist()
         rows, every = min(PILOT_ROWS, d), np.arange(self.shape[2])
-        found = [traces(torch.cat(self._rows(t, rows, every, rows, norm).rows), d) for t in chosen]
+        found = []
+        for t in chosen:
+            with self._products.up_to(t):
+                found.append(traces(torch.cat(self._rows(t, rows, every, rows, norm).rows), d))
         lag = np.concatenate([self._lags(t) for t in chosen])
         squared, of_square = (np.concatenate([one[i] for one in found]) for i in (0, 1))
         seen = np.isfinite(squared)

@@ -5,6 +5,7 @@ What a backward pass gives the other variables is kept until they are asked for.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -12,7 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 
 from depprobe.core.calling.arguments import HALF, bits_of
 from depprobe.core.scaled import Scaled, log_norm_of_logs
@@ -59,22 +60,35 @@ class Products:
     def __init__(self, recording: Recording, at: int = 0) -> None:
         self._recording, self._at = recording, at
         self.narrowest = recording.narrowest[at]
+        self._last: int | None = None
 
     @property
     def chunk(self) -> int:
         """How many products fit at once."""
         return self._recording.chunk
 
+    @contextlib.contextmanager
+    def up_to(self, last: int) -> Iterator[None]:
+        """Rows of targets up to ``last``: a causal forward is passed so far, and no farther."""
+        self._last = last
+        try:
+            yield
+        finally:
+            self._last = None
+
     def row(self, t: int, cotangents: Tensor) -> Iterator[Tensor]:
         """v^T J[t,:] for rows v of (m, d_out), in chunks: (chunk, n_in, d_in)."""
-        points = self._recording.points[self._at : self._at + 1]
-        return (part for (part,) in self._chunks(t, cotangents, points))
+        return (part for (part,) in self._chunks(t, cotangents, slice(self._at, self._at + 1)))
 
-    def _chunks(self, t: int, cotangents: Tensor, points: Sequence[Tensor]) -> Iterator[Sequence[Tensor]]:
+    def _chunks(self, t: int, cotangents: Tensor, which: slice) -> Iterator[Sequence[Tensor]]:
+        recording = self._recording
+        points, y = (recording.points, recording.y) if self._last is None else recording.up_to(self._last, t)
+        beyond = len(recording.y) - len(y)
         for part in cotangents.split(min(self.chunk, len(cotangents))):
-            full = torch.zeros(len(part), *self._recording.y.shape, dtype=part.dtype, device=part.device)
+            full = torch.zeros(len(part), *y.shape, dtype=part.dtype, device=part.device)
             full[:, t] = part
-            yield self._recording.many(full, points)
+            found = recording.many(full, points[which], y)
+            yield [nn.functional.pad(one, (0, 0, 0, beyond)) for one in found] if beyond else found
 
     def gathered(self, t: int, cotangents: Tensor, columns: NDArray[np.int64], most: int = 0) -> Gathered:
         """What rows of ``row`` come to, at most so many of them kept."""
@@ -87,7 +101,7 @@ class Products:
 
         def work() -> list[Gathered]:
             every = [Gathered(columns, most) for _ in self._recording.points]
-            for parts in self._chunks(t, cotangents, self._recording.points):
+            for parts in self._chunks(t, cotangents, slice(None)):
                 for one, part in zip(every, parts, strict=True):
                     one.add(part)
             return every
@@ -113,11 +127,8 @@ class Products:
 
     def structure(self, t: int) -> NDArray[np.bool_] | None:
         """Which inputs a path leads to from output t, (n_in,), as structure tells; None where it does not."""
-        live = self._recording.live
-        if live is None:
-            return None
-        found = self._recording.shared.of(("live", t), self._at, lambda: live(t))
-        return found.cpu().numpy()
+        lives = self._recording.lives(t)
+        return None if lives is None else lives[self._at]
 
     def reaches(self, t: int) -> NDArray[np.bool_]:
         """Which inputs a path leads to from output t, (n_in,): a cotangent of NaN arrives there."""

@@ -13,9 +13,12 @@ from collections.abc import Callable, Sequence
 from functools import cached_property
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from depprobe.core.calling.one_function import same_output
 from depprobe.core.calling.passes import TIMES
 from depprobe.core.function import SequenceFunction
 from depprobe.core.options import readable, require
@@ -25,6 +28,10 @@ from depprobe.errors import BadInput
 
 #: from an output t to the positions (n_in,) of each variable that a path leads to
 Live = Callable[[int], Sequence[Tensor]]
+#: variables and output of a recorded pass
+Recorded = tuple[tuple[Tensor, ...], Tensor]
+#: share of the sequence above which shortening it gains nothing
+_WORTH_CUTTING = 0.85
 #: makes that of a function, within some bytes; None where its forward cannot be traced
 structures: list[Callable[[SequenceFunction, int], Live | None]] = []
 
@@ -46,7 +53,9 @@ class Recording:
         self.function, self.memory = function, memory
         self.points, self.y = function.record_points()
         self.shared: SharedWork[Any] = SharedWork(len(self.points))
-        self._noisy: tuple[tuple[Tensor, ...], Tensor] | None = None
+        self._noisy: Recorded | None = None
+        self._short: dict[int, Recorded | None] = {}
+        self._lives: dict[int, list[NDArray[np.bool_]]] = {}
         # where n by n numbers many times over would fit, the graph need not be measured
         ample = n_by_n_bytes(function)
         rows = max(1, self.y.shape[1])
@@ -81,7 +90,7 @@ class Recording:
 
     def __getstate__(self) -> dict[str, Any]:
         # a graph does not travel; it is recorded again
-        state = vars(self) | {"points": None, "y": None, "_noisy": None}
+        state = vars(self) | {"points": None, "y": None, "_noisy": None, "_short": {}}
         state.pop("live", None)
         return state
 
@@ -94,7 +103,36 @@ class Recording:
         """Which positions of each variable a path leads to, as the structure of the forward tells."""
         return next((found for make in structures if (found := make(self.function, self.memory))), None)
 
-    def noisy(self, noise: Callable[[], Any]) -> tuple[tuple[Tensor, ...], Tensor]:
+    def lives(self, t: int) -> list[NDArray[np.bool_]] | None:
+        """Those of output t, (n_in,) for each variable; None where structure does not tell."""
+        if self.live is None:
+            return None
+        if t not in self._lives:
+            self._lives[t] = [one.cpu().numpy() for one in self.live(t)]
+        return self._lives[t]
+
+    def up_to(self, last: int, t: int) -> Recorded:
+        """The pass over the positions up to ``last``, where output t ignores what follows; else the whole."""
+        lives = self.lives(t)
+        if lives is None or any(live[last + 1 :].any() for live in lives):
+            return self.points, self.y
+        if last not in self._short:
+            self._short = {last: self._shortened(last + 1)}
+        return self._short[last] or (self.points, self.y)
+
+    def _shortened(self, length: int) -> Recorded | None:
+        n_out, _, n_in, _ = self.function.shape
+        record = self.function.prefix(length)
+        if n_out != n_in or length > _WORTH_CUTTING * n_out or record is None:
+            return None
+        try:
+            points, y = record()
+        except BadInput:  # it takes inputs of one length alone
+            return None
+        same = len(y) == length and all(len(point) == length for point in points)
+        return (points, y) if same and same_output(self.y[:length], y) else None
+
+    def noisy(self, noise: Callable[[], Any]) -> Recorded:
         """Variables and output of a pass under a mode that changes numbers, recorded once."""
         if self._noisy is None:
             mode = noise()
@@ -132,32 +170,34 @@ class Recording:
             point.grad = None
         return grads
 
-    def many(self, cotangents: Tensor, points: Sequence[Tensor]) -> Sequence[Tensor]:
-        """Products of a batch of cotangents."""
+    def many(self, cotangents: Tensor, points: Sequence[Tensor], y: Tensor) -> Sequence[Tensor]:
+        """Products of a batch of cotangents on y in some variables."""
         if self._batched:
             try:
-                found = self._at_once(cotangents, points)
+                found = self._at_once(cotangents, points, y)
             except (torch.OutOfMemoryError, MemoryError):
                 raise
             except Exception:  # vmap says in many ways that it cannot: one by one shows whether torch can
                 self._batched = False
             else:
-                if not self._doubtful or self._agrees(found, cotangents, points):
+                if not self._doubtful or self._agrees(found, cotangents, points, y):
                     return found
                 self._batched = False
-        singles = [self.single(one, points, self.y) for one in cotangents]
+        singles = [self.single(one, points, y) for one in cotangents]
         return [torch.stack(parts) for parts in zip(*singles, strict=True)]
 
-    def _at_once(self, cotangents: Tensor, points: Sequence[Tensor]) -> Sequence[Tensor]:
+    def _at_once(self, cotangents: Tensor, points: Sequence[Tensor], y: Tensor) -> Sequence[Tensor]:
         with self.function.held():
             return torch.autograd.grad(
-                self.y, points, cotangents, retain_graph=True, is_grads_batched=True, materialize_grads=True
+                y, points, cotangents, retain_graph=True, is_grads_batched=True, materialize_grads=True
             )
 
-    def _agrees(self, found: Sequence[Tensor], cotangents: Tensor, points: Sequence[Tensor]) -> bool:
+    def _agrees(
+        self, found: Sequence[Tensor], cotangents: Tensor, points: Sequence[Tensor], y: Tensor
+    ) -> bool:
         """Whether Python code in the graph means the same to a batch as to one: asked once."""
         self._doubtful = False
-        truth = self.single(cotangents[-1], points, self.y)
+        truth = self.single(cotangents[-1], points, y)
         return all(
             torch.allclose(many[-1], one, rtol=1e-4, atol=float(one.abs().max()) * 1e-6)
             for many, one in zip(found, truth, strict=True)
