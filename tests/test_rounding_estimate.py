@@ -48,13 +48,36 @@ class Fourier(nn.Module):
         return torch.fft.irfft(torch.fft.rfft(x, 2 * n, dim=-2) * kernel, 2 * n, dim=-2)[..., :n, :]
 
 
-@pytest.mark.parametrize("make", [Attention, Loop, Fourier])
-def test_the_estimate_covers_what_float32_loses(make):
+class Recurrences(nn.Module):
+    """Two recurrences, one upon the other, and glue that cancels: cut out, with autograd between."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.second = nn.LSTM(D, D, batch_first=True), nn.GRU(D, D, batch_first=True)
+        self.norm = nn.LayerNorm(D)
+
+    def forward(self, x):
+        h = self.first(x)[0]
+        return self.norm(h - self.second(h)[0]) * h.sigmoid()
+
+
+def encoder():
+    return nn.TransformerEncoderLayer(D, 2, 12, batch_first=True, norm_first=True).eval()
+
+
+@pytest.mark.parametrize(
+    ("make", "method"),
+    [
+        *((make, "autograd") for make in (Attention, Loop, Fourier)),
+        *((make, "auto") for make in (Recurrences, encoder)),
+    ],
+)
+def test_the_estimate_covers_what_float32_loses(make, method):
     held, ratio = [], []
     for seed in range(8):
         torch.manual_seed(seed)
         module, x = make().float(), torch.randn(N, D) * (1 + 2 * (seed % 3))
-        given = {"layout": "b n d", "method": "autograd"}
+        given = {"layout": "b n d", "method": method}
         low = temporal_jacobian(module, x, **given)
         high = temporal_jacobian(copy.deepcopy(module).double(), x.double(), **given)
         found, truth = low.log_norms([N - 1 - seed % 5]), high.log_norms([N - 1 - seed % 5])

@@ -13,7 +13,8 @@ Source: Parker 1997 (Monte Carlo arithmetic).
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -22,9 +23,8 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from depprobe.core.function import SequenceFunction
-from depprobe.core.scaled import Scaled
+from depprobe.core.scaled import Scaled, added
 from depprobe.operators.autograd import fisher
-from depprobe.operators.autograd.products import Products
 
 Floats = NDArray[np.float64]
 
@@ -78,34 +78,66 @@ class _LastBits(TorchDispatchMode):
         return made * pool[self._start : self._start + n].view(made.shape)
 
 
+class RowProducts(Protocol):
+    """Products with one cotangent, in plain numbers or with exponents; see ``Products``."""
+
+    narrowest: torch.dtype
+
+    def single(self, cotangent: Tensor) -> Tensor | Scaled:
+        """One product."""
+
+    def under(self, noise: Callable[[], Any], cotangent: Tensor) -> Tensor | Scaled:
+        """One product of a pass under a mode that changes numbers."""
+
+
 class Rounding:
     """Repeats of products of one function, some of its targets' standing for the others."""
 
-    def __init__(self, function: SequenceFunction, products: Products, norm: str = "fro") -> None:
+    def __init__(self, function: SequenceFunction, products: RowProducts, norm: str = "fro") -> None:
         self._function, self._products, self._norm = function, products, norm
         self._done = 0
+        self._begun: set[int] = set()
         self._known: dict[int, tuple[NDArray[np.int64], Floats]] = {}
+
+    def begin(self, t: int) -> Tensor | None:
+        """Weights of output units (d_out,) whose sum of rows at t is to be repeated; None where others stand
+        for it.
+        """
+        self._done += 1
+        if len(self._begun) * _EVERY >= self._done or t in self._begun:
+            return None
+        self._begun.add(t)
+        draw = torch.Generator().manual_seed(t)
+        y = self._function.y
+        return torch.randn(y.shape[1], generator=draw, dtype=torch.float64, device="cpu").to(y)
 
     def error(self, t: int, lags: NDArray[np.int64], log_norm: Floats) -> Floats:
         """Estimated error of the ln norms (n,) of row t (NaN: not asked for) at lags (n,)."""
-        self._done += 1
-        if len(self._known) * _EVERY < self._done and t not in self._known:
-            self._known[t] = lags, self._measured(t, log_norm)
+        mix = self.begin(t)
+        if mix is not None:
+            first = self._products.single(self._cotangent(t, mix))
+            self.note(t, lags, log_norm, mix, _scaled(first))
+        return self.stated(t, lags)
+
+    def stated(self, t: int, lags: NDArray[np.int64]) -> Floats:
+        """Estimated errors at lags (n,), from the nearest row that was repeated."""
         nearest = min(self._known, key=lambda known: abs(known - t))
         known, relative = self._known[nearest]
         return np.interp(lags, known[::-1], relative[::-1])
 
-    def _measured(self, t: int, log_norm: Floats) -> Floats:
-        function = self._function
-        y = function.y
-        draw = torch.Generator().manual_seed(t)
+    def _cotangent(self, t: int, mix: Tensor) -> Tensor:
+        y = self._function.y
         cotangent = torch.zeros_like(y)
-        cotangent[t] = torch.randn(y.shape[1], generator=draw, dtype=torch.float64, device="cpu").to(y)
+        cotangent[t] = mix
         if self._norm == fisher.NORM:
             cotangent[t] = fisher.weighed(cotangent[None, t], y[t])[0]
-        first = self._products.single(cotangent)
-        again = self._products.under(_LastBits, _SCALE * cotangent) / _SCALE
-        apart, own = (Scaled.plain(part).log_norm(1).cpu().numpy() for part in (again - first, first))
+        return cotangent
+
+    def note(self, t: int, lags: NDArray[np.int64], log_norm: Floats, mix: Tensor, first: Scaled) -> None:
+        """Repeat a row, of which ``first`` is known."""
+        again = _scaled(self._products.under(_LastBits, _SCALE * self._cotangent(t, mix)))
+        gap = added(Scaled(again.values / _SCALE, again.log_scale), Scaled(-first.values, first.log_scale))
+        apart, own = (part.log_norm(1).cpu().numpy() for part in (gap, first))
         log_norm = np.where(np.isnan(log_norm), own, log_norm)
         with np.errstate(invalid="ignore"):
             relative = np.exp(np.minimum(apart - log_norm, 50.0))
@@ -119,4 +151,8 @@ class Rounding:
         # one block that is lost must not spoil those beside it
         pooled = np.minimum(np.sqrt(total / np.maximum(count, 1)), _SPOILED * relative)
         eps = torch.finfo(self._products.narrowest).eps
-        return _FACTOR * np.maximum(pooled, relative) + eps
+        self._known[t] = lags, _FACTOR * np.maximum(pooled, relative) + eps
+
+
+def _scaled(found: Tensor | Scaled) -> Scaled:
+    return Scaled.plain(found) if isinstance(found, Tensor) else found

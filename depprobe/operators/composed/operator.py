@@ -22,10 +22,14 @@ from torch import Tensor
 from depprobe.core.function import SequenceFunction
 from depprobe.core.options import Options, require
 from depprobe.core.scaled import Scaled
-from depprobe.core.temporal_jacobian import LogNorms, TemporalJacobian
+from depprobe.core.shared_work import SharedWork
+from depprobe.core.temporal_jacobian import LogNorms, TemporalJacobian, anchors
+from depprobe.errors import BadInput
+from depprobe.operators.autograd import fisher
 from depprobe.operators.autograd.operator import AutogradJacobian, ends_abruptly
+from depprobe.operators.autograd.rounding import Rounding
 from depprobe.operators.composed.graph import Graph
-from depprobe.operators.composed.traces import Traces
+from depprobe.operators.composed.traces import GraphProducts, Traces
 from depprobe.vocabulary import STATUS
 
 #: share of a norm that may have been lost before the norm counts as unknown
@@ -53,16 +57,25 @@ class GraphJacobian(TemporalJacobian):
     norms: tuple[str, ...] = ("fro", "spectral", "fisher")
     error_kind = "estimate"
 
-    def __init__(self, function: SequenceFunction, options: Options, traces: Traces, at: int = 0) -> None:
+    def __init__(
+        self,
+        function: SequenceFunction,
+        options: Options,
+        traces: Traces,
+        at: int = 0,
+        shared_rows: SharedWork[Scaled] | None = None,
+    ) -> None:
         self._function, self._options, self._traces, self._at = function, options, traces, at
         self.shape, self.wrt = function.shape, function.wrt
+        self._shared_rows = SharedWork[Scaled](1) if shared_rows is None else shared_rows
         assert traces.rows_at_once > 0, "which looks whether a row fits"
 
     def at_depths(self, names: Sequence[str]) -> list[TemporalJacobian] | None:
         """Operators whose rows are kept as they pass each of the denominators."""
         functions = self._function.at_depths(names)
         traces = Traces(functions[0], self._options)
-        return [GraphJacobian(one, self._options, traces, at) for at, one in enumerate(functions)]
+        shared = SharedWork[Scaled](len(functions))
+        return [GraphJacobian(one, self._options, traces, at, shared) for at, one in enumerate(functions)]
 
     @property
     def _graph(self) -> Graph:
@@ -97,21 +110,48 @@ class GraphJacobian(TemporalJacobian):
     def log_norms(
         self, targets: Sequence[int], sources: Sequence[int] | None = None, norm: str = "fro"
     ) -> LogNorms:
-        """Natural logs of the norms of J[t,k]; ``error`` is the share that was lost, without rounding."""
+        """Natural logs of the norms of J[t,k]; ``error`` is the share lost, and rounding as estimated."""
         columns = np.arange(self.shape[2]) if sources is None else np.asarray(sources, dtype=np.int64)
         wanted = [int(t) % self.shape[0] for t in targets]
         order = sorted(set(wanted))
         found: dict[int, tuple[Floats, Floats, NDArray[np.int8]]] = {}
+        rounding = self._rounding[norm if norm in self._rounding else "fro"]
         with self._function.held():
             for first in range(0, len(order), self.targets_at_once):
                 group = order[first : first + self.targets_at_once]
-                measured = self._traces.norms(self._traces.up_to(group), group, norm, self._at)
+                mix = {t: drawn for t in group if (drawn := rounding.begin(t)) is not None}
+                graph = self._traces.up_to(group)
+                *measured, mixed = self._traces.norms(graph, group, norm, self._at, mix)
                 for t, total, lost, live in zip(group, *measured, strict=True):
-                    found[t] = self._judged(t, total, lost, live, norm)
+                    values, error, status = self._judged(t, total, lost, live, norm)
+                    rounded = self._rounded(rounding, t, values, mix.get(t), mixed.get(t))
+                    found[t] = values, error + rounded, status
         values, error, status = (
             np.stack(parts)[:, columns] for parts in zip(*(found[t] for t in wanted), strict=True)
         )
         return LogNorms(values, error, status=status)
+
+    def _rounded(
+        self, rounding: Rounding, t: int, values: Floats, mix: Tensor | None, first: Scaled | None
+    ) -> Floats:
+        """Estimated errors of ln norms (n_in,) from rounding; NaN where the forward cannot be repeated."""
+        n_out, _, n_in, _ = self.shape
+        position = np.linspace(0, n_in - 1, n_out) if self.position is None else self.position
+        lags = anchors(position)[t] - np.arange(n_in)
+        known = np.isfinite(values)
+        if 2 * self._graph.partition.total > self._options.memory:
+            return np.where(known, np.nan, 0.0)
+        try:
+            if mix is not None and first is not None:
+                rounding.note(t, lags, np.where(known, values, np.nan), mix, first)
+            return np.where(known, rounding.stated(t, lags), 0.0)
+        except (BadInput, RuntimeError, ValueError):  # code of the user's that takes no changed numbers
+            return np.where(known, np.nan, 0.0)
+
+    @cached_property
+    def _rounding(self) -> dict[str, Rounding]:
+        products = GraphProducts(self._traces, self._at, self._shared_rows)
+        return {norm: Rounding(self._function, products, norm) for norm in ("fro", fisher.NORM)}
 
     def _judged(
         self, t: int, total: Tensor, lost: Tensor, live: Tensor, norm: str
@@ -163,7 +203,7 @@ class GraphJacobian(TemporalJacobian):
         graph = self._traces.fine
         if graph.partition.joins == self._graph.partition.joins:
             return total, share, doubtful
-        (fine,), (lost,), _ = self._traces.norms(graph, [t], norm, self._at)
+        (fine,), (lost,), *_ = self._traces.norms(graph, [t], norm, self._at, {})
         found = (lost - fine).exp().nan_to_num(nan=0.0)
         total, share = torch.where(doubtful, fine, total), torch.where(doubtful, found, share)
         return total, share, doubtful & (total.isneginf() | (share > _LOST))

@@ -12,17 +12,18 @@ Shapes: m targets; rows (u, n_out, d_out), u = m d_out, pulled some at a time.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from functools import cached_property
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from depprobe.core.function import Record, SequenceFunction
 from depprobe.core.options import Options, readable, require
-from depprobe.core.scaled import Scaled, log_norms
+from depprobe.core.scaled import Scaled, added, log_norms
 from depprobe.core.shared_work import SharedWork
 from depprobe.errors import BadInput
 from depprobe.operators.autograd import fisher
@@ -40,11 +41,14 @@ _WORTH_CUTTING, _ROUNDING = 0.85, 1e4
 
 
 class Norms(NamedTuple):
-    """For each of some targets: ln norms, ln of what was lost, and live positions, all (m, n_in)."""
+    """For each of some targets: ln norms, ln of what was lost, and live positions, all (m, n_in); of some the
+    sum of their rows by weights, (n_in, d_in).
+    """
 
     total: Tensor
     lost: Tensor
     live: Tensor
+    mixed: dict[int, Scaled]
 
 
 class Traces:
@@ -92,6 +96,11 @@ class Traces:
     def fine(self) -> Graph:
         """The whole, rows rescaled every few nodes."""
         return self._traced(self._function.record_points, _FINE)
+
+    def again(self, mode: Callable[[], AbstractContextManager[Any]]) -> Graph:
+        """The whole, traced anew under a mode, for one use."""
+        with self._function.held(), mode():
+            return self._traced(self._function.record_points)
 
     def up_to(self, group: list[int]) -> Graph:
         """A graph that ends at the largest target, where outputs ignore what follows; else the whole."""
@@ -143,23 +152,31 @@ class Traces:
                     raise
                 raise BadInput(backward_failure(self._function.module, error)) from error
 
-    def norms(self, graph: Graph, group: list[int], norm: str, at: int) -> Norms:
-        """Norms of the blocks of some targets in one of the points, and of what was lost of them."""
+    def norms(self, graph: Graph, group: list[int], norm: str, at: int, mix: Mapping[int, Tensor]) -> Norms:
+        """Norms of the blocks of some targets in one of the points, and of what was lost of them; for targets
+        in ``mix`` the sum of their rows by the weights (d_out,) given.
+        """
         if norm == "spectral":  # whole blocks of every point would be held at once
-            return self._all_norms(graph, group, norm, [at])[0]
+            return self._all_norms(graph, group, norm, [at], mix)[0]
         key = len(graph.y), graph.partition.joins, norm, tuple(group)
         every = range(len(graph.points))
-        return self._shared.of(key, at, lambda: self._all_norms(graph, group, norm, every))
+        return self._shared.of(key, at, lambda: self._all_norms(graph, group, norm, every, mix))
 
-    def _all_norms(self, graph: Graph, group: list[int], norm: str, points: Sequence[int]) -> list[Norms]:
+    def _all_norms(
+        self, graph: Graph, group: list[int], norm: str, points: Sequence[int], mix: Mapping[int, Tensor]
+    ) -> list[Norms]:
         m, device = len(group), graph.y.device
         lengths = [len(self.whole.points[at]) for at in points]
         totals = [torch.full((m, n), -math.inf, dtype=torch.float64, device=device) for n in lengths]
         losts = [total.clone() for total in totals]
         lives = [torch.zeros(total.shape, dtype=torch.bool, device=device) for total in totals]
         blocks: list[list[Scaled]] = [[] for _ in points]
-        for parts, owner in self.pulled(graph, group, norm):
-            for at, total, lost, live, kept in zip(points, totals, losts, lives, blocks, strict=True):
+        sums: list[dict[int, Scaled]] = [{} for _ in points]
+        for parts, unit in self.pulled(graph, group, norm):
+            owner = unit // graph.y.shape[1]
+            for at, total, lost, live, kept, mixed in zip(
+                points, totals, losts, lives, blocks, sums, strict=True
+            ):
                 pulled = parts[at]
                 here = pulled.live.shape[1]
                 live[:, :here] = pulled.live
@@ -167,6 +184,11 @@ class Traces:
                 for i in owner.unique().tolist():
                     total[i, :here] = torch.logaddexp(total[i, :here], squares[owner == i].logsumexp(0))
                 lost[:, :here] = torch.logaddexp(lost[:, :here], 2 * pulled.lost.log_norm(2))
+                for t, weights in mix.items():
+                    mine = owner == group.index(t)
+                    if bool(mine.any()):
+                        found = _mixed(pulled.rows, mine, weights[unit[mine] % len(weights)], total.shape[1])
+                        mixed[t] = added(mixed[t], found) if t in mixed else found
                 if norm == "spectral":
                     kept.append(pulled.rows)
         if norm == "spectral":
@@ -178,14 +200,14 @@ class Traces:
                     block = Scaled(rows.values[mine].transpose(0, 1), rows.log_scale[mine].transpose(0, 1))
                     total[i, :here] = 2 * log_norms(block, "spectral")
         return [
-            Norms(0.5 * total, 0.5 * lost, live)
-            for total, lost, live in zip(totals, losts, lives, strict=True)
+            Norms(0.5 * total, 0.5 * lost, live, mixed)
+            for total, lost, live, mixed in zip(totals, losts, lives, sums, strict=True)
         ]
 
     def pulled(
         self, graph: Graph, group: list[int], norm: str = "fro"
     ) -> Iterator[tuple[list[Pulled], Tensor]]:
-        """The rows of some targets, a chunk at a time, and the place in the group of the target of each."""
+        """The rows of some targets, a chunk at a time, and the numbers of their units, (targets in turn)."""
         n_out, d_out = graph.y.shape
         m, device = len(group), graph.y.device
         at = torch.tensor(group, device=device)
@@ -202,7 +224,48 @@ class Traces:
                     values[mine, t] = fisher.weighed(values[mine, t], graph.y[t].detach())
             scale = torch.full((len(part), n_out, 1), -math.inf, dtype=torch.float64, device=device)
             scale[torch.arange(len(part), device=device), at[owner]] = 0
-            yield self.pull(graph, Scaled(values, scale), live, owner), owner
+            yield self.pull(graph, Scaled(values, scale), live, owner), part
+
+
+class GraphProducts:
+    """Products of the Jacobian with one cotangent, for the points of a graph, each of which asks for all.
+
+    Attributes
+    ----------
+    narrowest : the narrowest dtype on the way.
+    """
+
+    def __init__(self, traces: Traces, at: int, shared: SharedWork[Scaled]) -> None:
+        self._traces, self._at, self._shared = traces, at, shared
+        self.narrowest = traces.whole.partition.narrowest
+
+    def single(self, cotangent: Tensor) -> Scaled:
+        """Sum over t of cotangent_t^T J[t,:]."""
+        return self._rows(self._traces.whole, cotangent)[self._at]
+
+    def under(self, noise: Callable[[], Any], cotangent: Tensor) -> Scaled:
+        """The same through a trace that is made under a mode that changes numbers."""
+        key = tuple((cotangent != 0).any(1).nonzero()[:, 0].tolist())
+        return self._shared.of(key, self._at, lambda: self._rows(self._traces.again(noise), cotangent))
+
+    def _rows(self, graph: Graph, cotangent: Tensor) -> list[Scaled]:
+        standing = (cotangent != 0).any(1)
+        scale = torch.zeros(1, len(cotangent), 1, dtype=torch.float64, device=cotangent.device)
+        scale[:, ~standing] = -torch.inf
+        owner = torch.zeros(1, dtype=torch.long, device=cotangent.device)
+        found = self._traces.pull(graph, Scaled(cotangent[None], scale), standing[None], owner)
+        return [Scaled(part.rows.values[0], part.rows.log_scale[0]) for part in found]
+
+
+def _mixed(rows: Scaled, mine: Tensor, weights: Tensor, n: int) -> Scaled:
+    """Sum of some rows (u, n', d) by weights, as (n, d), n >= n'."""
+    own = Scaled(rows.values[mine], rows.log_scale[mine].expand(-1, rows.values.shape[1], 1))
+    top = own.log_scale.amax(0, keepdim=True)
+    base = torch.where(top.isneginf(), 0, top)
+    found = torch.tensordot(weights, own.relative_to(base), 1)
+    short = n - len(found)
+    scale = torch.nn.functional.pad(top[0], (0, 0, 0, short), value=-torch.inf)
+    return Scaled(torch.nn.functional.pad(found, (0, 0, 0, short)), scale)
 
 
 def _is_torchs(module: nn.Module) -> bool:
