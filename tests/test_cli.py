@@ -289,16 +289,16 @@ def test_same_command_same_file_bit_for_bit(good):
     command = (*LSTM, "--layer", "gru", "--samples", "2", "-o", "a.nc", "--figure", "a.png")
     printed = good(*command)
     first = files()
-    assert good(*command) == printed
+    assert good(*command, "--again") == printed
     assert files() == first
 
 
 def test_quiet_and_verbose_differ_on_stderr_only(run):
-    quiet, plain, verbose = (run(*LSTM, *extra) for extra in (("-q",), (), ("-v",)))
+    quiet, plain, verbose = (run(*LSTM, "--again", *extra) for extra in (("-q",), (), ("-v",)))
     assert quiet[1] == plain[1] == verbose[1]
     assert (quiet[2], plain[2]) == ("", "")
     assert re.fullmatch(
-        r"depprobe: measured in [\d.]+ s with 1 thread\n", run(*LSTM, "-v", "--threads", "1")[2]
+        r"depprobe: measured in [\d.]+ s with 1 thread\n", run(*LSTM, "--again", "-v", "--threads", "1")[2]
     )
     assert verbose[2].startswith("depprobe: measured in")
 
@@ -658,6 +658,27 @@ def test_the_name_of_a_layer_is_answered_with_its_command(refused, good):
     assert good("layers", "lstm").startswith("lstm  ")
     assert "gru  " not in good("layers", "lstm")
     refused("unknown layer 'lsmt'; did you mean 'lstm'", "layers", "lsmt")
+
+
+def test_the_same_command_again_says_that_the_result_is_there(good, monkeypatch):
+    Path("a.txt").write_text("abcdefgh" * 20, encoding="utf-8")
+    os.utime("a.txt", (1, 1))
+    call = (*LSTM, "--input", "a.txt", "-o", "a.nc", "--figure", "a.png")
+    first = good(*call)
+    written = Path("a.nc").stat().st_mtime_ns
+    before = "dataset  a.nc (measured before; --again measures anew)"
+    assert before not in first
+    assert before in good(*call, "--rows", "form")
+    assert Path("a.nc").stat().st_mtime_ns == written
+    assert before not in good(*call, "--again")
+    assert Path("a.nc").stat().st_mtime_ns > written
+    # another command, another input, another version
+    assert before not in good(*call, "--seed", "1")
+    assert before not in good(*call)
+    os.utime("a.nc", (0, 0))
+    assert before not in good(*call)
+    monkeypatch.setattr("depprobe._version.__version__", "0.0")
+    assert before not in good(*call)
 
 
 def test_runs_lists_what_is_there(good, refused):

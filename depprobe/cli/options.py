@@ -92,6 +92,7 @@ OPTIONS: dict[str, Callable[[Any], Any]] = {
     ),
     "table": click.option("--table", type=click.Choice(list(TABLES)), help="Print the table in this form."),
     "rows": click.option("--rows", metavar="A,B,...", help="Rows of the table, by how their headings begin."),
+    "again": click.option("--again", is_flag=True, help="Measure anew, although the result is there."),
     "quiet": click.option("-q", "--quiet", is_flag=True, help="No messages or progress on stderr."),
     "verbose": click.option("-v", "--verbose", is_flag=True, help="Say what runs and how long it took."),
 }
@@ -124,7 +125,7 @@ drawing = shared(*DRAWING)
 
 
 #: options of how a result is computed and said, which do not bear on what it is
-saying = shared("threads", "output", "figure", *DRAWING, "json", "table", "rows", "quiet", "verbose")
+saying = shared("threads", "output", "figure", *DRAWING, "json", "table", "rows", "again", "quiet", "verbose")
 SAYING = (
     "threads",
     "output_",
@@ -133,6 +134,7 @@ SAYING = (
     "as_json",
     "table",
     "rows",
+    "again",
     "quiet",
     "verbose",
     *DISTANCES,

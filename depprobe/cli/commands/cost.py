@@ -42,7 +42,7 @@ _PASSES = {"both": ("forward", "forward+backward")}
     type=click.Choice(list(TABLES)),
     help="The efficiency table in this form: time, memory, path, parallelism beside the article's.",
 )
-@shared("rows", "quiet", "verbose")
+@shared("rows", "again", "quiet", "verbose")
 def cost(layers: tuple[str, ...], n: str | None, **options: Any) -> None:
     """Measure what layers cost: FLOPs, memory and time at several lengths, and per-token latency.
 
@@ -68,20 +68,22 @@ def cost(layers: tuple[str, ...], n: str | None, **options: Any) -> None:
 
         raise BadInput(f"the efficiency table is for one --d, not for {options['d']}")
     counts, phase = given.pop("counts"), given.pop("phase")
-    with run.measuring() as report:
-        from depprobe.probes.cost import cost as measure
+    kept = FinishedPoints(run.data.with_name(run.data.name + ".partial"))
+    ds = run.there()
+    if ds is None:
+        with run.measuring() as report:
+            from depprobe.probes.cost import cost as measure
 
-        kept = FinishedPoints(run.data.with_name(run.data.name + ".partial"))
-        ds = measure(
-            run.targets,
-            **sizes,
-            phases=_passes(phase),
-            threads=None if counts is None else _whole("threads", counts),
-            command=run.command,
-            progress=report,
-            finished=kept,
-            **given,
-        )
+            ds = measure(
+                run.targets,
+                **sizes,
+                phases=_passes(phase),
+                threads=None if counts is None else _whole("threads", counts),
+                command=run.command,
+                progress=report,
+                finished=kept,
+                **given,
+            )
     figures = run.keep(ds, kind="efficiency" if table else "auto")
     kept.clear()
     if table:

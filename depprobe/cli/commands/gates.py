@@ -34,8 +34,10 @@ def gates(input_: str, **options: Any) -> None:
     depprobe gates --model mine.py:make --part encoder.rnn --input data.csv
     """
     run = Run.of("gates", input_, options)
-    with run.measuring() as report:
-        from depprobe.probes.gates import gates as measure
+    ds = run.there()
+    if ds is None:
+        with run.measuring() as report:
+            from depprobe.probes.gates import gates as measure
 
-        ds = measure(run.targets, run.source, command=run.command, progress=report, **run.options)
+            ds = measure(run.targets, run.source, command=run.command, progress=report, **run.options)
     run.say(ds, run.keep(ds))

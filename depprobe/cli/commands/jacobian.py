@@ -90,12 +90,14 @@ def jacobian(input_: str, theory: bool, position: str | None, **options: Any) ->
     named = isinstance(run.targets, list)
     if theory and not named:
         raise BadInput("--theory is known of named layers alone; leave it out, or --model and labels")
-    with run.measuring() as report:
-        from depprobe.probes.jacobian import jacobian as measure
+    kept = Finished(run.data.with_name(run.data.name + ".partial"))
+    ds = run.there()
+    if ds is None:
+        with run.measuring() as report:
+            from depprobe.probes.jacobian import jacobian as measure
 
-        kept = Finished(run.data.with_name(run.data.name + ".partial"))
-        given = run.options | {"finished": kept if named else None, "position": _position(position)}
-        ds = measure(run.targets, run.source, command=run.command, progress=report, **given)
+            given = run.options | {"finished": kept if named else None, "position": _position(position)}
+            ds = measure(run.targets, run.source, command=run.command, progress=report, **given)
     predicted = None
     if theory:
         from depprobe.probes.theory import theory as predict

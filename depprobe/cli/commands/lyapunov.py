@@ -44,8 +44,10 @@ def lyapunov(input_: str, **options: Any) -> None:
     if options["drive"] == "none" and input_ != "noise":
         raise BadInput(f"--drive none reads no input; leave out --input {input_}")
     run = Run.of("lyapunov", input_, options)
-    with run.measuring() as report:
-        from depprobe.probes.lyapunov import lyapunov as measure
+    ds = run.there()
+    if ds is None:
+        with run.measuring() as report:
+            from depprobe.probes.lyapunov import lyapunov as measure
 
-        ds = measure(run.targets, run.source, command=run.command, progress=report, **run.options)
+            ds = measure(run.targets, run.source, command=run.command, progress=report, **run.options)
     run.say(ds, run.keep(ds))

@@ -47,9 +47,11 @@ def spectrum(input_: str, **options: Any) -> None:
     if options["steps"] is None and input_ != "noise":
         raise BadInput("weights need no input: leave out --input, or give --steps")
     run = Run.of("spectrum", input_, options)
-    with run.measuring() as report:
-        from depprobe.probes.spectrum import spectrum as measure
+    ds = run.there()
+    if ds is None:
+        with run.measuring() as report:
+            from depprobe.probes.spectrum import spectrum as measure
 
-        given = {**run.options, "weight": list(options["weight"]) or None}
-        ds = measure(run.targets, run.source, command=run.command, progress=report, **given)
+            given = {**run.options, "weight": list(options["weight"]) or None}
+            ds = measure(run.targets, run.source, command=run.command, progress=report, **given)
     run.say(ds, run.keep(ds))
