@@ -681,6 +681,13 @@ def test_the_same_command_again_says_that_the_result_is_there(good, monkeypatch)
     assert before not in good(*call)
 
 
+def test_json_holds_no_json_in_strings(good):
+    document = json.loads(good(*LSTM, "--json", "-o", "a.nc", "--figure", "a.png"))
+    assert document["attributes"]["provenance"]["command"].startswith("depprobe jacobian --layer lstm")
+    shown = json.loads(good("show", "a.nc", "--json"))["a.nc"]
+    assert shown["attributes"] == document["attributes"]
+
+
 def test_runs_lists_what_is_there(good, refused):
     refused("'runs' holds no dataset", "runs")
     good(*LSTM, "-o", "runs/a.nc", "--figure", "a.png")

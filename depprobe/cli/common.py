@@ -184,7 +184,7 @@ class Run:
         summary = summary or summary_of(ds, **self.weighing)
         summary = tables.chosen(summary, **{name: self._saying.get(name) for name in ("rows", "labels")})
         if self._saying["as_json"]:
-            document = {"attributes": ds.attrs, "layers": summary.records, **(extra or {})}
+            document = {"attributes": output.attributes_of(ds), "layers": summary.records, **(extra or {})}
             document |= {"dataset": str(self.data), "figures": [str(path) for path in figures]}
             output.echo(output.as_json(document))
         elif self._saying["table"] not in (None, "text"):

@@ -106,6 +106,14 @@ def with_interval(value: float, low: float, high: float) -> str:
     return f"{value:.{places}f} [{low:.{places}f}, {high:.{places}f}]"
 
 
+def attributes_of(ds: xr.Dataset) -> dict[str, Any]:
+    """The attributes of a dataset for JSON, its provenance as the object it is."""
+    try:
+        return ds.attrs | {"provenance": json.loads(ds.attrs["provenance"])}
+    except (KeyError, TypeError, ValueError):
+        return dict(ds.attrs)
+
+
 def as_json(document: dict[str, Any]) -> str:
     """One JSON document; numbers that JSON lacks become null (NaN) or the strings "inf" and "-inf"."""
 

@@ -36,7 +36,10 @@ def show(
     found, faults = read_all(files)
     documents = [(file, ds, summary_of(ds, **given(options))) for file, ds in found.items()]
     if as_json:
-        said = {str(file): {"attributes": ds.attrs, "layers": made.records} for file, ds, made in documents}
+        said = {
+            str(file): {"attributes": output.attributes_of(ds), "layers": made.records}
+            for file, ds, made in documents
+        }
         output.echo(output.as_json(said))
     elif table not in (None, "text"):
         kinds = files_by_kind([(str(file), ds) for file, ds, _ in documents])
