@@ -485,7 +485,7 @@ def test_a_job_over_budget_is_refused_before_it_is_allocated(refused, monkeypatc
     def allocated(*_, **__):
         raise AssertionError("work began before the budget was checked")
 
-    monkeypatch.setattr("depprobe.probes.jacobian.temporal_jacobian", allocated)
+    monkeypatch.setattr("depprobe.probes.jacobian.jacobians_at_depths", allocated)
     refused(match, *arguments)
 
 
@@ -728,7 +728,7 @@ def test_interrupting_the_measurement_writes_nothing(refused, monkeypatch):
         signal.raise_signal(signal.SIGINT)
         raise AssertionError("the signal was swallowed")
 
-    monkeypatch.setattr("depprobe.probes.jacobian.temporal_jacobian", interrupted)
+    monkeypatch.setattr("depprobe.probes.jacobian.jacobians_at_depths", interrupted)
     before = torch.get_num_threads()
     refused("interrupted", *LSTM, "--threads", str(before + 1), code=130)
     assert torch.get_num_threads() == before
@@ -763,8 +763,8 @@ def test_an_interrupted_comparison_resumes_and_ends_in_the_same_file(run, good, 
         measured.append(type(module).__name__)
         return operator(module, *arguments, **options)
 
-    operator = probe.temporal_jacobian
-    monkeypatch.setattr(probe, "temporal_jacobian", second_interrupted)
+    operator = probe.jacobians_at_depths
+    monkeypatch.setattr(probe, "jacobians_at_depths", second_interrupted)
     assert run(*command)[0] == 130
     assert not Path("data/a.nc").exists()
     stopping = False
@@ -777,7 +777,7 @@ def test_data_that_ends_early_is_not_taken_for_an_interrupt(refused, monkeypatch
     def short(*_, **__):
         raise EOFError("no more")
 
-    monkeypatch.setattr("depprobe.probes.jacobian.temporal_jacobian", short)
+    monkeypatch.setattr("depprobe.probes.jacobian.jacobians_at_depths", short)
     refused("data ended too early: no more", *LSTM, code=1)
 
 
@@ -785,7 +785,7 @@ def test_an_internal_error_is_one_line_and_a_traceback_only_with_debug(refused, 
     def broken(*_, **__):
         raise ZeroDivisionError("first line\nsecond line")
 
-    monkeypatch.setattr("depprobe.probes.jacobian.temporal_jacobian", broken)
+    monkeypatch.setattr("depprobe.probes.jacobian.jacobians_at_depths", broken)
     message = refused("ZeroDivisionError: first line", *LSTM, code=1)
     assert "--debug" in message
     assert "second" not in message
