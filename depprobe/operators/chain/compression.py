@@ -261,9 +261,10 @@ class Riding:
         """G (ROWS, r) for the next run of the block's first rows; one exponent for s and e from here on."""
         part = block.parts[0]
         scales = part.scale[part.of["kept"]].T
+        shape, like = (ROWS, scales.shape[1]), scales.device
         if self._mix.shape[1] != scales.shape[1]:
-            drawn = torch.randn(ROWS, scales.shape[1], generator=noise.generator, dtype=torch.float64)
-            self._mix = (drawn / drawn.norm(dim=0)).to(scales.device)
+            drawn = torch.randn(shape, generator=noise.generator, dtype=scales.dtype, device=like)
+            self._mix = drawn / drawn.norm(dim=0)
         before, self.scale = self.scale, torch.maximum(self.scale, scales.amax())
         self.errors = self.errors * (before - self.scale).exp().to(self.errors.dtype)
         return (self._mix * (scales - self.scale).exp()).to(part.rows.dtype)
