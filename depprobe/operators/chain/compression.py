@@ -49,8 +49,8 @@ _SAFE = math.log(1e25)
 
 #: rows of rounding errors
 ROWS = 4
-#: most steps whose signs are drawn apart, and steps whose products' errors are added together
-_STEPS, _EVERY = 32, 4
+#: most steps whose signs are drawn apart
+_STEPS = 32
 
 
 class Carried:

@@ -2,10 +2,9 @@ r"""Sweeping row blocks backwards through a chain of steps.
 
     R_t = (rows on the state s_t),   J[t,k] = R_k ds_k/dx_k,   R_{k-1} = R_k ds_k/ds_{k-1}
 
-Layers of a stack are swept top down inside each step: what reaches the input of layer l joins the
-cotangent on h of layer l - 1 at the same k. Rows carry exponents, restored to range after each run of steps;
-a run in which a row fell or rose so far that digits were at stake is taken again in shorter runs.
-Cost per step: one product (r, S) x (S, d_h + d_in) a layer.
+Layers of a stack are swept top down inside each step: what reaches the input of layer l joins the cotangent
+on h of layer l - 1 at the same k. Rows carry exponents, restored to range after each run of steps; a run in
+which rows lost digits is taken again in shorter ones. A step costs (r, S) x (S, d_h + d_in) a layer.
 """
 
 from __future__ import annotations
@@ -115,7 +114,8 @@ def sweep(
             if errors is not None:
                 lost = errors.taps()
                 if reading is not None:
-                    taps, lost = (reading.taps(k, e) for e in (states[0], torch.stack(errors.joined)))
+                    both = reading.taps(k, torch.cat([states[0], torch.stack(errors.joined)], 1))
+                    taps, lost = both.tensor_split([len(rows)], 1)
                     reading.compare(k, states[0][0], taps[0], carried[kind])
                 rounding, left = errors.read(taps, lost, states), errors.left()
             split = zip(carried[kind], taps.split(sizes, 1), after.split(sizes), strict=True)
@@ -195,7 +195,7 @@ def advance(
 
 
 def _parts(layers: Sequence[_Layer], wrt: str, k: int, j: int) -> Tensor:
-    """Rows on the part ``wrt`` of all states, the variables, before what layers above read at k joins in."""
+    """Rows on the part ``wrt`` of all states, before what layers above read at k joins in."""
     return torch.cat([layer.cell.part(wrt, k, layer.state[j]) for layer in layers], 1)
 
 
