@@ -6,11 +6,13 @@ Shapes: rows (r, *shape) on a tensor; (r, n, width) with its time axis in front 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.autograd.graph import Node, get_gradient_edge
+from torch.utils._python_dispatch import _disable_current_modes
 
 from depprobe.operators.calls import LinearisedCall
 
@@ -67,3 +69,8 @@ def unflat(values: Tensor, shape: torch.Size, axis: int) -> Tensor:
     """(r, n, width) as (r, *shape); (r, n, 1) with ones for all but the time axis."""
     rest = [1 if values.shape[2] == 1 else s for i, s in enumerate(shape) if i != axis]
     return values.reshape(*values.shape[:2], *rest).movedim(1, axis + 1)
+
+
+def unseen() -> AbstractContextManager[Any]:
+    """Hides operations inside a known call from modes: whoever changes numbers is to change those between."""
+    return _disable_current_modes() if torch._C._len_torch_dispatch_stack() else nullcontext()

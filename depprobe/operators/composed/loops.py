@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.autograd.graph import Node
 
 from depprobe.operators.calls import known_cells
-from depprobe.operators.composed.cut import Cut, Port, edge_of
+from depprobe.operators.composed.cut import Cut, Port, edge_of, unseen
 
 if TYPE_CHECKING:
     from depprobe.operators.composed.trace import Tracer
@@ -75,7 +75,8 @@ class Loops:
             return None
         loop.add(call.x)
         given = [x.detach().requires_grad_() for x in (call.x, *call.states)]
-        outputs = call.run(given[0], tuple(given[1:]) if len(given) > 2 else given[1], *call.weights)
+        with unseen():
+            outputs = call.run(given[0], tuple(given[1:]) if len(given) > 2 else given[1], *call.weights)
         single = isinstance(outputs, Tensor)
         handed = tuple(self._tracer.handed(loop, x, 0) for x in ((outputs,) if single else outputs))
         loop.last = [state.grad_fn for state in handed]
