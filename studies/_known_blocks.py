@@ -8,6 +8,7 @@ B of rank one, of rank three (singular values 1, .7, .5), or full (Gaussian entr
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import AbstractContextManager, nullcontext
 from types import SimpleNamespace
 from typing import Any
 
@@ -19,6 +20,7 @@ from torch import Tensor
 
 from depprobe.core.options import Options
 from depprobe.operators.autograd.probes import ProbedJacobian
+from depprobe.operators.autograd.products import Gathered
 
 KINDS = ("rank one", "rank three", "full")
 
@@ -46,8 +48,23 @@ class _Products:
     def row(self, t: int, cotangents: Tensor) -> Iterator[Tensor]:
         yield torch.einsum("mi,kij->mkj", cotangents, self._blocks[t])
 
-    def single(self, cotangent: Tensor, graph: object = None) -> Tensor:
+    def single(self, cotangent: Tensor) -> Tensor:
         return torch.einsum("ti,tkij->kj", cotangent, self._blocks)
+
+    def under(self, noise: object, cotangent: Tensor) -> Tensor:
+        return self.single(cotangent)
+
+    def gathered(self, t: int, cotangents: Tensor, columns: NDArray[np.int64], most: int = 0) -> Gathered:
+        found = Gathered(columns, most)
+        for part in self.row(t, cotangents):
+            found.add(part)
+        return found
+
+    def up_to(self, last: int) -> AbstractContextManager[None]:
+        return nullcontext()
+
+    def structure(self, t: int) -> NDArray[np.bool_] | None:
+        return self.reaches(t)
 
     def reaches(self, t: int) -> NDArray[np.bool_]:
         return self._blocks[t].ne(0).any(2).any(1).numpy()
@@ -57,8 +74,8 @@ def probed(blocks: Tensor, probes: int, seed: int) -> ProbedJacobian:
     """Known blocks (n, n, d, d) behind the operator that probes modules."""
     n, _, d, _ = blocks.shape
     y, position = torch.zeros(n, d, dtype=blocks.dtype), np.arange(n, dtype=np.float64)
-    function: Any = SimpleNamespace(x=y, y=y, shape=(n, d, n, d), wrt="x", position=position)
-    function.record = lambda *given: None
+    function: Any = SimpleNamespace(x=y, y=y, shape=(n, d, n, d), wrt="x", position=position, given=b"")
+    function.record, function.held = lambda *given: None, nullcontext
     products: Any = _Products(blocks)
     return ProbedJacobian(function, Options(method="probes", probes=probes, seed=seed), products)
 

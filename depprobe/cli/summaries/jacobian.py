@@ -111,9 +111,10 @@ def _title(ds: xr.Dataset) -> str:
     """One line that says what was measured."""
     targets = ds.sizes.get("target", 1)
     at = f"t = {ds['target'].values[0]}" if targets == 1 else f"{targets} targets"
+    norm = NORM_WORDS.get(ds.attrs.get("norm", "fro"), "?")
     return (
         f"dh_t/d{_said(ds, 'wrt')}_k: n = {_said(ds, 'n')}, d = {_said(ds, 'd')}, {at}, "
-        f"{repeats(ds) or 'several seeds'}, {_said(ds, 'dtype')}, {NORM_WORDS.get(ds.attrs['norm'], '?')}"
+        f"{repeats(ds) or 'several seeds'}, {_said(ds, 'dtype')}, {norm}"
     )
 
 
