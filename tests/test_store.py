@@ -8,6 +8,7 @@ import os
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import h5py
 import numpy as np
@@ -253,15 +254,37 @@ def test_truncated_file(tmp_path, share):
     assert "\n" not in str(caught.value)
 
 
-def test_damaged_values_are_noticed(tmp_path):
+def test_any_flipped_bit_is_noticed(tmp_path):
     path = store.save(jacobian(), tmp_path / "a.nc")
-    whole = bytearray(path.read_bytes())
-    with h5py.File(path) as file:
-        chunk = file["log_norm"].id.get_chunk_info(0)
-    whole[chunk.byte_offset + chunk.size // 2] ^= 1
-    path.write_bytes(whole)
-    with pytest.raises(BadInput, match=r"cannot read '.*a\.nc'"):
-        store.load(path)
+    whole = path.read_bytes()
+    places = np.random.default_rng(0).integers(8, 8 * len(whole), 100)
+    for byte, bit in [divmod(int(place), 8) for place in places]:
+        path.write_bytes(whole[:byte] + bytes([whole[byte] ^ 1 << bit]) + whole[byte + 1 :])
+        with pytest.raises(BadInput, match=r"cannot read '.*a\.nc'"):
+            store.load(path)
+
+
+def test_what_another_program_changed_is_read_as_its_own(tmp_path):
+    path = store.save(jacobian(), tmp_path / "a.nc")
+    with h5py.File(path, "a") as file:
+        file.attrs["note"] = "mine"
+    assert store.load(path).attrs["note"] == "mine"
+
+
+def test_a_full_disk_is_one_line(tmp_path):
+    code = (
+        "import resource as r, depprobe; r.setrlimit(r.RLIMIT_FSIZE, (9000, 9000)); from test_store import *"
+    )
+    code += "\ntry: store.save(jacobian(), sys.argv[1])\nexcept DepprobeError as error: print(error)"
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path / "a.nc")],
+        cwd=os.path.dirname(__file__),
+        capture_output=True,
+        text=True,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout == f"could not write {str(tmp_path / 'a.nc')!r}: file too large\n"
+    assert files(tmp_path) == []
 
 
 @pytest.mark.parametrize(
@@ -324,11 +347,18 @@ def test_failure_midway_leaves_the_old_file(tmp_path, monkeypatch, failure, seen
     path = store.save(jacobian(), tmp_path / "a.nc")
     before = path.read_bytes()
 
-    def half(self, temporary, **kwargs):
-        temporary.write_bytes(b"half")
+    def half(temporary, content):
+        with temporary.open("wb") as stream:
+            stream.write(content[: len(content) // 2])
         raise failure
 
-    monkeypatch.setattr(xr.Dataset, "to_netcdf", half)
+    def refused(self, file, **kwargs):
+        raise failure
+
+    if seen is BadInput:
+        monkeypatch.setattr(xr.Dataset, "dump_to_store", refused)
+    else:
+        monkeypatch.setattr(Path, "write_bytes", half)
     for target in (path, tmp_path / "new.nc"):
         with pytest.raises(seen, match=message.replace("a\\.nc", target.name)) as caught:
             store.save(jacobian(), target)
@@ -340,15 +370,15 @@ def test_failure_midway_leaves_the_old_file(tmp_path, monkeypatch, failure, seen
 
 def test_reader_never_meets_a_half_written_file(tmp_path, monkeypatch):
     path = store.save(jacobian(), tmp_path / "a.nc")
-    write = xr.Dataset.to_netcdf
+    write = Path.write_bytes
     seen = []
 
-    def watched(self, temporary, **kwargs):
+    def watched(temporary, content):
         assert temporary.parent == path.parent
-        write(self, temporary, **kwargs)
+        write(temporary, content)
         seen.append(store.load(path).attrs["title"])
 
-    monkeypatch.setattr(xr.Dataset, "to_netcdf", watched)
+    monkeypatch.setattr(Path, "write_bytes", watched)
     before = path.read_bytes()
     with path.open("rb") as reader:
         store.save(jacobian().assign_attrs(title="new"), path)

@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
+import re
 import secrets
+import socket
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from depprobe.errors import BadInput, DepprobeError
+
+#: machine, process and chance, in hexadecimal
+_TEMPORARY = re.compile(r"\.([0-9a-f]{4})([0-9a-f]{6})[0-9a-f]{6}\.tmp")
+#: seconds after which a temporary file of another machine is taken for forgotten
+_FORGOTTEN = 24 * 3600.0
 
 
 @contextmanager
@@ -37,7 +46,7 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
     """
     final = Path(os.path.realpath(path))
     # short whatever the final name, which may use the full length a file system allows
-    temporary = final.with_name(f".{secrets.token_hex(8)}.tmp")
+    temporary = final.with_name(f".{_machine()}{os.getpid() % 16**6:06x}{secrets.token_hex(3)}.tmp")
     try:
         if final.exists() and not final.is_file():
             raise BadInput(f"cannot write {str(path)!r}: it is {'a folder' if final.is_dir() else 'no file'}")
@@ -53,6 +62,38 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
             raise DepprobeError(f"could not write {str(path)!r}: {reason_of(error)}") from error
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def remove_forgotten(folder: Path) -> None:
+    """Remove temporary files that processes which are gone left behind, killed or cut off from power."""
+    for path in folder.glob(".*.tmp"):
+        found = _TEMPORARY.fullmatch(path.name)
+        if not found:
+            continue
+        try:
+            if found[1] == _machine():
+                gone = int(found[2], 16) != os.getpid() and not _lives(int(found[2], 16))
+            else:
+                gone = time.time() - path.stat().st_mtime > _FORGOTTEN
+            if gone:
+                path.unlink()
+        except OSError:
+            # someone else removed it, or may
+            continue
+
+
+def _machine() -> str:
+    return hashlib.sha256(socket.gethostname().encode()).hexdigest()[:4]
+
+
+def _lives(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:
+        return True
+    return True
 
 
 def as_path(path: object) -> Path:

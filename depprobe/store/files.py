@@ -1,14 +1,18 @@
 """Save and load: netCDF-4 through ``h5netcdf``, whole or not at all.
 
-The same dataset gives the same bytes: nothing in a file depends on the time, the machine or the path.
+The same dataset gives the same bytes: nothing in a file depends on the time, the machine or the path. The
+last bytes are a checksum of all others, so that damage is an error instead of wrong numbers.
 """
 
 from __future__ import annotations
 
+import io
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import h5netcdf
 import numpy as np
 import xarray as xr
 
@@ -16,12 +20,12 @@ from depprobe.errors import BadInput
 from depprobe.store.atomic import as_path, one_line, reason_of, replacing
 from depprobe.store.labelled import completed
 from depprobe.store.storable import first_unstorable
+from depprobe.store.trailer import sealed, verify
 from depprobe.store.version_1 import from_version_1
 from depprobe.vocabulary import STATUS
 
 #: smaller variables gain nothing from compression, and HDF5 cannot compress scalars
 _COMPRESS_FROM = 1024
-#: compressed data carry a checksum too, so damage is an error instead of wrong numbers
 _COMPRESSION = {"zlib": True, "complevel": 4, "shuffle": True}
 _STATUS = "log_norm_status"
 
@@ -76,10 +80,19 @@ def save(ds: xr.Dataset, path: str | os.PathLike[str]) -> Path:
         plain[_STATUS].attrs |= {"flag_values": flags} if flags.size else {}
     with replacing(path) as temporary:
         try:
-            plain.to_netcdf(temporary, mode="w", format="NETCDF4", engine="h5netcdf", encoding=encoding)
+            content = _netcdf(plain, encoding)
         except (AttributeError, NotImplementedError, TypeError, ValueError) as error:
             raise BadInput(f"cannot store the dataset: {one_line(error)}") from error
+        temporary.write_bytes(sealed(content))
     return Path(path)
+
+
+def _netcdf(ds: xr.Dataset, encoding: Mapping[Any, Mapping[str, Any]]) -> bytes:
+    """The file in memory: where a disk is full, HDF5 ends the process instead of raising."""
+    stream = io.BytesIO()
+    with h5netcdf.File(stream, "w") as file:
+        ds.dump_to_store(xr.backends.H5NetCDFStore(file), encoding=encoding)
+    return stream.getvalue()
 
 
 def load(path: str | os.PathLike[str]) -> xr.Dataset:
@@ -114,6 +127,7 @@ def load(path: str | os.PathLike[str]) -> xr.Dataset:
             raise BadInput("it is empty")
         if signature != b"\x89HDF\r\n\x1a\n":
             raise BadInput("it is not a netCDF-4 file")
+        verify(file)
         # units such as "seconds" describe a measured time here, not a date to decode
         with xr.open_dataset(
             file.absolute(),
