@@ -3,13 +3,17 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test lint wheel bench studies docs clean
+.PHONY: demo test test-gpu lint wheel bench studies docs clean
 
 demo: $(VENV)/.installed
 	$(BIN)/depprobe jacobian --layer lstm --n 1000
 
 test: $(VENV)/.installed-test lint
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist worksteal
+
+# what is measured on a CUDA device; skipped, saying so, where there is none
+test-gpu: $(VENV)/.installed-test
+	$(BIN)/python -m pytest -m gpu -rs
 
 lint: $(VENV)/.installed-test
 	$(BIN)/ruff check .

@@ -14,7 +14,7 @@ from torch import nn
 
 import depprobe
 from depprobe import figures, store
-from depprobe.dynamics.benettin import growth
+from depprobe.dynamics.benettin import _Walk, growth
 from depprobe.dynamics.exponents import block_stderr, entropy_rate, kaplan_yorke
 from depprobe.dynamics.orthonormal import orthonormalise
 from depprobe.dynamics.trajectory import Recurrence
@@ -175,7 +175,7 @@ def step_of(module):
 
 
 @pytest.mark.parametrize("name", MODULES)
-def test_columns_are_pushed_by_the_step_jacobian_that_autograd_gives(name):
+def test_columns_are_pushed_by_the_step_jacobian_that_autograd_gives(name, monkeypatch):
     torch.manual_seed(1)
     module = MODULES[name]().double()
     x, flow = noise(7, 3), Recurrence(module)
@@ -188,6 +188,12 @@ def test_columns_are_pushed_by_the_step_jacobian_that_autograd_gives(name):
         torch.testing.assert_close(stretch.push(k, columns), J @ columns, rtol=tolerance(), atol=1e-14)
         torch.testing.assert_close(logs[k], torch.linalg.slogdet(J)[1], rtol=tolerance(), atol=1e-10)
         state = step(state, x[k]).detach()
+    # as where the host waits: by the matrices of many steps
+    monkeypatch.setattr("depprobe.dynamics.trajectory.waits", lambda device: True)
+    together = stretch.push(1, columns, 6)
+    for k in range(1, 7):
+        columns = stretch._step(k, columns)
+    torch.testing.assert_close(together, columns, rtol=tolerance(), atol=1e-14)
 
 
 @pytest.mark.parametrize("name", MODULES)
@@ -227,6 +233,27 @@ def test_every_step_orthonormalised_gives_the_same_as_intervals():
                 sums[(done - 100) // 150] += R.diagonal().abs().log().numpy()
             done += 1
     np.testing.assert_allclose(found.increments, sums, rtol=1e-10)
+
+
+@pytest.mark.parametrize("nearly", [0.0, 0.98])
+def test_stretches_taken_ahead_give_the_same(nearly, monkeypatch):
+    """Also where a column comes near the span of others in some stretches, which are taken again."""
+    torch.manual_seed(4)
+    module, x = nn.RNN(3, 8).double(), noise(600, 3)
+    with torch.no_grad():
+        # in some steps units are saturated, and the step Jacobian is nearly singular
+        x[300:330] *= 1 + 40 * nearly
+    flow, frame = Recurrence(module), frame_of(8, 6)
+    monkeypatch.setattr("depprobe.dynamics.trajectory._STEPS", 50)
+    plain = growth(flow.stretches(x), frame, 110, [150, 300, 490])
+    looked = []
+    take = _Walk._take
+    monkeypatch.setattr(_Walk, "_take", lambda self, *given: looked.append(self.t) or take(self, *given))
+    ahead = growth(flow.stretches(x), frame, 110, [150, 300, 490], ahead=True)
+    again = {t // 50 for t in looked}
+    assert again - {0} == (again & {6} if nearly else set())
+    assert not nearly or 6 in again
+    np.testing.assert_allclose(ahead.increments, plain.increments, rtol=1e-9)
 
 
 @pytest.mark.parametrize("kind", [nn.RNN, nn.GRU, nn.LSTM])
@@ -354,7 +381,7 @@ def test_orthonormalise_against_householder(log_condition, dtype):
     U, V = frame_of(30, 6, seed=1), frame_of(6, 6, seed=2)
     values = torch.logspace(0, -log_condition, 6, dtype=DOUBLE)
     A = (U @ torch.diag(values) @ V.T).to(dtype)
-    frame, log_r, kept = orthonormalise(A)
+    frame, log_r, kept, _ = orthonormalise(A)
     eps = torch.finfo(dtype).eps
     assert float((frame.T @ frame - torch.eye(6, dtype=dtype)).abs().max()) < 30 * eps
     exact = torch.linalg.qr(A.double())[1].diagonal().abs()

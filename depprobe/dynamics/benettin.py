@@ -8,13 +8,16 @@ is taken again in shorter ones. Where a step has fewer rows that are not exactly
 the last columns have r_ii = 0 exactly: their exponent is -inf and they are dropped. A column that one single
 step brings within round-off of the span of those before it is of unknown length: its exponent, and those
 after it, cannot be told.
+
+Where the host has to wait to see a number, a whole stretch is taken ahead at one L and looked at once; where
+that shows it to be wrong, it is taken again as above.
 Source: Benettin et al. 1980, Shimada and Nagashima 1979; von Bremen et al. 1997 (intervals).
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple, Protocol
 
 import numpy as np
@@ -22,6 +25,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from depprobe.core.device import waits
 from depprobe.dynamics.orthonormal import orthonormalise
 from depprobe.errors import DepprobeError
 
@@ -33,8 +37,8 @@ class Stretch(Protocol):
 
     steps: int
 
-    def push(self, k: int, columns: Tensor) -> Tensor:
-        """Tangent columns (S, m) before step k of the stretch to those after it."""
+    def push(self, k: int, columns: Tensor, steps: int = 1) -> Tensor:
+        """Tangent columns (S, m) before step k of the stretch to those after so many steps."""
         ...
 
     def log_abs_det(self) -> Tensor:
@@ -63,6 +67,7 @@ def growth(
     warmup: int,
     stops: Sequence[int],
     determinants: bool = False,
+    ahead: bool | None = None,
 ) -> Growth:
     """Take a frame through a trajectory and add up what each of its directions grew by.
 
@@ -73,12 +78,13 @@ def growth(
     warmup : steps during which the frame turns towards the leading directions, and nothing is counted.
     stops : numbers of steps after the warm-up at which sums are handed over, increasing.
     determinants : whether ln |det J_t| is summed as well.
+    ahead : whether stretches are taken ahead; by default where the host has to wait for the device.
 
     Raises
     ------
     DepprobeError : the step Jacobians reached Inf or NaN.
     """
-    walk = _Walk(frame, warmup, stops)
+    walk = _Walk(frame, warmup, stops, waits(frame.device) if ahead is None else ahead)
     dets: list[Tensor] = []
     for stretch in stretches:
         walk.through(stretch)
@@ -94,8 +100,8 @@ def growth(
 
 
 class _Walk:
-    def __init__(self, frame: Tensor, warmup: int, stops: Sequence[int]) -> None:
-        self.whole, self.frame, self.warmup = frame, frame, warmup
+    def __init__(self, frame: Tensor, warmup: int, stops: Sequence[int], ahead: bool) -> None:
+        self.whole, self.frame, self.warmup, self.ahead = frame, frame, warmup, ahead
         self.cuts = ([warmup] if warmup else []) + [warmup + stop for stop in stops]
         self.t, self.passed, self.interval, self.times = 0, 0, 1, 0
         self.increments = np.zeros((len(stops), frame.shape[1]))
@@ -106,6 +112,8 @@ class _Walk:
         self.small, self.large = math.sqrt(limits.tiny), math.sqrt(limits.max)
 
     def through(self, stretch: Stretch) -> None:
+        if self.ahead and self.interval > 1 and self._taken_ahead(stretch):
+            return
         k = 0
         while k < stretch.steps:
             steps = min(self.interval, stretch.steps - k, self.cuts[self.passed] - self.t)
@@ -119,9 +127,7 @@ class _Walk:
 
     def _take(self, stretch: Stretch, k: int, steps: int) -> bool:
         """Take some steps and orthonormalise; False where they must be taken in shorter runs."""
-        columns = self.frame
-        for j in range(k, k + steps):
-            columns = stretch.push(j, columns)
+        columns = stretch.push(k, self.frame, steps)
         peak = columns.abs().amax(0) if columns.shape[1] else columns.new_ones(1)
         low, high = float(peak.min()), float(peak.max())
         if not math.isfinite(high):
@@ -139,27 +145,61 @@ class _Walk:
         if not columns.shape[1]:
             self.frame = columns
             return True
-        frame, log_r, kept = orthonormalise(columns)
+        frame, log_r, kept, _ = orthonormalise(columns)
         least = float(kept.min())
         if steps > 1 and not least > self.lowest:
             return self._shorter(steps)
         self.frame = frame
-        self._count(steps, log_r, kept)
+        self._count(log_r.cpu().numpy(), kept.cpu().numpy())
+        self.interval = self._next(steps, least)
+        return True
+
+    def _next(self, steps: int, least: float) -> int:
+        """How many steps to take at once, where ``steps`` left ``least`` of some column."""
         reach = steps * math.log(self.wanted) / math.log(min(max(least, 1e-300), 0.999))
-        self.interval = max(1, min(LONGEST, 2 * steps, int(reach)))
+        return max(1, min(LONGEST, 2 * steps, int(reach)))
+
+    def _taken_ahead(self, stretch: Stretch) -> bool:
+        """Take a stretch without a look; False where it must be taken again."""
+        m, frame, parts = self.frame.shape[1], self.frame, []
+        if m < self.whole.shape[1]:
+            return False
+        ends = range(self.t, self.t + stretch.steps + 1)
+        cuts = [end - self.t for end in self.cuts[self.passed :] if end in ends]
+        runs = list(_runs(stretch.steps, cuts, self.interval))
+        for k, steps in runs:
+            columns = stretch.push(k, frame, steps)
+            peak = columns.abs().amax(0)
+            frame, log_r, kept, sound = orthonormalise(columns, unseen=True)
+            parts.append(torch.cat([peak, log_r, kept, sound[None]]))
+        found = torch.stack(parts).cpu().numpy()
+        peaks, logs, kepts = found[:, :m], found[:, m : 2 * m], found[:, 2 * m : 3 * m]
+        # NaN compares as False
+        if not ((peaks > self.small) & (peaks < self.large) & (kepts > self.lowest)).all():
+            return self._shorter(self.interval)
+        if not found[:, -1].all():
+            return self._shorter(self.interval)
+        for (_, steps), log_r, kept in zip(runs, logs, kepts, strict=True):
+            self._count(log_r, kept)
+            self.t += steps
+            self.passed += self.t == self.cuts[self.passed]
+        self.frame = frame
+        longest = max(steps for _, steps in runs)
+        full = [float(kept.min()) for (_, steps), kept in zip(runs, kepts, strict=True) if steps == longest]
+        self.interval = self._next(longest, min(full))
         return True
 
     def _shorter(self, steps: int) -> bool:
         self.interval = max(1, steps // 4)
         return False
 
-    def _count(self, steps: int, log_r: Tensor, kept: Tensor) -> None:
+    def _count(self, log_r: NDArray[np.float64], kept: NDArray[np.floating]) -> None:
         if self.t < self.warmup:
             return
         self.times += 1
         stop = self.passed - bool(self.warmup)
-        self.increments[stop, : len(log_r)] += log_r.cpu().numpy()
-        lost = ((kept < self.round_off) & (log_r > -math.inf)).nonzero()
+        self.increments[stop, : len(log_r)] += log_r
+        lost = np.flatnonzero((kept < self.round_off) & (log_r > -math.inf))
         if len(lost):
             self.unknown_from = min(self.unknown_from, int(lost[0]))
 
@@ -169,3 +209,12 @@ class _Walk:
         if missing:
             fresh = torch.cat([self.frame, self.whole[:, :missing]], 1)
             self.frame = torch.linalg.qr(fresh)[0]
+
+
+def _runs(steps: int, cuts: Sequence[int], interval: int) -> Iterator[tuple[int, int]]:
+    """First steps and lengths of runs of at most ``interval`` steps, which end at the cuts."""
+    k = 0
+    for end in sorted({*cuts, steps}):
+        while k < end:
+            yield k, min(interval, end - k)
+            k = min(k + interval, end)

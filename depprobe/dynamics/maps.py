@@ -32,8 +32,13 @@ class MapStretch:
         self._inputs = inputs
         self._jacobians = _jacobians(step, states, inputs) if whole else None
 
-    def push(self, k: int, columns: Tensor) -> Tensor:
-        """Columns (S, m) before step k to those after it."""
+    def push(self, k: int, columns: Tensor, steps: int = 1) -> Tensor:
+        """Columns (S, m) before step k to those after so many steps."""
+        for j in range(k, k + steps):
+            columns = self._step_of(j, columns)
+        return columns
+
+    def _step_of(self, k: int, columns: Tensor) -> Tensor:
         if self._jacobians is not None:
             return self._jacobians[k] @ columns
         given = () if self._inputs is None else (self._inputs[k],)
@@ -49,7 +54,7 @@ class MapStretch:
     def log_abs_det(self) -> Tensor:
         """ln |det J_k|: (steps,) float64, -inf where exactly singular."""
         if self._jacobians is None:
-            eye = torch.eye(self._states.shape[1]).to(self._states)
+            eye = torch.eye(self._states.shape[1], dtype=self._states.dtype, device=self._states.device)
             whole = torch.stack([self.push(k, eye) for k in range(self.steps)])
         else:
             whole = self._jacobians

@@ -15,26 +15,29 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from depprobe.core.scaled import Scaled
-
 #: how far from the identity the second Gram matrix may lie
 _NEAR = 0.1
 
 
 class Orthonormal(NamedTuple):
-    """An orthonormal frame (S, m), ln |r_ii| (m,) float64 and r_ii / ||a_i|| (m,), the share kept."""
+    """An orthonormal frame (S, m), ln |r_ii| (m,) float64 and r_ii / ||a_i|| (m,), the share kept.
+
+    ``sound``, a bool tensor: whether all this holds; False where two Cholesky passes were not enough.
+    """
 
     frame: Tensor
     log_r: Tensor
     kept: Tensor
+    sound: Tensor
 
 
-def orthonormalise(columns: Tensor) -> Orthonormal:
+def orthonormalise(columns: Tensor, unseen: bool = False) -> Orthonormal:
     """Orthonormal frame of the columns, and how long each was beyond the span of those before it.
 
     Parameters
     ----------
     columns : (S, m), finite, S >= m.
+    unseen : whether to go without the fall-back, so that the host looks at no number.
 
     Returns
     -------
@@ -43,39 +46,38 @@ def orthonormalise(columns: Tensor) -> Orthonormal:
 
     Examples
     --------
-    >>> frame, log_r, kept = orthonormalise(torch.tensor([[2.0, 1.0], [0.0, 3.0]], dtype=torch.float64))
+    >>> frame, log_r, kept, _ = orthonormalise(torch.tensor([[2.0, 1.0], [0.0, 3.0]], dtype=torch.float64))
     >>> log_r.exp().round(decimals=12).tolist(), round(kept[1].item(), 6)
     ([2.0, 3.0], 0.948683)
     """
     peak = columns.abs().amax(0)
-    safe = torch.where(peak > 0, peak, torch.ones_like(peak))
+    safe = torch.where(peak > 0, peak, 1)
     # powers of two, so that scaling rounds nothing
     safe = torch.exp2(safe.log2().floor())
     scaled = columns / safe
-    log_length = Scaled.plain(scaled).log_norm(0)
-    length = log_length.exp().to(scaled.dtype)
-    scaled = scaled / torch.where(length > 0, length, torch.ones_like(length))
-    frame, kept = _cholesky_twice(scaled) or _householder(scaled)
-    kept = torch.where(length > 0, kept, torch.zeros_like(kept))
-    log_r = kept.double().log() + log_length + safe.double().log()
-    return Orthonormal(frame, log_r, kept)
+    # of columns with a largest entry between 1 and 2, so that squares are in range
+    length = torch.linalg.vector_norm(scaled, dim=0, dtype=torch.float64)
+    scaled = scaled / torch.where(length > 0, length, 1).to(scaled.dtype)
+    frame, kept, sound = _cholesky_twice(scaled)
+    if not unseen and not bool(sound):
+        frame, kept = _householder(scaled)
+        sound = torch.ones_like(sound)
+    kept = torch.where(length > 0, kept, 0)
+    log_r = kept.double().log() + length.log() + safe.double().log()
+    return Orthonormal(frame, log_r, kept, sound)
 
 
-def _cholesky_twice(unit: Tensor) -> tuple[Tensor, Tensor] | None:
-    """Frame and diagonal of R by two Cholesky passes, or None where the first leaves too little."""
+def _cholesky_twice(unit: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Frame and diagonal of R by two Cholesky passes, and whether the first left enough."""
     first, failed = torch.linalg.cholesky_ex(unit.T @ unit)
-    if failed:
-        return None
     near = torch.linalg.solve_triangular(first.T, unit, upper=True, left=False)
     gram = near.T @ near
     identity = torch.eye(len(gram), dtype=gram.dtype, device=gram.device)
-    if not float((gram - identity).abs().sum(1).max()) < _NEAR:
-        return None
-    second, failed = torch.linalg.cholesky_ex(gram)
-    if failed:
-        return None
+    apart = (gram - identity).abs().sum(1).max()
+    second, failed_again = torch.linalg.cholesky_ex(gram)
     frame = torch.linalg.solve_triangular(second.T, near, upper=True, left=False)
-    return frame, first.diagonal() * second.diagonal()
+    sound = (apart < _NEAR) & (failed == 0) & (failed_again == 0)
+    return frame, first.diagonal() * second.diagonal(), sound
 
 
 def _householder(unit: Tensor) -> tuple[Tensor, Tensor]:

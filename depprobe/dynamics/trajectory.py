@@ -10,11 +10,13 @@ one stretch, whatever the length of the trajectory.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import cached_property
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from depprobe.core.device import waits
 from depprobe.errors import BadInput, DepprobeError
 from depprobe.operators.chain.cells import CHAINS, CellChain, RecurrentWeights, run
 
@@ -94,8 +96,15 @@ class RecurrentStretch:
     def __init__(self, chains: list[CellChain]) -> None:
         self.chains, self.steps = chains, chains[0].n
 
-    def push(self, k: int, columns: Tensor) -> Tensor:
-        """Tangent columns (S, m) on s_{k-1} to those on s_k."""
+    def push(self, k: int, columns: Tensor, steps: int = 1) -> Tensor:
+        """Tangent columns (S, m) on s_{k-1} to those on the state after so many steps."""
+        if waits(columns.device):
+            return self._by_matrices(k, columns, steps)
+        for j in range(k, k + steps):
+            columns = self._step(j, columns)
+        return columns
+
+    def _step(self, k: int, columns: Tensor) -> Tensor:
         out = torch.empty_like(columns)
         top, below = 0, None
         for cell in self.chains:
@@ -105,9 +114,32 @@ class RecurrentStretch:
             top += cell.width
         return out
 
+    def _by_matrices(self, k: int, columns: Tensor, steps: int) -> Tensor:
+        """The same by the whole matrices of many steps, made together: few calls, where a call takes long."""
+        size = columns.element_size() * sum(cell.width * (cell.width + cell.d_in) for cell in self._moving)
+        batch = max(1, _BYTES // size)
+        for start in range(k, k + steps, batch):
+            stop = min(start + batch, k + steps)
+            matrices = [cell.full_matrices(start, stop) for cell in self._moving]
+            for each in zip(*matrices, strict=True):
+                states = columns.split([cell.width for cell in self._moving])
+                below: list[Tensor] = []
+                out = []
+                for cell, matrix, state in zip(self._moving, each, states, strict=True):
+                    out.append(matrix @ torch.cat([state, *below]) if below else matrix @ state)
+                    below = [out[-1][cell.d_c :]]
+                columns = torch.cat(out) if len(out) > 1 else out[0]
+        return columns
+
+    @cached_property
+    def _moving(self) -> list[CellChain]:
+        """The chains, that of the first layer without its input, which does not move."""
+        first = self.chains[0]
+        return [first.columns("h", first.size.dtype), *self.chains[1:]]
+
     def log_abs_det(self) -> Tensor:
         """ln |det J_k| of every step: (steps,) float64, -inf where exactly singular."""
-        total = torch.zeros(self.steps, dtype=torch.float64)
+        total = torch.zeros(self.steps, dtype=torch.float64, device="cpu")
         for cell in self.chains:
             batch = max(1, _BYTES // (16 * cell.width**2))
             for start in range(0, self.steps, batch):

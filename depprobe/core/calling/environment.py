@@ -13,8 +13,12 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from depprobe.core.options import pinned
+
+_RECURRENT = frozenset({torch._VF.lstm, torch._VF.gru, torch._VF.rnn_tanh, torch._VF.rnn_relu})
 
 
 class ProcessState:
@@ -53,6 +57,38 @@ class ProcessState:
         if getattr(torch._GLOBAL_DEVICE_CONTEXT, "device_context", None) is not self._device:
             torch.set_default_device(self._device.device if self._device is not None else None)
         return drawn
+
+
+class RecordedRecurrences(TorchFunctionMode):
+    """Recurrences outside training keep what a backward pass needs, as on a CPU.
+
+    cuDNN takes a backward pass only through calls in training; without dropout these compute the same.
+    """
+
+    @staticmethod
+    def needed(module: nn.Module, given: Tensor) -> bool:
+        """Whether calls of a module may reach cuDNN's recurrences."""
+        return given.is_cuda and any(isinstance(part, nn.RNNBase) for part in module.modules())
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func in _RECURRENT and torch.is_grad_enabled():
+            args = in_training(args)
+        return func(*args, **(kwargs or {}))
+
+
+def in_training(args: tuple[Any, ...]) -> tuple[Any, ...]:
+    """Arguments (..., weights, biased, layers, dropout, training, ...) outside training, as in training without
+    dropout.
+
+    Examples
+    --------
+    >>> in_training(("x", "h", ["w"], True, 2, 0.5, False, False, True))
+    ('x', 'h', ['w'], True, 2, 0.0, True, False, True)
+    """
+    biased = next(at for at, given in enumerate(args) if isinstance(given, bool))
+    if args[biased + 3]:
+        return args
+    return (*args[: biased + 2], 0.0, True, *args[biased + 4 :])
 
 
 @contextlib.contextmanager

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from depprobe.core.calling.arguments import Argument
-from depprobe.core.calling.environment import ProcessState, pinned
+from depprobe.core.calling.environment import ProcessState, RecordedRecurrences, pinned
 from depprobe.core.calling.interception import Interception
 from depprobe.core.calling.known import natural_layout
 from depprobe.core.calling.layout import arranged, laid_out, time_first
@@ -221,8 +221,10 @@ class Passes:
     def _called(self, given: Tensor, tracer: Any = None, beside: Mapping[str, Any] | None = None) -> Any:
         argument = self.argument if beside is None else self.argument._replace(beside=beside)
         first, named = arranged(self.module, given, argument, self.forward)
+        # outside the tracer, so that what it runs itself is recorded too
+        recorded = RecordedRecurrences() if RecordedRecurrences.needed(self.module, given) else nullcontext()
         try:
-            with tracer if tracer is not None else nullcontext(), self._watched(given):
+            with recorded, tracer if tracer is not None else nullcontext(), self._watched(given):
                 return self.module(*first, **named)
         except (torch.OutOfMemoryError, MemoryError, DepprobeError):
             raise

@@ -223,7 +223,13 @@ def ends_abruptly(
 @contextlib.contextmanager
 def _twice_differentiable() -> Iterator[None]:
     """Plain kernels only: the fused LSTM and attention kernels have no second derivative."""
+    before = torch.backends.cudnn.enabled
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torch warns of an Intel GPU flag whenever this one is touched
         with torch.backends.mkldnn.flags(enabled=False), sdpa_kernel(SDPBackend.MATH):
-            yield
+            # the flag alone: the context manager of torch's looks at precisions too
+            torch.backends.cudnn.enabled = False
+            try:
+                yield
+            finally:
+                torch.backends.cudnn.enabled = before
