@@ -77,8 +77,9 @@ class RecordedRecurrences(TorchFunctionMode):
 
 
 def in_training(args: tuple[Any, ...]) -> tuple[Any, ...]:
-    """Arguments (..., weights, biased, layers, dropout, training, ...) outside training, as in training without
-    dropout.
+    """Arguments (..., weights, biased, layers, dropout, training, ...) as in training without dropout.
+
+    Those of a call in training stay as they are.
 
     Examples
     --------
