@@ -32,7 +32,7 @@ class _Precision:
 
     @staticmethod
     def _flags() -> list[tuple[Any, str, Any]]:
-        backends = torch.backends
+        backends: Any = torch.backends
         if hasattr(backends.cuda.matmul, "fp32_precision"):
             owners = (backends.cuda.matmul, backends.cudnn.conv, backends.cudnn.rnn, backends.mkldnn.matmul)
             return [(owner, "fp32_precision", "ieee") for owner in owners]
