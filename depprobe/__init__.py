@@ -39,6 +39,7 @@ _HOME: dict[str, str | None] = {
     "crossovers": "depprobe.curves",
     "efficiency": "depprobe.ledger.costs.efficiency_table",
     "combine": "depprobe.store.combine",
+    "open_sweep": "depprobe.store.sweeps.opening",
     "save": "depprobe.store",
     "load": "depprobe.store",
     "read_input": "depprobe.runs.inputs",
@@ -71,6 +72,7 @@ if TYPE_CHECKING:
     from depprobe.runs.inputs import read as read_input
     from depprobe.store import load, save, validate
     from depprobe.store.combine import combine
+    from depprobe.store.sweeps.opening import open_sweep
 
 
 def __getattr__(name: str) -> Any:

@@ -128,6 +128,7 @@ VARIABLES: dict[str, tuple[str, str]] = {
     "gate_value": ("value of the gate", "1"),
     "time_constant": ("time constant of the carrying gate, -1 / mean ln f", "positions"),
     "hold_share": ("share of units whose time constant exceeds the lag", "1"),
+    "missing_reason": ("why a cell of a sweep holds no values", "1"),
     "exponent": ("Lyapunov exponent; -inf exactly singular, NaN below round-off", "nats per step"),
     "exponent_stderr": ("standard error of the Lyapunov exponent", "nats per step"),
     "exponent_running": ("Lyapunov exponent from the steps so far", "nats per step"),

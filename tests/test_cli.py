@@ -735,12 +735,12 @@ def test_interrupting_the_measurement_writes_nothing(refused, monkeypatch):
 
 
 def test_interrupting_the_writing_leaves_no_part_of_a_file(run, monkeypatch):
-    def half(self, path, **_):
-        Path(path).write_bytes(b"half")
+    def half(path, content):
+        path.write_text("half")
         raise KeyboardInterrupt
 
-    Path("a.nc").write_bytes(b"earlier")
-    monkeypatch.setattr(xr.Dataset, "to_netcdf", half)
+    Path("a.nc").write_text("earlier")
+    monkeypatch.setattr(Path, "write_bytes", half)
     code, _, err = run(*LSTM, "-o", "a.nc", "--figure", "a.png")
     assert code == 130
     assert re.fullmatch(r"depprobe: interrupted[^\n]+\n", err)

@@ -1,13 +1,18 @@
 """The ``depprobe`` command: parse, call the API, print. Each command's module loads when it is called.
 
-Exit codes: 0 done, 1 the run failed, 2 the call was wrong, 3 a check did not hold, 130 interrupted.
+Exit codes: 0 done, 1 the run failed, 2 the call was wrong, 3 a check did not hold, 130 interrupted,
+143 terminated.
 """
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import os
+import signal
 import sys
+import threading
+from collections.abc import Iterator
 from typing import Any, NoReturn
 
 import click
@@ -26,6 +31,7 @@ COMMANDS = {
     "claims": "The ledger of statements: measured numbers, and confirmed, qualified or refuted.",
     "cost": "What layers cost: FLOPs, memory, time, sequential steps, per-token latency; a figure.",
     "advise": "Which layer to take for a length, a width and a dependency, measured here.",
+    "sweep": "A probe over a grid of layers, sizes and seeds, resumable, on one machine or a cluster.",
     "show": "Summarise stored datasets.",
     "plot": "Draw stored datasets, overlaid.",
     "runs": "List stored datasets: what was asked, of what input, when.",
@@ -98,9 +104,15 @@ def main(arguments: list[str] | None = None) -> NoReturn:
     # asleep, not spinning: two programs whose threads spin on the same processors slow each other ten times
     os.environ.setdefault(*WAITING)
     try:
-        left = cli.main([a for a in arguments if a != "--debug"], prog_name="depprobe", standalone_mode=False)
+        with _ended_by_sigterm():
+            left = cli.main(
+                [a for a in arguments if a != "--debug"], prog_name="depprobe", standalone_mode=False
+            )
         # what click returns for ctx.exit(code); the commands themselves return nothing
         code = left if isinstance(left, int) else 0
+    except _Terminated:
+        _say("terminated; nothing is half-written, and the same command resumes")
+        code = 143
     except (click.Abort, KeyboardInterrupt):
         _say("interrupted; nothing is half-written, and the same command resumes")
         code = 130
@@ -110,6 +122,27 @@ def main(arguments: list[str] | None = None) -> NoReturn:
         code, message = _reading(error)
         _say(message)
     sys.exit(code)
+
+
+class _Terminated(BaseException):
+    """The system asks the process to end."""
+
+
+@contextlib.contextmanager
+def _ended_by_sigterm() -> Iterator[None]:
+    """While a command runs in the main thread, SIGTERM ends it as an interrupt does."""
+
+    def terminate(number: int, frame: Any) -> NoReturn:
+        raise _Terminated
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, terminate)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _reading(error: Exception) -> tuple[int, str]:

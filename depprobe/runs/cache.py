@@ -7,7 +7,6 @@ marker; one without it is someone else's, and nothing in it is read, written or 
 
 from __future__ import annotations
 
-import hashlib
 import json
 import re
 import zipfile
@@ -22,6 +21,7 @@ from depprobe.errors import BadInput
 from depprobe.operators import LogNorms
 from depprobe.runs.labelling import Result
 from depprobe.store import replacing
+from depprobe.store.marks import mark_of
 
 Found = TypeVar("Found")
 
@@ -95,8 +95,7 @@ class _Folder(ABC, Generic[Found]):
         return marker.read_bytes() == _SAYS.encode()
 
     def _path(self, facts: dict[str, Any]) -> Path:
-        mark = hashlib.sha256(json.dumps(facts, sort_keys=True, default=str).encode()).hexdigest()
-        return self.folder / f"{mark[:24]}{self.suffix}"
+        return self.folder / f"{mark_of(facts)}{self.suffix}"
 
 
 class Finished(_Folder[list[Result]]):

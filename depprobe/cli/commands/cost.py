@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -11,6 +11,11 @@ from depprobe.cli.common import Run
 from depprobe.cli.grouped_help import Grouped
 from depprobe.cli.options import DRAWING, shared
 from depprobe.cli.tables import TABLES
+
+if TYPE_CHECKING:
+    import xarray as xr
+
+    from depprobe.runs.cache import FinishedPoints
 
 #: lengths at which layers are compared, and those of the efficiency table
 _LENGTHS = "256,512,1024"
@@ -43,7 +48,7 @@ _PASSES = {"both": ("forward", "forward+backward")}
     help="The efficiency table in this form: time, memory, path, parallelism beside the article's.",
 )
 @shared("rows", "again", "quiet", "verbose")
-def cost(layers: tuple[str, ...], n: str | None, **options: Any) -> None:
+def cost(**options: Any) -> None:
     """Measure what layers cost: FLOPs, memory and time at several lengths, and per-token latency.
 
     Each layer at each length runs in a process of its own. Prints a summary, and saves the dataset (netCDF)
@@ -57,33 +62,10 @@ def cost(layers: tuple[str, ...], n: str | None, **options: Any) -> None:
     from depprobe.runs.cache import FinishedPoints
 
     table = options["table"]
-    layers = layers or _default_layers(table is not None)
-    if n is None:
-        n = ",".join(map(str, _article_lengths())) if table else _LENGTHS
-    run = Run.of("cost", "noise", {"n": n, **options, "threads": None}, layers)
-    given = dict(run.options)
-    sizes: dict[str, Any] = {name: _whole(name, given.pop(name)) for name in ("n", "d")}
-    if table and len(sizes["d"]) > 1:
-        from depprobe.errors import BadInput
-
-        raise BadInput(f"the efficiency table is for one --d, not for {options['d']}")
-    counts, phase = given.pop("counts"), given.pop("phase")
+    run = asked("noise", options)
     kept = FinishedPoints(run.data.with_name(run.data.name + ".partial"))
     ds = run.there()
-    if ds is None:
-        with run.measuring() as report:
-            from depprobe.probes.cost import cost as measure
-
-            ds = measure(
-                run.targets,
-                **sizes,
-                phases=_passes(phase),
-                threads=None if counts is None else _whole("threads", counts),
-                command=run.command,
-                progress=report,
-                finished=kept,
-                **given,
-            )
+    ds = measured(run, kept) if ds is None else ds
     figures = run.keep(ds, kind="efficiency" if table else "auto")
     kept.clear()
     if table:
@@ -92,6 +74,40 @@ def cost(layers: tuple[str, ...], n: str | None, **options: Any) -> None:
         run.say(ds, figures, summary=summary(ds))
     else:
         run.say(ds, figures)
+
+
+def asked(input_: str, options: Mapping[str, Any]) -> Run:
+    """The run that the options ask for, with the layers and lengths that go without saying."""
+    table, layers, n = (options[name] for name in ("table", "layers", "n"))
+    rest = {key: value for key, value in options.items() if key != "layers"}
+    if n is None:
+        n = ",".join(map(str, _article_lengths())) if table else _LENGTHS
+    if table and len(_whole("d", options["d"])) > 1:
+        from depprobe.errors import BadInput
+
+        raise BadInput(f"the efficiency table is for one --d, not for {options['d']}")
+    layers = layers or _default_layers(table is not None)
+    return Run.of("cost", input_, {**rest, "n": n, "threads": None}, layers)
+
+
+def measured(run: Run, kept: FinishedPoints | None = None) -> xr.Dataset:
+    """The dataset of a run, whose finished points are kept."""
+    given = dict(run.options)
+    sizes: dict[str, Any] = {name: _whole(name, given.pop(name)) for name in ("n", "d")}
+    counts, phase = given.pop("counts"), given.pop("phase")
+    with run.measuring() as report:
+        from depprobe.probes.cost import cost as measure
+
+        return measure(
+            run.targets,
+            **sizes,
+            phases=_passes(phase),
+            threads=None if counts is None else _whole("threads", counts),
+            command=run.command,
+            progress=report,
+            finished=kept,
+            **given,
+        )
 
 
 def _default_layers(table: bool) -> tuple[str, ...]:

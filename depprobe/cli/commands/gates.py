@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from depprobe.cli.common import Run
 from depprobe.cli.grouped_help import Grouped
 from depprobe.cli.options import saying, shared
+
+if TYPE_CHECKING:
+    import xarray as xr
 
 
 @click.command(cls=Grouped, short_help="forget gates: their product beside the true dc_t/dc_k")
@@ -33,11 +37,20 @@ def gates(input_: str, **options: Any) -> None:
     depprobe gates --layer gru:gain=2 --input README.md
     depprobe gates --model mine.py:make --part encoder.rnn --input data.csv
     """
-    run = Run.of("gates", input_, options)
+    run = asked(input_, options)
     ds = run.there()
-    if ds is None:
-        with run.measuring() as report:
-            from depprobe.probes.gates import gates as measure
-
-            ds = measure(run.targets, run.source, command=run.command, progress=report, **run.options)
+    ds = measured(run) if ds is None else ds
     run.say(ds, run.keep(ds))
+
+
+def asked(input_: str, options: Mapping[str, Any]) -> Run:
+    """The run that the options ask for."""
+    return Run.of("gates", input_, options)
+
+
+def measured(run: Run) -> xr.Dataset:
+    """The dataset of a run."""
+    with run.measuring() as report:
+        from depprobe.probes.gates import gates as measure
+
+        return measure(run.targets, run.source, command=run.command, progress=report, **run.options)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -14,6 +15,8 @@ from depprobe.vocabulary import METHODS, NORMS
 
 if TYPE_CHECKING:
     import xarray as xr
+
+    from depprobe.runs.cache import Finished
 
 
 @click.command(cls=Grouped, short_help="norms of dh_t/dx_k, a curve, distances, a figure")
@@ -71,7 +74,7 @@ if TYPE_CHECKING:
 @shared("input", "samples", "seeds", "seed", "dtype", "device", "memory")
 @weighing
 @saying
-def jacobian(input_: str, theory: bool, position: str | None, **options: Any) -> None:
+def jacobian(input_: str, theory: bool, **options: Any) -> None:
     """Measure how output position t of a layer moves when input position k moves.
 
     Prints a summary, and saves the dataset (netCDF) and a figure.
@@ -86,18 +89,12 @@ def jacobian(input_: str, theory: bool, position: str | None, **options: Any) ->
     from depprobe.errors import BadInput
     from depprobe.runs.cache import Finished
 
-    run = Run.of("jacobian", input_, options | {"position": position})
-    named = isinstance(run.targets, list)
-    if theory and not named:
+    run = asked(input_, options)
+    if theory and not isinstance(run.targets, list):
         raise BadInput("--theory is known of named layers alone; leave it out, or --model and labels")
     kept = Finished(run.data.with_name(run.data.name + ".partial"))
     ds = run.there()
-    if ds is None:
-        with run.measuring() as report:
-            from depprobe.probes.jacobian import jacobian as measure
-
-            given = run.options | {"finished": kept if named else None, "position": _position(position)}
-            ds = measure(run.targets, run.source, command=run.command, progress=report, **given)
+    ds = measured(run, kept) if ds is None else ds
     predicted = None
     if theory:
         from depprobe.probes.theory import theory as predict
@@ -117,6 +114,21 @@ def jacobian(input_: str, theory: bool, position: str | None, **options: Any) ->
             beside = extra["theory"] = _beside(found, curve, predicted)
     run.say(ds, paths, extra)
     run.note([_said(row) for row in beside])
+
+
+def asked(input_: str, options: Mapping[str, Any]) -> Run:
+    """The run that the options ask for."""
+    return Run.of("jacobian", input_, options)
+
+
+def measured(run: Run, kept: Finished | None = None) -> xr.Dataset:
+    """The dataset of a run, whose finished cases are kept where they may be."""
+    with run.measuring() as report:
+        from depprobe.probes.jacobian import jacobian as measure
+
+        finished = kept if isinstance(run.targets, list) else None
+        given = run.options | {"finished": finished, "position": _position(run.options["position"])}
+        return measure(run.targets, run.source, command=run.command, progress=report, **given)
 
 
 def _position(text: str | None) -> Any:

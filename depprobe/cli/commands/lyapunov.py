@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -10,6 +11,9 @@ from depprobe.cli.common import Run
 from depprobe.cli.grouped_help import Grouped
 from depprobe.cli.options import saying, shared
 from depprobe.vocabulary import DRIVES
+
+if TYPE_CHECKING:
+    import xarray as xr
 
 
 @click.command(cls=Grouped, short_help="Lyapunov exponents of a recurrence, their convergence, a figure")
@@ -39,15 +43,24 @@ def lyapunov(input_: str, **options: Any) -> None:
     depprobe lyapunov --layer rnn:gain=2,bias=false --drive none --seeds 4 --exponents 8
     depprobe lyapunov --layer lstm --layer gru --d 16 --exponents all --input README.md
     """
+    run = asked(input_, options)
+    ds = run.there()
+    ds = measured(run) if ds is None else ds
+    run.say(ds, run.keep(ds))
+
+
+def asked(input_: str, options: Mapping[str, Any]) -> Run:
+    """The run that the options ask for; raises ``BadInput`` for an input that would not be read."""
     from depprobe.errors import BadInput
 
     if options["drive"] == "none" and input_ != "noise":
         raise BadInput(f"--drive none reads no input; leave out --input {input_}")
-    run = Run.of("lyapunov", input_, options)
-    ds = run.there()
-    if ds is None:
-        with run.measuring() as report:
-            from depprobe.probes.lyapunov import lyapunov as measure
+    return Run.of("lyapunov", input_, options)
 
-            ds = measure(run.targets, run.source, command=run.command, progress=report, **run.options)
-    run.say(ds, run.keep(ds))
+
+def measured(run: Run) -> xr.Dataset:
+    """The dataset of a run."""
+    with run.measuring() as report:
+        from depprobe.probes.lyapunov import lyapunov as measure
+
+        return measure(run.targets, run.source, command=run.command, progress=report, **run.options)

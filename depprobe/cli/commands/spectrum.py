@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from depprobe.cli.common import Run
 from depprobe.cli.grouped_help import Grouped
 from depprobe.cli.options import saying, shared
+
+if TYPE_CHECKING:
+    import xarray as xr
 
 
 @click.command(
@@ -42,16 +46,25 @@ def spectrum(input_: str, **options: Any) -> None:
     depprobe spectrum --layer lstm --d 64 --steps 9,99 --n 100
     depprobe spectrum --layer attention --d 64 --weight weights.out_proj.weight
     """
+    run = asked(input_, options)
+    ds = run.there()
+    ds = measured(run) if ds is None else ds
+    run.say(ds, run.keep(ds))
+
+
+def asked(input_: str, options: Mapping[str, Any]) -> Run:
+    """The run that the options ask for; raises ``BadInput`` for an input that would not be read."""
     from depprobe.errors import BadInput
 
     if options["steps"] is None and input_ != "noise":
         raise BadInput("weights need no input: leave out --input, or give --steps")
-    run = Run.of("spectrum", input_, options)
-    ds = run.there()
-    if ds is None:
-        with run.measuring() as report:
-            from depprobe.probes.spectrum import spectrum as measure
+    return Run.of("spectrum", input_, options)
 
-            given = {**run.options, "weight": list(options["weight"]) or None}
-            ds = measure(run.targets, run.source, command=run.command, progress=report, **given)
-    run.say(ds, run.keep(ds))
+
+def measured(run: Run) -> xr.Dataset:
+    """The dataset of a run."""
+    with run.measuring() as report:
+        from depprobe.probes.spectrum import spectrum as measure
+
+        given = {**run.options, "weight": list(run.options["weight"]) or None}
+        return measure(run.targets, run.source, command=run.command, progress=report, **given)

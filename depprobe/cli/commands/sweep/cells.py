@@ -1,0 +1,135 @@
+"""Cells of a grid: their marks, how one is measured, and how much work it is."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import importlib.util
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from depprobe._version import __version__
+from depprobe.cli.commands.sweep.grid import Grid
+from depprobe.cli.commands.sweep.keys import SUBJECT, Keys, Settings, check_together
+from depprobe.cli.named_models import WORDS
+from depprobe.store.atomic import reason_of
+from depprobe.store.marks import content_of, mark_of
+from depprobe.store.sweeps.folder import Cell, Plan, printable
+from depprobe.vocabulary import SCHEMA_VERSION
+
+#: probes that measure time, whose cells run alone on their machine
+TIMED = ("cost",)
+
+
+def plan_of(grid: Grid) -> Plan:
+    """The cells of a grid with their marks; raises ``BadInput`` where two cannot be told apart."""
+    from depprobe.cli.commands.sweep.prediction import work_of
+
+    check_together(grid.keys, grid.cells)
+    cells: dict[str, Cell] = {}
+    contents = _Contents()
+    for settings in grid.cells:
+        at = {axis: grid.keys.at(settings, axis) for axis in grid.axes}
+        given = {"subject": dict(settings.subject), "values": settings.values}
+        mark = _mark(grid.keys, settings, contents)
+        cells.setdefault(mark, Cell(mark, given, at, work_of(grid.keys, settings)))
+    return Plan(grid.keys.probe, grid.axes, list(cells.values()))
+
+
+def grid_again(plan: Plan) -> Grid:
+    """The grid that a plan was made of, each setting checked again; raises ``BadInput``."""
+    keys = Keys(plan.probe)
+    return Grid(keys, list(plan.axes), [settings_of(cell.settings, keys) for cell in plan.cells])
+
+
+def settings_of(given: Mapping[str, Any], keys: Keys) -> Settings:
+    """The settings of a cell as its plan holds them, checked again."""
+    subject = dict(given["subject"])
+    return keys.settings({SUBJECT: subject, **given["values"]})
+
+
+def measure(probe: str, threads: int | None, where: str, given: Mapping[str, Any], path: str) -> str | None:
+    """Measure one cell in the folder ``where`` and save it; None, or one line on why it could not be.
+
+    Raises ``DepprobeError`` where the file cannot be written.
+    """
+    from depprobe import store
+
+    keys, data = Keys(probe), Path(path)
+    if os.getcwd() != where:
+        os.chdir(where)
+    try:
+        ds = _measured(keys, settings_of(given, keys), threads, data)
+    except (Exception, SystemExit) as error:
+        return printable(_said(error))
+    store.save(ds, data)
+    return None
+
+
+def _measured(keys: Keys, settings: Settings, threads: int | None, data: Path) -> Any:
+    module = importlib.import_module(keys.module)
+    words = [*keys.words(settings), "-q", "-o", str(data), "--figure", str(data.with_suffix(".png"))]
+    if threads and keys.probe not in TIMED:
+        words += ["--threads", str(threads)]
+    with keys.command.make_context(keys.probe, list(words)) as context:
+        context.meta[WORDS] = words
+        options = dict(context.params)
+        options.pop("theory", None)
+        run = module.asked(options.pop("input_", "noise"), options)
+        return module.measured(run)
+
+
+def _said(error: BaseException) -> str:
+    import click
+
+    from depprobe.errors import DepprobeError
+
+    if isinstance(error, click.ClickException):
+        return error.format_message()
+    if isinstance(error, DepprobeError):
+        return str(error)
+    if isinstance(error, OSError) and error.strerror:
+        return reason_of(error)
+    first = (str(error).strip().splitlines() or [""])[0]
+    return f"{type(error).__name__}: {first}"
+
+
+def _mark(keys: Keys, settings: Settings, contents: Mapping[str, str]) -> str:
+    """The hash of the full configuration: options that differ from their defaults, and what files hold."""
+    values = {key: keys.typed(key, value) for key, value in settings.values.items()}
+    asked = {key: value for key, value in values.items() if value != keys.default(key)}
+    facts = {"probe": keys.probe, "subject": settings.subject, "options": asked}
+    facts |= {"version": __version__, "schema": SCHEMA_VERSION}
+    named = keys.named(settings)
+    files = {"input": str(values.get("input", "noise")), "weights": named.weights}
+    files["model"] = _code(named.text) if named.is_model else ""
+    read = {key: contents[file] for key, file in files.items() if file and file != "noise"}
+    return mark_of(facts | {"contents": read})
+
+
+def _code(model: str) -> str:
+    """The file or folder that a model is made from, as far as its name tells."""
+    if model.startswith("hf:"):
+        return model.removeprefix("hf:")
+    where = model.rpartition(":")[0]
+    if where.endswith(".py") or model.startswith("trained:") or not where:
+        return where if where.endswith(".py") else ""
+    with contextlib.suppress(ImportError, ValueError):
+        found = importlib.util.find_spec(where)
+        return found.origin or "" if found else ""
+    return ""
+
+
+class _Contents(dict[str, str]):
+    """Hashes of files by name, each read once."""
+
+    def __missing__(self, file: str) -> str:
+        path = Path(file)
+        # whoever reads it says what is wrong with it
+        self[file] = "not readable"
+        with contextlib.suppress(OSError):
+            if path.is_file() or path.is_dir():
+                self[file] = content_of(path)
+        return self[file]

@@ -1,0 +1,225 @@
+"""``depprobe sweep``: a probe over a grid of layers, sizes and seeds; what became of it."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections import Counter
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from depprobe.cli import output, tables
+from depprobe.cli.grouped_help import Grouped
+from depprobe.cli.options import shared
+from depprobe.cli.progress import progress
+from depprobe.errors import BadInput
+
+if TYPE_CHECKING:
+    from depprobe.store.sweeps.folder import Plan, SweepFolder
+
+#: cells listed by name; of more, how many there are
+_LISTED = 20
+_FAILED, _CHECK_FAILED = 1, 3
+
+engine_options = (
+    shared("quiet"),
+    click.option("--threads", type=click.IntRange(1), help="Threads of one cell."),
+    click.option("--scheduler", metavar="tcp://...", help="Measure on the workers of a Dask scheduler."),
+    click.option(
+        "--workers",
+        type=click.IntRange(1, 1024),
+        metavar="N",
+        help="Measure in N processes, each with its share of the processors.",
+    ),
+)
+
+
+def on_engines(function: Any) -> Any:
+    """Decorator that gives a command the options of where cells run."""
+    for option in engine_options:
+        function = option(function)
+    return function
+
+
+class _Sweep(click.Group):
+    """A group whose first word may be the grid file itself."""
+
+    def resolve_command(self, ctx: click.Context, args: list[str]) -> Any:
+        if args[0] not in self.commands:
+            return "", measure, args
+        return super().resolve_command(ctx, args)
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        # options belong to the grid file's command, wherever it stands among them
+        if args and args[0] not in self.commands and not {"-h", "--help"} & set(args):
+            args = ["--", *args]
+        return super().parse_args(ctx, args)
+
+    def format_help(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with click.Context(measure, info_name="depprobe sweep", parent=None) as inner:
+            measure.format_help(inner, formatter)
+        with formatter.section("Commands"):
+            formatter.write_dl(
+                [(f"{name} FOLDER", c.get_short_help_str()) for name, c in self.commands.items()]
+            )
+
+
+@click.group(cls=_Sweep, short_help="a probe over a grid, in one folder", invoke_without_command=False)
+def sweep() -> None:
+    """Measure a probe over a grid of layers, sizes and seeds."""
+
+
+@click.command(cls=Grouped)
+@click.argument("grid", metavar="GRID.toml", type=click.Path(path_type=Path))
+@click.option(
+    "-o",
+    "--output",
+    "folder",
+    type=click.Path(path_type=Path),
+    metavar="FOLDER",
+    help="Where the cells go (default: runs/ and the name of the grid file).",
+)
+@click.option("--dry-run", is_flag=True, help="Print cells, predicted work and memory; measure nothing.")
+@on_engines
+def measure(grid: Path, folder: Path | None, dry_run: bool, **how: Any) -> None:
+    """Measure every cell of a grid file, one netCDF file each, in one folder.
+
+    GRID.toml holds probe = "jacobian" (or spectrum, gates, lyapunov, cost), [grid] with lists whose every
+    combination is a cell, [fixed] with what all share, and [[include]] and [[exclude]] for cells more or
+    less. Keys are the options of that command. The same command goes on where it was; a cell that cannot be
+    measured is kept with its reason. depprobe.open_sweep(FOLDER) opens all as one dataset.
+
+    \b
+    depprobe sweep grid.toml --dry-run
+    depprobe sweep grid.toml -o runs/decay
+    depprobe sweep grid.toml --workers 8 --threads 2
+    depprobe sweep grid.toml --scheduler tcp://10.0.0.1:8786
+    depprobe sweep status runs/decay
+    """
+    from depprobe.cli.commands.sweep.cells import plan_of
+    from depprobe.cli.commands.sweep.grid import read
+    from depprobe.store.sweeps.folder import SweepFolder
+
+    found = read(grid)
+    plan = plan_of(found)
+    into = SweepFolder(folder or Path("runs") / grid.stem)
+    if dry_run:
+        from depprobe.cli.commands.sweep.dry_run import summary
+
+        said = summary(found, plan, into)
+        output.echo("\n".join([tables.as_text(said), "", *said.notes]))
+        return
+    into.claim()
+    into.write(plan)
+    _measure(plan, into, **how)
+
+
+@sweep.command(short_help="what is measured, and why the rest is not")
+@click.argument("folder", metavar="FOLDER", type=click.Path(path_type=Path))
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
+def status(folder: Path, as_json: bool) -> None:
+    """Say how many cells of a sweep are measured, and why the others are not."""
+    from depprobe.store.sweeps.folder import MEASURED, SweepFolder
+
+    of = SweepFolder(folder)
+    plan = of.plan()
+    states = {cell.mark: of.state(cell) for cell in plan.cells}
+    without = [cell for cell in plan.cells if states[cell.mark] != MEASURED]
+    counts = Counter(states.values())
+    if as_json:
+        reasons = [{"mark": cell.mark, **cell.at, "reason": of.reason(cell)} for cell in without]
+        output.echo(
+            output.as_json({"probe": plan.probe, "cells": len(plan.cells), **counts, "without": reasons})
+        )
+        return
+    said = ", ".join(f"{count} {state}" for state, count in sorted(counts.items()))
+    output.echo(f"sweep    {plan.probe}, {len(plan.cells)} cells: {said}")
+    for cell in without[:_LISTED]:
+        output.echo(f"without  {_named(cell.at)}: {of.reason(cell)}")
+    if len(without) > _LISTED:
+        output.echo(f"without  {len(without) - _LISTED} more; --json lists them")
+
+
+@sweep.command(short_help="measure again what failed")
+@click.argument("folder", metavar="FOLDER", type=click.Path(path_type=Path))
+@on_engines
+def retry(folder: Path, **how: Any) -> None:
+    """Measure the cells that failed once more, and those that are missing."""
+    from depprobe.cli.commands.sweep.cells import grid_again, plan_of
+    from depprobe.store.sweeps.folder import FAILED, SweepFolder
+
+    of = SweepFolder(folder)
+    plan = plan_of(grid_again(of.plan()))
+    of.claim()
+    of.write(plan)
+    for cell in plan.cells:
+        if of.state(cell) == FAILED:
+            of.forget(cell)
+    _measure(plan, of, **how)
+
+
+@sweep.command(short_help="check every file against its checksum")
+@click.argument("folder", metavar="FOLDER", type=click.Path(path_type=Path))
+def verify(folder: Path) -> None:
+    """Check every file of a sweep against its checksum and the contract of datasets."""
+    from depprobe import store
+    from depprobe.store.sweeps.folder import DAMAGED, MEASURED, SweepFolder, printable
+
+    of = SweepFolder(folder)
+    faults, checked = [], 0
+    for cell in of.plan().cells:
+        state = of.state(cell)
+        if state == DAMAGED:
+            faults.append(f"{of.data(cell)}: damaged; the same command measures it again")
+        elif state == MEASURED:
+            checked += 1
+            try:
+                store.validate(store.load(of.data(cell)))
+            except BadInput as error:
+                faults.append(printable(f"{of.data(cell)}: {error}"))
+    for fault in faults[:_LISTED]:
+        click.echo(f"depprobe: {fault}", err=True)
+    output.echo(f"checked  {checked + len(faults)} files in {folder}: {len(faults)} damaged")
+    if faults:
+        click.get_current_context().exit(_CHECK_FAILED)
+
+
+def _measure(
+    plan: Plan,
+    folder: SweepFolder,
+    workers: int | None,
+    scheduler: str | None,
+    threads: int | None,
+    quiet: bool,
+) -> None:
+    from depprobe.cli.commands.sweep.cells import TIMED
+    from depprobe.cli.commands.sweep.cells import measure as one
+    from depprobe.runs.sweeps.engine import duration, run_cells
+    from depprobe.runs.sweeps.executors import engine
+
+    start, timed = time.monotonic(), plan.probe in TIMED
+    with progress(quiet) as report, engine(workers, scheduler, threads, timed) as with_:
+        task = partial(one, plan.probe, with_.threads, os.getcwd())
+        tally = run_cells(plan.cells, folder, task, with_.executor, at_once=with_.at_once, progress=report)
+    at = {cell.mark: cell.at for cell in plan.cells}
+    for mark, reason in list(tally.failed.items())[:_LISTED]:
+        click.echo(f"depprobe: {_named(at[mark])}: {reason}", err=True)
+    took = duration(time.monotonic() - start)
+    before = f", {len(tally.there)} measured before" if tally.there else ""
+    output.echo(
+        f"sweep    {plan.probe}, {len(plan.cells)} cells: {len(tally.measured)} measured in {took}{before}"
+    )
+    if tally.failed:
+        output.echo(f"failed   {len(tally.failed)}; depprobe sweep retry {folder.folder} measures them again")
+    output.echo(f"folder   {folder.folder}")
+    if tally.failed:
+        click.get_current_context().exit(_FAILED)
+
+
+def _named(at: Any) -> str:
+    from depprobe.store.sweeps.folder import printable
+
+    return printable(", ".join(f"{axis}={value}" for axis, value in at.items()))

@@ -1,0 +1,1 @@
+"""Cells of a sweep through any ``concurrent.futures.Executor``."""

@@ -1,0 +1,160 @@
+"""Cells through a ``concurrent.futures.Executor``: the largest first, each failure kept, the rest goes on.
+
+A task measures one cell from its settings, writes its file and returns None, or why it could not be measured.
+What it raises ends the sweep: the folder cannot be written, or the executor is gone. Settings go out and one
+line comes back; tensors never travel.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, Executor, Future, wait
+from dataclasses import dataclass, field
+from typing import Any
+
+from depprobe.errors import DepprobeError
+from depprobe.store.sweeps.folder import DAMAGED, FAILED, MEASURED, Cell, SweepFolder
+
+#: called with (cells done by their share of the work, cells in all, what is under way)
+Progress = Callable[[float, int, str], None]
+#: measures a cell of these settings into a file; None, or why it could not
+Task = Callable[..., str | None]
+#: exceptions of an executor that mean one cell cannot be measured: it has ended several workers
+_OF_ONE_CELL = ("KilledWorker",)
+
+
+@dataclass
+class Tally:
+    """What became of the cells of one call, by mark: measured, taken up from before, failed and why."""
+
+    measured: list[str] = field(default_factory=list)
+    there: list[str] = field(default_factory=list)
+    failed: dict[str, str] = field(default_factory=dict)
+
+
+class InProcess(Executor):
+    """Runs each task at once, in this process and thread."""
+
+    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
+        future: Future[Any] = Future()
+        try:
+            future.set_result(fn(*args, **kwargs))
+        except Exception as error:
+            future.set_exception(error)
+        return future
+
+
+def run_cells(
+    cells: Sequence[Cell],
+    folder: SweepFolder,
+    task: Task,
+    executor: Executor,
+    *,
+    at_once: int = 1,
+    progress: Progress | None = None,
+) -> Tally:
+    """Measure what is missing of the cells.
+
+    Parameters
+    ----------
+    cells : all that is asked for; those measured or failed before are left as they are.
+    folder : of the sweep, claimed.
+    task : called as ``task(settings, path)`` where the executor runs it.
+    executor : any; it is not shut down here.
+    at_once : most cells handed to the executor before one comes back.
+    progress : called with cells done, by their share of the work, cells in all, and the time left.
+
+    Raises
+    ------
+    DepprobeError : the folder cannot be written, or the executor broke; what is measured stays.
+    """
+    tally, waiting = Tally(), deque[Cell]()
+    for cell in sorted(cells, key=lambda cell: -cell.work):
+        state = folder.state(cell)
+        if state == DAMAGED:
+            folder.forget(cell)
+        if state == MEASURED:
+            tally.there.append(cell.mark)
+        elif state == FAILED:
+            tally.failed[cell.mark] = folder.reason(cell)
+        else:
+            waiting.append(cell)
+    clock = _Clock(sum(cell.work for cell in waiting), len(waiting), progress)
+    running: dict[Future[str | None], Cell] = {}
+    try:
+        while waiting or running:
+            while waiting and len(running) < at_once:
+                cell = waiting.popleft()
+                if folder.data(cell).is_file():  # another process on this folder has measured it
+                    tally.there.append(cell.mark)
+                    clock.done(cell.work)
+                    continue
+                clock.say(len(tally.failed))
+                running[executor.submit(task, cell.settings, str(folder.data(cell)))] = cell
+            for future in wait(running, return_when=FIRST_COMPLETED).done if running else ():
+                cell = running.pop(future)
+                reason = _outcome(future)
+                if reason is None:
+                    tally.measured.append(cell.mark)
+                else:
+                    folder.fail(cell, reason)
+                    tally.failed[cell.mark] = reason
+                clock.done(cell.work)
+        clock.say(len(tally.failed))
+    finally:
+        for future in running:
+            future.cancel()
+    return tally
+
+
+def _outcome(future: Future[str | None]) -> str | None:
+    error = None if future.cancelled() else future.exception()
+    if error is None and not future.cancelled():
+        return future.result()
+    if type(error).__name__ in _OF_ONE_CELL:
+        return "the processes that measured it were ended, as systems do when memory runs out"
+    if isinstance(error, DepprobeError):
+        raise error
+    what = (
+        "a worker process ended"
+        if isinstance(error, BrokenExecutor)
+        else f"workers are gone ({error!r:.120})"
+    )
+    raise DepprobeError(f"{what}; what is measured stays, and the same command goes on") from error
+
+
+class _Clock:
+    """Tells how much is done, and from the work done so far how long the rest takes."""
+
+    def __init__(self, work: float, cells: int, progress: Progress | None) -> None:
+        self.work, self.cells, self.progress = work, cells, progress
+        self.worked, self.count, self.start = 0.0, 0, time.monotonic()
+
+    def done(self, work: float) -> None:
+        self.worked, self.count = self.worked + work, self.count + 1
+
+    def say(self, failed: int) -> None:
+        if self.progress is None or not self.cells:
+            return
+        words = [f"{self.count} of {self.cells} cells"]
+        if failed:
+            words.append(f"{failed} failed")
+        if self.worked and self.count < self.cells:
+            left = (time.monotonic() - self.start) * (self.work - self.worked) / self.worked
+            words.append(f"{duration(left)} left")
+        self.progress(self.cells * self.worked / self.work, self.cells, ", ".join(words))
+
+
+def duration(seconds: float) -> str:
+    """A time as a clock shows it.
+
+    Examples
+    --------
+    >>> duration(75), duration(3725)
+    ('1:15', '1:02:05')
+    """
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"

@@ -1,0 +1,107 @@
+"""Where cells run: in this process, on a Dask cluster started here, or on one that runs already.
+
+Dask is imported when it is asked for; the extra ``sweep`` brings it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator
+from concurrent.futures import Executor
+from typing import Any, NamedTuple
+
+from depprobe.errors import BadInput
+from depprobe.runs.sweeps.engine import InProcess
+
+#: what a worker offers that may measure time: one cell at once on its machine
+ALONE = "alone"
+#: cells handed to a cluster before one comes back; workers may come and go
+_AHEAD = 1000
+
+
+class Engine(NamedTuple):
+    """An executor, the most cells to hand it at once, and the threads of one cell (None: as they are)."""
+
+    executor: Executor
+    at_once: int
+    threads: int | None
+
+
+@contextlib.contextmanager
+def engine(workers: int | None, scheduler: str | None, threads: int | None, timed: bool) -> Iterator[Engine]:
+    """The executor that was asked for, closed afterwards.
+
+    Parameters
+    ----------
+    workers : processes to start here, each with its share of the processors, or so many ``threads``.
+    scheduler : address of a Dask scheduler that runs already.
+    threads : threads of one cell.
+    timed : whether cells measure time: they run one at a time, on a scheduler's workers that offer ``alone``.
+
+    Raises
+    ------
+    BadInput : both are given; Dask is not installed; no scheduler answers; no worker offers ``alone``.
+    """
+    if workers is not None and scheduler is not None:
+        raise BadInput("--workers starts processes here, --scheduler uses others: give one of them")
+    if scheduler is not None:
+        with _connected(scheduler, timed) as executor:
+            yield Engine(executor, _AHEAD, threads)
+    elif workers is not None:
+        with _started(workers) as executor:
+            share = max(1, len(os.sched_getaffinity(0)) // workers)
+            yield Engine(executor, 1 if timed else 4 * workers, threads or share)
+    else:
+        yield Engine(InProcess(), 1, threads)
+
+
+@contextlib.contextmanager
+def _started(workers: int) -> Iterator[Executor]:
+    distributed = _distributed()
+    import logging
+
+    with (
+        distributed.LocalCluster(
+            n_workers=workers,
+            threads_per_worker=1,
+            processes=True,
+            dashboard_address=None,
+            silence_logs=logging.CRITICAL,
+        ) as cluster,
+        distributed.Client(cluster) as client,
+    ):
+        yield client.get_executor(pure=False)
+
+
+@contextlib.contextmanager
+def _connected(address: str, timed: bool) -> Iterator[Executor]:
+    distributed = _distributed()
+    try:
+        client = distributed.Client(address, timeout=10)
+    except (OSError, ValueError) as error:
+        said = " ".join(str(error).split())[:120]
+        raise BadInput(f"no Dask scheduler answers at {address!r}: {said}") from None
+    with client:
+        resources = {ALONE: 1} if timed else None
+        if timed and not any(one.get("resources", {}).get(ALONE) for one in _workers(client)):
+            raise BadInput(
+                f"cells that measure time run alone, and no worker at {address} offers that: start one on "
+                f"each machine with dask worker {address} --nthreads 1 --resources {ALONE}=1"
+            )
+        yield client.get_executor(pure=False, **({"resources": resources} if resources else {}))
+
+
+def _workers(client: Any) -> list[dict[str, Any]]:
+    info = client.scheduler_info(n_workers=-1)["workers"]
+    return list(info.values())
+
+
+def _distributed() -> Any:
+    try:
+        import distributed
+    except ImportError:
+        raise BadInput(
+            "--workers and --scheduler need Dask: pip install 'depprobe[sweep]', or leave them out"
+        ) from None
+    return distributed

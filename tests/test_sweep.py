@@ -1,0 +1,309 @@
+"""``depprobe sweep``: cells are those of the grid, each is what its command gives, all open as one."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import re
+from concurrent.futures import ProcessPoolExecutor
+from functools import partial
+from multiprocessing import get_context
+
+import numpy as np
+import pytest
+import xarray as xr
+
+import depprobe
+from depprobe import store
+from depprobe.cli.commands.sweep.cells import measure, plan_of
+from depprobe.cli.commands.sweep.grid import grid_of
+from depprobe.errors import BadInput
+from depprobe.runs.sweeps.engine import run_cells
+from depprobe.store.sweeps import opening
+from depprobe.store.sweeps.folder import SweepFolder
+
+GRID = """
+[grid]
+layer = ["lstm", "rnn:gain=2"]
+n = [8, 12]
+seed = [0, 1]
+[fixed]
+d = 4
+[[include]]
+layer = "attention:heads=2"
+n = 10
+[[exclude]]
+layer = "lstm"
+n = 12
+seed = 1
+"""
+
+
+@pytest.fixture
+def swept(run, tmp_path):
+    """Sweep a grid into out/: (exit code, stdout, stderr)."""
+
+    def go(text: str, *more: str):
+        (tmp_path / "grid.toml").write_text(text)
+        return run("sweep", "grid.toml", "-o", "out", "-q", *more)
+
+    return go
+
+
+def cells_of(text: dict) -> list[dict]:
+    return [dict(cell.subject) | cell.values for cell in grid_of(text).cells]
+
+
+def test_cells_are_every_combination_more_and_less():
+    lists = {"layer": ["lstm", "gru"], "n": [3, 4], "seed": [0, 1]}
+    found = cells_of(
+        {
+            "grid": lists,
+            "fixed": {"d": 5},
+            "exclude": [{"layer": "gru", "n": [4]}, {"seed": 1, "n": 3}],
+            "include": [{"layer": "conv", "n": [7, 9]}],
+        }
+    )
+    every = [
+        dict(zip(lists, values, strict=True)) | {"d": 5} for values in itertools.product(*lists.values())
+    ]
+    less = [c for c in every if (c["layer"], c["n"]) != ("gru", 4) and (c["seed"], c["n"]) != (1, 3)]
+    assert found == [*less, {"layer": "conv", "n": 7, "d": 5}, {"layer": "conv", "n": 9, "d": 5}]
+
+
+def test_every_cell_is_what_its_own_command_gives(swept, run, tmp_path):
+    code, out, err = swept(GRID)
+    assert (code, err) == (0, "")
+    assert "8 cells: 8 measured" in out
+    ds = depprobe.open_sweep(tmp_path / "out")
+    assert dict(ds.missing_reason.sizes) == {"layer": 3, "n": 3, "seed": 2}
+    for layer, n, seed in (("lstm", 8, 1), ("rnn:gain=2", 12, 0), ("attention:heads=2", 10, 0)):
+        run(
+            "jacobian", "--layer", layer, "--n", str(n), "--d", "4", "--seed", str(seed), "-o", "own.nc", "-q"
+        )
+        own = store.load(tmp_path / "own.nc")
+        cell = ds.sel(layer=layer, n=n, seed=seed, target=own.target, source=own.source)
+        for name in ("log_norm", "log_norm_error", "log_norm_status"):
+            np.testing.assert_array_equal(cell[name], own[name])
+        assert str(cell.method.values) == own.method
+        stored = [store.load(file) for file in (tmp_path / "out").glob("*.nc")]
+        assert any(own.identical(one) for one in stored), "to the last attribute, the command included"
+
+
+def test_missing_cells_are_nan_with_their_reason(swept, tmp_path):
+    assert swept(GRID.replace("[fixed]", "[fixed]\ntargets = 9"))[0] == 1
+    ds = depprobe.open_sweep(tmp_path / "out")
+    short = ds.sel(layer="lstm", n=8, seed=0)
+    assert re.search("target", str(short.missing_reason.values))
+    assert bool(np.isnan(short.log_norm).all())
+    assert bool((short.log_norm_status == 0).all())
+    assert str(ds.missing_reason.sel(layer="lstm", n=12, seed=1).values) == "not asked for"
+    assert bool(np.isfinite(ds.log_norm.sel(layer="lstm", n=12, seed=0, target=9, source=slice(0, 9))).all())
+
+
+def test_lazy_and_eager_agree(swept, tmp_path, monkeypatch):
+    swept(GRID)
+    lazy = depprobe.open_sweep(tmp_path / "out")
+    assert lazy.log_norm.chunks is not None
+    monkeypatch.setattr(opening, "find_spec", lambda name: None)
+    eager = depprobe.open_sweep(tmp_path / "out")
+    assert eager.log_norm.chunks is None
+    assert eager.identical(lazy.compute())
+    assert store.load(store.save(eager, tmp_path / "all.nc")).log_norm.equals(eager.log_norm)
+
+
+def test_banded_and_dense_cells_open_together(swept, tmp_path):
+    swept('[grid]\nlayer = ["conv", "lstm"]\n[fixed]\ntargets = "every:4"\nn = 20\nd = 4\n')
+    ds = depprobe.open_sweep(tmp_path / "out").compute()
+    for layer in ("conv", "lstm"):
+        own = depprobe.dense(depprobe.jacobian(layer, n=20, d=4, targets="every:4"))
+        np.testing.assert_array_equal(ds.log_norm.sel(layer=layer), own.log_norm)
+    assert depprobe.distances(ds).decay_rate.sizes == {"layer": 2}
+
+
+@pytest.mark.parametrize(
+    ("probe", "more", "variable"),
+    [
+        ("spectrum", "", "eigenvalue"),
+        ("gates", "hold_h = true", "log_norm_cc"),
+        ("lyapunov", "exponents = 2", "exponent"),
+        ("cost", 'phase = "forward"\nthreads = 1\nseconds = 0.01', "flops"),
+    ],
+)
+def test_every_probe(swept, tmp_path, probe, more, variable):
+    widths = 3 if probe == "cost" else "3, 4"
+    grid = f'probe = "{probe}"\n[grid]\nlayer = ["lstm"]\nd = [{widths}]\n[fixed]\n{more}\n'
+    grid += "" if probe == "spectrum" else "n = 8\n"
+    assert swept(grid)[0] == 0
+    ds = depprobe.open_sweep(tmp_path / "out")
+    assert {"layer", "d"} <= set(ds[variable].dims)
+    assert not (ds.missing_reason != "").any()
+    assert bool(np.isfinite(ds[variable].sel(layer="lstm", d=3)).any())
+
+
+MODEL = """
+import torch
+def make(seed):
+    torch.manual_seed(seed)
+    return torch.nn.GRU(3, {width}, batch_first=True)
+"""
+
+
+def test_models_and_weights_stand_beside_layers(swept, run, tmp_path):
+    import torch
+
+    (tmp_path / "net.py").write_text(MODEL.format(width=4))
+    np.save(tmp_path / "x.npy", np.random.default_rng(0).normal(size=(12, 3)))
+    for name, seed in (("a", 5), ("b", 6)):
+        torch.manual_seed(seed)
+        torch.save(torch.nn.GRU(3, 4, batch_first=True).state_dict(), tmp_path / f"{name}.pt")
+    grid = '[grid]\nlayer = ["gru"]\n'
+    grid += 'model = ["net.py:make", {model = "net.py:make", weights = "a.pt", label = "A"}]\n'
+    grid += '[fixed]\ninput = "x.npy"\nn = 12\n[[include]]\nmodel = "B=net.py:make"\nweights = "b.pt"\n'
+    code, out, err = swept(grid)
+    assert (code, err) == (0, "")
+    ds = depprobe.open_sweep(tmp_path / "out")
+    assert ds.layer.values.tolist() == ["gru", "make", "A", "B"]
+    own = ("--model", "B=net.py:make", "--weights", "b.pt", "--input", "x.npy", "--n", "12")
+    run("jacobian", *own, "-o", "own.nc", "-q")
+    own = store.load(tmp_path / "own.nc")
+    there = ds.log_norm.sel(layer="B").values
+    np.testing.assert_array_equal(there[np.isfinite(there)], own.log_norm.values.ravel())
+    # other code under the same name is another configuration
+    (tmp_path / "net.py").write_text(MODEL.format(width=5))
+    code, out, err = swept(grid)
+    assert (code, "1 measured in" in out, "1 measured before" in out) == (1, True, True)
+    assert err.count("does not fit GRU") == 2
+
+
+def test_the_same_command_goes_on(swept, tmp_path):
+    swept(GRID)
+    files = {file: file.read_bytes() for file in (tmp_path / "out").glob("*.nc")}
+    (cut, flipped, gone), rest = list(files)[:3], list(files)[3:]
+    cut.write_bytes(files[cut][:-200])
+    whole = bytearray(files[flipped])
+    whole[len(whole) // 2] ^= 1
+    flipped.write_bytes(whole)
+    gone.unlink()
+    before = {file: file.stat().st_mtime_ns for file in rest}
+    ds = depprobe.open_sweep(tmp_path / "out")
+    assert sorted(set(ds.missing_reason.values.ravel().tolist())) == [
+        "",
+        "its file is damaged: the same command measures it again",
+        "not asked for",
+        "not measured yet",
+    ]
+    assert "3 measured" in swept(GRID)[1]
+    assert {file: file.read_bytes() for file in (tmp_path / "out").glob("*.nc")} == files
+    assert {file: file.stat().st_mtime_ns for file in rest} == before
+
+
+def test_status_verify_and_retry(swept, run, tmp_path):
+    (tmp_path / "net.py").write_text("def make():\n    raise OSError('no \\x1b[31m weights')\n")
+    np.save(tmp_path / "x.npy", np.zeros((6, 3)))
+    code, out, err = swept(
+        '[grid]\nlayer = ["gru"]\nmodel = ["net.py:make"]\n[fixed]\ninput = "x.npy"\nn = 6\n'
+        '[[include]]\nlayer = "lstm"\nd = 4\n'
+    )
+    assert code == 1
+    assert "weights" in err
+    assert "\x1b" not in out + err
+    code, out, err = run("sweep", "status", "out", "--json")
+    found = json.loads(out)
+    assert (code, found["measured"], found["failed"]) == (0, 2, 1)
+    assert run("sweep", "verify", "out")[0] == 0
+    assert run("sweep", "retry", "out", "-q")[0] == 1
+    (tmp_path / "net.py").write_text(MODEL.format(width=4))
+    code, out, err = run("sweep", "retry", "out", "-q")
+    assert (code, "1 measured" in out) == (0, True), err
+    file = next((tmp_path / "out").glob("*.nc"))
+    file.write_bytes(b"\x89HDF\r\n\x1a\n")
+    code, out, err = run("sweep", "verify", "out")
+    assert (code, str(file.name) in err) == (3, True)
+
+
+@pytest.mark.parametrize(
+    ("text", "fault"),
+    [
+        (
+            '[grid]\nlayer = ["lstm"]\n[fixed]\ntarget = 3',
+            "unknown key of jacobian in .fixed. 'target'; did you mean 'targets'",
+        ),
+        ('[grid]\nlayer = ["lsmt"]', "unknown layer 'lsmt'; did you mean 'lstm'"),
+        ('prob = "gates"', "unknown table of a grid 'prob'; did you mean 'probe'"),
+        ('probe = "gate"', "unknown probe 'gate'; did you mean 'gates'"),
+        ('[grid]\nlayer = ["lstm"]\nn = ["ten"]', "n = 'ten'"),
+        ('[grid]\nlayer = "lstm"', "layer must be a list"),
+        ("[grid]\nn = [10]", "a cell without a layer"),
+        ("", "no cell"),
+        ('[grid]\nlayer = ["lstm"]\n[[exclude]]\nn = 3', "matches no cell"),
+        ('[grid]\nlayer = ["lstm"]\nn = [3]\n[fixed]\nn = 3', "stands in .grid. and in .fixed."),
+        ('[grid]\nlayer = ["lstm"]\n[fixed]\noutput = "../x.nc"', "unknown key of jacobian"),
+        ('[grid]\nlayer = ["lstm", {layer = "gru", label = "lstm"}]', "two layers would be called 'lstm'"),
+        ("[grid", "is not TOML"),
+        ("x = " + "[" * 5000, "is not TOML"),
+    ],
+)
+def test_wrong_grids_end_in_one_line(swept, tmp_path, text, fault):
+    code, out, err = swept(text)
+    assert (code, out, err.count("\n")) == (2, "", 1)
+    assert re.search(fault, err)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_folder_of_other_files_is_refused(swept, tmp_path):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "mine.txt").write_text("mine")
+    code, _, err = swept(GRID)
+    assert (code, "holds other files, such as 'mine.txt'" in err) == (2, True)
+
+
+def test_dry_run_measures_nothing(swept, tmp_path):
+    code, out, _ = swept(GRID, "--dry-run")
+    assert code == 0
+    assert re.search(r"^ lstm +3 +0 ", out, re.M)
+    assert "8 cells of depprobe jacobian (layer 3, n 3, seed 2) into out" in out
+    assert not (tmp_path / "out").exists()
+
+
+def test_any_executor_gives_the_same_bytes_largest_first(swept, tmp_path):
+    swept(GRID)
+    folder = SweepFolder(tmp_path / "pool")
+    plan = plan_of(grid_of(__import__("tomllib").loads(GRID)))
+    folder.claim()
+    folder.write(plan)
+    started = []
+    task = partial(measure, "jacobian", 1, str(tmp_path))
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
+        plain = pool.submit
+        pool.submit = lambda task, settings, path: started.append(settings) or plain(task, settings, path)
+        tally = run_cells(plan.cells, folder, task, pool, at_once=4)
+    assert (len(tally.measured), tally.failed) == (8, {})
+    work = {json.dumps(cell.settings): cell.work for cell in plan.cells}
+    order = [work[json.dumps(settings)] for settings in started]
+    assert order == sorted(order, reverse=True)
+    for file in (tmp_path / "out").glob("*.nc"):
+        assert (tmp_path / "pool" / file.name).read_bytes() == file.read_bytes()
+
+
+def test_opening_what_is_no_sweep(tmp_path):
+    with pytest.raises(BadInput, match=r"is not the folder of a sweep: it holds no sweep\.json"):
+        depprobe.open_sweep(tmp_path)
+    for text in (
+        "{}",
+        "[1]",
+        "[" * 9999,
+        '{"probe":"x","axes":["n"],"cells":[{"mark":"../a","settings":{},"at":{"n":1},"work":1}]}',
+    ):
+        (tmp_path / "sweep.json").write_text(text)
+        with pytest.raises(BadInput, match="is not as depprobe writes it"):
+            depprobe.open_sweep(tmp_path)
+
+
+def test_a_dataset_of_a_sweep_is_labelled(swept, tmp_path):
+    swept(GRID)
+    ds = depprobe.open_sweep(tmp_path / "out")
+    assert isinstance(ds, xr.Dataset)
+    assert all(
+        variable.attrs.get("long_name") and variable.attrs.get("units") for variable in ds.variables.values()
+    )
