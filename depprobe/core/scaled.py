@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -217,17 +217,16 @@ def log_hypot(a: NDArray[np.float64], b: NDArray[np.float64]) -> NDArray[np.floa
         return 0.5 * np.logaddexp(2 * a, 2 * b)
 
 
-def with_rounding(
-    values: NDArray[np.float64], share: NDArray[np.float64], error: NDArray[np.float64] | float = 0.0
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """ln norms, NaN where rounding may have changed all of it, and bounds on their errors: from rounding, in
-    ``share`` of the norms, and others, ``error``.
-    """
-    known = np.isfinite(values)
+def with_rounding(values: Any, share: Any, error: Any = 0.0) -> tuple[Any, Any]:
+    """ln norms, NaN where rounding may have changed all, and bounds on their errors; arrays or tensors."""
+    if not isinstance(values, Tensor):
+        found, bound = with_rounding(*(torch.as_tensor(z) for z in (values, share, error)))
+        return found.numpy(), bound.numpy()
+    known = values.isfinite()
     lost = known & ~(share < 1)
-    places = 4 * np.finfo(np.float64).eps * (1 + np.abs(np.where(known, values, 0)))
-    bound = np.where(known & ~lost, error - np.log1p(-np.where(share < 1, share, 0)) + places, 0.0)
-    return np.where(lost, np.nan, values), bound
+    places = 4 * np.finfo(np.float64).eps * (1 + torch.where(known, values, 0).abs())
+    bound = torch.where(known & ~lost, error - torch.where(share < 1, -share, 0).log1p() + places, 0.0)
+    return torch.where(lost, math.nan, values), bound
 
 
 def log_norms_of_squares(squares: Tensor, bound: Tensor, accuracy: float) -> tuple[Tensor, Tensor]:

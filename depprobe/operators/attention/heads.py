@@ -20,6 +20,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
+from functools import cached_property
 from typing import Any, NamedTuple, Protocol
 
 import torch
@@ -32,22 +33,33 @@ from depprobe.errors import BadInput, unknown
 class Tile(NamedTuple):
     """Targets (T, c) and the keys (T, m) they see; ``bias`` is added to scores, -inf where masked.
 
-    ``bias`` broadcasts to (T, H, c, m), or is None where every key is seen.
+    ``bias`` broadcasts to (T, H, c, m), or is None where every key is seen. The targets asked for that the
+    tile holds are ``asked`` of them, next in order. ``whole``: the keys are 0, 1, ..., m - 1. ``bare``: some
+    head may see no key.
     """
 
     targets: Tensor
     keys: Tensor
     bias: Tensor | None
+    asked: int = 1
+    whole: bool = False
+    bare: bool = False
+
+    def at_keys(self, z: Tensor) -> Tensor:
+        """Rows of z at the keys: (T, m, ...)."""
+        return z[None, : self.keys.shape[1]] if self.whole else z[self.keys]
 
     def seen(self) -> Tensor:
         """Whether any head of a target sees a key: bool (T, c, m)."""
         shape = (*self.targets.shape, self.keys.shape[1])
         if self.bias is None:
-            return torch.ones(shape, dtype=torch.bool, device=self.keys.device)
+            return torch.ones(1, dtype=torch.bool, device=self.keys.device).expand(shape)
         return (~self.bias.isneginf()).any(1).expand(shape)
 
     def own(self) -> Tensor:
         """Which of a target's keys is the target itself: (T, c)."""
+        if self.whole:
+            return self.targets
         same = self.keys[:, None] == self.targets[:, :, None]
         # a key that pads a tile may equal the target too, but is never seen
         return (same.byte() + (same & self.seen()).byte()).argmax(-1)
@@ -62,14 +74,18 @@ class Tile(NamedTuple):
         bias = self.bias
         if bias is not None:
             bias = bias.expand(len(self.keys), -1, -1, -1)[i : i + 1, :, r : r + 1]
-        return Tile(self.targets[i : i + 1, r : r + 1], self.keys[i : i + 1], bias)
+        here = slice(i, i + 1)
+        return Tile(self.targets[here, r : r + 1], self.keys[here], bias, 1, self.whole, self.bare)
 
 
 class Support(Protocol):
     """Which keys each target sees."""
 
-    def tiles(self, targets: Sequence[int], pairs: int) -> Iterator[Tile]:
-        """Tiles that hold the targets asked for (and perhaps others), of about ``pairs`` pairs each."""
+    def tiles(self, targets: Sequence[int], pairs: int, most: int) -> Iterator[Tile]:
+        """Tiles that hold the targets asked for, ascending, and perhaps others.
+
+        Each has about ``pairs`` pairs and ``most`` targets at most, or those of one tile of the pattern.
+        """
         ...
 
     def lags(self) -> list[int] | None:
@@ -125,24 +141,29 @@ class Heads:
 
     def weight_errors(self, targets: Tensor) -> Tensor:
         """Relative errors of the weights of some targets, in units of the last place: (..., H)."""
-        q, most = self.q[targets].norm(dim=-1), self.k.norm(dim=-1).amax(0)
-        return 2 * self.scale * (self.errors[0, targets] * most + q * (self.errors[1].amax(0) + 3 * most))
+        of_k, most = self._largest
+        q = self.q[targets].norm(dim=-1)
+        return 2 * self.scale * (self.errors[0, targets] * most + q * (of_k + 3 * most))
+
+    @cached_property
+    def _largest(self) -> tuple[Tensor, Tensor]:
+        """Largest error and norm of a key: (H,) each."""
+        return self.errors[1].amax(0), self.k.norm(dim=-1).amax(0)
 
     def log_weights(self, tile: Tile) -> Tensor:
         """ln a_tj: (T, H, c, m); -inf only where masked."""
         q = self.q[tile.targets].transpose(1, 2) * self.scale
-        k = self.k[tile.keys].permute(0, 2, 3, 1)
-        scores = q @ k
+        scores = q @ tile.at_keys(self.k).permute(0, 2, 3, 1)
         if tile.bias is not None:
             scores += tile.bias.to(scores.dtype)
         log_a = scores.log_softmax(-1)
-        if tile.bias is not None and bool(log_a[..., 0].isnan().any()):
+        if tile.bias is not None and tile.bare:
             # a head that sees no key weighs none, as torch's fused attention has it
             log_a.masked_fill_(tile.bias.isneginf().all(-1, keepdim=True), -math.inf)
         return log_a
 
 
-#: pairs of positions looked at together
+#: pairs of positions whose masks are looked at together
 _PAIRS = 1 << 22
 #: arguments of the forward pass that leave x as query, key and value
 ARGUMENTS = ("attn_mask", "key_padding_mask", "is_causal", "need_weights", "average_attn_weights")
@@ -179,7 +200,7 @@ class Dense:
 
     def check(self, targets: Sequence[int]) -> None:
         """Refuse targets at which the output is NaN."""
-        for tile in self.tiles(targets, _PAIRS) if self._nan else ():
+        for tile in self.tiles(targets, _PAIRS, self._n) if self._nan else ():
             if tile.bias is None:
                 continue
             lost = tile.targets[0, tile.bias.isneginf().all(-1).any(1)[0]]
@@ -193,14 +214,18 @@ class Dense:
         """None: the pairs are not few."""
         return None
 
-    def tiles(self, targets: Sequence[int], pairs: int) -> Iterator[Tile]:
+    def tiles(self, targets: Sequence[int], pairs: int, most: int) -> Iterator[Tile]:
         """One tile a chunk of targets, with every key."""
         m = self._n + self._extra
         keys = torch.arange(m, device=self._like.device)[None]
         chosen = torch.as_tensor(targets, device=self._like.device)
-        for chunk in chosen.split(max(1, pairs // m)):
-            until = int(chunk.max()) + 1 if self._causal else m
-            yield Tile(chunk[None], keys[:, :until], self._bias(chunk, keys[0, :until]))
+        bare = not self._causal and (self._mask is not None or self._padding is not None)
+        done = 0
+        for chunk in chosen.split(max(1, min(pairs // m, most))):
+            until = targets[done + len(chunk) - 1] + 1 if self._causal else m
+            bias = self._bias(chunk, keys[0, :until])
+            yield Tile(chunk[None], keys[:, :until], bias, len(chunk), True, bare)
+            done += len(chunk)
 
     def _bias(self, targets: Tensor, keys: Tensor) -> Tensor | None:
         if not self._causal and self._mask is None and self._padding is None:

@@ -13,7 +13,7 @@ Shapes: x (n, d), H heads, e = d / H. Equation 1 of Vaswani et al. 2017, differe
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -22,24 +22,30 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from depprobe.core.calling.known import is_plain
+from depprobe.core.device import memory_of
 from depprobe.core.options import DEFAULT_MEMORY, Options, require
-from depprobe.core.scaled import Scaled, log_norms, log_norms_of_squares, with_rounding
+from depprobe.core.scaled import Scaled, log_norms, with_rounding
 from depprobe.core.temporal_jacobian import LogNorms, TemporalJacobian
 from depprobe.errors import BadInput
 from depprobe.layers.attention import Attention
-from depprobe.operators.attention.closed_form import Gram, QueryPart
+from depprobe.operators.attention.asked_pairs import AskedPairs, picked
 from depprobe.operators.attention.heads import Dense, Heads, Support, Tile, masks_of
 from depprobe.operators.attention.products import jvp, vjp
 from depprobe.operators.attention.row import Row
+from depprobe.operators.attention.tile_norms import TileNorms
 from depprobe.operators.dispatch import register_jacobian
 
-#: pairs times heads in one tile of the norms
-_PAIRS = 1 << 21
-#: relative error that rounding may leave in a norm from Gram products; beyond it the block is made
-_ACCURACY = {torch.float32: 1e-4, torch.float64: 1e-11}
+#: pairs times heads in one tile of the norms, and how many times as many on a GPU
+_PAIRS, _WIDER = 1 << 21, 32
+#: share of a tile's pairs in the largest temporary of the blocks k = t
+_TEMPORARY = 2
+#: numbers that belong to a tile's targets alone, as a multiple of its pairs
+_FACTORS = 4
 #: share of the sum of bounds that bounds the error, up to a width of 16 and from 64 on, where more of
 #: the errors cancel in a Frobenius norm
 _SURE = 0.25, 0.125
+#: norm, error and whether it is known, of blocks that are all made in full
+_UNMEASURED = torch.float64, torch.float64, torch.bool
 #: elements of the blocks made at once
 _BLOCKS = 1 << 23
 #: blocks times (d + 20)^3 up to which singular values are computed: minutes
@@ -67,10 +73,18 @@ class AttentionJacobian(TemporalJacobian):
         d = heads.W_O.shape[1]
         self.shape = (n, d, n, d)
         self._heads, self._support, self._memory = heads, support, memory
-        pairs = min(_PAIRS, H * n * len(heads.k))
-        needed = (8 * (H * e) ** 2 + len(heads.k) * (6 * d + 2 * H * H) + 6 * pairs) * heads.q.element_size()
+        constants = 8 * (H * e) ** 2 + len(heads.k) * (6 * d + 2 * H * H)
+        each = H * max(e * e, 2 * H * (e + H + 1))  # moments of a target, or its left factors
+        size, room = heads.q.element_size(), memory_of(heads.q.device)
+        self._pairs = _PAIRS
+        if room is not None:
+            affordable = (min(memory, room) // size - constants) // (6 + _FACTORS)
+            self._pairs = max(_PAIRS, min(_PAIRS * _WIDER, affordable))
+        self._most = max(1, _FACTORS * self._pairs // each)
+        pairs, factors = min(self._pairs, H * n * len(heads.k)), min(self._most, n) * each
+        needed = (constants + 6 * pairs + factors) * size
         require(needed, memory, f"attention over {n} positions", "use a smaller n or d, or --dtype float32")
-        self._query: QueryPart | None = None
+        self._closed: TileNorms | None = None
         self._double: tuple[Heads, Tensor] | None = None
 
     # -- norms ---------------------------------------------------------------------------------------
@@ -90,107 +104,69 @@ class AttentionJacobian(TemporalJacobian):
         n = self.shape[0]
         wanted, rows = np.unique(np.asarray(targets, dtype=np.int64), return_inverse=True)
         lags = self._support.lags() if sources is None and len(targets) > 1 else None
-        if lags is not None and len(lags) < n:
-            band = np.asarray(lags, dtype=np.int64)
-            column_of = np.full(2 * n, -1)
-            column_of[band] = np.arange(len(band))  # a negative lag stands at the far end
-            values, error = self._collect(wanted, lambda t, k: column_of[t - k], len(band), norm, own)
-            outside = wanted[:, None] - band
-            values[(outside < 0) | (outside >= n)] = np.nan
-            return LogNorms(values[rows], error[rows], lags=band)
-        columns = np.arange(n) if sources is None else np.asarray(sources, dtype=np.int64)
-        kept, places = np.unique(columns, return_inverse=True)
-        column_of = np.full(len(self._heads.k), -1)
-        column_of[kept] = np.arange(len(kept))
-        values, error = self._collect(wanted, lambda t, k: column_of[k + 0 * t], len(kept), norm, own)
-        return LogNorms(values[rows][:, places], error[rows][:, places])
+        by_lag = lags is not None and len(lags) < n
+        columns = lags if by_lag else range(n) if sources is None else sources
+        kept, places = np.unique(np.asarray(columns, dtype=np.int64), return_inverse=True)
+        keys, device = len(self._heads.k), self._heads.q.device
+        asked = AskedPairs(wanted, kept, by_lag=by_lag, n=n, keys=keys, device=device)
+        values, error = (picked(z, (rows, places)) for z in self._collect(asked, norm, own))
+        return LogNorms(values, error, lags=kept if by_lag else None)
 
-    def _collect(
-        self, wanted: NDArray[np.int64], column_of: Any, width: int, norm: str, own: bool
-    ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """Norms of the targets wanted and bounds on their errors, (wanted, width) each.
+    def _collect(self, asked: AskedPairs, norm: str, own: bool) -> list[NDArray[np.float64]]:
+        """The norms asked for and bounds on their errors, (R, W) each.
 
-        ``column_of(t, k)`` is a pair's column, or -1.
+        Nothing is looked at on the host until all tiles are under way.
         """
-        n, d = self.shape[:2]
+        d, rows, width = self.shape[1], *asked.shape
         affordable = int(_SINGULAR_WORK / (d + 20) ** 3)
-        if norm != "fro" and len(wanted) * width > affordable:
+        if norm != "fro" and rows * width > affordable:
             raise BadInput(
-                f"spectral norms of {len(wanted)} x {width} blocks of {d} x {d} would take hours; ask for "
+                f"spectral norms of {rows} x {width} blocks of {d} x {d} would take hours; ask for "
                 f"{affordable} blocks at most (fewer targets or sources), or norm='fro'"
             )
-        self._support.check(wanted.tolist())
-        out, row_of = np.full((len(wanted), width), -np.inf), np.full(n, -1)
-        share = np.zeros_like(out)
-        row_of[wanted] = np.arange(len(wanted))
-        for tile in self._support.tiles(wanted.tolist(), _PAIRS // self._heads.q.shape[1]):
-            t, k = tile.targets.cpu().numpy()[:, :, None], tile.keys.cpu().numpy()[:, None]
-            column, row = column_of(t, k), row_of[t] + 0 * k
-            self_key = np.zeros(row.shape, dtype=bool)
-            np.put_along_axis(self_key, tile.own().cpu().numpy()[:, :, None], True, 2)
-            # a block k = t is there even if the mask hides the key: the query moves with x_t
-            there = (tile.seen().cpu().numpy() & (t != k) & (k < n)) | self_key
-            there &= (row >= 0) & (column >= 0)
-            use = there if own else there & ~self_key
-            asked = torch.from_numpy(use).to(tile.keys.device)
-            found, lost = self._tile_norms(tile, asked) if norm == "fro" else self._made(tile, asked, norm)
-            out[row[use], column[use]] = found.cpu().numpy()[use]
-            share[row[use], column[use]] = lost.cpu().numpy()[use]
+        targets = asked.targets.tolist()
+        self._support.check(targets)
+        sure = _SURE[0] * (np.clip(math.sqrt(16 / d), _SURE[1] / _SURE[0], 1) if norm == "fro" else 1)
+        pinned = self._heads.q.is_cuda
+        out = [torch.empty(asked.shape, dtype=torch.float64, pin_memory=pinned) for _ in range(2)]
+        again, first = [], 0
+        pairs = self._pairs // self._heads.q.shape[1]
+        for tile in self._support.tiles(targets, pairs, min(self._most, _FACTORS * pairs // width)):
+            there, own_key, place = asked.places(tile, first)
+            if norm == "fro":
+                norms, share, known = self._constants().of(tile, own and asked.own)
+            else:
+                norms, share, known = (torch.zeros_like(there, dtype=z) for z in _UNMEASURED)
             if not own:
-                hidden = there & self_key
-                out[row[hidden], column[hidden]] = np.nan
-        sure = np.clip(math.sqrt(16 / self.shape[1]), _SURE[1] / _SURE[0], 1) if norm == "fro" else 1
-        return with_rounding(out, _SURE[0] * sure * share)
+                norms, known = norms.masked_fill(own_key, math.nan), known | own_key
+            values = asked.laid(norms, place, tile.asked, -math.inf)
+            if asked.by_lag:
+                values.masked_fill_(asked.outside(first, tile.asked), math.nan)
+            share = asked.laid(share, place, tile.asked, 0.0)
+            for host, part in zip(out, with_rounding(values, sure * share), strict=True):
+                host[first : first + tile.asked].copy_(part, non_blocking=True)
+            again.append(asked.laid(~known & there, place, tile.asked, False))
+            first += tile.asked
+        for row, columns in _marked(torch.cat(again)):
+            t = targets[row]
+            made, share = self._made(t, asked.sources(t, columns), norm)
+            for host, part in zip(out, with_rounding(made, sure * share), strict=True):
+                host[row, columns.cpu()] = part.cpu()
+        return [host.numpy() for host in out]
 
-    def _tile_norms(self, tile: Tile, asked: Tensor) -> tuple[Tensor, Tensor]:
-        """ln Frobenius norms of a tile and relative errors: (T, c, m) float64 each, right where asked."""
-        heads, query = self._heads, self._constants()
-        log_a = heads.log_weights(tile)
-        mixed = torch.einsum("thcm,tmhe->tche", log_a.exp(), heads.v[tile.keys])
-        value, bound, peak, rounding = query.gram.squares(tile, log_a, mixed)
-        accuracy = _ACCURACY[value.dtype]
-        norms, known = log_norms_of_squares(value, bound, accuracy)
-        share = rounding * (-norms).exp() + 8 * bound / value.clamp_min(torch.finfo(value.dtype).tiny)
-        norms += peak
-        own = tile.own()[..., None]
-        if bool(asked.gather(2, own).any()):
-            log_own = log_a.gather(3, own[:, None].expand(-1, log_a.shape[1], -1, -1))[..., 0]
-            extra = query.through(tile, log_a, mixed, log_own)
-            scale = peak.gather(2, own).exp().flatten()
-            total = value.gather(2, own).flatten() * scale**2 + extra.value
-            size = bound.gather(2, own).flatten().sqrt() * scale + extra.size
-            logs, sure = log_norms_of_squares(total, size.square(), accuracy)
-            limit = accuracy / (8 * torch.finfo(total.dtype).eps)
-            sure &= total.clamp_min(0).sqrt() * limit > extra.rounding
-            factors = rounding.gather(2, own).flatten() * scale + extra.factors + 8 * extra.rounding
-            of_own = factors * (-logs).exp() + 8 * size.square() * (-2 * logs).exp()
-            share.scatter_(2, own, of_own.view(own.shape).to(share.dtype))
-            norms.scatter_(2, own, logs.view(own.shape))
-            known.scatter_(2, own, sure.view(own.shape))
-        share = share.double() * (torch.finfo(value.dtype).eps / 2)
-        again = asked & ~known
-        if bool(again.any()):
-            made, lost = self._made(tile, again, "fro")
-            norms, share = torch.where(again, made, norms), torch.where(again, lost, share)
-        return norms, share
+    def _made(self, t: int, sources: Tensor, norm: str) -> tuple[Tensor, Tensor]:
+        """ln norms of some blocks of one target, each made in full, and relative errors."""
+        unit, row = math.log(torch.finfo(self._heads.q.dtype).eps / 2), self._row_of(t)
+        norms, shares = [], []
+        for part in sources.split(max(1, _BLOCKS // self.shape[1] ** 2)):
+            norms.append(log_norms(row.blocks(part), norm))
+            shares.append((row.rounding(part) + unit - norms[-1]).exp())
+        return torch.cat(norms), torch.cat(shares)
 
-    def _made(self, tile: Tile, asked: Tensor, norm: str) -> tuple[Tensor, Tensor]:
-        """ln norms of the blocks asked for, each made in full, and relative errors: (T, c, m) each."""
-        unit = math.log(torch.finfo(self._heads.q.dtype).eps / 2)
-        share = torch.zeros(asked.shape, dtype=torch.float64, device=asked.device)
-        out = torch.full(asked.shape, -torch.inf, dtype=torch.float64, device=asked.device)
-        for i, r in asked.any(-1).nonzero().tolist():
-            row, columns = self._row(tile.only(i, r)), asked[i, r].nonzero().flatten()
-            for part in columns.split(max(1, _BLOCKS // self.shape[1] ** 2)):
-                keys = tile.keys[i, part]
-                out[i, r, part] = logs = log_norms(row.blocks(keys), norm)
-                share[i, r, part] = (row.rounding(keys) + unit - logs).exp()
-        return out, share
-
-    def _constants(self) -> QueryPart:
-        if self._query is None:
-            self._query = QueryPart(Gram(self._heads))
-        return self._query
+    def _constants(self) -> TileNorms:
+        if self._closed is None:
+            self._closed = TileNorms(self._heads, self._pairs // _TEMPORARY)
+        return self._closed
 
     # -- blocks --------------------------------------------------------------------------------------
 
@@ -205,7 +181,7 @@ class AttentionJacobian(TemporalJacobian):
 
     def _tile_of(self, t: int) -> Tile:
         self._support.check([t])
-        tile = next(iter(self._support.tiles([t], 1)))
+        tile = next(iter(self._support.tiles([t], 1, 1)))
         i, r = (tile.targets == t).nonzero()[0].tolist()
         return tile.only(i, r)
 
@@ -255,7 +231,7 @@ class AttentionJacobian(TemporalJacobian):
 
     def _every(self) -> Any:
         self._support.check(range(self.shape[0]))
-        return self._support.tiles(range(self.shape[0]), _PAIRS // self._heads.q.shape[1])
+        return self._support.tiles(range(self.shape[0]), self._pairs // self._heads.q.shape[1], self.shape[0])
 
 
 @register_jacobian(nn.MultiheadAttention)
@@ -280,6 +256,12 @@ def attention_jacobian(module: Attention, x: Tensor, options: Options) -> Tempor
     return AttentionJacobian(
         Heads.of(module.weights, x), Dense(x.shape[0], causal=module.causal, like=x), memory=options.memory
     )
+
+
+def _marked(rows: Tensor) -> Iterator[tuple[int, Tensor]]:
+    """Rows of a mask that hold any mark, and where."""
+    for row in rows.any(1).nonzero()[:, 0].tolist():
+        yield row, rows[row].nonzero()[:, 0]
 
 
 def check_width(module: nn.MultiheadAttention, x: Tensor) -> None:

@@ -28,11 +28,11 @@ def jvp(heads: Heads, tiles: Iterable[Tile], tangent: Tensor) -> Tensor:
     out = torch.empty_like(tangent)
     for tile in tiles:
         a = heads.log_weights(tile).exp_()
-        q, k, v = heads.q[tile.targets], heads.k[tile.keys], heads.v[tile.keys]
+        q, k, v = heads.q[tile.targets], tile.at_keys(heads.k), tile.at_keys(heads.v)
         ds = torch.einsum("tche,tmhe->thcm", dq[tile.targets], k)
-        ds = (ds + torch.einsum("tche,tmhe->thcm", q, dk[tile.keys])) * heads.scale
+        ds = (ds + torch.einsum("tche,tmhe->thcm", q, tile.at_keys(dk))) * heads.scale
         da = a * (ds - (a * ds).sum(-1, keepdim=True))
-        do = torch.einsum("thcm,tmhe->tche", da, v) + torch.einsum("thcm,tmhe->tche", a, dv[tile.keys])
+        do = torch.einsum("thcm,tmhe->tche", da, v) + torch.einsum("thcm,tmhe->tche", a, tile.at_keys(dv))
         out[tile.targets.flatten()] = torch.einsum("tche,hde->tcd", do, heads.W_O).flatten(0, 1)
     return out
 
@@ -44,8 +44,7 @@ def vjp(heads: Heads, tiles: Iterable[Tile], cotangents: Tensor) -> Tensor:
     for tile in tiles:
         a = heads.log_weights(tile).exp_()
         q, k, v = (
-            x[where].transpose(1, 2)
-            for x, where in ((heads.q, tile.targets), (heads.k, tile.keys), (heads.v, tile.keys))
+            x.transpose(1, 2) for x in (heads.q[tile.targets], tile.at_keys(heads.k), tile.at_keys(heads.v))
         )
         o, q, k = a @ v, q * heads.scale, k * heads.scale
         step = max(1, _ELEMENTS // max(1, a.numel()))

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -46,19 +47,21 @@ class Tiled:
         """Lags of all pairs, ascending, or None."""
         return self._pattern.lags(self._like.shape[0])
 
-    def tiles(self, targets: Sequence[int], pairs: int) -> Iterator[Tile]:
+    def tiles(self, targets: Sequence[int], pairs: int, most: int) -> Iterator[Tile]:
         """The tiles that hold the targets asked for, several at once; of few targets, a tile for each."""
         every, keys, seen = self._tiles
         size, m = every.shape[1], keys.shape[1]
-        wanted = torch.as_tensor(targets, device=keys.device)
-        home = wanted.div(size, rounding_mode="floor")
-        chosen = home.unique()
-        if _FEW * len(wanted) <= size * len(chosen):
-            every, keys, seen = every[home, wanted % size, None], keys[home], seen[home, wanted % size, None]
-            size, chosen = 1, torch.arange(len(wanted), device=keys.device)
-        for part in chosen.split(max(1, pairs // (size * m))):
+        home, inside = np.divmod(np.asarray(targets, dtype=np.int64), size)
+        chosen, counts = np.unique(home, return_counts=True)
+        if _FEW * len(home) <= size * len(chosen):
+            at, column = (torch.from_numpy(z).to(keys.device) for z in (home, inside))
+            every, keys, seen = every[at, column, None], keys[at], seen[at, column, None]
+            size, chosen, counts = 1, np.arange(len(home)), np.ones_like(home)
+        step = max(1, min(pairs // m, most) // size)
+        for first in range(0, len(chosen), step):
+            part = torch.from_numpy(chosen[first : first + step]).to(keys.device)
             bias = self._like.new_zeros(len(part), size, m).masked_fill_(~seen[part], -torch.inf)
-            yield Tile(every[part], keys[part], bias[:, None])
+            yield Tile(every[part], keys[part], bias[:, None], int(counts[first : first + step].sum()))
 
 
 @register_jacobian(SparseAttention)

@@ -1,0 +1,90 @@
+"""Sums over pairs of heads: the reference against a plain sum, the kernel against the reference; norms whose
+tiles the host does not look at.
+"""
+
+import importlib.util
+
+import numpy as np
+import pytest
+import torch
+from conftest import tolerance
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from depprobe.layers.attention import Attention
+from depprobe.layers.sparse_attention import Blocks, SparseAttention, Window
+from depprobe.operators import temporal_jacobian
+from depprobe.operators.attention import closed_form, head_pairs
+
+SHAPES = [(1, 1, 5, 7), (3, 2, 4, 1025), (2, 8, 37, 1500)]
+LAYERS = {
+    "full": lambda: Attention(16, 4),
+    "causal": lambda: Attention(16, 4, causal=True),
+    "window": lambda: SparseAttention(16, Window(9), 4),
+    "blocks": lambda: SparseAttention(16, Blocks(), 4),
+}
+
+
+def factors(shape, dtype=torch.float64, device="cpu"):
+    X, b = (torch.randn(2, *shape, dtype=dtype)).to(device)
+    return torch.randn(shape[0], *shape[2:], dtype=dtype).to(device), X, b.abs()
+
+
+def summed(value, X, b, g):
+    """Value plus the sums, one head at a time."""
+    return value + sum(X[:, h] * b[:, h] * b[:, g] for h in range(X.shape[1]))
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_the_reference_is_the_plain_sum(shape):
+    value, X, b = factors(shape)
+    for g in range(shape[1]):
+        expected = summed(value, X, b, g)
+        head_pairs.add_pairs(value, X.clone(), b, g)
+        torch.testing.assert_close(value, expected, rtol=tolerance(), atol=tolerance())
+
+
+@pytest.mark.parametrize("name", LAYERS)
+def test_norms_are_those_of_the_plain_sum(name, monkeypatch):
+    module, x = LAYERS[name]().double(), torch.randn(40, 16, dtype=torch.float64)
+    found = temporal_jacobian(module, x).log_norms(range(40))
+    monkeypatch.setattr(closed_form, "add_pairs", lambda value, X, b, g: value.copy_(summed(value, X, b, g)))
+    expected = temporal_jacobian(module, x).log_norms(range(40))
+    np.testing.assert_allclose(found.values, expected.values, rtol=0, atol=1e-12)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device is here")
+@pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="triton is not installed")
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_the_kernel_is_its_reference(shape, dtype):
+    value, X, b = factors(shape, dtype, "cuda")
+    for g in range(shape[1]):
+        expected = value.clone()
+        head_pairs.add_pairs_plain(expected, X.clone(), b, g)
+        head_pairs.add_pairs_fused(value, X, b, g)
+        torch.testing.assert_close(value, expected, rtol=tolerance(dtype), atol=shape[1] * tolerance(dtype))
+
+
+class Looks(TorchDispatchMode):
+    """Counts how often the host asks for a number or for the length of a result."""
+
+    count = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        name = func.overloadpacket.__name__
+        self.count += name in ("_local_scalar_dense", "nonzero", "unique", "_unique2", "masked_select")
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("name", LAYERS)
+def test_the_host_does_not_look_at_tiles(name, monkeypatch):
+    module, x = LAYERS[name]().double(), torch.randn(40, 16, dtype=torch.float64)
+    counts = []
+    for pairs in (1 << 21, 400):
+        monkeypatch.setattr("depprobe.operators.attention.operator._PAIRS", pairs)
+        J = temporal_jacobian(module, x)
+        with Looks() as looks:
+            J.log_norms(range(40))
+        counts.append(looks.count)
+    assert counts[0] == counts[1]
