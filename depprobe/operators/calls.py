@@ -33,6 +33,10 @@ class LinearisedCall(abc.ABC):
         Rows carry one exponent for each row and position: log_scale (r, n, 1) or broadcasting to it.
         """
 
+    @abc.abstractmethod
+    def reach(self, live: Sequence[Tensor]) -> list[Tensor]:
+        """Live positions on every output as live positions on every input."""
+
 
 @dataclass(frozen=True)
 class KnownCall:

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -40,7 +41,7 @@ class AttentionCall(LinearisedCall):
         H, n, _ = q.shape
         s = log_scale.expand(len(values), n, 1).amax(0)[:, 0]
         T = (alive.any(0) & ~s.isneginf()).nonzero()[:, 0]
-        log_a, seen = self._log_weights(T)
+        log_a = self._log_weights(T)
         R = Scaled(values[:, T], log_scale.expand(len(values), n, 1)[:, T]).relative_to(s[None, T, None])
         R = R.unflatten(2, (H, -1)).transpose(1, 2)
         joint = log_a + s[T, None]
@@ -59,27 +60,44 @@ class AttentionCall(LinearisedCall):
             dk[here] = self._scale * ((over * c).mT @ q[:, T])
             dv[here] = over.mT @ part
         of_q = torch.where(torch.isin(torch.arange(n, device=T.device), T), s, -math.inf)
-        reach = (alive[:, T].to(torch.float32) @ seen.to(torch.float32)) > 0
         scales = [z[None, :, None].expand(len(values), -1, 1) for z in (of_q, m, m)]
         return [
             (Scaled(z.transpose(1, 2).flatten(2), scale), mask)
-            for z, scale, mask in zip((dq, dk, dv), scales, (alive, reach, reach), strict=True)
+            for z, scale, mask in zip((dq, dk, dv), scales, self.reach(live), strict=True)
         ]
 
-    def _log_weights(self, T: Tensor) -> tuple[Tensor, Tensor]:
-        """ln a (H, T, m) float64, and which keys any head of a target sees (T, m)."""
+    def reach(self, live: Sequence[Tensor]) -> list[Tensor]:
+        """Live queries, and the keys that any head of one sees."""
+        (alive,) = live
+        if self._seen is None:
+            reach = alive.any(1, keepdim=True).expand(-1, self._k.shape[1])
+        else:
+            reach = (alive.to(torch.float32) @ self._seen.to(torch.float32)) > 0
+        return [alive, reach, reach]
+
+    @cached_property
+    def _seen(self) -> Tensor | None:
+        """Which keys any head of each target sees, (n, m); None where all are seen."""
+        every = slice(None)
+        return None if self._bias is None else (~self._masked(every).isneginf()).any(0)
+
+    def _masked(self, T: Tensor | slice) -> Tensor:
+        """The bias of some targets, -inf at what is masked."""
+        assert self._bias is not None
+        bias = self._bias[(None,) * (3 - self._bias.ndim)]
+        bias = bias.expand(len(bias), self._q.shape[1], self._k.shape[1])[:, T]
+        lowest = torch.finfo(bias.dtype).min
+        # an entry at the lowest finite number is a mask: the largest of the others hides it
+        hidden = (bias == lowest) & (bias > lowest).any(-1, keepdim=True)
+        return bias.masked_fill(hidden, -math.inf)
+
+    def _log_weights(self, T: Tensor) -> Tensor:
+        """ln a (H, T, m) float64."""
         scores = self._scale * self._q[:, T] @ self._k.mT
-        seen = torch.ones_like(scores[0], dtype=torch.bool)
         if self._bias is not None:
-            bias = self._bias.expand(len(self._q), self._q.shape[1], self._k.shape[1])[:, T]
-            lowest = torch.finfo(bias.dtype).min
-            # an entry at the lowest finite number is a mask: the largest of the others hides it
-            hidden = (bias == lowest) & (bias > lowest).any(-1, keepdim=True)
-            bias = bias.masked_fill(hidden, -math.inf)
-            seen = (~bias.isneginf()).any(0)
-            scores = scores + bias
+            scores = scores + self._masked(T)
         # of a row without any key torch gives zeros
-        return scores.double().log_softmax(-1).nan_to_num(nan=-math.inf, neginf=-math.inf), seen
+        return scores.double().log_softmax(-1).nan_to_num(nan=-math.inf, neginf=-math.inf)
 
 
 class MultiheadCall(LinearisedCall):
@@ -96,6 +114,10 @@ class MultiheadCall(LinearisedCall):
             (Scaled(found.values @ W, found.log_scale), reach)
             for (found, reach), W in zip(pulled, self._W, strict=True)
         ]
+
+    def reach(self, live: Sequence[Tensor]) -> list[Tensor]:
+        """As that of the attention inside."""
+        return self._attention.reach(live)
 
 
 def additive(mask: Tensor | None, like: Tensor, hidden: bool) -> Tensor | None:
@@ -167,6 +189,10 @@ class _Grouped(LinearisedCall):
             )
             for z, mask in shared
         ]
+
+    def reach(self, live: Sequence[Tensor]) -> list[Tensor]:
+        """As that of the attention inside."""
+        return self._attention.reach(live)
 
 
 @reads(F.multi_head_attention_forward)

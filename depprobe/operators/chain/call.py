@@ -39,7 +39,6 @@ class RecurrentCall(LinearisedCall):
     def pull(self, rows: Sequence[Scaled], live: Sequence[Tensor]) -> list[tuple[Scaled, Tensor]]:
         """Rows on (out, h_n[, c_n]) as rows on (x, h_0[, c_0])."""
         out, *final = rows
-        both = self._weights.both
         before: list[list[Scaled]] = [[] for _ in final]
         for depth in reversed(range(len(self._layers))):
             cells = self._layers[depth]
@@ -50,20 +49,22 @@ class RecurrentCall(LinearisedCall):
                 parts = (state.values[:, cell.d_c :], state.values[:, : cell.d_c])
                 for found, part in zip(before, parts, strict=False):
                     found.insert(0, Scaled(part[:, None], state.log_scale[:, None]))
-        any_state = torch.stack([alive.any(1) for alive in live[1:]]).any(0)
+        found = [out]
+        for states in before:
+            found.append(Scaled(*(torch.cat(part, 1) for part in zip(*states, strict=True))))
+        return list(zip(found, self.reach(live), strict=True))
+
+    def reach(self, live: Sequence[Tensor]) -> list[Tensor]:
+        """The steps up to the last that is live, or all of them, and the states before step 0."""
         last_state = torch.zeros_like(live[0])
-        last_state[:, -1] = any_state
+        last_state[:, -1] = torch.stack([alive.any(1) for alive in live[1:]]).any(0)
         alive = live[0] | last_state
-        if both:
+        if self._weights.both:
             reach = alive.any(1, keepdim=True).expand_as(alive)
         else:
             reach = alive.flip(1).cummax(1).values.flip(1)
         every = alive.any(1, keepdim=True)
-        pulled = [(out, reach)]
-        for states in before:
-            values, scale = (torch.cat(part, 1) for part in zip(*states, strict=True))
-            pulled.append((Scaled(values, scale), every.expand(-1, values.shape[1])))
-        return pulled
+        return [reach, *(every.expand(-1, len(state)) for state in self._states)]
 
 
 def _joined(cell: CellChain, final: Sequence[Scaled], place: int) -> Scaled:
@@ -143,17 +144,18 @@ class CellLoop(LinearisedCall):
             parts.append(Scaled(torch.nn.functional.pad(values, pad), scale))
         states = parts[0] if len(parts) == 1 else added(*parts)
         found, before = pull_states(cell, states)
+        pulled = [Scaled(found.values[:, k : k + 1], found.log_scale[:, k : k + 1]) for k in range(n)]
+        for part in (before.values[:, cell.d_c :], before.values[:, : cell.d_c])[: self._each]:
+            pulled.append(Scaled(part[:, None], before.log_scale[:, None]))
+        return list(zip(pulled, self.reach(live), strict=True))
+
+    def reach(self, live: Sequence[Tensor]) -> list[Tensor]:
+        """The steps up to the last that is live, and the states before step 0."""
         alive = torch.cat(list(live[:: self._each]), 1)
         for which in range(1, self._each):
             alive = alive | torch.cat(list(live[which :: self._each]), 1)
         reach = alive.flip(1).cummax(1).values.flip(1)
-        pulled = [
-            (Scaled(found.values[:, k : k + 1], found.log_scale[:, k : k + 1]), reach[:, k : k + 1])
-            for k in range(n)
-        ]
-        for part in (before.values[:, cell.d_c :], before.values[:, : cell.d_c])[: self._each]:
-            pulled.append((Scaled(part[:, None], before.log_scale[:, None]), reach[:, :1]))
-        return pulled
+        return [*reach.split(1, 1), *[reach[:, :1]] * self._each]
 
 
 def _read_cell(

@@ -20,10 +20,11 @@ import torch
 from torch import Tensor
 from torch.autograd.graph import GradientEdge
 
+from depprobe.core.by_position import axes_below, shape_of
 from depprobe.core.scaled import Scaled
 from depprobe.operators.composed.cotangents import Rows
 from depprobe.operators.composed.cut import Edge, flat, unflat
-from depprobe.operators.composed.partition import Partition, Routes, Segment, kind_of, shape_of
+from depprobe.operators.composed.partition import Partition, Routes, Segment, kind_of
 from depprobe.operators.composed.views import axis_below, below_view, moved
 
 #: exponents this far apart pass glue separately: half of the float range is left for the glue's own factors
@@ -61,8 +62,6 @@ class Glue:
         if straight is not None:
             return {segment.targets[0]: moved(rows[0], self._axis(edges[0]), *straight)}
         owner, m = rows[0].owner, rows[0].targets
-        if len(owner) == m:
-            return self._live(segment, edges, rows)
         limits = torch.finfo(self._partition.narrowest)
         least = limits.tiny / limits.eps
         parts = list(self._parts(segment, edges, rows))
@@ -95,18 +94,46 @@ class Glue:
                     found[edge] = found[edge]._replace(live=found[edge].live | product.isnan())
         return found
 
-    def _live(self, segment: Segment, edges: list[Edge], rows: list[Rows]) -> dict[Edge, Rows]:
-        """Rows where only live entries are asked for: those of NaN travel alone."""
-        marks = _marked([r.scaled.values[:0] for r in rows], [r.live for r in rows], segment.opaque)
-        found: dict[Edge, Rows] = {}
-        for edge, product in zip(segment.targets, self._products(segment, edges, marks), strict=True):
-            if product is not None:
-                alive = torch.ones_like(product, dtype=torch.bool) if segment.opaque else product.isnan()
-                scale = rows[0].scaled.log_scale.new_full(
-                    (len(product), *[1] * (product.ndim - 1)), -math.inf
-                )
-                found[edge] = Rows(Scaled(torch.zeros_like(product), scale), alive, rows[0].owner)
+    def live(self, segment: Segment, arrived: dict[Edge, Tensor]) -> dict[Edge, Tensor]:
+        """Live entries (m, *shape) on some edges of a segment to those on its targets."""
+        found: dict[Edge, Tensor] = {}
+        rest: dict[Edge, Tensor] = {}
+        for edge, mask in arrived.items():
+            if edge in segment.targets:
+                _either(found, edge, mask)
+                continue
+            below = self._axes_below(segment, edge)
+            if below is None:
+                rest[edge] = mask
+                continue
+            here = flat(mask, self._axis(edge)).any(2)[..., None]
+            for target, axis in below.items():
+                shape = shape_of(target)
+                _either(found, target, unflat(here, shape, axis).expand(-1, *shape))
+        if rest and segment.targets:
+            kinds = [kind_of(edge) for edge in rest]
+            marks = [
+                torch.where(mask, 0.0 if segment.opaque else math.nan, 0.0).to(dtype)
+                for mask, (dtype, _) in zip(rest.values(), kinds, strict=True)
+            ]
+            for edge, product in zip(
+                segment.targets, self._products(segment, list(rest), marks), strict=True
+            ):
+                if product is not None:
+                    alive = torch.ones_like(product, dtype=torch.bool) if segment.opaque else product.isnan()
+                    _either(found, edge, alive)
         return found
+
+    def _axes_below(self, segment: Segment, edge: Edge) -> dict[Edge, int] | None:
+        if edge not in segment.axes:
+            axis = self._partition.axis[edge]
+            below = None if axis is None or segment.opaque else axes_below(edge, axis, segment.targets)
+            known = self._partition.axis
+            # where a guess was another, it is left to the numbers
+            if below is not None and any(known[end] not in (None, axis) for end, axis in below.items()):
+                below = None
+            segment.axes[edge] = below
+        return segment.axes[edge]
 
     def _straight(self, segment: Segment) -> tuple[torch.Size, int] | None:
         """Shape and time axis below a segment that only arranges entries anew."""
@@ -222,6 +249,10 @@ class Glue:
         finally:
             gate.open = None
         return [None if parts[0] is None else torch.stack(parts) for parts in zip(*singles, strict=True)]
+
+
+def _either(found: dict[Edge, Tensor], edge: Edge, mask: Tensor) -> None:
+    found[edge] = found[edge] | mask if edge in found else mask
 
 
 def _marked(grads: list[Tensor], live: list[Tensor], opaque: bool) -> list[Tensor]:

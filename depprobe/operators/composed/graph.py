@@ -9,7 +9,7 @@ structure, glue by autograd; between them rows carry exponents and are rescaled.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -107,6 +107,62 @@ class Graph:
             except Left as left:
                 self._left |= {left.cut.ordinal}
                 self._trace()
+
+    def live(self, start: Tensor) -> list[Tensor]:
+        """Which positions of each point (m, n_in) a path leads to from positions (m, n_out) of y."""
+        while True:
+            try:
+                return self._live(start)
+            except Left as left:
+                self._left |= {left.cut.ordinal}
+                self._trace()
+
+    def _live(self, start: Tensor) -> list[Tensor]:
+        arrived: dict[Edge, Tensor] = {}
+        kept: dict[Edge, Tensor] = {}
+        given: dict[Edge, Tensor] | None = None
+        for step in self.partition.steps:
+            if isinstance(step, Cut):
+                segment, given = self._live_below(step, arrived)
+            else:
+                segment = step
+                given = {edge: arrived.pop(edge) for edge in step.edges if edge in arrived}
+                if step is self.partition.steps[0]:
+                    given = {step.edges[0]: start[:, :, None].expand(-1, *self.y.shape)}
+                kept |= {edge: given[edge] for edge in self.partition.points if edge in given}
+            if not given:
+                continue
+            for edge, mask in self._glue.live(segment, given).items():
+                cut = self.partition.unserved.get(edge)
+                if cut is None:
+                    arrived[edge] = arrived[edge] | mask if edge in arrived else mask
+                elif bool(mask.any()):
+                    raise Left(cut)
+        kept |= arrived
+        nothing = start.new_zeros(len(start), 1)
+        return [
+            kept[edge].any(2) if edge in kept else nothing.expand(-1, len(point))
+            for edge, point in zip(self.partition.points, self.points, strict=True)
+        ]
+
+    def _live_below(self, cut: Cut, arrived: dict[Edge, Tensor]) -> tuple[Any, dict[Edge, Tensor]]:
+        """The segment below a call, and live entries on its edges."""
+        given = [arrived.pop(port.edge, None) for port in cut.outputs]  # type: ignore[arg-type]
+        like = next((mask for mask in given if mask is not None), None)
+        if like is None or cut not in self.partition.port_segments:
+            return None, {}
+        live = [
+            like.new_zeros(len(like), port.shape[port.axis]) if mask is None else flat(mask, port.axis).any(2)
+            for port, mask in zip(cut.outputs, given, strict=True)
+        ]
+        reach = cut.linearised.reach(live)
+        segment, wanted = self.partition.port_segments[cut]
+        below: dict[Edge, Tensor] = {}
+        for port, alive in ((cut.inputs[i], reach[i]) for i in wanted):
+            assert port.edge is not None
+            mask = unflat(alive[..., None], port.shape, port.axis).expand(-1, *port.shape)
+            below[port.edge] = below[port.edge] | mask if port.edge in below else mask
+        return segment, below
 
     def _pull(self, start: Scaled, live: Tensor, owner: Tensor) -> list[Pulled]:
         m, (values, log_scale) = len(live), start

@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 from torch.autograd.graph import Node
 
+from depprobe.core.by_position import shape_of
 from depprobe.core.recorded_graph import swallows_nan
 from depprobe.operators.composed.cut import Cut, Edge, edge_of
 
@@ -48,6 +49,8 @@ class Segment:
         self.opaque = False
         #: which position hears of which, (None,) where of several; None: not tried yet
         self.routes: tuple[Routes | None] | None = None
+        #: time axes of targets below each edge where it acts by position, None where that is not known
+        self.axes: dict[Edge, dict[Edge, int] | None] = {}
         #: shape and time axis below where it only arranges entries anew, (None,) elsewhere; None: not tried
         self.straight: tuple[tuple[torch.Size, int] | None] | None = None
 
@@ -198,14 +201,6 @@ class Partition:
     def _guess(self, shape: torch.Size) -> int | None:
         axes = [i for i, size in enumerate(shape) if size in self._lengths]
         return axes[0] if len(axes) == 1 else None
-
-
-def shape_of(edge: Edge) -> torch.Size:
-    """Shape of the tensor at a place in the graph."""
-    node, number = edge
-    if hasattr(node, "variable"):
-        return node.variable.shape
-    return torch.Size(node._input_metadata[number].shape)
 
 
 def kind_of(edge: Edge) -> tuple[torch.dtype, torch.device]:

@@ -34,6 +34,12 @@ class OperatorCall(LinearisedCall):
 
     def pull(self, rows: Sequence[Scaled], live: Sequence[Tensor]) -> list[tuple[Scaled, Tensor]]:
         """Rows through the operator."""
+        one = live[0].any(0).nonzero()[:, 0].tolist()
+        found = self._from_row(rows[0], *one) if len(one) == 1 else self.jacobian.pull(rows[0])
+        return [(found, self.reach(live)[0])]
+
+    def reach(self, live: Sequence[Tensor]) -> list[Tensor]:
+        """What the operator says that few positions read; of more, everything."""
         (alive,) = live
         reach = alive.new_zeros(len(alive), self.jacobian.shape[2])
         for mask, found in zip(alive, reach, strict=True):
@@ -42,8 +48,7 @@ class OperatorCall(LinearisedCall):
                 found[:] = True
             for t in at[:_FEW]:
                 found |= torch.from_numpy(self.jacobian.support(t)).to(found.device)
-        one = alive.any(0).nonzero()[:, 0].tolist()
-        return [(self._from_row(rows[0], *one) if len(one) == 1 else self.jacobian.pull(rows[0]), reach)]
+        return [reach]
 
     def _from_row(self, rows: Scaled, t: int) -> Scaled:
         """Rows that stand on position t alone, by the operator's own row: nothing tiny is lost."""

@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
 from functools import cached_property
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -38,6 +38,9 @@ _MOST_ROWS, _ROW_COPIES = 64, 8
 _FINE = 4
 #: share of the sequence above which shortening it gains nothing, and agreement of outputs, in epsilons
 _WORTH_CUTTING, _ROUNDING = 0.85, 1e4
+
+
+Found = TypeVar("Found")
 
 
 class Norms(NamedTuple):
@@ -133,9 +136,7 @@ class Traces:
         y, m = self.whole.y, len(group)
         live = torch.zeros(m, len(y), dtype=torch.bool, device=y.device)
         live[torch.arange(m, device=y.device), torch.tensor(group, device=y.device)] = True
-        nothing = Scaled.plain(y.new_zeros(0, *y.shape))
-        found = self.pull(self.whole, nothing, live, live.new_zeros(0, dtype=torch.long))
-        return [pulled.live for pulled in found]
+        return self._held(lambda: self.whole.live(live))
 
     def pull(self, graph: Graph, rows: Scaled, live: Tensor, owner: Tensor) -> list[Pulled]:
         """Rows through a graph, the module's own code held in check.
@@ -144,9 +145,12 @@ class Traces:
         ------
         BadInput : the module was changed since, or its own code fails on the way back.
         """
+        return self._held(lambda: graph.pull(rows, live, owner))
+
+    def _held(self, work: Callable[[], Found]) -> Found:
         with self._function.held():
             try:
-                return graph.pull(rows, live, owner)
+                return work()
             except RuntimeError as error:
                 if isinstance(error, torch.OutOfMemoryError) or "allocate memory" in str(error):
                     raise
