@@ -7,7 +7,7 @@ B of rank one, of rank three (singular values 1, .7, .5), or full (Gaussian entr
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from types import SimpleNamespace
 from typing import Any
@@ -54,13 +54,21 @@ class _Products:
     def under(self, noise: object, cotangent: Tensor) -> Tensor:
         return self.single(cotangent)
 
-    def gathered(self, t: int, cotangents: Tensor, columns: NDArray[np.int64], most: int = 0) -> Gathered:
-        found = Gathered(columns, most)
-        for part in self.row(t, cotangents):
-            found.add(part)
-        return found
+    def gathered(
+        self,
+        targets: Sequence[int],
+        cotangents: Tensor,
+        columns: NDArray[np.int64],
+        most: int = 0,
+        summed: bool = False,
+    ) -> list[Gathered]:
+        every = [Gathered(columns, most, summed) for _ in targets]
+        for found, t, rows in zip(every, targets, cotangents, strict=True):
+            for part in self.row(t, rows):
+                found.add(part)
+        return every
 
-    def up_to(self, last: int) -> AbstractContextManager[None]:
+    def up_to(self, targets: Sequence[int]) -> AbstractContextManager[None]:
         return nullcontext()
 
     def structure(self, t: int) -> NDArray[np.bool_] | None:

@@ -77,7 +77,7 @@ def axes_below(start: Place, axis: int, ends: Collection[Place]) -> dict[Place, 
 
 def _leading(start: Node, last: set[Node]) -> set[Node]:
     """Nodes from which a path leads to one of the last."""
-    leading, seen = set(last), {start}
+    leading, seen = set(last), set[Node]()
     waiting: list[tuple[Node, bool]] = [(start, False)]
     while waiting:
         node, done = waiting.pop()
@@ -85,12 +85,11 @@ def _leading(start: Node, last: set[Node]) -> set[Node]:
         if done:
             if any(n in leading for n in below):
                 leading.add(node)
-            continue
-        # after all that it leads to
-        waiting.append((node, True))
-        fresh = [n for n in below if n not in seen and n not in last]
-        seen.update(fresh)
-        waiting += [(n, False) for n in dict.fromkeys(fresh)]
+        elif node not in seen:
+            seen.add(node)
+            # after all that it leads to
+            waiting.append((node, True))
+            waiting += [(n, False) for n in below if n not in seen and n not in last]
     return leading
 
 

@@ -20,6 +20,8 @@ from torch import Tensor
 _KEPT = 96
 #: sizes between two powers of two to which sizes are rounded up where graphs are recorded
 _SIZES = 4
+#: bytes of rows on which a CPU works faster together than one after another
+_CACHED = 1 << 18
 
 Work = Callable[[Sequence[Tensor]], list[Tensor]]
 
@@ -77,6 +79,11 @@ def full_precision() -> Iterator[None]:
 def memory_of(device: torch.device) -> int | None:
     """Bytes that are free on a device of its own; None on the CPU."""
     return torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else None
+
+
+def rows_at_once(size: int, device: torch.device) -> int:
+    """How many rows of so many bytes gain from being taken together: on a CPU those that stay in cache."""
+    return 1 << 30 if waits(device) else max(1, _CACHED // max(1, size))
 
 
 def to_host(*tensors: Tensor) -> list[Tensor]:

@@ -227,15 +227,23 @@ class SequenceFunction:
         return functions
 
     def record_points(
-        self, tracer: AbstractContextManager[Any] | None = None, length: int | None = None
+        self,
+        tracer: AbstractContextManager[Any] | None = None,
+        length: int | None = None,
+        change: Callable[[Tensor], Tensor] | None = None,
     ) -> tuple[tuple[Tensor, ...], Tensor]:
-        """As ``record``, the variable of every one of ``points``, or the one there is; see ``prefix``."""
-        if length is None and not self.points:
+        """As ``record``, the variable of every one of ``points``, or the one there is; see ``prefix``.
+
+        ``change`` is of the variable, where it is not an output on the way.
+        """
+        if length is None and change is None and not self.points:
             leaf, y = self.record(tracer)
             return (leaf,), y
         passes = self._passes if length is None else self._passes.cropped(length)
         assert passes is not None, "which prefix looks at"
-        variable = None if self.points or length is None else self.x[:length]
+        variable = None if self.points else self.x[:length]
+        if variable is not None and change is not None:
+            variable = change(variable)
         found = passes.one_pass(self.layout, variable, tracer=tracer, points=self.points)
         return found.points or (found.leaf,), found.y
 

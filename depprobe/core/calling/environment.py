@@ -63,6 +63,7 @@ class RecordedRecurrences(TorchFunctionMode):
     """Recurrences outside training keep what a backward pass needs, as on a CPU.
 
     cuDNN takes a backward pass only through calls in training; without dropout these compute the same.
+    Entered outside a tracer, so that what that runs is recorded too.
     """
 
     @staticmethod

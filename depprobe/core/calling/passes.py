@@ -3,7 +3,6 @@ r"""Passes of a user's module: protected, so that it is left bit for bit as it w
 from __future__ import annotations
 
 import contextlib
-import copy
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, nullcontext
 from typing import Any, NamedTuple
@@ -87,8 +86,11 @@ class Passes:
 
     def at(self, wrt: str) -> Passes:
         """The same with another denominator."""
-        other = copy.copy(self)
-        other.wrt, other._wrt = wrt, submodule_of(self.module, wrt, WRT_WORDS, "wrt")
+        return self._but(wrt=wrt, _wrt=submodule_of(self.module, wrt, WRT_WORDS, "wrt"))
+
+    def _but(self, **given: Any) -> Passes:
+        other = Passes.__new__(Passes)  # with the same snapshot, as it calls the same module
+        vars(other).update(vars(self) | given)
         return other
 
     def cropped(self, length: int) -> Passes | None:
@@ -99,9 +101,7 @@ class Passes:
         others = [v for name, v in beside.items() if name not in known]
         if self.forward or any(isinstance(v, Tensor) and v.ndim for v in others):
             return None
-        other = copy.copy(self)
-        other.argument = self.argument._replace(value=value[:length], beside={**beside, **known})
-        return other
+        return self._but(argument=self.argument._replace(value=value[:length], beside={**beside, **known}))
 
     @contextlib.contextmanager
     def held(self) -> Iterator[ProcessState]:
@@ -123,7 +123,8 @@ class Passes:
 
     def _put_back(self, process: ProcessState) -> None:
         process.restore()
-        self._snapshot.restore()
+        if not self._snapshot.depth:  # else before the next call
+            self._snapshot.restore()
 
     def one_pass(
         self,
@@ -221,7 +222,6 @@ class Passes:
     def _called(self, given: Tensor, tracer: Any = None, beside: Mapping[str, Any] | None = None) -> Any:
         argument = self.argument if beside is None else self.argument._replace(beside=beside)
         first, named = arranged(self.module, given, argument, self.forward)
-        # outside the tracer, so that what it runs itself is recorded too
         recorded = RecordedRecurrences() if RecordedRecurrences.needed(self.module, given) else nullcontext()
         try:
             with recorded, tracer if tracer is not None else nullcontext(), self._watched(given):

@@ -38,6 +38,7 @@ class _HeldTensor:
     def __init__(self, tensor: Tensor) -> None:
         self.tensor, self.storage = tensor, tensor.detach()
         self.bits = self.storage.clone()
+        self.version = None if tensor.is_inference() else tensor._version
         self.requires_grad = tensor.requires_grad
         self.grad = tensor.grad if tensor.is_leaf else None
         self.grad_bits = None if self.grad is None else self.grad.detach().clone()
@@ -46,13 +47,18 @@ class _HeldTensor:
         tensor = self.tensor
         return _same_bits(tensor, self.bits) and (not tensor.is_leaf or tensor.grad is self.grad)
 
-    def restore(self) -> bool:
-        """Put the tensor back; returns whether it had been written into."""
+    def restore(self, briefly: bool = False) -> bool:
+        """Put the tensor back; returns whether it had been written into.
+
+        ``briefly`` takes torch's count of writes for it, which does not see those past ``.data``.
+        """
         tensor, written = self.tensor, False
         with torch.no_grad():
             if not _same_memory(tensor, self.storage):
                 tensor.data = self.storage
-            if not _same_bits(tensor, self.bits):
+                briefly = False
+            counted = self.version is None or tensor._version != self.version
+            if (counted or not briefly) and not _same_bits(tensor, self.bits):
                 tensor.data.copy_(self.bits)
                 written = True
             if tensor.requires_grad is not self.requires_grad and tensor.is_leaf:
@@ -159,6 +165,8 @@ class Snapshot:
 
     def substitute(self) -> None:
         """Put copies in the place of the tensors that a call is known to write into."""
+        if self.depth > 1:
+            self.restore()
         if not self._written:
             return
         copies = {key: _copy(tensor) for key, tensor in self._written.items()}
@@ -170,7 +178,11 @@ class Snapshot:
                     items[place] = copies.get(id(value), value)
 
     def restore(self) -> list[Tensor]:
-        """Put everything back; returns the tensors that had been written into."""
+        """Put everything back; returns the tensors that had been written into.
+
+        Within another, bits are not compared where torch counted no write: that is done in the end.
+        """
+        briefly = self.depth > 1
         for mapping, keys, values in self._dicts:
             if not (_identical(mapping, keys) and _identical(mapping.values(), values)):
                 kind: type[dict[Any, Any]] = OrderedDict if isinstance(mapping, OrderedDict) else dict
@@ -189,7 +201,7 @@ class Snapshot:
             if not _same_state(_state_of(generator), state):
                 self.drawn = True
                 _set_state(generator, state)
-        return [held.tensor for held in self._tensors.values() if held.restore()]
+        return [held.tensor for held in self._tensors.values() if held.restore(briefly)]
 
     def will_be_written(self, tensors: Sequence[Tensor]) -> None:
         """Remember that calls write into these."""

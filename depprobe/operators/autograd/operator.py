@@ -16,6 +16,7 @@ import contextlib
 import math
 import warnings
 from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager
 
 import numpy as np
 import torch
@@ -94,17 +95,25 @@ class AutogradJacobian(TemporalJacobian):
         self, targets: Sequence[int], sources: Sequence[int] | None = None, norm: str = "fro"
     ) -> LogNorms:
         columns = np.arange(self.shape[2]) if sources is None else np.asarray(sources, dtype=np.int64)
+        order = sorted(set(targets))
+        rows: dict[int, tuple[Floats, Floats, NDArray[np.int8]]] = {}
         with self._function.held():
-            rows = [self._norm_row(t, columns, norm) for t in targets]
-        values, error, status = (np.stack(parts) for parts in zip(*rows, strict=True))
+            for first in range(0, len(order), self.targets_at_once):
+                group = order[first : first + self.targets_at_once]
+                with self._prepared(group, columns, norm):
+                    rows |= {t: self._norm_row(t, columns, norm) for t in group}
+        values, error, status = (np.stack(parts) for parts in zip(*(rows[t] for t in targets), strict=True))
         return LogNorms(values, error, status=status)
+
+    def _prepared(self, group: list[int], columns: Ints, norm: str) -> AbstractContextManager[None]:
+        """Around the measurement of some rows, for what they share."""
+        return contextlib.nullcontext()
 
     def _norm_row(self, t: int, columns: Ints, norm: str) -> tuple[Floats, Floats, NDArray[np.int8]]:
         value = self._measured(t, columns, norm, 0.0)
         logs = np.full(self.shape[2], np.nan)
         logs[columns] = value
-        rounding = self._rounding[norm if norm in self._rounding else "fro"]
-        error = rounding.error(t, self._lags(t), logs)[columns]
+        error = self._rounded(t, logs, norm)[columns]
         finite, zero = np.isfinite(value), np.isneginf(value)
         # what is no number has no derivative, whatever autograd makes of it
         known = finite if not bool(self._function.y[t].isnan().any()) else np.zeros_like(finite)
@@ -134,6 +143,10 @@ class AutogradJacobian(TemporalJacobian):
         value[(status != STATUS["finite"]) & ~proved] = np.nan
         return value, np.where(status == STATUS["finite"], error, 0.0), status
 
+    def _rounded(self, t: int, logs: Floats, norm: str) -> Floats:
+        """Estimated errors of the ln norms (n_in,) of row t; NaN: not asked for."""
+        return self._rounding[norm if norm in self._rounding else "fro"].error(t, self._lags(t), logs)
+
     def _reaches(self, t: int) -> NDArray[np.bool_]:
         """Inputs (n_in,) that a path leads to from output t."""
         return self._products.reaches(t)
@@ -149,7 +162,7 @@ class AutogradJacobian(TemporalJacobian):
         rows = self._identity()
         if norm == fisher.NORM:
             rows = fisher.weighed(rows, self._function.y[t])
-        found = self._products.gathered(t, math.exp(log_scale) * rows, columns, most)
+        (found,) = self._products.gathered([t], math.exp(log_scale) * rows[None], columns, most)
         logs = found.log_norm
         if norm == "spectral":
             logs = log_norms(Scaled.plain(torch.cat(found.rows).transpose(0, 1)), norm)

@@ -16,9 +16,10 @@ Source: Hutchinson 1990 (random rows); Mezzadri 2007 (Haar matrices by QR, signs
 
 from __future__ import annotations
 
+import contextlib
 import math
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -34,11 +35,14 @@ from depprobe.core.temporal_jacobian import LogNorms
 from depprobe.operators.autograd import fisher
 from depprobe.operators.autograd.operator import AutogradJacobian
 from depprobe.operators.autograd.products import Gathered, Products
+from depprobe.operators.autograd.rounding import beyond, farther
 
 #: orthonormal rows from which effective ranks are estimated, at least (where there are so many) and at most
 LEAST_ROWS, MOST_ROWS = 16, 64
-#: rows of a pilot, and its targets
+#: rows of a pilot that settles how many probes there are, and its targets
 PILOT_ROWS, PILOT_TARGETS = 8, 3
+#: rows of a pilot beside probes that are too few to tell the rank
+FEW_ROWS = 4
 #: lags whose effective ranks are pooled
 WINDOW = 7
 #: neighbouring targets for which a causal forward is recorded up to the last of them
@@ -67,13 +71,15 @@ class ProbedJacobian(AutogradJacobian):
         # every denominator of one input has the same probes, so that they can share backward passes
         self._seed = [options.seed, zlib.crc32(function.given)]
         d, asked = self.shape[1], options.probes
-        self._pilots: dict[str, tuple[NDArray[np.int64], Floats]] = {}
+        #: lags and traces of the pilots of each norm
+        self._pilots: dict[str, list[tuple[NDArray[np.int64], Traces]]] = {}
         self._ranks: dict[int, Floats] = {}
+        self._ready: dict[int, Gathered] = {}
         #: rows a target
         self.probes = (
             min(asked, d)
             if isinstance(asked, int)
-            else rows_for(float(asked[:-1]) / 100, d, float(np.nanmedian(self._pilot(options.norm)[1])))
+            else rows_for(float(asked[:-1]) / 100, d, self._typical_rank(options.norm))
         )
 
     @property
@@ -84,10 +90,10 @@ class ProbedJacobian(AutogradJacobian):
     def log_norms(
         self, targets: Sequence[int], sources: Sequence[int] | None = None, norm: str = "fro"
     ) -> LogNorms:
-        with self._products.up_to(max(targets)):
-            found = super().log_norms(targets, sources, norm)
+        found = super().log_norms(targets, sources, norm)
         columns = np.arange(self.shape[2]) if sources is None else np.asarray(sources, dtype=np.int64)
         rank = np.stack([self._rank(t, columns, norm) for t in targets])
+        self._ranks.clear()
         rank[~np.isfinite(found.values)] = np.nan
         # an exact zero is known
         stderr, low, high = np.where(
@@ -95,56 +101,105 @@ class ProbedJacobian(AutogradJacobian):
         )
         return replace(found, stderr=stderr, rank=rank, low=found.values + low, high=found.values + high)
 
-    def _rows(
-        self, t: int, m: int, columns: NDArray[np.int64], most: int, norm: str, scale: float = 1.0
-    ) -> Gathered:
+    @property
+    def _ranks_itself(self) -> bool:
+        """Whether the probes tell the effective rank."""
+        return self.probes >= LEAST_ROWS or self.probes == self.shape[1]
+
+    @contextlib.contextmanager
+    def _prepared(self, group: list[int], columns: NDArray[np.int64], norm: str) -> Iterator[None]:
+        """Rows of all targets at once; those at the ends are repeated where none yet reached as far."""
+        d, m, rounding = self.shape[1], self.probes, self._rounding[norm]
+        with self._products.up_to(group):
+            ends = {t: self._heard(t) for t in (group[-1], group[0])}
+            due = rounding.due(ends, len(group), m)
+            drawn = [self._drawn(t, m) for t in group]
+            most = MOST_ROWS if self._ranks_itself else 0
+            found = self._rows(group, drawn, columns, most, norm, bool(due))
+            self._ready = dict(zip(group, found, strict=True))
+            for t in due:
+                logs, weight, total = np.full(self.shape[2], np.nan), math.sqrt(d / m), self._ready[t].total
+                logs[columns] = self._log_norms_of(self._ready[t])
+                assert total is not None
+                mix = (weight * drawn[group.index(t)].sum(0)).to(self._function.y)
+                rounding.note(t, self._lags(t), logs, mix, Scaled.plain(weight * total))
+            if not self._ranks_itself:
+                for t in farther(ends, [lags for lags, _ in self._pilots.get(norm, [])]):
+                    self._pilot(t, norm)
+            yield
+            self._ready = {}
+
+    def _heard(self, t: int) -> NDArray[np.int64]:
+        """Lags at which structure leaves a path."""
+        lags, known = self._lags(t), self._products.structure(t)
+        return lags if known is None or not known.any() else lags[known]
+
+    def _drawn(self, t: int, m: int) -> Tensor:
+        """Orthonormal probes (m, d_out) of one target, float64."""
         drawn = torch.from_numpy(orthonormal_rows([*self._seed, t, m], m, self.shape[1]))
-        drawn = drawn.to(self._function.y.device)
+        return drawn.to(self._function.y.device)
+
+    def _rows(
+        self,
+        group: list[int],
+        drawn: Sequence[Tensor],
+        columns: NDArray[np.int64],
+        most: int,
+        norm: str,
+        summed: bool = False,
+        scale: float = 1.0,
+    ) -> list[Gathered]:
+        y = self._function.y
         if norm == fisher.NORM:
-            drawn = fisher.weighed(drawn, self._function.y[t])
-        return self._products.gathered(t, scale * drawn.to(self._function.y), columns, most)
+            drawn = [fisher.weighed(rows, y[t]) for t, rows in zip(group, drawn, strict=True)]
+        return self._products.gathered(group, scale * torch.stack(list(drawn)).to(y), columns, most, summed)
+
+    def _log_norms_of(self, found: Gathered) -> Floats:
+        return found.log_norm.cpu().numpy() + 0.5 * math.log(self.shape[1] / self.probes)
 
     def _measured(self, t: int, columns: NDArray[np.int64], norm: str, log_scale: float) -> Floats:
-        m, d = self.probes, self.shape[1]
-        ranked = log_scale == 0 and (m >= LEAST_ROWS or m == d)
-        found = self._rows(t, m, columns, MOST_ROWS if ranked else 0, norm, math.exp(log_scale))
-        if ranked:
-            self._ranks[t] = traces(torch.cat(found.rows), d).effective_rank(d)
-        return found.log_norm.cpu().numpy() - log_scale + 0.5 * math.log(d / m)
+        if log_scale:
+            drawn = [self._drawn(t, self.probes)]
+            (found,) = self._rows([t], drawn, columns, 0, norm, scale=math.exp(log_scale))
+            return self._log_norms_of(found) - log_scale
+        found = self._ready[t]
+        if self._ranks_itself:
+            self._ranks[t] = traces(torch.cat(found.rows), self.shape[1]).effective_rank(self.shape[1])
+        return self._log_norms_of(found)
+
+    def _rounded(self, t: int, logs: Floats, norm: str) -> Floats:
+        return self._rounding[norm].stated(t, self._lags(t))
 
     def _reaches(self, t: int) -> NDArray[np.bool_]:
         known = self._products.structure(t)
         return super()._reaches(t) if known is None else known
 
+    # -- effective ranks -----------------------------------------------------------------------------
+
     def _rank(self, t: int, columns: NDArray[np.int64], norm: str) -> Floats:
+        """Effective ranks of a row; beyond the lags of all pilots they are taken to fall with the lag."""
         if t in self._ranks:
-            return self._ranks.pop(t)
-        lags, ranks = self._pilot(norm)
-        return np.interp(self._lags(t)[columns], lags, ranks)
+            return self._ranks[t]
+        lags, ranks = pooled(self._pilots[norm], self.shape[1])
+        here = self._lags(t)[columns]
+        return np.maximum(1.0, np.interp(here, lags, ranks) / beyond(here, lags))
 
-    def _pilot(self, norm: str) -> tuple[NDArray[np.int64], Floats]:
-        """Effective rank by lag, from a few targets: lags ascending, and the rank at each."""
-        if norm not in self._pilots:
-            self._pilots[norm] = self._piloted(norm)
-        return self._pilots[norm]
+    def _pilot(self, t: int, norm: str, rows: int = FEW_ROWS) -> None:
+        """A few rows of one target more."""
+        rows, every = min(rows, self.shape[1]), np.arange(self.shape[2])
+        with self._products.up_to([t]):
+            (found,) = self._rows([t], [self._drawn(t, rows)], every, rows, norm)
+        self._pilots.setdefault(norm, []).append(
+            (self._lags(t), traces(torch.cat(found.rows), self.shape[1]))
+        )
 
-    def _piloted(self, norm: str) -> tuple[NDArray[np.int64], Floats]:
+    def _typical_rank(self, norm: str) -> float:
+        """From pilots of a few targets."""
         n_out, d = self.shape[:2]
         chosen = np.unique(np.linspace(0, n_out - 1, PILOT_TARGETS + 1).round().astype(int)[1:]).tolist()
-        rows, every = min(PILOT_ROWS, d), np.arange(self.shape[2])
-        found = []
         for t in chosen:
-            with self._products.up_to(t):
-                found.append(traces(torch.cat(self._rows(t, rows, every, rows, norm).rows), d))
-        lag = np.concatenate([self._lags(t) for t in chosen])
-        squared, of_square = (np.concatenate([one[i] for one in found]) for i in (0, 1))
-        seen = np.isfinite(squared)
-        lags, at = np.unique(lag[seen], return_inverse=True)
-        # neighbouring lags have similar ranks, and the farthest ones are those of a single target
-        window = np.ones(min(WINDOW, len(lags)))
-        sums = (np.bincount(at, values[seen]) for values in (squared, of_square))
-        pooled = Traces(*(np.convolve(one, window, "same") for one in sums))
-        return (lags, pooled.effective_rank(d)) if len(lags) else (np.zeros(1, int), np.ones(1))
+            self._pilot(t, norm, PILOT_ROWS)
+        return float(np.nanmedian(pooled(self._pilots[norm], d)[1]))
 
 
 class Traces(NamedTuple):
@@ -158,6 +213,19 @@ class Traces(NamedTuple):
         with np.errstate(divide="ignore", invalid="ignore"):
             rank = np.where(self.squared > 0, self.squared / self.of_square, 1.0)
         return np.where(np.isnan(self.squared), np.nan, np.clip(rank, 1.0, d))
+
+
+def pooled(pilots: Sequence[tuple[NDArray[np.int64], Traces]], d: int) -> tuple[NDArray[np.int64], Floats]:
+    """Effective rank by lag, from pilots of some targets: lags ascending, and the rank at each."""
+    lag = np.concatenate([lags for lags, _ in pilots])
+    squared, of_square = (np.concatenate([found[i] for _, found in pilots]) for i in (0, 1))
+    seen = np.isfinite(squared)
+    lags, at = np.unique(lag[seen], return_inverse=True)
+    # neighbouring lags have similar ranks, and the farthest ones are those of a single target
+    window = np.ones(min(WINDOW, len(lags)))
+    sums = (np.bincount(at, values[seen]) for values in (squared, of_square))
+    every = Traces(*(np.convolve(one, window, "same") for one in sums))
+    return (lags, every.effective_rank(d)) if len(lags) else (np.zeros(1, int), np.ones(1))
 
 
 def orthonormal_rows(seed: list[int], m: int, d: int) -> Floats:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import math
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -27,20 +28,42 @@ class Gathered:
     ----------
     logs : ln norms (columns,) of the blocks of each chunk.
     rows : at most ``most`` rows (r, columns, d_in), in chunks.
+    total : the sum of all rows (n, d_in), n <= n_in, nothing standing behind, where it is asked for.
     """
 
-    def __init__(self, columns: NDArray[np.int64], most: int) -> None:
+    def __init__(self, columns: NDArray[np.int64], most: int, summed: bool = False) -> None:
         self.logs: list[Tensor] = []
         self.rows: list[Tensor] = []
-        self._columns, self._left = columns, most
+        self.total: Tensor | None = None
+        self._columns, self._left, self._summed = columns, most, summed
+        self._places: Tensor | None = None
+        self._all = np.array_equal(columns, np.arange(len(columns)))
 
     def add(self, part: Tensor) -> None:
-        part = part[:, self._columns]
-        part = part.float() if part.dtype in HALF else part  # squares and sums would not fit
-        self.logs.append(Scaled.plain(part).log_norm((0, 2)))
+        """Rows (r, n, d_in) of the first n positions; of those behind they are zero."""
+        if self._summed:
+            total = part.sum(0)
+            self.total = total if self.total is None else self.total + total
+        chosen = self._chosen(part)
+        chosen = chosen.float() if chosen.dtype in HALF else chosen  # squares and sums would not fit
+        self.logs.append(self._wide(Scaled.plain(chosen).log_norm((0, 2)), -math.inf))
         if self._left > 0:
-            self.rows.append(part[: self._left])
-            self._left -= len(part)
+            self.rows.append(self._wide(chosen[: self._left].movedim(1, 0), 0.0).movedim(0, 1))
+            self._left -= len(chosen)
+
+    def _chosen(self, part: Tensor) -> Tensor:
+        """The columns, or the first of them where they are all positions in turn."""
+        if self._all:
+            return part[:, : len(self._columns)]
+        if self._places is None:
+            self._places = torch.from_numpy(self._columns).to(part.device)
+        beyond = max(0, int(self._columns.max()) + 1 - part.shape[1])
+        return nn.functional.pad(part, (0, 0, 0, beyond))[:, self._places]
+
+    def _wide(self, found: Tensor, rest: float) -> Tensor:
+        """(columns, ...) from the first of them."""
+        missing = len(self._columns) - len(found)
+        return torch.cat([found, found.new_full((missing, *found.shape[1:]), rest)]) if missing else found
 
     @property
     def log_norm(self) -> Tensor:
@@ -60,7 +83,7 @@ class Products:
     def __init__(self, recording: Recording, at: int = 0) -> None:
         self._recording, self._at = recording, at
         self.narrowest = recording.narrowest[at]
-        self._last: int | None = None
+        self._together: list[int] = []
 
     @property
     def chunk(self) -> int:
@@ -68,46 +91,64 @@ class Products:
         return self._recording.chunk
 
     @contextlib.contextmanager
-    def up_to(self, last: int) -> Iterator[None]:
-        """Rows of targets up to ``last``: a causal forward is passed so far, and no farther."""
-        self._last = last
+    def up_to(self, targets: Sequence[int]) -> Iterator[None]:
+        """Rows of some targets: a causal forward is passed up to the last of them, and no farther."""
+        before, self._together = self._together, list(targets)
         try:
             yield
         finally:
-            self._last = None
+            self._together = before
+
+    def _passed(self) -> tuple[Sequence[Tensor], Tensor]:
+        recording = self._recording
+        return recording.up_to(self._together) if self._together else (recording.points, recording.y)
 
     def row(self, t: int, cotangents: Tensor) -> Iterator[Tensor]:
         """v^T J[t,:] for rows v of (m, d_out), in chunks: (chunk, n_in, d_in)."""
-        return (part for (part,) in self._chunks(t, cotangents, slice(self._at, self._at + 1)))
+        n = len(self._recording.points[self._at])
+        for _, (part,) in self._chunks([t], cotangents[None], slice(self._at, self._at + 1)):
+            yield nn.functional.pad(part, (0, 0, 0, n - part.shape[1]))
 
-    def _chunks(self, t: int, cotangents: Tensor, which: slice) -> Iterator[Sequence[Tensor]]:
-        recording = self._recording
-        points, y = (recording.points, recording.y) if self._last is None else recording.up_to(self._last, t)
-        beyond = len(recording.y) - len(y)
-        for part in cotangents.split(min(self.chunk, len(cotangents))):
+    def _chunks(
+        self, targets: Sequence[int], cotangents: Tensor, which: slice
+    ) -> Iterator[tuple[range, Sequence[Tensor]]]:
+        """Rows of (g, m, d_out) at g targets, target by target: their numbers, and (chunk, n, d_in)."""
+        points, y = self._passed()
+        flat, m = cotangents.flatten(0, 1), cotangents.shape[1]
+        at = torch.tensor(targets, device=flat.device).repeat_interleave(m)
+        for first in range(0, len(flat), self.chunk):
+            part = flat[first : first + self.chunk]
             full = torch.zeros(len(part), *y.shape, dtype=part.dtype, device=part.device)
-            full[:, t] = part
-            found = recording.many(full, points[which], y)
-            yield [nn.functional.pad(one, (0, 0, 0, beyond)) for one in found] if beyond else found
+            full[torch.arange(len(part), device=part.device), at[first : first + len(part)]] = part
+            yield range(first, first + len(part)), self._recording.many(full, points[which], y)
 
-    def gathered(self, t: int, cotangents: Tensor, columns: NDArray[np.int64], most: int = 0) -> Gathered:
-        """What rows of ``row`` come to, at most so many of them kept."""
-        kept = sum(map(bytes_of, self._recording.points)) * min(most, len(cotangents))
-        if 2 * kept > self._recording.memory or self._recording.shared.askers == 1:
-            found = Gathered(columns, most)
-            for part in self.row(t, cotangents):
-                found.add(part)
-            return found
+    def gathered(
+        self,
+        targets: Sequence[int],
+        cotangents: Tensor,
+        columns: NDArray[np.int64],
+        most: int = 0,
+        summed: bool = False,
+    ) -> list[Gathered]:
+        """What rows of (g, m, d_out) at g targets come to, at most so many of each kept, or their sum."""
+        recording, (g, m) = self._recording, cotangents.shape[:2]
+        kept = sum(map(bytes_of, recording.points)) * (min(most, m) + summed) * g
+        alone = 2 * kept > recording.memory or recording.shared.askers == 1
+        which = slice(self._at, self._at + 1) if alone else slice(None)
 
-        def work() -> list[Gathered]:
-            every = [Gathered(columns, most) for _ in self._recording.points]
-            for parts in self._chunks(t, cotangents, slice(None)):
-                for one, part in zip(every, parts, strict=True):
-                    one.add(part)
+        def work() -> list[list[Gathered]]:
+            every = [[Gathered(columns, most, summed) for _ in targets] for _ in recording.points[which]]
+            for numbers, parts in self._chunks(targets, cotangents, which):
+                for i in range(numbers[0] // m, numbers[-1] // m + 1):
+                    mine = slice(max(0, i * m - numbers[0]), (i + 1) * m - numbers[0])
+                    for one, part in zip(every, parts, strict=True):
+                        one[i].add(part[mine])
             return every
 
-        key = "rows", t, most, columns.tobytes(), _digest(cotangents)
-        return self._recording.shared.of(key, self._at, work)
+        if alone:
+            return work()[0]
+        key = "rows", tuple(targets), most, summed, columns.tobytes(), _digest(cotangents)
+        return recording.shared.of(key, self._at, work)
 
     def single(self, cotangent: Tensor, graph: tuple[Tensor, Tensor] | None = None) -> Tensor:
         """One product: (n_out, d_out) to (n_in, d_in); of another recorded (leaf, y) where that is given."""
@@ -117,7 +158,9 @@ class Products:
 
     def under(self, noise: Callable[[], Any], cotangent: Tensor) -> Tensor:
         """One product of a pass under a mode that changes numbers."""
-        return self._single("noisy", cotangent, *self._recording.noisy(noise))
+        _, y = self._passed()
+        short = None if y is self._recording.y else len(y)
+        return self._single("noisy", cotangent[:short], *self._recording.noisy(noise, short))
 
     def _single(self, kind: str, cotangent: Tensor, points: Sequence[Tensor], y: Tensor) -> Tensor:
         if self._recording.shared.askers == 1:
@@ -127,8 +170,8 @@ class Products:
 
     def structure(self, t: int) -> NDArray[np.bool_] | None:
         """Which inputs a path leads to from output t, (n_in,), as structure tells; None where it does not."""
-        lives = self._recording.lives(t)
-        return None if lives is None else lives[self._at]
+        lives = self._recording.lives([*self._together, t])
+        return None if lives is None else lives[-1][self._at]
 
     def reaches(self, t: int) -> NDArray[np.bool_]:
         """Which inputs a path leads to from output t, (n_in,): a cotangent of NaN arrives there."""

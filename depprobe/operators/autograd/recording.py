@@ -20,16 +20,19 @@ from torch import Tensor, nn
 
 from depprobe.core.calling.one_function import same_output
 from depprobe.core.calling.passes import TIMES
+from depprobe.core.device import rows_at_once
 from depprobe.core.function import SequenceFunction
 from depprobe.core.options import readable, require
-from depprobe.core.recorded_graph import GraphFacts, backward_bytes, graph_facts, is_simple
+from depprobe.core.recorded_graph import GraphFacts, backward_bytes, graph_facts, simple_nodes
 from depprobe.core.shared_work import SharedWork
 from depprobe.errors import BadInput
 
-#: from an output t to the positions (n_in,) of each variable that a path leads to
-Live = Callable[[int], Sequence[Tensor]]
+#: from m outputs to the positions (m, n_in) of each variable that a path leads to
+Live = Callable[[list[int]], Sequence[Tensor]]
 #: variables and output of a recorded pass
 Recorded = tuple[tuple[Tensor, ...], Tensor]
+#: nodes a position from which they are those of steps, one after another
+_STEPS = 3
 #: share of the sequence above which shortening it gains nothing
 _WORTH_CUTTING = 0.85
 #: makes that of a function, within some bytes; None where its forward cannot be traced
@@ -53,14 +56,15 @@ class Recording:
         self.function, self.memory = function, memory
         self.points, self.y = function.record_points()
         self.shared: SharedWork[Any] = SharedWork(len(self.points))
-        self._noisy: Recorded | None = None
+        self._noisy: dict[int | None, Recorded] = {}
         self._short: dict[int, Recorded | None] = {}
         self._lives: dict[int, list[NDArray[np.bool_]]] = {}
         # where n by n numbers many times over would fit, the graph need not be measured
         ample = n_by_n_bytes(function)
         rows = max(1, self.y.shape[1])
-        simple = (rows + 1) * ample * len(self.points) <= memory and is_simple(self.y, self.points[0])
-        plain = GraphFacts(self.y.dtype, ample, ample, False)
+        fits = (rows + 1) * ample * len(self.points) <= memory
+        simple = simple_nodes(self.y, self.points[0]) if fits else 0
+        plain = GraphFacts(self.y.dtype, ample, ample, False, simple)
         facts = [plain if simple else graph_facts(self.y, point) for point in self.points]
         if not all(one.total for one in facts):
             who = type(function.module).__name__
@@ -86,11 +90,14 @@ class Recording:
             "one vector-Jacobian product",
             f"use a smaller n or d, --dtype float32, or --memory {enough}",
         )
-        return int(max(1, (memory - facts.total) // max(1, each)))
+        most = int(max(1, (memory - facts.total) // max(1, each)))
+        # of many small operations the calls take the time
+        small = facts.nodes > _STEPS * len(self.y)
+        return most if small else min(most, rows_at_once(bytes_of(self.y), self.y.device))
 
     def __getstate__(self) -> dict[str, Any]:
         # a graph does not travel; it is recorded again
-        state = vars(self) | {"points": None, "y": None, "_noisy": None, "_short": {}}
+        state = vars(self) | {"points": None, "y": None, "_noisy": {}, "_short": {}}
         state.pop("live", None)
         return state
 
@@ -103,18 +110,20 @@ class Recording:
         """Which positions of each variable a path leads to, as the structure of the forward tells."""
         return next((found for make in structures if (found := make(self.function, self.memory))), None)
 
-    def lives(self, t: int) -> list[NDArray[np.bool_]] | None:
-        """Those of output t, (n_in,) for each variable; None where structure does not tell."""
+    def lives(self, targets: Sequence[int]) -> list[list[NDArray[np.bool_]]] | None:
+        """Those of some outputs, (n_in,) for each variable; None where structure does not tell."""
         if self.live is None:
             return None
-        if t not in self._lives:
-            self._lives[t] = [one.cpu().numpy() for one in self.live(t)]
-        return self._lives[t]
+        new = [t for t in targets if t not in self._lives]
+        if new:
+            found = [one.cpu().numpy() for one in self.live(new)]
+            self._lives |= {t: [one[i] for one in found] for i, t in enumerate(new)}
+        return [self._lives[t] for t in targets]
 
-    def up_to(self, last: int, t: int) -> Recorded:
-        """The pass over the positions up to ``last``, where output t ignores what follows; else the whole."""
-        lives = self.lives(t)
-        if lives is None or any(live[last + 1 :].any() for live in lives):
+    def up_to(self, targets: Sequence[int]) -> Recorded:
+        """The pass up to the last of some targets, where they ignore what follows; else the whole."""
+        last, lives = max(targets), self.lives(targets)
+        if lives is None or any(live[last + 1 :].any() for each in lives for live in each):
             return self.points, self.y
         if last not in self._short:
             self._short = {last: self._shortened(last + 1)}
@@ -132,16 +141,12 @@ class Recording:
         same = len(y) == length and all(len(point) == length for point in points)
         return (points, y) if same and same_output(self.y[:length], y) else None
 
-    def noisy(self, noise: Callable[[], Any]) -> Recorded:
-        """Variables and output of a pass under a mode that changes numbers, recorded once."""
-        if self._noisy is None:
+    def noisy(self, noise: Callable[[], Any], length: int | None = None) -> Recorded:
+        """Variables and output of a pass under a mode that changes numbers, over first positions or all."""
+        if length not in self._noisy:
             mode = noise()
-            if self.function.points:
-                self._noisy = self.function.record_points(mode)
-            else:
-                leaf, y = self.function.record(mode, mode.changed(self.function.x))
-                self._noisy = (leaf,), y
-        return self._noisy
+            self._noisy = {length: self.function.record_points(mode, length, mode.changed)}
+        return self._noisy[length]
 
     def single(self, cotangent: Tensor, points: Sequence[Tensor], y: Tensor) -> Sequence[Tensor]:
         """One product, (n_out, d_out) to (n_in, d_in), in each of some variables of a recorded pass."""
@@ -172,7 +177,7 @@ class Recording:
 
     def many(self, cotangents: Tensor, points: Sequence[Tensor], y: Tensor) -> Sequence[Tensor]:
         """Products of a batch of cotangents on y in some variables."""
-        if self._batched:
+        if self._batched and len(cotangents) > 1:
             try:
                 found = self._at_once(cotangents, points, y)
             except (torch.OutOfMemoryError, MemoryError):

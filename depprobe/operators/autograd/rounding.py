@@ -7,13 +7,14 @@ r"""What rounding did to rows by automatic differentiation, estimated from a rep
 
 c is no power of two, so every product on the way back is rounded anew; where derivatives are read off rounded
 states (1 - y^2 of a saturated unit) their last bits show it. The differences of neighbouring sources are
-pooled: one alone may vanish by chance.
+pooled: one alone may vanish by chance. Rows of some targets stand for the others, lag by lag; beyond the lags
+of any, errors are taken to grow in proportion to the lag.
 Source: Parker 1997 (Monte Carlo arithmetic).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -40,6 +41,8 @@ _SPOILED = 10.0
 _POOL = 1 << 16
 #: targets, the first of which is repeated and stands for the others, lag by lag
 _EVERY = 7
+#: products of which a repeat may be one; and how many times farther rows reach, before another is repeated
+_PRODUCTS, _FARTHER = 50, 3
 
 
 class _LastBits(TorchDispatchMode):
@@ -111,6 +114,14 @@ class Rounding:
         y = self._function.y
         return torch.randn(y.shape[1], generator=draw, dtype=torch.float64, device="cpu").to(y)
 
+    def due(self, ends: Mapping[int, NDArray[np.int64]], targets: int, products: int) -> list[int]:
+        """Which of some rows, given by their lags, are to be repeated: what is far, or the first of many."""
+        self._done += targets
+        found = farther(ends, [lags for lags, _ in self._known.values()])
+        every = max(_EVERY, _PRODUCTS // products)
+        late = not found and len(self._known) * every < self._done
+        return list(ends)[:1] if late else found
+
     def error(self, t: int, lags: NDArray[np.int64], log_norm: Floats) -> Floats:
         """Estimated error of the ln norms (n,) of row t (NaN: not asked for) at lags (n,)."""
         mix = self.begin(t)
@@ -121,9 +132,10 @@ class Rounding:
 
     def stated(self, t: int, lags: NDArray[np.int64]) -> Floats:
         """Estimated errors at lags (n,), from the nearest row that was repeated."""
-        nearest = min(self._known, key=lambda known: abs(known - t))
+        inside = [at for at, (known, _) in self._known.items() if (beyond(lags, known) == 1).all()]
+        nearest = min(inside or self._known, key=lambda known: abs(known - t))
         known, relative = self._known[nearest]
-        return np.interp(lags, known[::-1], relative[::-1])
+        return np.interp(lags, known[::-1], relative[::-1]) * beyond(lags, known)
 
     def _cotangent(self, t: int, mix: Tensor) -> Tensor:
         y = self._function.y
@@ -134,10 +146,12 @@ class Rounding:
         return cotangent
 
     def note(self, t: int, lags: NDArray[np.int64], log_norm: Floats, mix: Tensor, first: Scaled) -> None:
-        """Repeat a row, of which ``first`` is known."""
+        """Repeat a row, of which ``first`` is known; both may end where nothing stands behind."""
         again = _scaled(self._products.under(_LastBits, _SCALE * self._cotangent(t, mix)))
         gap = added(Scaled(again.values / _SCALE, again.log_scale), Scaled(-first.values, first.log_scale))
         apart, own = (part.log_norm(1).cpu().numpy() for part in (gap, first))
+        missing = (0, len(log_norm) - len(own))
+        apart, own = (np.pad(part, missing, constant_values=-np.inf) for part in (apart, own))
         log_norm = np.where(np.isnan(log_norm), own, log_norm)
         with np.errstate(invalid="ignore"):
             relative = np.exp(np.minimum(apart - log_norm, 50.0))
@@ -152,6 +166,34 @@ class Rounding:
         pooled = np.minimum(np.sqrt(total / np.maximum(count, 1)), _SPOILED * relative)
         eps = torch.finfo(self._products.narrowest).eps
         self._known[t] = lags, _FACTOR * np.maximum(pooled, relative) + eps
+
+
+def beyond(lags: NDArray[np.int64], known: NDArray[np.int64]) -> Floats:
+    """How many times farther than all known lags each lag is, (n,); 1 within.
+
+    Examples
+    --------
+    >>> beyond(np.array([6, 2, -1]), np.array([3, 0, -2])).tolist()
+    [2.0, 1.0, 1.0]
+    """
+    ahead, behind = max(1, int(known.max())), min(-1, int(known.min()))
+    return np.maximum(np.where(lags > 0, lags / ahead, lags / behind), 1.0)
+
+
+def farther(ends: Mapping[int, NDArray[np.int64]], known: Sequence[NDArray[np.int64]]) -> list[int]:
+    """Which of some rows, given by their lags, reach far beyond known ones and the rows before them.
+
+    Examples
+    --------
+    >>> farther({5: np.arange(9), 4: np.arange(8), 0: -np.arange(9)}, [np.arange(2)])
+    [5, 0]
+    """
+    found, lags = [], list(known)
+    for t, own in ends.items():
+        if not lags or bool((beyond(own, np.concatenate(lags)) > _FARTHER).any()):
+            found.append(t)
+            lags.append(own)
+    return found
 
 
 def _scaled(found: Tensor | Scaled) -> Scaled:
