@@ -9,6 +9,7 @@ from corpus_modules import Narrow, Tagger
 from torch import nn
 
 import depprobe
+from depprobe.core.calling import snapshot
 from depprobe.core.calling.outputs import depths
 from depprobe.core.function import SequenceFunction
 from depprobe.core.scaled import Scaled
@@ -335,3 +336,49 @@ def test_an_output_without_positions_is_refused():
 
     with pytest.raises(BadInput, match=r"output of Nothing has shape \(1, 0, 3\), which is empty"):
         depprobe.temporal_jacobian(Nothing(), torch.randn(5, 3), layout="b n d")
+
+
+class _Kept(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.inner = nn.Linear(3, 3)
+        self.register_buffer("count", torch.zeros(2, dtype=torch.long))
+        self.register_buffer("short", torch.ones(2, dtype=torch.float16))
+        self.strided = torch.full((4, 4), torch.nan)[:, ::2]
+
+
+@pytest.mark.parametrize("wait", [False, True])
+def test_a_snapshot_puts_back_whatever_was_written(wait, monkeypatch):
+    """One tensor at a time, or all of those at once where the host would wait for each."""
+    monkeypatch.setattr(snapshot, "waits", lambda device: wait)
+    module = _Kept()
+    kept = snapshot.Snapshot(module)
+    assert bool(snapshot._same_at_once(kept._tensors.values())) == wait
+    assert kept.restore() == []
+    before = module.inner.weight.detach().clone()
+    module.inner.weight.data[0, 0] += 1
+    assert [tensor is module.inner.weight for tensor in kept.restore()] == [True]
+    assert torch.equal(module.inner.weight, before)
+    module.count += 1
+    assert len(kept.restore()) == 1
+    assert not module.count.any()
+    module.strided.data[0, 0] = 3
+    assert len(kept.restore()) == 1
+    assert module.strided.isnan().all()
+    module.short.data[0] = 2
+    assert not kept._is_as_it_was()
+    kept.refresh()
+    assert kept.restore() == []
+    assert module.short[0] == 2
+
+
+def test_within_another_hold_only_writes_that_torch_counts_are_put_back_at_once():
+    module = _Kept()
+    kept = snapshot.Snapshot(module)
+    kept.depth = 2
+    module.inner.weight.data[0, 0] += 1
+    with torch.no_grad():
+        module.inner.bias[0] += 1
+    assert [tensor is module.inner.bias for tensor in kept.restore()] == [True]
+    kept.depth = 0
+    assert [tensor is module.inner.weight for tensor in kept.restore()] == [True]

@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from torch.nn.modules import module as _torch_module
 
 from depprobe.core.calling.known import global_hooks, is_torchs_own
+from depprobe.core.device import waits
 
 _ATOMS = (int, float, bool, str, bytes, complex, type(None), torch.dtype, torch.device, torch.Size)
 _CODE = (FunctionType, MethodType, BuiltinFunctionType, ModuleType, property, staticmethod, classmethod)
@@ -43,15 +44,13 @@ class _HeldTensor:
         self.grad = tensor.grad if tensor.is_leaf else None
         self.grad_bits = None if self.grad is None else self.grad.detach().clone()
 
-    def unchanged(self) -> bool:
+    def unchanged(self, known: bool = False) -> bool:
+        """Whether all is as it was; ``known`` says so of the bits."""
         tensor = self.tensor
-        return _same_bits(tensor, self.bits) and (not tensor.is_leaf or tensor.grad is self.grad)
+        return (known or _same_bits(tensor, self.bits)) and (not tensor.is_leaf or tensor.grad is self.grad)
 
     def restore(self, briefly: bool = False) -> bool:
-        """Put the tensor back; returns whether it had been written into.
-
-        ``briefly`` takes torch's count of writes for it, which does not see those past ``.data``.
-        """
+        """Put the tensor back; returns whether it was written into, ``briefly`` in writes that torch counts."""
         tensor, written = self.tensor, False
         with torch.no_grad():
             if not _same_memory(tensor, self.storage):
@@ -153,13 +152,14 @@ class Snapshot:
             self._take()
 
     def _is_as_it_was(self) -> bool:
+        same = _same_at_once(self._tensors.values())
         return (
             all(
                 _identical(now, keys) and _identical(now.values(), values)
                 for now, keys, values in self._dicts
             )
             and all(_identical(now, then) for now, then in self._lists)
-            and all(held.unchanged() for held in self._tensors.values())
+            and all(held.unchanged(key in same) for key, held in self._tensors.items())
             and all(np.array_equal(now, then, equal_nan=True) for now, then in self._arrays if now.size)
         )
 
@@ -183,6 +183,7 @@ class Snapshot:
         Within another, bits are not compared where torch counted no write: that is done in the end.
         """
         briefly = self.depth > 1
+        same = set() if briefly else _same_at_once(self._tensors.values())
         for mapping, keys, values in self._dicts:
             if not (_identical(mapping, keys) and _identical(mapping.values(), values)):
                 kind: type[dict[Any, Any]] = OrderedDict if isinstance(mapping, OrderedDict) else dict
@@ -201,7 +202,7 @@ class Snapshot:
             if not _same_state(_state_of(generator), state):
                 self.drawn = True
                 _set_state(generator, state)
-        return [held.tensor for held in self._tensors.values() if held.restore(briefly)]
+        return [held.tensor for k, held in self._tensors.items() if held.restore(briefly or k in same)]
 
     def will_be_written(self, tensors: Sequence[Tensor]) -> None:
         """Remember that calls write into these."""
@@ -249,12 +250,24 @@ def _same_bits(tensor: Tensor, bits: Tensor) -> bool:
         return False
     if tensor.layout is not torch.strided:
         tensor, bits = tensor.to_dense(), bits.to_dense()
+    return torch.equal(_whole(tensor), _whole(bits))
+
+
+def _whole(tensor: Tensor) -> Tensor:
+    """The bits of numbers as whole numbers."""
     if tensor.is_complex():
-        tensor, bits = torch.view_as_real(tensor.resolve_conj()), torch.view_as_real(bits.resolve_conj())
-    if not tensor.is_floating_point():
-        return torch.equal(tensor, bits)
-    whole = _INTEGER[tensor.element_size()]
-    return torch.equal(tensor.view(whole), bits.view(whole))
+        tensor = torch.view_as_real(tensor.resolve_conj())
+    return tensor.view(_INTEGER[tensor.element_size()]) if tensor.is_floating_point() else tensor
+
+
+def _same_at_once(held: Iterable[_HeldTensor]) -> set[int]:
+    """Those whose bits are known to be the same from one look, where the host waits for each."""
+    held = [one for one in held if waits(one.bits.device) and one.bits.layout is torch.strided]
+    if not held or not all(_same_memory(one.tensor, one.storage) for one in held):
+        return set()
+    changed = [(_whole(one.tensor.detach()) != _whole(one.bits)).any() for one in held]
+    same = not bool(torch.stack([flag.to(changed[0].device) for flag in changed]).any())
+    return {id(one.tensor) for one in held} if same else set()
 
 
 def _state_of(generator: Any) -> Any:
