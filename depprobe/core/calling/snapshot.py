@@ -50,7 +50,7 @@ class _HeldTensor:
         return (known or _same_bits(tensor, self.bits)) and (not tensor.is_leaf or tensor.grad is self.grad)
 
     def restore(self, briefly: bool = False) -> bool:
-        """Put the tensor back; returns whether it was written into, ``briefly`` in writes that torch counts."""
+        """Put the tensor back; returns whether it was written into, ``briefly`` as torch counts writes."""
         tensor, written = self.tensor, False
         with torch.no_grad():
             if not _same_memory(tensor, self.storage):
