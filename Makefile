@@ -15,6 +15,10 @@ test: $(VENV)/.installed-test lint
 test-gpu: $(VENV)/.installed-test
 	$(BIN)/python -m pytest -m gpu -rs
 
+# sweeps killed, ended, crossed, starved and damaged at random times, fifty times each: about an hour
+crash: $(VENV)/.installed-test
+	DEPPROBE_CRASHES=50 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 0 tests/test_sweep_crashes.py
+
 lint: $(VENV)/.installed-test
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .

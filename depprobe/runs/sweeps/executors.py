@@ -67,6 +67,7 @@ def _started(workers: int) -> Iterator[Executor]:
             threads_per_worker=1,
             processes=True,
             dashboard_address=None,
+            preload=["depprobe.runs.sweeps.worker_setup"],
             silence_logs=logging.CRITICAL,
         ) as cluster,
         distributed.Client(cluster) as client,
