@@ -183,50 +183,60 @@ class _Frame:
         shape = [sizes[dim] for dim in inner]
         holders = {place: one for place, one in self.found.items() if name in one.like}
         dtype = _common([one.like[name].dtype for one in holders.values()], name)
-        table = {place: (one, self.positions(one, inner) if inner else ()) for place, one in holders.items()}
-        if find_spec("dask") is None:
-            count = int(np.prod([*self.axes.values(), *shape], dtype=float))
-            if count * dtype.itemsize > _MOST:
-                raise BadInput(
-                    f"{name} takes {count * dtype.itemsize / 2**30:.1f} GiB: pip install 'depprobe[sweep]' "
-                    "reads it in pieces"
-                )
-            values = np.full([*self.axes.values(), *shape], _missing(name, dtype), dtype=dtype)
-            for place in table:
-                values[place] = _block(table, name, shape, dtype, block_id=(*place, *shape))[
-                    (0,) * len(place)
-                ]
-            return values
-        import dask.array as da
-
-        chunks = (*((1,) * size for size in self.axes.values()), *((size,) for size in shape))
-        return da.map_blocks(
-            _block,
-            table,
+        blocks = _Blocks(
             name,
             shape,
             dtype,
-            chunks=chunks,
-            dtype=dtype,
-            meta=np.empty((0,) * len(chunks), dtype),
+            {place: (one, self.positions(one, inner) if inner else ()) for place, one in holders.items()},
         )
+        if find_spec("dask") is None:
+            return blocks.all_of([*self.axes.values()])
+        import dask.array as da
+
+        chunks = (*((1,) * size for size in self.axes.values()), *((size,) for size in shape))
+        meta = np.empty((0,) * len(chunks), dtype)
+        return da.map_blocks(blocks, chunks=chunks, dtype=dtype, meta=meta)
 
 
-def _block(
-    table: Mapping[Place, tuple[StoredCell, Any]],
-    name: str,
-    shape: Sequence[int],
-    dtype: np.dtype,
-    block_id: Place = (),
-) -> NDArray[Any]:
-    """The values of one cell at their places, over axes of one entry; missing where it has none."""
-    lead = len(block_id) - len(shape)
-    values = np.full(shape, _missing(name, dtype), dtype=dtype)
-    if block_id[:lead] in table:
-        one, spots = table[block_id[:lead]]
-        given = one.values(name).reshape([len(spot) for spot in spots])
-        values[np.ix_(*spots) if spots else ()] = given
-    return values.reshape((1,) * lead + tuple(shape))
+class _Blocks:
+    """The values of one variable, cell by cell: a block has one entry along each axis."""
+
+    def __init__(
+        self,
+        name: str,
+        shape: Sequence[int],
+        dtype: np.dtype,
+        table: Mapping[Place, tuple[StoredCell, tuple[NDArray[np.int64], ...]]],
+    ) -> None:
+        self.name, self.shape, self.dtype, self.table = name, tuple(shape), dtype, table
+
+    def __dask_tokenize__(self) -> Any:
+        # a file's name follows from all that bears on it
+        return self.name, self.shape, [(place, str(one.path)) for place, (one, _) in self.table.items()]
+
+    def __call__(self, block_id: Place) -> NDArray[Any]:
+        lead = len(block_id) - len(self.shape)
+        return self.of(block_id[:lead]).reshape((1,) * lead + self.shape)
+
+    def of(self, place: Place) -> NDArray[Any]:
+        """The values of one cell at their places; missing where it has none."""
+        values = np.full(self.shape, _missing(self.name, self.dtype), dtype=self.dtype)
+        if place in self.table:
+            one, spots = self.table[place]
+            values[np.ix_(*spots) if spots else ()] = one.values(self.name).reshape(list(map(len, spots)))
+        return values
+
+    def all_of(self, axes: Sequence[int]) -> NDArray[Any]:
+        """All cells in memory; raises ``BadInput`` where that would be too much."""
+        size = float(np.prod([*axes, *self.shape])) * self.dtype.itemsize
+        if size > _MOST:
+            raise BadInput(
+                f"{self.name} takes {size / 2**30:.1f} GiB: pip install 'depprobe[sweep]' reads it in pieces"
+            )
+        values = np.full([*axes, *self.shape], _missing(self.name, self.dtype), dtype=self.dtype)
+        for place in self.table:
+            values[place] = self.of(place)
+        return values
 
 
 def _missing(name: str, dtype: np.dtype) -> Any:
