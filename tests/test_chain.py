@@ -14,7 +14,7 @@ from torch import nn
 from depprobe.errors import BadInput, OverBudget
 from depprobe.operators import temporal_jacobian
 from depprobe.operators.chain import operator as chain_norms_module
-from depprobe.operators.chain import sweep as sweep_module
+from depprobe.operators.chain import runs as runs_module
 from depprobe.registry import layers
 
 F64 = torch.float64
@@ -47,7 +47,7 @@ def reference(module, x):
 @pytest.fixture(params=["whole steps", "split steps"])
 def _both_ways_to_step(request, monkeypatch):
     if request.param == "split steps":
-        monkeypatch.setattr(sweep_module, "_NARROW", 0)
+        monkeypatch.setattr(runs_module, "NARROW", 0)
 
 
 @pytest.mark.parametrize("name", MODULES)

@@ -13,7 +13,7 @@ from torch import nn
 from depprobe.core.parallel import each
 from depprobe.operators import temporal_jacobian
 from depprobe.operators.chain import operator as chain_norms_module
-from depprobe.operators.chain import sweep as sweep_module
+from depprobe.operators.chain import runs as runs_module
 
 
 @pytest.fixture
@@ -66,7 +66,7 @@ def test_what_is_under_way_is_told_to_stop():
 
 @pytest.mark.usefixtures("_two_threads")
 def test_rows_swept_side_by_side_are_those_swept_alone(monkeypatch):
-    monkeypatch.setattr(sweep_module, "_NARROW", 0)
+    monkeypatch.setattr(runs_module, "NARROW", 0)
     module, x = nn.GRU(3, 5).double(), torch.randn(40, 3, dtype=torch.float64)
     operator = temporal_jacobian(module, x, tolerance=0)
     wanted = [39, 30, 21, 12, 3]
@@ -77,7 +77,7 @@ def test_rows_swept_side_by_side_are_those_swept_alone(monkeypatch):
 
 @pytest.mark.usefixtures("_two_threads")
 def test_an_interrupted_sweep_is_not_finished_beside_it(monkeypatch):
-    monkeypatch.setattr(sweep_module, "_NARROW", 0)
+    monkeypatch.setattr(runs_module, "NARROW", 0)
     sweep, visits, meet = chain_norms_module.sweep, [], threading.Barrier(2, timeout=60)
 
     def slowly(stack, targets, lowest, wrt, threshold, visit, *rest):

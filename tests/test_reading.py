@@ -12,7 +12,7 @@ from depprobe.operators import temporal_jacobian
 from depprobe.operators.chain import compression as compression_module
 from depprobe.operators.chain import operator as chain_norms_module
 from depprobe.operators.chain import reading as reading_module
-from depprobe.operators.chain import sweep as sweep_module
+from depprobe.operators.chain import runs as runs_module
 from depprobe.operators.chain.step_chains import step_chains
 
 F64 = torch.float64
@@ -29,7 +29,7 @@ MODULES = {
 
 @pytest.fixture(autouse=True)
 def _wide(monkeypatch):
-    monkeypatch.setattr(sweep_module, "_NARROW", 0)
+    monkeypatch.setattr(runs_module, "NARROW", 0)
     monkeypatch.setattr(reading_module, "_FEWEST", 1)
     monkeypatch.setattr(compression_module, "_FEWEST_LOW", 1)
 
@@ -124,9 +124,9 @@ def test_rows_of_low_share_are_carried_in_single_precision(monkeypatch):
     dtypes = []
     read = compression_module.RowBlock.read
 
-    def spy(self, taps, norm):
+    def spy(self, logs, taps, norm):
         dtypes.append([part.rows.dtype for part in self.parts])
-        return read(self, taps, norm)
+        return read(self, logs, taps, norm)
 
     monkeypatch.setattr(compression_module.RowBlock, "read", spy)
     norms(module, x)
@@ -140,13 +140,13 @@ def test_what_is_lost_of_the_low_rows_is_in_the_error(monkeypatch):
     """Low rows of a wrong size err the norms by the square of their share: less than stated."""
     module, x = nn.LSTM(64, 24).to(F64), torch.randn(151, 64, dtype=F64)
     exact, right = norms(module, x, 0), norms(module, x)
-    advance = sweep_module.advance
+    advance = runs_module.advance
 
     def worse(stack, rows, k, steps, wrt, **errors):
         taps, after, states = advance(stack, rows, k, steps, wrt, **errors)
         return taps, after * (1 + 1e-2 * (rows.dtype == torch.float32)), states
 
-    monkeypatch.setattr(sweep_module, "advance", worse)
+    monkeypatch.setattr(runs_module, "advance", worse)
     monkeypatch.setattr(chain_norms_module, "_SHARES", (0.06,))
     wrong = norms(module, x)
     inside = np.isfinite(exact.values)
@@ -160,13 +160,13 @@ def test_low_rows_that_leave_the_range_of_float32_are_taken_again(monkeypatch):
     """A step that nothing but the high rows comes through."""
     module, x = nn.LSTM(64, 24).to(F64), torch.randn(151, 64, dtype=F64)
     exact = norms(module, x, 0)
-    advance = sweep_module.advance
+    advance = runs_module.advance
 
     def vanishing(stack, rows, k, steps, wrt, **errors):
         taps, after, states = advance(stack, rows, k, steps, wrt, **errors)
         return taps * (0 if rows.dtype == torch.float32 else 1), after, states
 
-    monkeypatch.setattr(sweep_module, "advance", vanishing)
+    monkeypatch.setattr(runs_module, "advance", vanishing)
     found = norms(module, x)
     np.testing.assert_allclose(found.values, exact.values, atol=1e-6)
 
@@ -185,7 +185,11 @@ def read(block, disturbed=0.0):
     """Norm and error of what the block reads through the identity, its low rows too large by so much."""
     taps = [part.rows[None] for part in block.parts]
     taps[1:] = [tap * (1 + disturbed) for tap in taps[1:]]
-    return (float(found[0]) for found in block.read(taps, "fro"))
+    logs = []
+    for part, tap in zip(block.parts, taps, strict=True):
+        logs.append(torch.stack([part.read(name, tap).log_norm((1, 2)) for name in part.of], 1))
+    found = compression_module.norms_of(block.read(logs, taps, "fro").numpy())
+    return (float(part[0]) for part in found)
 
 
 def test_rounding_of_the_step_that_is_read_is_in_its_error():

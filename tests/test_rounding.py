@@ -14,8 +14,7 @@ import depprobe
 from depprobe import temporal_jacobian
 from depprobe.cli.summaries import summary_of
 from depprobe.figures.decay import decay
-from depprobe.operators.chain import compression
-from depprobe.operators.chain import operator as chain_operator
+from depprobe.operators.chain import rounding
 from depprobe.vocabulary import STATUS
 
 pytest.importorskip("flint")
@@ -51,21 +50,22 @@ def test_errors_of_equal_steps_add_up(monkeypatch):
     with torch.no_grad():
         module.weight_hh_l0 *= 0.5
     truth = CASES.recurrent_truth(module, x)
-    monkeypatch.setattr(chain_operator, "FACTOR", chain_operator.FACTOR / 4)
+    monkeypatch.setattr(rounding, "FACTOR", rounding.FACTOR / 4)
     assert CASES.compared("gru", truth, *CASES.stated(module, x)).inside.all()
-    factors = compression.Noise.factors
+    of = rounding.Perturbation.of
 
-    def random(self, level, k, steps):
-        found = factors(self, level, k, steps)
-        return torch.where(torch.rand_like(found) < 0.5, -found, found)
+    def random(given, *rest):
+        found = of(given, *rest)
+        drawn = torch.rand_like(found.matrices) < 0.5
+        return found._replace(matrices=torch.where(drawn, -found.matrices, found.matrices))
 
-    monkeypatch.setattr(compression.Noise, "factors", random)
+    monkeypatch.setattr(rounding.Perturbation, "of", random)
     assert CASES.compared("gru", truth, *CASES.stated(module, x)).inside.mean() < 0.9
 
 
 def test_a_smaller_bound_is_refuted(monkeypatch):
     """A bound a thousand times smaller does not cover the truth: the comparison can fail."""
-    monkeypatch.setattr(chain_operator, "FACTOR", chain_operator.FACTOR / 1e3)
+    monkeypatch.setattr(rounding, "FACTOR", rounding.FACTOR / 1e3)
     inside, _, _ = judged(CASES.recurrent_cases(range(16)))
     assert inside < INSIDE
 

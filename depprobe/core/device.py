@@ -8,18 +8,22 @@ all but the recording is the same everywhere.
 from __future__ import annotations
 
 import contextlib
+import functools
+import importlib
 import threading
+import weakref
 from collections import OrderedDict
-from collections.abc import Callable, Hashable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
+from types import ModuleType
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
-#: recorded graphs that are kept
-_KEPT = 96
 #: sizes between two powers of two to which sizes are rounded up where graphs are recorded
-_SIZES = 4
+_SIZES = 8
 #: bytes of rows on which a CPU works faster together than one after another
 _CACHED = 1 << 18
 
@@ -97,6 +101,16 @@ def to_host(*tensors: Tensor) -> list[Tensor]:
     return out
 
 
+def at_once(tensors: Iterable[Tensor]) -> list[NDArray[np.float64]]:
+    """Float64 tensors as arrays, fetched from a device by one copy."""
+    tensors = list(tensors)
+    if not tensors or not tensors[0].is_cuda:
+        return [tensor.numpy() for tensor in tensors]
+    whole = torch.cat([tensor.flatten() for tensor in tensors]).cpu()
+    parts = whole.split([tensor.numel() for tensor in tensors])
+    return [part.view(tensor.shape).numpy() for part, tensor in zip(parts, tensors, strict=True)]
+
+
 def waits(device: torch.device) -> bool:
     """Whether the host, to look at a number, has to wait for work that it handed over."""
     return device.type == "cuda"
@@ -111,54 +125,99 @@ def rounded_up(size: int, device: torch.device) -> int:
     """A size for ``size`` rows: as it is, or one of few where work is recorded for each."""
     if not waits(device) or size < _SIZES:
         return size
-    unit = 1 << max(0, (size - 1).bit_length() - 1 - _SIZES.bit_length() + 1)
+    unit = 1 << max(0, (size - 1).bit_length() - _SIZES.bit_length())
     return -(-size // unit) * unit
 
 
-class _Recorded:
-    """Work as a CUDA graph, with the tensors that it reads and writes."""
+@functools.cache
+def _module(name: str) -> ModuleType | None:
+    try:
+        return importlib.import_module(name)
+    except ImportError:
+        return None
 
-    def __init__(self, work: Work, given: Sequence[Tensor], pool: Any) -> None:
-        self._given = [torch.empty_like(tensor) for tensor in given]
-        torch._foreach_copy_(self._given, list(given))
+
+def compiled(name: str, device: torch.device) -> ModuleType | None:
+    """The module of this name with kernels, for CUDA devices; None elsewhere, or if nothing compiles it."""
+    return _module(name) if device.type == "cuda" else None
+
+
+class _Inputs:
+    """Tensors that recorded work reads, one a place, shape and dtype, and what was last copied there."""
+
+    def __init__(self) -> None:
+        self._found: dict[Hashable, tuple[Tensor, weakref.ref[Tensor] | None]] = {}
+
+    def at(self, places: Sequence[Hashable], given: Sequence[Tensor]) -> list[Tensor]:
+        """The tensors at these places, holding what is given."""
+        for place, tensor in zip(places, given, strict=True):
+            into, last = self._found.get(place) or (torch.empty_like(tensor).contiguous(), None)
+            if last is None or last() is not tensor:
+                into.copy_(tensor)
+            self._found[place] = into, weakref.ref(tensor)
+        return [self._found[place][0] for place in places]
+
+    def hold(self, place: Hashable, tensor: Tensor) -> None:
+        """Take note that a place holds what a tensor does."""
+        self._found[place] = self._found[place][0], weakref.ref(tensor)
+
+
+class _Recorded:
+    """Work as a CUDA graph; the first ``carried`` tensors that it makes stand where it reads first, too."""
+
+    def __init__(self, work: Work, given: Sequence[Tensor], carried: int, pool: Any) -> None:
         stream = torch.cuda.Stream()
         stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(stream):
-            work(self._given)
+            work(given)
         torch.cuda.current_stream().wait_stream(stream)
-        self._graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(self._graph, pool=pool):
-            self._made = work(self._given)
-
-    def __call__(self, given: Sequence[Tensor]) -> list[Tensor]:
-        torch._foreach_copy_(self._given, list(given))
-        self._graph.replay()
-        return self._made
+        self.graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(self.graph, pool=pool):
+            self.made = work(given)
+            for into, made in zip(given, self.made[:carried], strict=False):
+                into.copy_(made)
 
 
 class Recorder:
     """Calls work, by replaying what it recorded for a key where there is a CUDA device.
 
     Work is a function of tensors alone, which reads no number on the host. What it returns is overwritten
-    when the same key is called again.
+    when the same key is called again; what it is given is not to be written between two calls. ``kept`` keys
+    are kept.
     """
 
-    def __init__(self) -> None:
-        self._lock, self._pools = threading.RLock(), dict[torch.device, Any]()
-        self._recorded: OrderedDict[Hashable, _Recorded] = OrderedDict()
+    def __init__(self, kept: int) -> None:
+        self._kept, self._lock, self._pools = kept, threading.RLock(), dict[torch.device, Any]()
+        self._recorded: OrderedDict[Hashable, _Recorded | None] = OrderedDict()
+        self._inputs = _Inputs()
 
-    def __call__(self, key: Hashable, work: Work, given: Sequence[Tensor]) -> list[Tensor]:
+    def held(self, device: torch.device) -> contextlib.AbstractContextManager[Any]:
+        """For one thread alone, where what is returned stands in memory that others would write."""
+        return self._lock if device.type == "cuda" else contextlib.nullcontext()
+
+    def __call__(
+        self, key: Hashable, work: Work, given: Sequence[Tensor], carried: int = 0, *, at_first: bool = True
+    ) -> list[Tensor]:
+        """What ``work(given)`` returns; called as it stands for the first time unless ``at_first``."""
         device = given[0].device
         if device.type != "cuda":
             return work(given)
-        shapes = tuple((tensor.shape, tensor.stride(), tensor.dtype) for tensor in given)
-        key = (key, shapes, device)
+        places = [(place, part.shape, part.dtype, device) for place, part in enumerate(given)]
+        key = (key, *places)
         with self._lock, torch.cuda.device(device):
+            if key not in self._recorded and not at_first:
+                self._recorded[key] = None
+                return work(given)
+            inputs = self._inputs.at(places, given)
             found = self._recorded.get(key)
             if found is None:
-                pool = self._pools.setdefault(device, torch.cuda.graph_pool_handle())
-                self._recorded[key] = found = _Recorded(work, given, pool)
-                if len(self._recorded) > _KEPT:
+                if device not in self._pools:
+                    self._pools[device] = torch.cuda.graph_pool_handle()
+                found = self._recorded[key] = _Recorded(work, inputs, carried, self._pools[device])
+                if len(self._recorded) > self._kept:
                     self._recorded.popitem(last=False)
             self._recorded.move_to_end(key)
-            return found(given)
+            found.graph.replay()
+            for place, made in zip(places, found.made[:carried], strict=False):
+                self._inputs.hold(place, made)
+            return found.made

@@ -22,6 +22,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from depprobe.core.device import full_precision
 from depprobe.errors import BadInput, OverBudget, unknown
 from depprobe.vocabulary import METHODS, NORMS
 
@@ -153,9 +154,11 @@ def pinned() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def plain_modes() -> Iterator[None]:
-    """Gradients on; autocast, inference mode and anomaly mode off, in this thread."""
+def plain_modes(full: bool = True) -> Iterator[None]:
+    """Gradients on; autocast, inference mode and anomaly mode off, in this thread; ``full`` float32."""
     with contextlib.ExitStack() as stack:
+        if full:
+            stack.enter_context(full_precision())
         if torch.is_inference_mode_enabled():
             stack.enter_context(torch.inference_mode(False))
         stack.enter_context(torch.enable_grad())

@@ -22,6 +22,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from depprobe.core.device import may, waits
+
 #: float64 norms between these lost nothing to the squares of their entries
 _LEAST, _MOST = 1e-140, 1e150
 #: numbers turned into float64 at once, and numbers in the Gram matrices that are taken apart at once
@@ -86,16 +88,17 @@ class Scaled(NamedTuple):
 
     def rescaled(self, dim: tuple[int, ...]) -> Scaled:
         """The same with the largest modulus over ``dim`` at 1, and an exponent of -inf where all are 0."""
-        return self._rescaled(peaks(self.values, dim))
+        return self.over(peaks(self.values, dim))
 
     def settled(self, dim: tuple[int, ...]) -> Scaled:
         """``rescaled`` if any largest modulus over ``dim`` left the middle of the float range."""
         peak = peaks(self.values, dim)
         if not within(peak, *middle(self.values.dtype)):
-            return self._rescaled(peak)
+            return self.over(peak)
         return Scaled(self.values, torch.where(peak != 0, self.log_scale, -math.inf))
 
-    def _rescaled(self, peak: Tensor) -> Scaled:
+    def over(self, peak: Tensor) -> Scaled:
+        """The same over given moduli, with an exponent of -inf where they are 0."""
         alive = peak != 0
         # what overflowed stays infinite or NaN: it has no exponent
         safe = torch.where(alive & peak.isfinite(), peak, 1)
@@ -108,8 +111,10 @@ def peaks(values: Tensor, dim: tuple[int, ...]) -> Tensor:
     if not dim:
         return values.abs()
     if any(values.shape[axis] == 0 for axis in dim):
-        shape = [1 if axis in {i % values.ndim for i in dim} else n for axis, n in enumerate(values.shape)]
-        return values.new_zeros(shape)
+        over = {axis % values.ndim for axis in dim}
+        return values.new_zeros([1 if axis in over else n for axis, n in enumerate(values.shape)])
+    if waits(values.device):
+        return torch.linalg.vector_norm(values, math.inf, dim, keepdim=True)
     # a third of the time of the modulus of every entry, a fifth of aminmax
     return torch.maximum(values.amax(dim, keepdim=True), -values.amin(dim, keepdim=True))
 
@@ -192,9 +197,7 @@ def singular_values(x: Scaled) -> Scaled:
 
 
 def _unit(x: Scaled, dim: tuple[int, int]) -> tuple[Tensor, Tensor, Tensor]:
-    """Matrices (..., r, c) in float64 over exp(base) with a largest entry of 1, base (..., 1, 1), and whether
-    they are finite, else replaced by zeros.
-    """
+    """Matrices (..., r, c) in float64, largest entry 1, over exp(base); whether finite, else zeros."""
     values = x.values.movedim(dim, (-2, -1)).double()
     scale = _aligned(x.log_scale, x.values.ndim).movedim(dim, (-2, -1))
     free = tuple(axis for axis in (-2, -1) if scale.shape[axis] == 1)
@@ -266,11 +269,11 @@ def _log_lengths(values: Tensor, dim: tuple[int, ...]) -> Tensor:
         # squares of narrower numbers are in range
         return lengths.log()
     lost = ~((lengths > _LEAST) & (lengths < _MOST))
-    if not bool(lost.any()):
+    if not may(lost.any()):
         return lengths.log()
     peak = peaks(values, dim)
     lost &= (peak != 0) & peak.isfinite()
-    if not bool(lost.any()):
+    if not may(lost.any()):
         return lengths.log()
     safe = torch.where(lost, peak, 1)
     return _lengths(values / safe, dim).log() + safe.log()
@@ -279,12 +282,12 @@ def _log_lengths(values: Tensor, dim: tuple[int, ...]) -> Tensor:
 def _lengths(values: Tensor, dim: tuple[int, ...]) -> Tensor:
     """Plain Euclidean norms over ``dim``, kept, in float64."""
     kept = next((axis for axis in range(values.ndim) if axis not in dim), None)
-    if values.dtype == torch.float64 or kept is None or values.numel() <= _AT_ONCE:
+    few = values.numel() <= _AT_ONCE or waits(values.device)
+    if values.dtype == torch.float64 or kept is None or few:
         return torch.linalg.vector_norm(values, dim=dim, keepdim=True, dtype=torch.float64)
-    # several times faster than torch's own conversion on the way
-    step = max(1, _AT_ONCE * values.shape[kept] // values.numel())
-    parts = [torch.linalg.vector_norm(p.double(), dim=dim, keepdim=True) for p in values.split(step, kept)]
-    return torch.cat(parts, kept)
+    # several times faster than torch's own conversion
+    parts = values.split(max(1, _AT_ONCE * values.shape[kept] // values.numel()), kept)
+    return torch.cat([torch.linalg.vector_norm(p.double(), dim=dim, keepdim=True) for p in parts], kept)
 
 
 def _add(out: Tensor, place: Tensor, values: Tensor) -> None:

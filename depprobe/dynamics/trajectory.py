@@ -18,7 +18,8 @@ from torch import Tensor, nn
 
 from depprobe.core.device import waits
 from depprobe.errors import BadInput, DepprobeError
-from depprobe.operators.chain.cells import CHAINS, CellChain, RecurrentWeights, run
+from depprobe.operators.chain.cells import CellChain
+from depprobe.operators.chain.recurrence import RecurrentWeights, chain_of, run
 
 #: steps of a stretch, as far as its gates take no more than these bytes
 _STEPS, _BYTES = 256, 64 << 20
@@ -84,7 +85,7 @@ class Recurrence:
                             f"the trajectory reached Inf or NaN at step {step}: it is unstable"
                         )
                     before = torch.cat([first[None], h[:-1]])
-                    chains.append(CHAINS[self._kind](weights, inputs, h, before, cell))
+                    chains.append(chain_of(self._kind, weights, inputs, h, before, cell))
                 state[level] = after
                 inputs = h
             yield RecurrentStretch(chains)

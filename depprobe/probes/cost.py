@@ -66,7 +66,7 @@ DEPENDS: dict[str, tuple[str, ...]] = {
 }
 
 
-@plain_modes()
+@plain_modes(full=False)  # times are those of the user's precision
 @asks(
     phases="a list",
     seconds="a number",

@@ -22,7 +22,8 @@ from torch import Tensor
 
 from depprobe.core.scaled import Scaled, added
 from depprobe.operators.calls import KnownCall, LinearisedCall, known_cells, reads
-from depprobe.operators.chain.cells import KERNELS, CellChain, RecurrentWeights
+from depprobe.operators.chain.cells import CellChain
+from depprobe.operators.chain.recurrence import KERNELS, RecurrentWeights
 from depprobe.operators.chain.vjp_rows import pull, pull_states
 
 

@@ -22,12 +22,14 @@ from __future__ import annotations
 
 import abc
 import copy
-from collections.abc import Callable, Sequence
+import functools
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, Self
+from typing import Literal, Self
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 
 @dataclass(frozen=True)
@@ -63,15 +65,32 @@ class CellChain(abc.ABC):
     #: [W_hh | W_ih], columns last, and how many of the columns are W_hh's
     _weight: Tensor
     _recurrent: int
+    #: what ``row_errors`` returns, where it was called already
+    errors: Tensor | None = None
+    #: names of what a sweep reads: tensors with a row for every step, and others that may be None
+    _by_step: tuple[str, ...] = ()
+    _constant: tuple[str, ...] = ("_weight",)
+    #: of a bare chain: shapes of the first, and names of the second that are there
+    _shapes: tuple[torch.Size, ...]
+    _names: tuple[str, ...]
 
     def __init__(self, weights: CellWeights, x: Tensor, h: Tensor, before: Tensor) -> None:
         self.n, self.d_in, self.d_h = x.shape[0], x.shape[1], h.shape[1]
         self._given, self._recurrent = (weights, x, before), self.d_h
         #: size of the outputs, (n,)
         self.size = h.norm(dim=1)
-        bad = (~h.isfinite()).any(1).nonzero()
-        #: first step after which the state is not finite; n where there is none
-        self.overflow = int(bad[0]) if len(bad) else self.n
+        self._finite = h.isfinite().all(1)
+
+    @functools.cached_property
+    def overflow(self) -> int:
+        """First step after which the state is not finite; n where there is none."""
+        bad = (~self._finite).nonzero()
+        return int(bad[0]) if len(bad) else self.n
+
+    @functools.cached_property
+    def _links(self) -> Tensor:
+        """Which columns of [W_hh | W_ih] a unit hangs on through any gate: bool (d, d_h + d_in)."""
+        return (self._weight != 0).flatten(0, -3).any(0)
 
     @property
     def width(self) -> int:
@@ -115,6 +134,45 @@ class CellChain(abc.ABC):
         other._recurrent, other.d_in = (self._recurrent, 0) if of == "h" else (0, self.d_in)
         return other
 
+    def by_step(self) -> list[Tensor]:
+        """What a sweep reads of each step: (n, ...) each."""
+        return [getattr(self, name) for name in self._by_step]
+
+    def constants(self) -> list[Tensor]:
+        """What a sweep reads at every step."""
+        return [value for name in self._constant if (value := getattr(self, name)) is not None]
+
+    def kind(self) -> tuple[object, ...]:
+        """What a sweep depends on besides the tensors it reads."""
+        return type(self), self.d_c, self.d_h, self.d_in, self._recurrent, self._shapes, self._names
+
+    def bare(self) -> Self:
+        """The chain without tensors."""
+        other = copy.copy(self)
+        for name, value in vars(self).items():
+            if isinstance(value, Tensor) or name == "_given":
+                setattr(other, name, None)
+        other._shapes = tuple(value.shape[1:] for value in self.by_step())
+        other._names = tuple(name for name in self._constant if getattr(self, name) is not None)
+        return other
+
+    def unpacked(self, packed: Tensor) -> tuple[list[Tensor], Tensor]:
+        """What ``by_step`` returned, flattened side by side, and what stands beside it."""
+        sizes = [math.prod(shape) for shape in self._shapes]
+        *parts, rest = packed.split([*sizes, packed.shape[1] - sum(sizes)], 1)
+        return [part.unflatten(1, shape) for part, shape in zip(parts, self._shapes, strict=True)], rest
+
+    def with_tensors(self, given: Sequence[Tensor]) -> Self:
+        """The bare chain with what ``by_step`` and ``constants`` returned."""
+        other = copy.copy(self)
+        for name, tensor in zip([*self._by_step, *self._names], given, strict=True):
+            setattr(other, name, tensor)
+        return other
+
+    def direct(self, k: int) -> tuple[str, tuple[Tensor, ...]] | None:
+        """D_k as ``kernels.steps.between`` takes it; None where it is more than that."""
+        return "", ()
+
     def add_direct(self, k: int, rows: Tensor, out: Tensor) -> None:  # noqa: B027 - nothing to add is a case
         """Add R D_k into ``out`` (rows, S), where ``rows`` is R; columns (c) are overwritten."""
 
@@ -137,7 +195,7 @@ class CellChain(abc.ABC):
         to be overwritten.
         """
         if out is None:
-            out = self.size.new_zeros(stop - start, self.width, self.width + self.d_in)
+            out = self._weight.new_zeros(stop - start, self.width, self.width + self.d_in)
         self.matrices(start, stop, out[:, :, self.d_c :])
         self.add_direct_matrices(start, stop, out[:, :, : self.width])
         return out
@@ -202,88 +260,3 @@ def combined(terms: Sequence[tuple[Tensor, Tensor, Tensor]]) -> Tensor:
 def sizes(terms: Sequence[tuple[Tensor, Tensor, Tensor]]) -> Tensor:
     """Root of the sum of the squares of terms: (n, d)."""
     return torch.stack([(slope * norm).square() for slope, _, norm in terms]).sum(0).sqrt()
-
-
-#: torch's functions, and the class of the chains, by the kind of recurrence
-KERNELS: dict[str, Callable[..., Any]] = {
-    "rnn_tanh": torch._VF.rnn_tanh,
-    "rnn_relu": torch._VF.rnn_relu,
-    "gru": torch._VF.gru,
-    "lstm": torch._VF.lstm,
-}
-CHAINS: dict[str, Callable[[CellWeights, Tensor, Tensor, Tensor, Tensor], CellChain]] = {}
-
-
-@dataclass(frozen=True)
-class RecurrentWeights:
-    """A recurrence: ``layers[l][direction]``, bottom first, the second direction reading backwards."""
-
-    kind: str
-    layers: list[list[CellWeights]]
-
-    @classmethod
-    def of_module(cls, module: nn.RNNBase) -> RecurrentWeights:
-        """Those of ``nn.RNN``, ``nn.GRU`` or ``nn.LSTM``, as the module hands them to the kernel."""
-        kind = {"RNN_TANH": "rnn_tanh", "RNN_RELU": "rnn_relu"}.get(module.mode, module.mode.lower())
-        flat = [weight for weight in module._flat_weights if weight is not None]
-        return cls.of_call(kind, flat, module.bias, module.num_layers, module.bidirectional)
-
-    @classmethod
-    def of_call(
-        cls, kind: str, flat: Sequence[Tensor], biased: bool, depth: int, both: bool
-    ) -> RecurrentWeights:
-        """Those of a call of torch's function, from its flat list of weights."""
-        each = len(flat) // (depth * (1 + both))
-        cells = []
-        for first in range(0, len(flat), each):
-            ih, hh, *rest = (weight.detach() for weight in flat[first : first + each])
-            biases, projection = (rest[:2], rest[2:]) if biased else ([None, None], rest)
-            cells.append(CellWeights(hh, ih, biases[1], biases[0], projection[0] if projection else None))
-        return cls(kind, [cells[first : first + 1 + both] for first in range(0, len(cells), 1 + both)])
-
-    @property
-    def has_cell(self) -> bool:
-        """Whether the state is a pair (h, c)."""
-        return self.kind == "lstm"
-
-    @property
-    def both(self) -> bool:
-        """Whether there are two directions."""
-        return len(self.layers[0]) == 2
-
-    def chains(self, x: Tensor, h0: Tensor | None = None, c0: Tensor | None = None) -> list[list[CellChain]]:
-        """The chains of every layer at x, one a direction, from the initial states given, else from zero."""
-        found: list[list[CellChain]] = []
-        with torch.no_grad():
-            for depth, directions in enumerate(self.layers):
-                cells, outputs = [], []
-                for direction, weights in enumerate(directions):
-                    place = depth * len(directions) + direction
-                    inputs = x.flip(0) if direction else x
-                    h_first, c_first = self._states(weights, x, place, h0, c0)
-                    h = run(self.kind, weights, inputs, h_first, c_first)[0]
-                    before = torch.cat([h_first[None], h[:-1]])
-                    cells.append(CHAINS[self.kind](weights, inputs, h, before, c_first))
-                    outputs.append(h.flip(0) if direction else h)
-                found.append(cells)
-                x = torch.cat(outputs, 1)
-        return found
-
-    @staticmethod
-    def _states(
-        weights: CellWeights, x: Tensor, place: int, h0: Tensor | None, c0: Tensor | None
-    ) -> tuple[Tensor, Tensor]:
-        h = x.new_zeros(weights.hh.shape[1]) if h0 is None else h0[place]
-        c = x.new_zeros(weights.hh.shape[0] // 4) if c0 is None else c0[place]
-        return h, c
-
-
-def run(
-    kind: str, weights: CellWeights, x: Tensor, h: Tensor, c: Tensor
-) -> tuple[Tensor, tuple[Tensor, ...]]:
-    """Outputs (n, d_h) of one layer in one direction from a state, and the last state: (h,) or (h, c)."""
-    given = (weights.ih, weights.hh, weights.b_ih, weights.b_hh, weights.hr)
-    flat = [weight for weight in given if weight is not None]
-    start = (h[None, None], c[None, None]) if kind == "lstm" else h[None, None]
-    out, *after = KERNELS[kind](x[None], start, flat, weights.b_hh is not None, 1, 0.0, False, False, True)
-    return out[0], tuple(part[0, 0] for part in after)

@@ -1,27 +1,20 @@
-r"""What rides along with a row block: its rank compression, and what was discarded and rounded on the way.
+r"""The rows of one target on their way: their rank compression, and what was discarded.
 
 A row block R (r, S) has eigenvectors U of its Gram matrix R R^T. Keeping the leading ones,
 
     ||R X||_F^2 = ||U_k^T R X||_F^2 + ||U_d^T R X||_F^2      for every X, exactly,
 
-so ln norm errs by half the square of the discarded share. A threshold bounds the share only at the
-step where it is applied; later steps may contract the kept part faster than the rest. So q random
-combinations of everything discarded, G U_d^T R with G ~ N(0, 1/q), ride along: E ||sketch X||_F^2 is
-the discarded ||.||_F^2 at every later lag, and q times their ratio is at worst chi-squared with q degrees
+so ln norm errs by half the square of the discarded share (for any orthonormal columns). A threshold bounds
+the share only at the step where it is applied; later steps may contract the kept part faster than the rest.
+So q random combinations of everything discarded, G U_d^T R with G ~ N(0, 1/q), ride along: E ||sketch X||_F^2
+is the discarded ||.||_F^2 at every later lag, and q times their ratio is at worst chi-squared with q degrees
 of freedom (when one direction dominates), which gives the upper bound.
 
 For the same reason directions L = U_l^T R of low share need fewer digits. Carried in float32, as L + E, they
 err ln norm by at most ||L X|| ||E X|| / ||R X||^2. A few combinations G L are carried in float64 beside them,
 and G L X - G (L + E) X measures ||E X||_F as a sketch does.
 
-Rounding errors are measured likewise, since a bound by norms explodes where steps are far from normal.
-s = G R tells how large the rows are in each column, and each step R' = R M adds to e, in units u of the last
-place, errors of the size that it makes:
-
-    e' = (e + b * s) M + v * ((w * s) M),  b_l = +- error of row l of M, w_l = +- (2 + S/8)^(1/2), v_c = +- 1
-
-with random signs: errors of M (``cells.py``) keep rows within its range, those of products do not.
-Sources: Halko, Martinsson and Tropp 2011; Higham and Mary 2019 (rounding errors as random ones).
+Source: Halko, Martinsson and Tropp 2011.
 """
 
 from __future__ import annotations
@@ -29,13 +22,14 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from itertools import pairwise
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from depprobe.core.scaled import Scaled, added, log_hypot, log_norms, peaks
+from depprobe.core.scaled import Scaled, added, log_hypot, log_norms
 from depprobe.operators.chain.cells import CellChain
 
 #: rows of the sketches of what is discarded and of what is rounded, and the 0.1 % quantiles of chi-squared
@@ -47,11 +41,6 @@ _LOW_SHARE, _FEWEST_LOW = 0.03, 16
 #: norms of products of rows with entries up to 1 that float32 holds without loss, as ln
 _SAFE = math.log(1e25)
 
-#: rows of rounding errors
-ROWS = 4
-#: most steps whose signs are drawn apart
-_STEPS = 32
-
 
 class Carried:
     """Groups of rows of one precision on their way, each row with an exponent.
@@ -60,7 +49,7 @@ class Carried:
     ----------
     rows : (r, S), all groups; row i stands for ``rows[i] * exp(scale[i])``.
     scale : (r, 1) float64; -inf for a row that was zero when it was last rescaled.
-    of : slice of each group, by name.
+    of : slice of each group, by name; sketches of the last part come last, with no row where there is none.
     """
 
     def __init__(self, dtype: torch.dtype, **groups: Scaled) -> None:
@@ -74,13 +63,6 @@ class Carried:
     def rescale(self) -> None:
         """Bring the largest entry of every row to 1 before it leaves the range of floats."""
         self.rows, self.scale = Scaled(self.rows, self.scale).rescaled((1,))
-
-    def lost(self, limits: tuple[float, float], *moved: Tensor) -> bool:
-        """Whether rows left these limits since they were last rescaled, as some (r, width) show."""
-        low, high = limits
-        alive = ~self.scale[:, 0].isneginf()
-        found = torch.cat([peaks(rows, (1,))[alive] for rows in moved if rows.shape[1]])
-        return found.numel() > 0 and not (float(found.min()) >= low and float(found.max()) <= high)
 
     def read(self, name: str, taps: Tensor) -> Scaled:
         """Taps (steps, r, width) of a group of the rows, with the rows' exponents."""
@@ -116,53 +98,49 @@ class RowBlock:
 
     def __init__(self, rows: Tensor) -> None:
         zeros = torch.zeros(rows.shape[0], 1, dtype=torch.float64, device=rows.device)
-        self.parts = [Carried(rows.dtype, kept=Scaled(rows, zeros))]
+        whole, nothing = Scaled(rows, zeros), Scaled(rows[:0], zeros[:0])
+        self.parts = [Carried(rows.dtype, kept=whole, sketch=nothing, rounded=nothing)]
         self._dtype = rows.dtype
         self._mix = rows[:0]
         self._generator = torch.Generator(device=rows.device).manual_seed(0)
 
-    @np.errstate(invalid="ignore")  # of infinite norms not a number, which is taken again
-    def read(self, taps: Sequence[Tensor], norm: str) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """Natural logs of norms of what is read and bounds on their errors (99.9 % a lag): (steps,) each.
+    def read(self, logs: Sequence[Tensor], taps: Sequence[Tensor], norm: str) -> Tensor:
+        """What ``norms_of`` makes norms of, on the device: (steps, 3), or (steps, 6).
 
         Parameters
         ----------
-        taps : (steps, r, width) for each of the parts.
+        logs : ln norms of what each group of each of the parts reads, (steps, groups).
+        taps : (steps, r, width) for each of the parts; none for Frobenius norms of one part.
         norm : ``fro`` or ``spectral``, the latter of one part only.
         """
-        value, error = (np.full(len(taps[0]), fill) for fill in (-np.inf, 0.0))
-        for part, tap in zip(self.parts, taps, strict=True):
-            found = log_norms(part.read("kept", tap), norm).cpu().numpy()
-            value = log_hypot(value, found)
+        if norm != "fro":
+            kept = log_norms(self.parts[0].read("kept", taps[0]), norm)[:, None]
+            return torch.cat([kept, torch.full_like(kept, -math.inf).expand(-1, 2)], 1)
+        if not taps or (len(self.parts) == 1 and taps[0].dtype == self._dtype):
+            return logs[0]
+        found = [log[:, 0] for log in logs]
+        unsafe = torch.zeros_like(found[0], dtype=torch.bool)
+        for part, tap, log in zip(self.parts, taps, found, strict=True):
             if tap.dtype != self._dtype:
-                error[~(np.abs(found - float(part.top())) < _SAFE)] = np.inf
-        last = self.parts[-1]
-        sketch, rounded = (
-            log_norms(last.read(name, taps[-1])).cpu().numpy()
-            if name in last.of
-            else np.full(len(value), -np.inf)
-            for name in ("sketch", "rounded")
-        )
-        if len(self.parts) > 1:
-            # the low rows, whose norm is ``found``, err but among themselves
-            rounded = np.logaddexp(rounded, found - value + self._log_rounded(*taps))
-        error += 0.5 * np.log1p(_share(sketch, value) ** 2 / SKETCH_QUANTILE)
-        error += _share(rounded, value) / math.sqrt(ROUNDED_QUANTILE)
-        return value, error
+                unsafe |= ~((log - part.top()).abs() < _SAFE)
+        nothing = torch.full_like(found[0], -math.inf)
+        low, apart = (found[1], self._log_rounded(*taps)) if len(self.parts) > 1 else (nothing, nothing)
+        return torch.stack([found[0], *logs[-1][:, -2:].unbind(1), low, apart, unsafe.double()], 1)
 
-    def _log_rounded(self, high_taps: Tensor, low_taps: Tensor) -> NDArray[np.float64]:
+    def _log_rounded(self, high_taps: Tensor, low_taps: Tensor) -> Tensor:
         """ln norm of the difference between combinations of the low rows and the same of rows in float64."""
         high, low = self.parts
         unit = high.top("mixed")
         mix = Scaled(self._mix, low.scale[low.of["kept"]].T).relative_to(unit).to(low_taps.dtype)
         sure, scale = high.read("mixed", high_taps)
         apart = Scaled(sure.double(), scale).relative_to(unit) - mix @ low_taps[:, low.of["kept"]]
-        return Scaled(apart, unit).log_norm((1, 2)).cpu().numpy()
+        return Scaled(apart, unit).log_norm((1, 2))
 
-    def compress(self, threshold: float, split: bool = False) -> None:
+    def compress(self, threshold: float, split: bool = False, halve: bool = False) -> None:
         """Discard directions whose joint share of the Frobenius norm is at most ``threshold``.
 
-        With ``split``, those of low share are carried in float32 from here on.
+        With ``split``, those of low share are carried in float32 from here on. With ``halve`` (not both), a
+        quarter of the directions is kept, or half, found at random, or all: less work where that takes long.
         """
         unit = torch.stack([part.top() for part in self.parts]).max()
         if not bool(unit.isfinite()):
@@ -170,41 +148,108 @@ class RowBlock:
         common = torch.cat([part.group("kept").relative_to(unit) for part in self.parts])
         if not bool(common.isfinite().all()):
             return
-        # in float64 also for float32 rows: a Gram matrix resolves shares only down to the root of epsilon
-        power, U = torch.linalg.eigh(common @ common.T)
-        power = power.clamp_min(0)
-        noise = torch.finfo(power.dtype).eps * power[-1]
-        tail, whole = torch.cumsum(power + noise, 0), power.sum()
-        cut = int((tail <= threshold**2 * whole).sum())
-        if cut == 0 or not bool(power[-1] > 0):
+        found = self._half(common, threshold) if halve else self._leading(common, threshold, split)
+        if found is None:
             return
+        rows, discarded, low = found
         last = self.parts[-1]
-        riding = {"sketch": self._normal(SKETCH_ROWS, cut, power) @ U[:, :cut].T @ common}
+        riding = {"sketch": discarded}
         if len(self.parts) > 1:
             mixed, kept = self.parts[0].group("mixed"), last.group("kept")
             riding["rounded"] = mixed.relative_to(unit) - self._mix @ kept.relative_to(unit)
         # sketches of different things are independent: their sum is one of both
-        sketches: dict[str, Scaled] = {
-            name: last.group(name) for name in ("sketch", "rounded") if name in last.of
-        }
-        for name, rows in riding.items():
-            more = _over(rows, unit)
-            sketches[name] = added(sketches[name], more) if name in sketches else more
-        rows = U[:, cut:].T @ common
-        low = int((tail <= _LOW_SHARE**2 * whole).sum()) - cut if split else 0
+        nothing = _over(common[:0], unit)
+        sketches: dict[str, Scaled] = {}
+        for name in ("sketch", "rounded"):
+            before, more = last.group(name), _over(riding[name], unit) if name in riding else nothing
+            both = len(before.values) and len(more.values)
+            sketches[name] = added(before, more) if both else more if len(more.values) else before
         if low < _FEWEST_LOW:
             self.parts = [Carried(self._dtype, kept=_over(rows, unit), **sketches)]
             return
-        self._mix = self._normal(ROUNDED_ROWS, low, power)
+        self._mix = self._normal(ROUNDED_ROWS, low, rows)
         self.parts = [
             Carried(self._dtype, kept=_over(rows[low:], unit), mixed=_over(self._mix @ rows[:low], unit)),
             Carried(torch.float32, kept=_over(rows[:low], unit), **sketches),
         ]
 
+    def _leading(self, rows: Tensor, threshold: float, split: bool) -> tuple[Tensor, Tensor, int] | None:
+        """Leading directions of rows (r, S), low ones first; a sketch of the rest; how many are low."""
+        # in float64 also for float32 rows: a Gram matrix resolves shares only down to the root of epsilon
+        power, U = torch.linalg.eigh(rows @ rows.T)
+        power = power.clamp_min(0)
+        noise = torch.finfo(power.dtype).eps * power[-1]
+        tail, whole = torch.cumsum(power + noise, 0), power.sum()
+        cut = int((tail <= threshold**2 * whole).sum())
+        if cut == 0 or not bool(power[-1] > 0):
+            return None
+        sketch = self._normal(SKETCH_ROWS, cut, power) @ U[:, :cut].T @ rows
+        low = int((tail <= _LOW_SHARE**2 * whole).sum()) - cut if split else 0
+        return U[:, cut:].T @ rows, sketch, low
+
+    def _half(self, rows: Tensor, threshold: float) -> tuple[Tensor, Tensor, int] | None:
+        """Q^T R, Q (r, r / 4 or r / 2) the range of (R R^T)^2 times a random matrix; and as ``_leading``."""
+        gram = rows @ rows.T
+        gram /= gram.diagonal().amax()
+        for count in (len(rows) // 4, len(rows) // 2):
+            Q = torch.linalg.qr(gram @ (gram @ self._normal(len(rows), count, rows)))[0]
+            kept = Q.T @ rows
+            left = rows - Q @ kept
+            if bool(left.square().sum() <= threshold**2 * rows.square().sum()):
+                return kept, self._normal(SKETCH_ROWS, len(rows), rows) @ left, 0
+        return None
+
     def _normal(self, rows: int, columns: int, like: Tensor) -> Tensor:
         """G (rows, columns) with entries N(0, 1/rows)."""
         drawn = torch.randn(rows, columns, generator=self._generator, dtype=like.dtype, device=like.device)
         return drawn / math.sqrt(rows)
+
+
+class Step(NamedTuple):
+    """What one run of the sweep hands over of the row of one target, from source ``start`` down."""
+
+    start: int
+    block: RowBlock
+    #: what the run told of all targets (``Found.told``), on the device; the first group of this one, and its
+    #: place among ``targets``
+    told: Tensor
+    group: int
+    place: int
+    targets: int
+    #: what norms are made of (``RowBlock.read``) where that is not what these groups tell
+    read: Tensor | None
+    #: of each of the block's parts, if asked for, rows on the quantity over exp(scale): (steps, r, width)
+    taps: list[Tensor]
+
+    def norms(
+        self, told: NDArray[np.float64], read: NDArray[np.float64] | None
+    ) -> tuple[NDArray[np.float64], ...]:
+        """ln norms and bounds on their errors, (steps,) each, and (3, steps): ln norms of rounding errors of
+        the taps, whole and along the rows, and of rows on the state; from ``told`` and ``read`` on the host.
+        """
+        rounding = told[:, -3 * self.targets - 1 : -1].reshape(len(told), 3, -1)[:, :, self.place]
+        own = told[:, self.group : self.group + 3] if read is None else read
+        return *norms_of(own), rounding.T
+
+
+@np.errstate(invalid="ignore")  # of infinite norms not a number, which is taken again
+def norms_of(read: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Natural logs of norms and bounds on their errors (99.9 % a lag), of what ``RowBlock.read`` returns.
+
+    Columns are ln norms of what is kept, discarded and rounded so far, and with rows in float32, of these
+    rows, of the errors among them, and whether they left the range of float32.
+    """
+    value, sketch, rounded = read[:, :3].T
+    error = np.zeros_like(value)
+    if read.shape[1] > 3:
+        high, (low, apart, unsafe) = value, read[:, 3:].T
+        value = log_hypot(high, low)
+        # the low rows err but among themselves
+        rounded = np.where(np.isneginf(low), rounded, np.logaddexp(rounded, low - value + apart))
+        error[unsafe > 0] = np.inf
+    error += 0.5 * np.log1p(_share(sketch, value) ** 2 / SKETCH_QUANTILE)
+    error += _share(rounded, value) / math.sqrt(ROUNDED_QUANTILE)
+    return value, error
 
 
 def _over(rows: Tensor, unit: Tensor) -> Scaled:
@@ -217,84 +262,8 @@ def _share(log_part: NDArray[np.float64], log_whole: NDArray[np.float64]) -> NDA
     return np.where(np.isneginf(log_part), 0.0, np.exp(log_part - log_whole))
 
 
-class Noise:
-    """Random signs, and the sizes of what each step of a stack of layers adds to the errors."""
-
-    def __init__(self, stack: Sequence[CellChain]) -> None:
-        self._sizes = [(cell.row_errors(), math.sqrt(2 + cell.width / 8)) for cell in stack]
-        like = self._sizes[0][0]
-        self.generator = torch.Generator(device=like.device).manual_seed(0)
-        self._period = _STEPS * ROWS * max(cell.width + cell.d_in for cell in stack)
-        drawn = torch.rand(2 * self._period, generator=self.generator, dtype=like.dtype, device=like.device)
-        self._signs = torch.where(drawn < 0.5, -1, 1).to(like.dtype)
-        shape = ROWS, max(cell.width for cell in stack)
-        odd = 1 + 2 * torch.randint(1 << 30, shape, generator=self.generator, device=like.device)
-        self._odd = odd.to(torch.int32 if like.dtype == torch.float32 else torch.int64)
-
-    def signs(self, *shape: int) -> Tensor:
-        """Random signs, of at most as many steps as one run has."""
-        first = int(torch.randint(self._period, (), generator=self.generator, device=self._signs.device))
-        return self._signs[first : first + math.prod(shape)].view(shape)
-
-    def factors(self, level: int, k: int, steps: int) -> Tensor:
-        """b above w for the steps from k down: (steps, 2, 1, ROWS, S)."""
-        of_rows, of_products = self._sizes[level]
-        here = of_rows[k - steps + 1 : k + 1].flip(0)[:, None, None, None]
-        # equal states make equal errors, which add up where states settle: signs hang on the bits of sizes
-        bits = here.view(self._odd.dtype) * self._odd[:, : here.shape[-1]]
-        of_w = self.signs(steps, 1, 1, ROWS, here.shape[-1]) * of_products
-        return torch.cat([torch.where(bits < 0, -here, here), of_w], 1)
-
-
-class Riding:
-    """Combinations of the rows of one target, and of their errors in units of the last place.
-
-    ``errors``, e (ROWS, S), stand for ``errors * exp(scale)``; scale is a float64 number, that of s as well.
-    """
-
-    def __init__(self, rows: Tensor) -> None:
-        self.errors = rows.new_zeros(ROWS, rows.shape[1])
-        self.scale = torch.zeros((), dtype=torch.float64, device=rows.device)
-        self._mix = self.errors[:, :0]
-
-    def mix(self, block: RowBlock, noise: Noise) -> Tensor:
-        """G (ROWS, r) for the next run of the block's first rows; one exponent for s and e from here on."""
-        part = block.parts[0]
-        scales = part.scale[part.of["kept"]].T
-        shape, like = (ROWS, scales.shape[1]), scales.device
-        if self._mix.shape[1] != scales.shape[1]:
-            drawn = torch.randn(shape, generator=noise.generator, dtype=scales.dtype, device=like)
-            self._mix = drawn / drawn.norm(dim=0)
-        before, self.scale = self.scale, torch.maximum(self.scale, scales.amax())
-        self.errors = self.errors * (before - self.scale).exp().to(self.errors.dtype)
-        return (self._mix * (scales - self.scale).exp()).to(part.rows.dtype)
-
-    def take(self, errors: Tensor, noise: Noise) -> None:
-        """Take what a run has left, with the largest entry brought to 1."""
-        found = Scaled(errors, self.scale.view(1, 1)).rescaled((0, 1))
-        scale = found.log_scale.view(())
-        self.scale = torch.where(scale.isneginf(), self.scale, scale)
-        # entries of rows and errors below the range of floats are lost
-        self.errors = found.values + 2 * torch.finfo(errors.dtype).tiny * noise.signs(*errors.shape)
-
-    def rotated(self, block: RowBlock, noise: Noise) -> None:
-        """Add the rounding errors of a rotation of all rows."""
-        kept = block.parts[0].rows[block.parts[0].of["kept"]]
-        s = self.mix(block, noise) @ kept
-        self.errors = self.errors + 4 * s * noise.signs(*s.shape)
-
-
-def log_errors(s: Tensor, e: Tensor, scales: Tensor) -> Tensor:
-    """ln norms of errors, whole and along the rows: (2, steps, T), of s and e (steps, T, ROWS, width)."""
-    whole = Scaled(e, scales).log_norm((2, 3))
-    both = Scaled(s.double() @ e.double().mT, 2 * scales).log_norm((2, 3))
-    along = both - Scaled(s, scales).log_norm((2, 3))
-    along = torch.where(along < whole, along, whole)
-    # what lies below the range of floats is lost
-    floor = scales.flatten() + math.log(2 * torch.finfo(s.dtype).tiny)
-    return torch.logaddexp(torch.stack([whole, along]), floor)
-
-
 def middle(dtype: torch.dtype) -> tuple[float, float]:
-    """Entries that can be squared, and some way to go still."""
-    return math.sqrt(torch.finfo(dtype).tiny) * 1e3, math.sqrt(torch.finfo(dtype).max) * 1e-3
+    """Largest entries of rows whose squares float64 holds, and whose other entries keep their digits."""
+    if dtype == torch.float64:
+        return math.sqrt(torch.finfo(dtype).tiny) * 1e3, math.sqrt(torch.finfo(dtype).max) * 1e-3
+    return torch.finfo(dtype).tiny * 1e12, torch.finfo(dtype).max * 1e-12

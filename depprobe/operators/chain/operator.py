@@ -21,14 +21,18 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.utils.parametrize import is_parametrized
 
+from depprobe.core.device import at_once, waits
 from depprobe.core.options import DEFAULT_MEMORY, Options, require
 from depprobe.core.parallel import Stopped, each
-from depprobe.core.scaled import Scaled, log_hypot, log_norms, with_rounding
+from depprobe.core.scaled import Scaled, log_hypot, log_norms
 from depprobe.core.temporal_jacobian import LogNorms, TemporalJacobian
 from depprobe.errors import BadInput
-from depprobe.operators.chain import gru, lstm, rnn  # noqa: F401 (these register themselves)
-from depprobe.operators.chain.cells import CellChain, RecurrentWeights
-from depprobe.operators.chain.sweep import Step, is_wide, sweep
+from depprobe.operators.chain.cells import CellChain
+from depprobe.operators.chain.compression import Step
+from depprobe.operators.chain.recurrence import RecurrentWeights
+from depprobe.operators.chain.rounding import rounded
+from depprobe.operators.chain.runs import is_wide
+from depprobe.operators.chain.sweep import sweep
 from depprobe.operators.chain.unknown_norms import overflowed, reach, statuses
 from depprobe.operators.chain.vjp_rows import pulled, pulled_norms, pulled_units, push, swept_row
 from depprobe.operators.dispatch import register_jacobian
@@ -39,8 +43,6 @@ _SHARES = (0.06, 0.001, 0.0)
 #: least tolerance for which what is read at each step is taken in float32, in the first sweep only, and how
 #: many standard deviations of what that errs are added to the error: rows change from where they are compared
 _SINGLE_TOLERANCE, _MARGIN = 1e-7, 6
-#: norms of rounding errors to bounds (99.5 % of cases)
-FACTOR = 4.0
 #: rows swept together, and the numbers in their blocks that may be held
 _MOST_AT_ONCE, _ROW_NUMBERS = 64, 16 << 20
 
@@ -211,7 +213,8 @@ def chain_norms(
         threshold = share * math.sqrt(tolerance)
         for group in (left[first : first + size] for first in range(0, len(left), size)):
             # every so many, so that all parts have targets near and far
-            count = min(len(group), torch.get_num_threads()) if is_wide(stack) else 1
+            apart = is_wide(stack) and not waits(stack[0].size.device)
+            count = min(len(group), torch.get_num_threads()) if apart else 1
             parts = [group[first::count] for first in range(count)]
 
             def swept(
@@ -233,26 +236,6 @@ def chain_norms(
     # a spectral norm hangs on one direction of many: all of the errors may lie along it
     whole, along, growth = rounding[0], rounding[0 if norm == "spectral" else 1], rounding[2]
     return *rounded(values, error, (whole, along), stack[0].weight_norms()[0].dtype), growth
-
-
-def rounded(
-    values: NDArray[np.float64],
-    error: NDArray[np.float64],
-    rounding: tuple[NDArray[np.float64], NDArray[np.float64]],
-    dtype: torch.dtype,
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Log norms, NaN where rounding errors may be as large, and bounds on their errors from all causes.
-
-    Given are the errors from compression, and ln norms of rounding errors in units of the last place, whole
-    and along the rows: ||R + E|| = ||R|| + <R, E> / ||R|| to first order.
-    """
-    unit = math.log(FACTOR * torch.finfo(dtype).eps / 2)
-    with np.errstate(invalid="ignore"):
-        whole, along = (
-            np.exp(np.minimum(np.where(np.isfinite(values), logs + unit - values, -np.inf), 0))
-            for logs in rounding
-        )
-    return with_rounding(values, np.minimum(along + whole**2, whole), error)
 
 
 def targets_at_once(stack: Sequence[CellChain]) -> int:
@@ -280,14 +263,20 @@ def _swept(
     shape = len(targets), stack[-1].n
     values, error, rounding = np.full(shape, -np.inf), np.zeros(shape), np.full((3, *shape), -np.inf)
 
+    told: list[tuple[int, Step]] = []
+
     def visit(index: int, step: Step) -> None:
         if stop.is_set():
             raise Stopped
-        where = step.start - np.arange(len(step.taps[0]))
-        values[index, where], error[index, where] = step.block.read(step.taps, norm)
-        rounding[:, index, where] = step.rounding.cpu().numpy()
+        told.append((index, step))
 
-    deviation = sweep(stack, targets, lowest, wrt, threshold, visit, of, single)
+    deviation = sweep(stack, targets, lowest, wrt, threshold, visit, of, single, norm)
+    tensors = {id(part): part for _, step in told for part in (step.told, step.read) if part is not None}
+    fetched = dict(zip(tensors, at_once(tensors.values()), strict=True))
+    for index, step in told:
+        found = step.norms(fetched[id(step.told)], fetched.get(id(step.read)))
+        where = step.start - np.arange(len(found[0]))
+        values[index, where], error[index, where], rounding[:, index, where] = found
     error[np.isfinite(values)] += _MARGIN * deviation
     return values, error, rounding
 

@@ -8,7 +8,8 @@ from depprobe.core.calling.arguments import check
 from depprobe.core.calling.weights_in_effect import recurrence_in_effect
 from depprobe.core.options import DEFAULT_MEMORY, require
 from depprobe.errors import BadInput
-from depprobe.operators.chain.cells import CellChain, RecurrentWeights
+from depprobe.operators.chain.cells import CellChain
+from depprobe.operators.chain.recurrence import RecurrentWeights
 
 
 def step_chains(

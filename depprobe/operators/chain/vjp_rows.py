@@ -20,7 +20,9 @@ from torch import Tensor
 
 from depprobe.core.scaled import Scaled, added, log_hypot, log_norms, peaks
 from depprobe.operators.chain.cells import CellChain
-from depprobe.operators.chain.sweep import RUN, Step, advance, sweep
+from depprobe.operators.chain.compression import Step
+from depprobe.operators.chain.runs import advance
+from depprobe.operators.chain.sweep import RUN, sweep
 
 _BATCH = 16
 #: rows between which a run keeps every digit that a float addition keeps, from its start to its end
@@ -182,6 +184,6 @@ def swept_row(
 
         here = n_in - 1 - t if direction else t
         last = 0 if only is None else (n_in - 1 - only if direction else only)
-        sweep(stack, [here], last, wrt, 0.0, visit)
+        sweep(stack, [here], last, wrt, 0.0, visit, norm=None)
         first += height
     return Scaled(values, log_scale)

@@ -17,7 +17,6 @@ import torch
 from torch import Tensor
 
 from depprobe.operators.chain.cells import (
-    CHAINS,
     CellWeights,
     GatedChain,
     combined,
@@ -34,6 +33,7 @@ class GRUChain(GatedChain):
     """Gated recurrent unit."""
 
     gates, keeper = ("r", "z", "n"), "z"
+    _by_step = ("_slopes", "_keep")
 
     def __init__(self, weights: CellWeights, x: Tensor, h: Tensor, before: Tensor, _: Tensor) -> None:
         super().__init__(weights, x, h, before)
@@ -47,7 +47,6 @@ class GRUChain(GatedChain):
         reset, update = slope * self._hn * dsigmoid(r), _minus_tanh(before, new) * dsigmoid(z)
         self._slopes = torch.stack([reset, update, slope, slope * torch.sigmoid(r)], 1)
         self._weight = weights.stacked(3)
-        self._links = (self._weight != 0).any(0)
 
     def matrices(self, start: int, stop: int, out: Tensor | None = None) -> Tensor:
         reset, update, new_x, new_h = self._slopes[start:stop, :, :, None].unbind(1)
@@ -77,6 +76,9 @@ class GRUChain(GatedChain):
                 (self._keep, self._keep * (of_z + 2), torch.ones_like(hh[0])),
             ]
         )
+
+    def direct(self, k: int) -> tuple[str, tuple[Tensor, ...]] | None:
+        return "gru", (self._keep[k],)
 
     def add_direct(self, k: int, rows: Tensor, out: Tensor) -> None:
         out.addcmul_(rows, self._keep[k])
@@ -108,6 +110,3 @@ class GRUChain(GatedChain):
 def _minus_tanh(h: Tensor, y: Tensor) -> Tensor:
     one = y.sign()
     return torch.where(y.abs() < _HALF, h - torch.tanh(y), h - one + 2 * one * torch.sigmoid(-2 * y.abs()))
-
-
-CHAINS["gru"] = GRUChain

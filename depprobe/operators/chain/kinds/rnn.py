@@ -7,16 +7,16 @@ Shapes: Q (d, m), U (d_in, m), G (d, m). Source: Elman 1990; torch.nn.RNN.
 
 from __future__ import annotations
 
-from functools import partial
-
 import torch
 from torch import Tensor
 
-from depprobe.operators.chain.cells import CHAINS, CellChain, CellWeights, dtanh, over
+from depprobe.operators.chain.cells import CellChain, CellWeights, dtanh, over
 
 
 class RNNChain(CellChain):
     """Plain recurrence."""
+
+    _by_step = ("_slope",)
 
     def __init__(
         self, weights: CellWeights, x: Tensor, h: Tensor, before: Tensor, _: Tensor, relu: bool = False
@@ -26,7 +26,6 @@ class RNNChain(CellChain):
         from_x, from_h = weights.preactivations(x, before)
         self._z, self._relu = from_x + from_h, relu
         self._slope = (self._z > 0).to(x.dtype) if relu else dtanh(self._z)
-        self._links = self._weight != 0
 
     def matrices(self, start: int, stop: int, out: Tensor | None = None) -> Tensor:
         return torch.mul(self._slope[start:stop, :, None], self._weight, out=out)
@@ -49,6 +48,3 @@ class RNNChain(CellChain):
 
     def pull(self, k: int, columns: Tensor) -> Tensor:
         return self._weight[:, : self.d_h].T @ (self._slope[k, :, None] * columns)
-
-
-CHAINS["rnn_tanh"], CHAINS["rnn_relu"] = RNNChain, partial(RNNChain, relu=True)

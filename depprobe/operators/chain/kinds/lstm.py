@@ -18,8 +18,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from depprobe.core.device import waits
 from depprobe.operators.chain.cells import (
-    CHAINS,
     CellWeights,
     GatedChain,
     combined,
@@ -28,12 +28,15 @@ from depprobe.operators.chain.cells import (
     over,
     sizes,
 )
+from depprobe.operators.chain.kernels.steps import lstm_matrices
 
 
 class LSTMChain(GatedChain):
     """Long short-term memory."""
 
     gates, keeper = ("i", "f", "g", "o"), "f"
+    _by_step = ("_slopes", "_to_m", "_keep", "_keep_to_m")
+    _constant = ("_weight", "_project")
 
     def __init__(self, weights: CellWeights, x: Tensor, h: Tensor, before: Tensor, c_first: Tensor) -> None:
         super().__init__(weights, x, h, before)
@@ -42,10 +45,15 @@ class LSTMChain(GatedChain):
         self._z = (from_x + from_h).unflatten(1, (4, -1)).movedim(1, 0)
         zi, zf, zg, zo = self._z
         i, f, g, o = torch.sigmoid(zi), torch.sigmoid(zf), torch.tanh(zg), torch.sigmoid(zo)
-        cells = [c_first]
-        for new, kept in zip((i * g).unbind(0), f.unbind(0), strict=True):
-            cells.append(torch.addcmul(new, kept, cells[-1]))
-        self._cells = torch.stack(cells)
+        new = i * g
+        if waits(x.device):
+            new[0] += f[0] * c_first
+            self._cells = torch.cat([c_first[None], _carried(new, f)])
+        else:
+            cells = [c_first]
+            for added, kept in zip(new.unbind(0), f.unbind(0), strict=True):
+                cells.append(torch.addcmul(added, kept, cells[-1]))
+            self._cells = torch.stack(cells)
         start, c = self._cells[:-1], self._cells[1:]
         self._to_m = o * dtanh(c)
         self._slopes = torch.stack(
@@ -53,20 +61,19 @@ class LSTMChain(GatedChain):
         )
         self._keep, self._keep_to_m = f, f * self._to_m
         self._weight, self._project = weights.stacked(4), weights.hr
-        self._links = (self._weight != 0).any(0)
 
     def matrices(self, start: int, stop: int, out: Tensor | None = None) -> Tensor:
-        i, f, g, o = self._slopes[start:stop, :, :, None].unbind(1)
-        W, d_c = self._weight, self.d_c
+        W, steps, d = self._weight, slice(start, stop), self.d_c
         M = W.new_empty(stop - start, self.width, W.shape[2]) if out is None else out
-        cell, hidden = M[:, :d_c], M[:, d_c:] if self._project is None else torch.empty_like(M[:, :d_c])
-        torch.mul(i, W[0], out=cell)
-        cell.addcmul_(f, W[1]).addcmul_(g, W[2])
-        torch.mul(o, W[3], out=hidden)
-        hidden.addcmul_(self._to_m[start:stop, :, None], cell)
+        on_m = M if self._project is None else W.new_empty(stop - start, 2 * d, W.shape[2])
+        lstm_matrices(W, self._slopes[steps], self._to_m[steps], on_m)
         if self._project is not None:
-            M[:, d_c:] = self._project @ hidden
+            M[:, :d] = on_m[:, :d]
+            torch.matmul(self._project, on_m[:, d:], out=M[:, d:])
         return M
+
+    def direct(self, k: int) -> tuple[str, tuple[Tensor, ...]] | None:
+        return None if self._project is not None else ("lstm", (self._keep[k], self._keep_to_m[k]))
 
     def row_errors(self) -> Tensor:
         i, f, g, o = self._slopes.abs().unbind(1)
@@ -163,6 +170,3 @@ def _carried(added: Tensor, kept: Tensor) -> Tensor:
         share[gap:] = share[gap:] * share[:-gap]
         gap *= 2
     return total
-
-
-CHAINS["lstm"] = LSTMChain

@@ -1,0 +1,1 @@
+"""Element-wise work of a step in few calls."""

@@ -1,0 +1,1 @@
+"""Step Jacobians of each kind of recurrence."""

@@ -1,0 +1,163 @@
+"""A torch recurrence: its weights, its forward pass as torch runs it, and the chains of its layers.
+
+Where the host is slower than the device, both the forward pass and what a chain is made of are recorded when
+they come for the second time with the same shapes.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from depprobe.core.device import Recorder, waits
+from depprobe.operators.chain.cells import CellChain, CellWeights
+from depprobe.operators.chain.kinds.gru import GRUChain
+from depprobe.operators.chain.kinds.lstm import LSTMChain
+from depprobe.operators.chain.kinds.rnn import RNNChain
+
+#: most steps of a forward pass that is recorded, and what is kept of them
+_RECORDED = 4096
+_recorder = Recorder(8)
+#: weights of a layer in the order in which torch takes them
+_WEIGHTS = "ih", "hh", "b_ih", "b_hh", "hr"
+#: torch's functions, and the class of the chains, by the kind of recurrence
+KERNELS: dict[str, Callable[..., Any]] = {
+    "rnn_tanh": torch._VF.rnn_tanh,
+    "rnn_relu": torch._VF.rnn_relu,
+    "gru": torch._VF.gru,
+    "lstm": torch._VF.lstm,
+}
+_CHAINS: dict[str, Callable[[CellWeights, Tensor, Tensor, Tensor, Tensor], CellChain]] = {
+    "lstm": LSTMChain,
+    "gru": GRUChain,
+    "rnn_tanh": RNNChain,
+    "rnn_relu": partial(RNNChain, relu=True),
+}
+#: a chain without tensors, by what it was recorded for
+_BARE: dict[Hashable, tuple[CellChain, list[str]]] = {}
+
+
+def chain_of(kind: str, weights: CellWeights, x: Tensor, h: Tensor, before: Tensor, c: Tensor) -> CellChain:
+    """The chain of one layer in one direction: of x, outputs h, those before them, and c before step 0."""
+    if not waits(x.device) or len(x) > _RECORDED:
+        return _CHAINS[kind](weights, x, h, before, c)
+    names = [name for name in _WEIGHTS if getattr(weights, name) is not None]
+    given = [x, h, before, c, *(getattr(weights, name) for name in names)]
+    key = kind, *names, *(part.shape for part in given), x.dtype
+
+    def work(given: Sequence[Tensor]) -> list[Tensor]:
+        x, h, before, c, *rest = given
+        cell = _CHAINS[kind](CellWeights(**dict(zip(names, rest, strict=True))), x, h, before, c)
+        cell.errors = cell.row_errors()
+        found = {name: value for name, value in vars(cell).items() if isinstance(value, Tensor)}
+        bare = copy.copy(cell)
+        vars(bare).update(dict.fromkeys(found), _given=())
+        _BARE[key] = bare, list(found)
+        return list(found.values())
+
+    made = _recorder(("chain", *key), work, given, at_first=False)
+    bare, found = _BARE[key]
+    cell = copy.copy(bare)
+    vars(cell).update({name: part.clone() for name, part in zip(found, made, strict=True)})
+    cell._given = weights, x, before
+    return cell
+
+
+@dataclass(frozen=True)
+class RecurrentWeights:
+    """A recurrence: ``layers[l][direction]``, bottom first, the second direction reading backwards."""
+
+    kind: str
+    layers: list[list[CellWeights]]
+
+    @classmethod
+    def of_module(cls, module: nn.RNNBase) -> RecurrentWeights:
+        """Those of ``nn.RNN``, ``nn.GRU`` or ``nn.LSTM``, as the module hands them to the kernel."""
+        kind = {"RNN_TANH": "rnn_tanh", "RNN_RELU": "rnn_relu"}.get(module.mode, module.mode.lower())
+        flat = [weight for weight in module._flat_weights if weight is not None]
+        return cls.of_call(kind, flat, module.bias, module.num_layers, module.bidirectional)
+
+    @classmethod
+    def of_call(
+        cls, kind: str, flat: Sequence[Tensor], biased: bool, depth: int, both: bool
+    ) -> RecurrentWeights:
+        """Those of a call of torch's function, from its flat list of weights."""
+        each = len(flat) // (depth * (1 + both))
+        cells = []
+        for first in range(0, len(flat), each):
+            ih, hh, *rest = (weight.detach() for weight in flat[first : first + each])
+            biases, projection = (rest[:2], rest[2:]) if biased else ([None, None], rest)
+            cells.append(CellWeights(hh, ih, biases[1], biases[0], projection[0] if projection else None))
+        return cls(kind, [cells[first : first + 1 + both] for first in range(0, len(cells), 1 + both)])
+
+    @property
+    def has_cell(self) -> bool:
+        """Whether the state is a pair (h, c)."""
+        return self.kind == "lstm"
+
+    @property
+    def both(self) -> bool:
+        """Whether there are two directions."""
+        return len(self.layers[0]) == 2
+
+    def chains(self, x: Tensor, h0: Tensor | None = None, c0: Tensor | None = None) -> list[list[CellChain]]:
+        """The chains of every layer at x, one a direction, from the initial states given, else from zero."""
+        found: list[list[CellChain]] = []
+        with torch.no_grad():
+            for depth, directions in enumerate(self.layers):
+                cells, outputs = [], []
+                for direction, weights in enumerate(directions):
+                    place = depth * len(directions) + direction
+                    inputs = x.flip(0) if direction else x
+                    h_first, c_first = self._states(weights, x, place, h0, c0)
+                    h = run(self.kind, weights, inputs, h_first, c_first)[0]
+                    before = torch.cat([h_first[None], h[:-1]])
+                    cells.append(chain_of(self.kind, weights, inputs, h, before, c_first))
+                    outputs.append(h.flip(0) if direction else h)
+                found.append(cells)
+                x = torch.cat(outputs, 1)
+        return found
+
+    @staticmethod
+    def _states(
+        weights: CellWeights, x: Tensor, place: int, h0: Tensor | None, c0: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        h = x.new_zeros(weights.hh.shape[1]) if h0 is None else h0[place]
+        c = x.new_zeros(weights.hh.shape[0] // 4) if c0 is None else c0[place]
+        return h, c
+
+
+def run(
+    kind: str, weights: CellWeights, x: Tensor, h: Tensor, c: Tensor
+) -> tuple[Tensor, tuple[Tensor, ...]]:
+    """Outputs (n, d_h) of one layer in one direction from a state, and the last state: (h,) or (h, c)."""
+    flat = [
+        weight
+        for name in ("ih", "hh", "b_ih", "b_hh", "hr")
+        if (weight := getattr(weights, name)) is not None
+    ]
+    biased, gated = weights.b_hh is not None, kind == "lstm"
+
+    def work(given: Sequence[Tensor]) -> list[Tensor]:
+        x, h, c, *flat = given
+        if waits(x.device):
+            # side by side, as cuDNN reads them
+            whole = torch.cat([weight.flatten() for weight in flat])
+            parts = whole.split([weight.numel() for weight in flat])
+            flat = [part.view(weight.shape) for part, weight in zip(parts, flat, strict=True)]
+        start = (h[None, None], c[None, None]) if gated else h[None, None]
+        out, *after = KERNELS[kind](x[None], start, flat, biased, 1, 0.0, False, False, True)
+        return [out[0], *(part[0, 0] for part in after)]
+
+    if not waits(x.device) or len(x) > _RECORDED:
+        out, *after = work([x, h, c, *flat])
+    else:
+        made = _recorder(("run", kind, biased), work, [x, h, c, *flat], at_first=False)
+        out, *after = (part.clone() for part in made)
+    return out, tuple(after)

@@ -1,0 +1,152 @@
+r"""Rounding errors of a row block, measured by errors of the same size that ride along with it.
+
+A bound by norms explodes where steps are far from normal. s = G R, few random combinations of the rows, tell
+how large the rows are in each column, and each step R' = R M adds to e, in units u of the last place, errors
+of the size that it makes:
+
+    e' = (e + b * s) M + v * ((w * s) M),  b_l = +- error of row l of M, w_l = +- (2 + S/8)^(1/2), v_c = +- 1
+
+with random signs: errors of M (``cells.py``) keep rows within its range, those of products do not.
+
+Shapes: s, e (T, ROWS, S) of T targets, over one exponent a target. Source: Higham and Mary 2019 (rounding
+errors as random ones).
+"""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from depprobe.core.scaled import Scaled, peaks, with_rounding
+from depprobe.operators.chain.cells import CellChain
+
+#: norms of rounding errors to bounds (99.5 % of cases)
+FACTOR = 4.0
+#: combinations, and as many rows of errors
+ROWS = 4
+#: most steps whose signs are drawn apart
+_STEPS = 64
+
+
+class Perturbation(NamedTuple):
+    """b and w (steps, ROWS, S) and v (steps, ROWS, S + d_in) of the steps of one run, for T targets."""
+
+    matrices: Tensor
+    products: Tensor
+    signs: Tensor
+    #: T ROWS
+    rows: int
+
+    @classmethod
+    def of(cls, errors: Tensor, odd: Tensor, signs: Tensor, targets: int) -> Perturbation:
+        """Made of errors of rows (steps, S) in the order of sources, odd numbers (ROWS, S), and signs."""
+        here, width = errors.flip(0)[:, None], errors.shape[1]
+        # equal states make equal errors, which add up where states settle: signs hang on the bits of sizes
+        bits = here.view(odd.dtype) * odd
+        w, v = signs.split([width, signs.shape[2] - width], 2)
+        made = torch.where(bits < 0, -here, here), w * math.sqrt(2 + width / 8)
+        return cls(*made, v, targets * ROWS)
+
+    def signs_of_state(self) -> Tensor:
+        """Some signs, (ROWS, S)."""
+        return self.products[0].sign()
+
+
+class Noise:
+    """Random signs, and the sizes of what each step of a stack of layers adds to the errors."""
+
+    def __init__(self, stack: Sequence[CellChain]) -> None:
+        #: relative standard errors of the rows of step Jacobians of each layer, (n, S)
+        self.errors = [cell.row_errors() if cell.errors is None else cell.errors for cell in stack]
+        self._widths = [(cell.width, 2 * cell.width + cell.d_in) for cell in stack]
+        like = self.errors[0]
+        self._random = random.Random(0)
+        self.generator = torch.Generator(device=like.device).manual_seed(0)
+        self._period = _STEPS * ROWS * max(signs for _, signs in self._widths)
+        drawn = torch.rand(2 * self._period, generator=self.generator, dtype=like.dtype, device=like.device)
+        self._signs = torch.where(drawn < 0.5, -1, 1).to(like.dtype)
+        kind = torch.int32 if like.dtype == torch.float32 else torch.int64
+        self._odd = []
+        for width, _ in self._widths:
+            drawn = torch.randint(1 << 30, (ROWS, width), generator=self.generator, device=like.device)
+            self._odd.append((1 + 2 * drawn).to(kind))
+
+    def signs(self, *shape: int) -> Tensor:
+        """Random signs, of at most as many steps as one run has."""
+        first = self._random.randrange(self._period)
+        return self._signs[first : first + math.prod(shape)].view(shape)
+
+    def given(self, level: int, steps: int) -> list[Tensor]:
+        """What the errors of one layer take on besides those of rows: odd numbers, and signs for w and v."""
+        return [self._odd[level], self.signs(steps, ROWS, self._widths[level][1])]
+
+
+class Riding:
+    """Combinations s (ROWS, S) of the rows of one target, and their errors e in units of the last place.
+
+    Both stand for ``values * exp(scale)``; scale is a float64 number.
+    """
+
+    def __init__(self, rows: Tensor, noise: Noise) -> None:
+        shape, device = (ROWS, len(rows)), rows.device
+        drawn = torch.randn(shape, generator=noise.generator, dtype=torch.float64, device=device)
+        self.s = (drawn / drawn.norm(dim=0)).to(rows.dtype) @ rows
+        self.e = torch.zeros_like(self.s)
+        self.scale = torch.zeros((), dtype=torch.float64, device=device)
+
+    def rotated(self, noise: Noise) -> None:
+        """Add the rounding errors of a rotation of all rows."""
+        self.e = self.e + 4 * self.s * noise.signs(*self.s.shape)
+
+
+def settled(s: Tensor, e: Tensor, scale: Tensor, signs: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """s and e (T, ROWS, S) after a run, the largest entry of each target's brought to 1, and scales (T,)."""
+    peak = torch.maximum(peaks(s, (1, 2)), peaks(e, (1, 2)))
+    found = Scaled(torch.stack([s, e]), scale[:, None, None]).over(peak)
+    left = found.log_scale.flatten()
+    # entries of rows and errors below the range of floats are lost
+    lost = 2 * torch.finfo(e.dtype).tiny * signs
+    return found.values[0], found.values[1] + lost, torch.where(left.isneginf(), scale, left)
+
+
+def log_errors(s: Tensor, e: Tensor, scales: Tensor) -> Tensor:
+    """ln norms of errors, whole and along the rows: (2, steps, T), of s and e (steps, T, ROWS, width)."""
+    whole = Scaled(e, scales).log_norm((2, 3))
+    both = s.double() @ e.double().mT
+    if s.dtype == torch.float64:
+        both = Scaled(both, 2 * scales).log_norm((2, 3))
+    else:
+        # products of narrower numbers can be squared
+        both = both.square().sum((2, 3)).log() / 2 + 2 * scales[..., 0, 0]
+    along = both - Scaled(s, scales).log_norm((2, 3))
+    along = torch.where(along < whole, along, whole)
+    # what lies below the range of floats is lost
+    floor = scales.flatten() + math.log(2 * torch.finfo(s.dtype).tiny)
+    return torch.logaddexp(torch.stack([whole, along]), floor)
+
+
+def rounded(
+    values: NDArray[np.float64],
+    error: NDArray[np.float64],
+    rounding: tuple[NDArray[np.float64], NDArray[np.float64]],
+    dtype: torch.dtype,
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Log norms, NaN where rounding errors may be as large, and bounds on their errors from all causes.
+
+    Given are the errors from compression, and ln norms of rounding errors in units of the last place, whole
+    and along the rows: ||R + E|| = ||R|| + <R, E> / ||R|| to first order.
+    """
+    unit = math.log(FACTOR * torch.finfo(dtype).eps / 2)
+    with np.errstate(invalid="ignore"):
+        whole, along = (
+            np.exp(np.minimum(np.where(np.isfinite(values), logs + unit - values, -np.inf), 0))
+            for logs in rounding
+        )
+    return with_rounding(values, np.minimum(along + whole**2, whole), error)

@@ -1,0 +1,277 @@
+r"""One run of a sweep: row blocks taken down a number of steps, read, and brought back to range.
+
+    R_{k-1} = R_k ds_k/ds_{k-1},  J[t,k] = R_k ds_k/dx_k,   s = G R,
+    e' = (e + b * s) M + v * ((w * s) M)                    (rounding errors, ``rounding.py``)
+
+The rows of all targets, their combinations s, the errors e and w * s stand in one block, so that a step is
+one product a layer. A run is a function of tensors that looks at no number: on CUDA it is recorded once for
+each shape and replayed. Whether rows lost digits on the way is told in the end.
+
+Shapes: rows (r, S), of which the last 3 T ROWS are s, e and w * s of T targets; taps (steps, r, width).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from depprobe.core.device import waits
+from depprobe.core.scaled import Scaled, log_norm_of_logs, peaks
+from depprobe.operators.chain.cells import CellChain
+from depprobe.operators.chain.kernels.steps import between, whole_run
+from depprobe.operators.chain.rounding import ROWS, Perturbation, log_errors, settled
+
+_MATRIX_BYTES = 4 << 20
+#: widest state whose steps are taken by one product with the whole step Jacobian
+NARROW = 256
+
+
+def is_wide(stack: Sequence[CellChain]) -> bool:
+    """Whether products of rows and step Jacobians take much longer than the calls to them."""
+    return max(cell.width for cell in stack) > NARROW
+
+
+def advance(
+    stack: Sequence[CellChain],
+    rows: Tensor,
+    k: int,
+    steps: int,
+    wrt: str = "x",
+    arriving: Tensor | None = None,
+    perturbed: Sequence[Perturbation] | None = None,
+    space: dict[int, Tensor] | None = None,
+) -> tuple[Tensor, Tensor, list[Tensor]]:
+    """Take steps down from source k: the taps (steps, rows, width), the rows on s_{k - steps}, and those on
+    the state of each layer at k, k - 1, ... (steps, rows, S), the lowest's being what the taps are read of.
+
+    ``arriving`` (steps, rows, d_h) or (steps, rows, S) joins the rows on the top layer's h, or on its state,
+    at k, k - 1, ... ``space`` keeps room for step Jacobians from one call to the next.
+    """
+    # where small products leave a device idle, what a run reads is one batched product in the end
+    waited = waits(rows.device)
+    layers = []
+    for level, (cell, part) in enumerate(zip(stack, rows.split([c.width for c in stack], 1), strict=True)):
+        apart = waited and level == 0 and wrt == "x"
+        layers.append(_Layer(cell, part, steps, perturbed[level] if perturbed else None, apart))
+    space = {} if space is None else space
+    one = perturbed and len(stack) == 1 and wrt == "x" and arriving is None
+    alone = one and (layers[0].whole or stack[0].direct(0) is not None)
+    size = sum(cell.width * (cell.d_h + cell.d_in) for cell in stack) * rows.element_size()
+    batch = steps if waited else max(1, min(steps, _MATRIX_BYTES // size))
+    taps: list[Tensor] = []
+    for first in range(0, steps, batch):
+        last = min(first + batch, steps)
+        for level, layer in enumerate(layers):
+            layer.prepare(k - last + 1, k - first + 1, space, level)
+        if alone and layers[0].at_once():
+            continue
+        for j in range(first, last):
+            if alone:
+                layers[0].alone(k - j, j, steps - 1)
+                continue
+            if wrt != "x":
+                parts = [layer.cell.part(wrt, k - j, layer.state[j]) for layer in layers]
+                taps.append(torch.cat(parts, 1))
+            joining = arriving[j] if arriving is not None else None
+            for layer in reversed(layers):
+                layer.step(k - j, j, joining)
+                joining = layer.inputs[j + 1]
+    states = [layer.buffer[:-1, :, : layer.cell.width] for layer in layers]
+    after = torch.cat([layer.state[-1] for layer in layers], 1)
+    return torch.stack(taps) if wrt != "x" else layers[0].read(), after, states
+
+
+class _Layer:
+    """The rows of one layer in a buffer (steps + 1, rows, S + d_in): products write the next in place."""
+
+    def __init__(
+        self, cell: CellChain, rows: Tensor, steps: int, perturbed: Perturbation | None, apart: bool
+    ) -> None:
+        self.cell, self.whole, self._perturbed = cell, cell.width <= NARROW, perturbed
+        self.buffer = rows.new_empty(steps + 1, len(rows), cell.width + cell.d_in)
+        width = cell.width
+        self.state = self.buffer[:, :, :width].unbind(0)
+        self.inputs = self.buffer[:, :, width:].unbind(0)
+        self._apart = apart and not self.whole
+        end = width if self._apart else None
+        self._rows = self.buffer[:, :, :end].unbind(0)
+        self._moved = self.buffer[:, :, 0 if self.whole else cell.d_c : end].unbind(0)
+        self.state[0].copy_(rows)
+        if perturbed is not None:
+            own = self.buffer[:, len(rows) - 3 * perturbed.rows :].unflatten(1, (3, -1, ROWS))
+            self._before = [part.unbind(0) for part in own[..., :width].unbind(1)]
+            self._after = [part.unbind(0) for part in own[:, 1:, ..., :end].unbind(1)]
+
+    def prepare(self, start: int, stop: int, space: dict[int, Tensor], level: int) -> None:
+        """Make the step Jacobians for start <= k < stop."""
+        make = self.cell.full_matrices if self.whole else self.cell.matrices
+        room = space.get(level)
+        if room is None or len(room) < stop - start:
+            space[level] = room = make(start, stop)
+        else:
+            room = make(start, stop, room[: stop - start])
+        self._room, self._start = room, start
+        self._matrices = (room[:, :, : self.cell.width - self.cell.d_c] if self._apart else room).unbind(0)
+
+    def step(self, k: int, j: int, joining: Tensor | None) -> None:
+        """Take rows on s_k, the first joined by others on h or on s_k, to those on s_{k-1} and x_k."""
+        rows = self.state[j]
+        if joining is not None:
+            left = self.cell.width - joining.shape[1]
+            rows[: len(joining), left:].add_(joining)
+        if self._perturbed is not None:
+            s, e, made = (part[j] for part in self._before)
+            e.addcmul_(self._perturbed.matrices[j], s)
+            torch.mul(self._perturbed.products[j], s, out=made)
+        torch.mm(rows, self._matrices[k - self._start], out=self._moved[j + 1])
+        if not self.whole:
+            self.cell.add_direct(k, rows, self.state[j + 1])
+        if self._perturbed is not None:
+            e, made = (part[j + 1] for part in self._after)
+            e.addcmul_(self._perturbed.signs[j][:, : e.shape[-1]], made)
+
+    def at_once(self) -> bool:
+        """Take the steps that were prepared, all of the run, if there is a way to; else do nothing."""
+        p = self._perturbed
+        if not self.whole or p is None or len(self._room) != len(self.buffer) - 1:
+            return False
+        return whole_run(self._room, self.buffer, self.cell.width, p.matrices, p.products, p.signs, p.rows)
+
+    def alone(self, k: int, j: int, last: int) -> None:
+        """``step`` of a layer without others; what the next does to its errors first is done."""
+        p = self._perturbed
+        assert p is not None
+        if j == 0:
+            s, e, made = (part[0] for part in self._before)
+            e.addcmul_(p.matrices[0], s)
+            torch.mul(p.products[0], s, out=made)
+        torch.mm(self.state[j], self._matrices[k - self._start], out=self._moved[j + 1])
+        direct = ("", ()) if self.whole else self.cell.direct(k)
+        assert direct is not None
+        more = (p.matrices[j + 1], p.products[j + 1]) if j < last else None
+        between(*direct, self._rows[j], self._rows[j + 1], self.cell.width, p.signs[j], more, p.rows)
+
+    def read(self) -> Tensor:
+        """Rows on the inputs, (steps, rows, d_in)."""
+        width = self.cell.width
+        if not self._apart:
+            return self.buffer[1:, :, width:]
+        taps = (self.buffer[:-1, :, :width].flip(0) @ self._room[:, :, width - self.cell.d_c :]).flip(0)
+        if self._perturbed is not None:
+            own = taps[:, taps.shape[1] - 3 * self._perturbed.rows :].unflatten(1, (3, -1, ROWS))
+            own[:, 1].addcmul_(self._perturbed.signs[:, None, :, width:], own[:, 2])
+        return taps
+
+
+class Found(NamedTuple):
+    """What a run leaves: rows and combinations brought to range, and what was read."""
+
+    rows: Tensor
+    log_scale: Tensor
+    #: s and e (T, ROWS, S), and their scales (T,)
+    s: Tensor
+    e: Tensor
+    scales: Tensor
+    #: float64 (steps, groups + 3 T + 1): ln norms of what each group of rows reads; of rounding errors of the
+    #: taps, whole and along the rows, and of rows on s_k; whether no row left the limits given
+    told: Tensor
+    #: if asked for, rows on the quantity before their exponents, (steps, r, width), and on the lowest state
+    taps: list[Tensor]
+    states: list[Tensor]
+
+    @classmethod
+    def of(cls, tensors: Sequence[Tensor]) -> Found:
+        """What a ``Run`` returned."""
+        rows, log_scale, s, e, scales, told, *handed = tensors
+        return cls(rows, log_scale, s, e, scales, told, handed[:1], handed[1:])
+
+    def kept(self) -> Found:
+        """The same in memory of its own."""
+        tensors = [*self[:6], *self.taps, *self.states]
+        return Found.of([tensor.clone() for tensor in tensors])
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run down so many steps, as a function of tensors: the same for all that have its key.
+
+    Attributes
+    ----------
+    stack : cells without tensors.
+    targets : room for so many.
+    limits : moduli between which the largest of each row has to stay.
+    handed : whether taps and states are handed over too.
+    space : room for step Jacobians from one run to the next.
+    reading : takes rows on the lowest state to taps, if the chain does not.
+    """
+
+    stack: tuple[CellChain, ...]
+    steps: int
+    wrt: str
+    targets: int
+    limits: tuple[float, float]
+    handed: bool
+    space: dict[int, Tensor] | None
+    reading: Callable[[Tensor], Tensor] | None = None
+
+    def _cells(self, given: Sequence[Tensor]) -> tuple[list[CellChain], list[Perturbation]]:
+        """Cells, and what is done to their errors, of so many tensors a layer: what a sweep reads of each
+        step, in one; the constants; and with targets what ``Noise.given`` returns.
+        """
+        cells, perturbed = [], []
+        for cell in self.stack:
+            packed, *given = given
+            count = len(cell._names)
+            parts, errors = cell.unpacked(packed)
+            cells.append(cell.with_tensors([*parts, *given[:count]]))
+            if self.targets:
+                odd, signs = given[count : count + 2]
+                perturbed.append(Perturbation.of(errors, odd, signs, self.targets))
+                count += 2
+            given = given[count:]
+        return cells, perturbed
+
+    def __call__(self, given: Sequence[Tensor]) -> list[Tensor]:
+        """Tensors of ``Found``, of those of a ``_State`` and what ``_cells`` takes."""
+        rows, log_scale, s, e, scales, lengths, *rest = given
+        cells, perturbed = self._cells(rest)
+        errors = [part.flatten(0, 1) for part in (s, e, torch.zeros_like(s))]
+        block, r, steps = torch.cat([rows, *errors]), len(rows), self.steps
+        taps, after, states = advance(
+            cells, block, steps - 1, steps, self.wrt, perturbed=perturbed or None, space=self.space
+        )
+        if self.reading is not None:
+            taps = self.reading(states[0])
+        low, high = self.limits
+        moved = [part for part in (after[:r], taps[-1, :r]) if part.shape[1]]
+        peak = torch.cat([peaks(part, (1,)) for part in moved], 1)
+        sound = (((peak >= low) & (peak <= high)) | log_scale.isneginf()).all()
+        own = slice(r, r + 2 * ROWS * self.targets)
+        s_taps, e_taps = taps[:, own].unflatten(1, (2, self.targets, ROWS)).unbind(1)
+        at = scales[None, :, None, None]
+        s_states = [state[:, own].unflatten(1, (2, self.targets, ROWS))[:, 0] for state in states]
+        sizes = [Scaled(state, at).log_norm((2, 3)) for state in s_states]
+        growth = log_norm_of_logs(torch.stack(sizes), (0,))
+        rounding = torch.cat([log_errors(s_taps, e_taps, at), growth]).movedim(0, 1).flatten(1)
+        logs = _grouped(Scaled(taps[:, :r], log_scale).log_norm((2,)), lengths)
+        told = torch.cat([logs, rounding, sound.double().expand(steps, 1)], 1)
+        if self.targets:
+            s, e = after[own].unflatten(0, (2, self.targets, ROWS)).unbind(0)
+            s, e, scales = settled(s, e, scales, torch.cat([part.signs_of_state() for part in perturbed], 1))
+        found = Scaled(after[:r], log_scale).rescaled((1,))
+        read = [taps[:, :r], states[0][:, :r]] if self.handed else []
+        return [*found, s, e, scales, told, *read]
+
+
+def _grouped(logs: Tensor, lengths: Tensor) -> Tensor:
+    """ln norms of groups of so many rows one after another: logs (steps, r) to (steps, groups)."""
+    logs = logs.T.contiguous()
+    peak = torch.segment_reduce(logs, "max", lengths=lengths, axis=0, unsafe=True)
+    base = torch.where(peak.isfinite(), peak, 0)
+    powers = (2 * (logs - base.repeat_interleave(lengths, 0, output_size=len(logs)))).exp()
+    power = torch.segment_reduce(powers, "sum", lengths=lengths, axis=0, unsafe=True)
+    return (base + 0.5 * power.log()).T
