@@ -28,8 +28,7 @@ from depprobe.core.device import may, waits
 _LEAST, _MOST = 1e-140, 1e150
 #: numbers turned into float64 at once, and numbers in the Gram matrices that are taken apart at once
 _AT_ONCE, _GRAMS = 1 << 20, 1 << 22
-#: change of exponent that one factor holds, as a share of what the dtype's range holds, and factors enough to
-#: take any number out of that range
+#: change of exponent that one factor holds, as a share of the dtype's range, and factors enough to leave it
 _SHARE, _PARTS = 0.8, 4
 
 

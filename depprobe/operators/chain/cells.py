@@ -90,7 +90,8 @@ class CellChain(abc.ABC):
     @functools.cached_property
     def _links(self) -> Tensor:
         """Which columns of [W_hh | W_ih] a unit hangs on through any gate: bool (d, d_h + d_in)."""
-        return (self._weight != 0).flatten(0, -3).any(0)
+        linked = self._weight != 0
+        return linked.any(0) if linked.ndim == 3 else linked
 
     @property
     def width(self) -> int:

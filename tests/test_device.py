@@ -1,0 +1,163 @@
+"""What differs from device to device, as far as it can be seen without a GPU.
+
+Where the host would wait for a device, sweeps take other sizes, orders and compressions, and look at nothing
+until the end: made to take that way here, they find the same norms.
+"""
+
+from __future__ import annotations
+
+import threading
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from depprobe.core import device, scaled
+from depprobe.core.device import Recorder, full_precision, rounded_up
+from depprobe.operators import temporal_jacobian
+from depprobe.operators.chain import operator, recurrence, runs, sweep
+from depprobe.operators.chain.compression import RowBlock
+from depprobe.operators.chain.kinds import lstm
+
+F64 = torch.float64
+
+
+@pytest.fixture
+def _as_on_a_device(monkeypatch):
+    for module in (device, scaled, operator, recurrence, runs, sweep, lstm):
+        monkeypatch.setattr(module, "waits", lambda _: True)
+
+
+MODULES = {
+    "rnn": lambda: nn.RNN(5, 7),
+    "relu": lambda: nn.RNN(5, 7, nonlinearity="relu"),
+    "gru": lambda: nn.GRU(5, 7),
+    "lstm": lambda: nn.LSTM(5, 7),
+    "projected": lambda: nn.LSTM(5, 7, proj_size=3),
+    "stacked": lambda: nn.LSTM(5, 7, 2),
+    "both ways": lambda: nn.GRU(5, 7, bidirectional=True),
+}
+
+
+@pytest.mark.parametrize("narrow", [0, 256])
+@pytest.mark.parametrize("kind", MODULES)
+def test_norms_are_those_of_plain_autograd(kind, narrow, monkeypatch, request):
+    monkeypatch.setattr(runs, "NARROW", narrow)
+    torch.manual_seed(0)
+    module, x = MODULES[kind]().to(F64).eval(), torch.randn(70, 5, dtype=F64)
+    exact = temporal_jacobian(module, x, method="autograd").log_norms([69, 40, 3]).values
+    request.getfixturevalue("_as_on_a_device")
+    found = temporal_jacobian(module, x).log_norms([69, 40, 3])
+    known = np.isfinite(found.values)
+    assert (known == (np.isfinite(exact) & (exact > -600))).all()
+    assert (np.abs(found.values[known] - exact[known]) <= found.error[known] + 1e-12).all()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, F64])
+def test_wide_rows_are_halved_and_the_error_holds(dtype, monkeypatch, request):
+    torch.manual_seed(0)
+    module, x = nn.LSTM(40, 176).to(dtype).eval(), torch.randn(300, 40, dtype=dtype)
+    exact = temporal_jacobian(module, x, tolerance=0).log_norms([299, 200])
+    counts = []
+    half = RowBlock._half
+
+    def spy(self, rows, threshold):
+        found = half(self, rows, threshold)
+        counts.append((len(rows), None if found is None else len(found[0])))
+        return found
+
+    monkeypatch.setattr(RowBlock, "_half", spy)
+    monkeypatch.setattr(runs, "NARROW", 0)
+    request.getfixturevalue("_as_on_a_device")
+    found = temporal_jacobian(module, x).log_norms([299, 200])
+    assert any(kept is not None for _, kept in counts)
+    known = np.isfinite(exact.values)
+    gap = np.abs(found.values[known] - exact.values[known])
+    assert (gap <= (found.error + exact.error)[known]).all()
+    assert gap.max() < 1e-4
+
+
+@pytest.mark.usefixtures("_as_on_a_device")
+@pytest.mark.parametrize("gain", [1e-7, 30.0])
+def test_rows_that_leave_the_range_are_taken_again(gain, monkeypatch):
+    """Nobody looks at runs under way; one that lost digits has the sweep taken again."""
+    torch.manual_seed(0)
+    module, x = nn.RNN(3, 5, nonlinearity="relu", bias=False), torch.rand(60, 3)
+    with torch.no_grad():
+        module.weight_hh_l0.copy_(gain * torch.eye(5))
+        module.weight_ih_l0.abs_()
+    looked = []
+    init = sweep._Sweep.__init__
+
+    def spy(self, *given):
+        looked.append(given[-1])
+        init(self, *given)
+
+    monkeypatch.setattr(sweep._Sweep, "__init__", spy)
+    found = temporal_jacobian(module, x[:20] if gain > 1 else x, tolerance=0).log_norms([-1]).values[0]
+    size = float(module.weight_ih_l0.detach().norm().log())
+    lag = np.arange(len(found))[::-1]
+    np.testing.assert_allclose(found, lag * np.log(gain) + size, atol=1e-4)
+    assert True in looked if gain < 1 else looked
+
+
+def test_work_is_called_where_nothing_is_recorded():
+    record, x = Recorder(4), torch.arange(3.0)
+    made = record("twice", lambda given: [2 * given[0]], [x])
+    assert made[0].tolist() == [0, 2, 4]
+    with record.held(x.device):
+        assert record("twice", lambda given: [3 * given[0]], [x])[0].tolist() == [0, 3, 6]
+
+
+def test_sizes_are_rounded_up_to_few():
+    assert rounded_up(77, torch.device("cpu")) == 77
+    sizes = {rounded_up(size, torch.device("cuda")) for size in range(1, 2049)}
+    assert len(sizes) < 90
+    assert all(size <= rounded_up(size, torch.device("cuda")) <= 1.25 * size + 1 for size in range(1, 2049))
+
+
+def flags():
+    return [getattr(owner, name) for owner, name, _ in device._Precision._flags()]
+
+
+def test_float32_is_full_inside_and_the_flags_come_back():
+    before = flags()
+    torch.set_float32_matmul_precision("medium")
+    try:
+        asked = flags()
+        seen = []
+        module, x = nn.Linear(2, 2), torch.randn(4, 2)
+        module.register_forward_hook(lambda *_: seen.append(flags()))
+        temporal_jacobian(module, x).log_norms([3])
+        assert seen
+        assert all(value in ("ieee", False) for flag in seen for value in flag)
+        assert flags() == asked
+        with pytest.raises(ZeroDivisionError), full_precision():
+            1 / 0  # noqa: B018
+        assert flags() == asked
+    finally:
+        torch.set_float32_matmul_precision("highest")
+    assert flags()[1:3] == before[1:3]
+
+
+def test_flags_come_back_when_the_last_of_several_threads_is_done():
+    torch.set_float32_matmul_precision("high")
+    try:
+        asked, inside, leave = flags(), threading.Event(), threading.Event()
+
+        def other():
+            with full_precision():
+                inside.set()
+                leave.wait(20)
+
+        thread = threading.Thread(target=other)
+        with full_precision():
+            thread.start()
+            inside.wait(20)
+        assert all(value in ("ieee", False) for value in flags())
+        leave.set()
+        thread.join(20)
+        assert flags() == asked
+    finally:
+        torch.set_float32_matmul_precision("highest")
