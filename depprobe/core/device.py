@@ -143,23 +143,33 @@ def compiled(name: str, device: torch.device) -> ModuleType | None:
 
 
 class _Inputs:
-    """Tensors that recorded work reads, one a place, shape and dtype, and what was last copied there."""
+    """Tensors that recorded work reads, one a place, shape and dtype, and what was last copied there.
+
+    They live as long as what was recorded with them.
+    """
 
     def __init__(self) -> None:
-        self._found: dict[Hashable, tuple[Tensor, weakref.ref[Tensor] | None]] = {}
+        self._found: weakref.WeakValueDictionary[Hashable, Tensor] = weakref.WeakValueDictionary()
+        self._last: dict[int, weakref.ref[Tensor]] = {}
 
     def at(self, places: Sequence[Hashable], given: Sequence[Tensor]) -> list[Tensor]:
         """The tensors at these places, holding what is given."""
+        out = []
         for place, tensor in zip(places, given, strict=True):
-            into, last = self._found.get(place) or (torch.empty_like(tensor).contiguous(), None)
+            into = self._found.get(place)
+            if into is None:
+                into = self._found[place] = torch.empty_like(tensor, memory_format=torch.contiguous_format)
+                self._last.pop(id(into), None)
+            last = self._last.get(id(into))
             if last is None or last() is not tensor:
                 into.copy_(tensor)
-            self._found[place] = into, weakref.ref(tensor)
-        return [self._found[place][0] for place in places]
+                self._last[id(into)] = weakref.ref(tensor)
+            out.append(into)
+        return out
 
-    def hold(self, place: Hashable, tensor: Tensor) -> None:
-        """Take note that a place holds what a tensor does."""
-        self._found[place] = self._found[place][0], weakref.ref(tensor)
+    def hold(self, into: Tensor, tensor: Tensor) -> None:
+        """Take note that one of them holds what a tensor does."""
+        self._last[id(into)] = weakref.ref(tensor)
 
 
 class _Recorded:
@@ -171,7 +181,7 @@ class _Recorded:
         with torch.cuda.stream(stream):
             work(given)
         torch.cuda.current_stream().wait_stream(stream)
-        self.graph = torch.cuda.CUDAGraph()
+        self.given, self.graph = given, torch.cuda.CUDAGraph()
         with torch.cuda.graph(self.graph, pool=pool):
             self.made = work(given)
             for into, made in zip(given, self.made[:carried], strict=False):
@@ -208,8 +218,7 @@ class Recorder:
             if key not in self._recorded and not at_first:
                 self._recorded[key] = None
                 return work(given)
-            inputs = self._inputs.at(places, given)
-            found = self._recorded.get(key)
+            inputs, found = self._inputs.at(places, given), self._recorded.get(key)
             if found is None:
                 if device not in self._pools:
                     self._pools[device] = torch.cuda.graph_pool_handle()
@@ -218,6 +227,6 @@ class Recorder:
                     self._recorded.popitem(last=False)
             self._recorded.move_to_end(key)
             found.graph.replay()
-            for place, made in zip(places, found.made[:carried], strict=False):
-                self._inputs.hold(place, made)
+            for into, made in zip(inputs, found.made[:carried], strict=False):
+                self._inputs.hold(into, made)
             return found.made

@@ -120,8 +120,7 @@ def peaks(values: Tensor, dim: tuple[int, ...]) -> Tensor:
 
 def middle(dtype: torch.dtype) -> tuple[float, float]:
     """Moduli in the middle of a dtype's range: products of a few, and sums of many of those, are in range."""
-    limits = torch.finfo(dtype)
-    return limits.tiny**0.2, limits.max**0.2
+    return torch.finfo(dtype).tiny ** 0.2, torch.finfo(dtype).max ** 0.2
 
 
 def within(peak: Tensor, low: float, high: float) -> bool:
