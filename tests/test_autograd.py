@@ -11,6 +11,8 @@ from depprobe.core.function import SequenceFunction
 from depprobe.core.recorded_graph import backward_bytes, graph_facts
 from depprobe.errors import BadInput, OverBudget
 from depprobe.operators import temporal_jacobian
+from depprobe.operators.autograd.recording import Recording
+from depprobe.operators.autograd.rounding import beyond, farther
 
 F64 = torch.float64
 
@@ -252,3 +254,61 @@ def test_train_mode_with_dropout_or_statistics_is_refused():
         temporal_jacobian(broken, x)
     with pytest.raises(BadInput, match="x holds NaN or Inf"):
         temporal_jacobian(nn.Linear(5, 5), x * torch.inf)
+
+
+class Block(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.attention, self.out = nn.MultiheadAttention(8, 2, batch_first=True), nn.Linear(8, 8)
+
+    def forward(self, x):
+        mask = torch.ones(x.shape[1], x.shape[1], dtype=torch.bool).triu(1)
+        return x + self.out(torch.tanh(self.attention(x, x, x, attn_mask=mask, need_weights=False)[0]))
+
+
+def test_neighbouring_targets_share_passes_and_few_products_are_overhead(monkeypatch):
+    module, x = Block().to(F64).eval(), torch.randn(128, 8, dtype=F64)
+    targets = list(range(1, 128, 2))
+    rows, many, single = [], Recording.many, Recording.single
+
+    def counted(self, cotangents, points, y):
+        rows.append(len(cotangents) * len(y))
+        return many(self, cotangents, points, y)
+
+    def alone(self, cotangent, points, y):
+        rows.append(len(y))
+        return single(self, cotangent, points, y)
+
+    forward, lengths = Block.forward, []
+    monkeypatch.setattr(Block, "forward", lambda self, x: lengths.append(x.shape[1]) or forward(self, x))
+    operator = temporal_jacobian(module, x, method="probes", probes=1)
+    lengths.clear()
+    monkeypatch.setattr(Recording, "many", counted)
+    monkeypatch.setattr(Recording, "single", alone)
+    found = operator.log_norms(targets)
+    # rows of whole length: what a product cropped at its target takes, and at most a third more
+    assert sum(rows) < 1.34 * sum(t + 1 for t in targets)
+    # a pass for every eight targets, up to the last of them; the structure and repeats take a few more
+    assert 128 * 8 / 2 < sum(lengths) < 128 * (8 / 2 + 0.5 + 3)
+    monkeypatch.undo()
+    for t in (targets[0], targets[29], targets[-1]):
+        one = temporal_jacobian(module, x, method="probes", probes=1).log_norms([t])
+        np.testing.assert_allclose(found.values[targets.index(t)], one.values[0], atol=1e-12)
+    assert np.isfinite(found.error).all()
+    assert (np.isfinite(found.rank) == np.isfinite(found.values)).all()
+
+
+def test_targets_may_come_in_any_order_and_twice(case):
+    module, x = case
+    operator = temporal_jacobian(module, x, method="probes", probes=3)
+    np.testing.assert_array_equal(
+        operator.log_norms([9, 3, 9], [4, 2]).values, operator.log_norms([3, 9], [4, 2]).values[[1, 0, 1]]
+    )
+
+
+def test_errors_and_ranks_beyond_what_was_repeated_are_wider():
+    lags = np.arange(10)
+    assert farther({9: lags}, []) == [9]
+    assert farther({29: np.arange(28)}, [lags]) == []
+    assert farther({29: np.arange(29)}, [lags]) == [29]
+    np.testing.assert_array_equal(beyond(np.array([18, 9, 0, -4]), np.array([9, 0, -2])), [2, 1, 1, 2])
