@@ -37,6 +37,8 @@ from depprobe.operators.dispatch import register_jacobian
 
 #: pairs times heads in one tile of the norms, and how many times as many on a GPU
 _PAIRS, _WIDER = 1 << 21, 32
+#: heads that what is kept of a pair beside its weights takes as much as
+_HEADS = 8
 #: share of a tile's pairs in the largest temporary of the blocks k = t
 _TEMPORARY = 2
 #: numbers that belong to a tile's targets alone, as a multiple of its pairs
@@ -81,7 +83,8 @@ class AttentionJacobian(TemporalJacobian):
             affordable = (min(memory, room) // size - constants) // (6 + _FACTORS)
             self._pairs = max(_PAIRS, min(_PAIRS * _WIDER, affordable))
         self._most = max(1, _FACTORS * self._pairs // each)
-        pairs, factors = min(self._pairs, H * n * len(heads.k)), min(self._most, n) * each
+        self._tile = max(1, self._pairs // max(H, _HEADS))
+        pairs, factors = max(H, _HEADS) * min(self._tile, n * len(heads.k)), min(self._most, n) * each
         needed = (constants + 6 * pairs + factors) * size
         require(needed, memory, f"attention over {n} positions", "use a smaller n or d, or --dtype float32")
         self._closed: TileNorms | None = None
@@ -130,8 +133,7 @@ class AttentionJacobian(TemporalJacobian):
         pinned = self._heads.q.is_cuda
         out = [torch.empty(asked.shape, dtype=torch.float64, pin_memory=pinned) for _ in range(2)]
         again, first = [], 0
-        pairs = self._pairs // self._heads.q.shape[1]
-        for tile in self._support.tiles(targets, pairs, min(self._most, _FACTORS * pairs // width)):
+        for tile in self._support.tiles(targets, self._tile, min(self._most, self._tile // width)):
             there, own_key, place = asked.places(tile, first)
             if norm == "fro":
                 norms, share, known = self._constants().of(tile, own and asked.own)
@@ -231,7 +233,7 @@ class AttentionJacobian(TemporalJacobian):
 
     def _every(self) -> Any:
         self._support.check(range(self.shape[0]))
-        return self._support.tiles(range(self.shape[0]), self._pairs // self._heads.q.shape[1], self.shape[0])
+        return self._support.tiles(range(self.shape[0]), self._tile, self.shape[0])
 
 
 @register_jacobian(nn.MultiheadAttention)

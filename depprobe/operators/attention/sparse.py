@@ -25,6 +25,8 @@ from depprobe.operators.dispatch import register_jacobian
 
 #: targets are taken out of their tiles where a tile holds at least so many times as many
 _FEW = 2
+#: numbers that are gathered at the keys of tiles, for each of their pairs
+_GATHERED = 8
 
 
 class Tiled:
@@ -57,7 +59,7 @@ class Tiled:
             at, column = (torch.from_numpy(z).to(keys.device) for z in (home, inside))
             every, keys, seen = every[at, column, None], keys[at], seen[at, column, None]
             size, chosen, counts = 1, np.arange(len(home)), np.ones_like(home)
-        step = max(1, min(pairs // m, most) // size)
+        step = max(1, min(pairs // (m * size), most // size, _GATHERED * pairs // (m * self._like.shape[1])))
         for first in range(0, len(chosen), step):
             part = torch.from_numpy(chosen[first : first + step]).to(keys.device)
             bias = self._like.new_zeros(len(part), size, m).masked_fill_(~seen[part], -torch.inf)

@@ -45,6 +45,7 @@ class TileNorms:
         kept = a if own else None
         del a
         value, bound, peak, rounding = query.gram.squares(tile, log_a, mixed, spread)
+        del log_a
         accuracy = _ACCURACY[value.dtype]
         norms, known = log_norms_of_squares(value, bound, accuracy)
         share = rounding * (-norms).exp() + 8 * bound / value.clamp_min(torch.finfo(value.dtype).tiny)

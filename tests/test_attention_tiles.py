@@ -1,5 +1,5 @@
-"""Sums over pairs of heads: the reference against a plain sum, the kernel against the reference; norms whose
-tiles the host does not look at.
+"""Tiles of attention's norms: sums over pairs of heads by the reference and the kernel, what the host looks
+at, and memory.
 """
 
 import importlib.util
@@ -10,10 +10,11 @@ import torch
 from conftest import tolerance
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from depprobe.core.memory import StorageTracker
 from depprobe.layers.attention import Attention
-from depprobe.layers.sparse_attention import Blocks, SparseAttention, Window
+from depprobe.layers.sparse_attention import Blocks, PowersOfTwo, SparseAttention, Window
 from depprobe.operators import temporal_jacobian
-from depprobe.operators.attention import closed_form, head_pairs
+from depprobe.operators.attention import closed_form, head_pairs, operator
 
 SHAPES = [(1, 1, 5, 7), (3, 2, 4, 1025), (2, 8, 37, 1500)]
 LAYERS = {
@@ -88,3 +89,17 @@ def test_the_host_does_not_look_at_tiles(name, monkeypatch):
             J.log_norms(range(40))
         counts.append(looks.count)
     assert counts[0] == counts[1]
+
+
+@pytest.mark.parametrize("heads", [1, 8])
+@pytest.mark.parametrize("pattern", [None, Window(32), PowersOfTwo(), Blocks()], ids=str)
+def test_norms_take_what_the_budget_was_asked_for(pattern, heads, monkeypatch):
+    """Beside the results: what the constructor announces covers every tile."""
+    n, announced = 1500, []
+    monkeypatch.setattr(operator, "require", lambda needed, *rest: announced.append(needed))
+    monkeypatch.setattr(operator, "_PAIRS", 1 << 18)
+    module = Attention(64, heads) if pattern is None else SparseAttention(64, pattern, heads)
+    x = torch.randn(n, 64)
+    with StorageTracker([x]) as tracker:
+        found = temporal_jacobian(module, x).log_norms(range(n))
+    assert tracker.peak - found.values.nbytes - found.error.nbytes <= announced[0]
