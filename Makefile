@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test test-gpu lint wheel bench studies docs clean
+.PHONY: demo test test-gpu lint wheel bench studies docs crash fuzz clean
 
 demo: $(VENV)/.installed
 	$(BIN)/depprobe jacobian --layer lstm --n 1000
@@ -18,6 +18,10 @@ test-gpu: $(VENV)/.installed-test
 # sweeps killed, ended, crossed, starved and damaged at random times, fifty times each: about an hour
 crash: $(VENV)/.installed-test
 	DEPPROBE_CRASHES=50 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 0 tests/test_sweep_crashes.py
+
+# hostile input: 6,000 cases of each of 20 kinds
+fuzz: $(VENV)/.installed-test
+	DEPPROBE_FUZZ=6000 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto tests/test_fuzz.py
 
 lint: $(VENV)/.installed-test
 	$(BIN)/ruff check .

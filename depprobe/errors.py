@@ -23,6 +23,21 @@ class OverBudget(BadInput):
     """The job would need more memory than the budget; said before anything is allocated (exit code 2)."""
 
 
+#: what a terminal may obey, and what reverses the direction of text; line breaks and tabs are left
+_OBEYED = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
+
+
+def harmless(text: str) -> str:
+    """Text without what a terminal would obey, and without halves of characters.
+
+    Examples
+    --------
+    >>> harmless("a\\x1b[31m b")
+    'a?[31m b'
+    """
+    return _OBEYED.sub("?", text).encode("utf-8", "replace").decode()
+
+
 def unknown(kind: str, name: str, known: Iterable[str]) -> BadInput:
     """The error for a name that is in no table of a ``kind``, with the nearest valid name first.
 

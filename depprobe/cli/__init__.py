@@ -19,7 +19,7 @@ import click
 
 from depprobe._version import __version__
 from depprobe.cli.named_models import WORDS
-from depprobe.errors import BadInput, DepprobeError, unknown
+from depprobe.errors import BadInput, DepprobeError, harmless, unknown
 from depprobe.runs.subprocess_executor import WAITING
 
 #: command -> what it does; the module depprobe.cli.commands.<command> holds a click command of that name
@@ -158,4 +158,4 @@ def _reading(error: Exception) -> tuple[int, str]:
 
 
 def _say(message: str) -> Any:
-    click.echo(f"depprobe: {message}", err=True)
+    click.echo(harmless(f"depprobe: {message}"), err=True)

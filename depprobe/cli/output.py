@@ -14,7 +14,7 @@ import click
 import numpy as np
 import xarray as xr
 
-from depprobe.errors import BadInput
+from depprobe.errors import BadInput, harmless
 
 LN10 = math.log(10)
 
@@ -170,7 +170,7 @@ def check_distinct(*paths: Path) -> None:
 
 def echo(text: str) -> None:
     """Print a result on stdout."""
-    click.echo(text)
+    click.echo(harmless(text))
 
 
 def command_of(ds: xr.Dataset) -> str:

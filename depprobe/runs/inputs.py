@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 
 from depprobe.errors import BadInput
 from depprobe.models.checkpoint import ReadsText
+from depprobe.store.atomic import one_line
 
 Floats = NDArray[np.float64]
 
@@ -138,10 +139,10 @@ def read(name: str) -> Source:
             return Source(path.name, text=path.read_bytes())
     except OSError as error:
         raise BadInput(f"cannot read input {name!r}: {error.strerror or error}") from None
-    except (ValueError, EOFError, csv.Error) as error:
-        if isinstance(error, BadInput):
-            raise
-        raise BadInput(f"cannot read input {name!r}: {str(error).splitlines()[0]}") from None
+    except BadInput:
+        raise
+    except Exception as error:  # damage surfaces as whatever the decoder meets first
+        raise BadInput(f"cannot read input {name!r}: {one_line(error)}") from None
     return Source(path.name, data=_checked(data, name))
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import h5netcdf
+import h5py
 import numpy as np
 import xarray as xr
 
@@ -128,6 +129,9 @@ def load(path: str | os.PathLike[str]) -> xr.Dataset:
         if signature != b"\x89HDF\r\n\x1a\n":
             raise BadInput("it is not a netCDF-4 file")
         verify(file)
+        # where the root cannot be read, h5netcdf leaves a file half made, which complains later
+        with h5py.File(file) as root:
+            root.attrs.get("_nc3_strict")
         # units such as "seconds" describe a measured time here, not a date to decode
         with xr.open_dataset(
             file.absolute(),

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from depprobe.errors import BadInput
+from depprobe.errors import BadInput, harmless
 from depprobe.store.atomic import one_line, reason_of, remove_forgotten, replacing
 from depprobe.store.trailer import verify
 
@@ -139,12 +139,12 @@ class SweepFolder:
             reason = json.loads(self._failure(cell).read_text(encoding="utf-8"))["reason"]
         except (OSError, ValueError, KeyError, TypeError, RecursionError):
             return "failed, and the reason is not readable"
-        return printable(str(reason))
+        return on_one_line(str(reason))
 
     def fail(self, cell: Cell, reason: str) -> None:
         """Keep why a cell could not be measured."""
         with replacing(self._failure(cell)) as temporary:
-            document = {"reason": printable(reason), "settings": cell.settings}
+            document = {"reason": on_one_line(reason), "settings": cell.settings}
             temporary.write_text(json.dumps(document), encoding="utf-8")
 
     def forget(self, cell: Cell) -> None:
@@ -154,15 +154,9 @@ class SweepFolder:
         self._failure(cell).unlink(missing_ok=True)
 
 
-def printable(text: str) -> str:
-    """Text on one line without what a terminal would obey.
-
-    Examples
-    --------
-    >>> printable("a\\x1b[31m  b\\n")
-    'a?[31m b'
-    """
-    return "".join(letter if letter.isprintable() else "?" for letter in " ".join(text.split()))[:400]
+def on_one_line(text: str) -> str:
+    """Text on one line, without what a terminal would obey, cut where it is long."""
+    return harmless(" ".join(text.split()))[:400]
 
 
 def _plan(document: Any) -> Plan:

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from depprobe._version import __version__
 from depprobe.errors import BadInput
 from depprobe.store.atomic import as_path
-from depprobe.store.sweeps.folder import MEASURED, Cell, SweepFolder, printable
+from depprobe.store.sweeps.folder import MEASURED, Cell, SweepFolder, on_one_line
 from depprobe.store.sweeps.stored_cell import Reader, StoredCell
 from depprobe.vocabulary import ABOUT, SCHEMA_VERSION, STATUS, describe
 
@@ -73,7 +73,7 @@ def open_sweep(folder: str | os.PathLike[str]) -> xr.Dataset:
             found[place] = reader.read(of.data(cell))
             reasons[place] = ""
         except BadInput as error:
-            reasons[place] = printable(str(error))
+            reasons[place] = on_one_line(str(error))
     if not found:
         said = next((str(reason) for reason in reasons.flat if reason != "not asked for"), "no cell")
         raise BadInput(f"no cell in {str(of.folder)!r} is measured yet; the first: {said}")

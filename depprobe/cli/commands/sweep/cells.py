@@ -16,7 +16,7 @@ from depprobe.cli.commands.sweep.keys import SUBJECT, Keys, Settings, check_toge
 from depprobe.cli.named_models import WORDS
 from depprobe.store.atomic import reason_of
 from depprobe.store.marks import content_of, mark_of
-from depprobe.store.sweeps.folder import Cell, Plan, printable
+from depprobe.store.sweeps.folder import Cell, Plan, on_one_line
 from depprobe.vocabulary import SCHEMA_VERSION
 
 #: probes that measure time, whose cells run alone on their machine
@@ -63,7 +63,7 @@ def measure(probe: str, threads: int | None, where: str, given: Mapping[str, Any
     try:
         ds = _measured(keys, settings_of(given, keys), threads, data)
     except (Exception, SystemExit) as error:
-        return printable(_said(error))
+        return on_one_line(_said(error))
     store.save(ds, data)
     return None
 

@@ -166,7 +166,7 @@ def retry(folder: Path, **how: Any) -> None:
 def verify(folder: Path) -> None:
     """Check every file of a sweep against its checksum and the contract of datasets."""
     from depprobe import store
-    from depprobe.store.sweeps.folder import DAMAGED, MEASURED, SweepFolder, printable
+    from depprobe.store.sweeps.folder import DAMAGED, MEASURED, SweepFolder, on_one_line
 
     of = SweepFolder(folder)
     faults, checked = [], 0
@@ -179,7 +179,7 @@ def verify(folder: Path) -> None:
             try:
                 store.validate(store.load(of.data(cell)))
             except BadInput as error:
-                faults.append(printable(f"{of.data(cell)}: {error}"))
+                faults.append(on_one_line(f"{of.data(cell)}: {error}"))
     for fault in faults[:_LISTED]:
         click.echo(f"depprobe: {fault}", err=True)
     output.echo(f"checked  {checked + len(faults)} files in {folder}: {len(faults)} damaged")
@@ -220,6 +220,6 @@ def _measure(
 
 
 def _named(at: Any) -> str:
-    from depprobe.store.sweeps.folder import printable
+    from depprobe.store.sweeps.folder import on_one_line
 
-    return printable(", ".join(f"{axis}={value}" for axis, value in at.items()))
+    return on_one_line(", ".join(f"{axis}={value}" for axis, value in at.items()))

@@ -21,7 +21,7 @@ from typing import Any
 from depprobe.cli.commands.sweep.keys import OF_SUBJECT, SUBJECT, Keys, Settings
 from depprobe.errors import BadInput, unknown
 from depprobe.store.atomic import one_line, reason_of
-from depprobe.store.sweeps.folder import printable
+from depprobe.store.sweeps.folder import on_one_line
 
 _TABLES = ("probe", "grid", "fixed", "include", "exclude")
 #: most bytes of a grid file, and most cells of a grid
@@ -53,11 +53,11 @@ def read(path: Path) -> Grid:
     except OSError as error:
         raise BadInput(f"cannot read {str(path)!r}: {reason_of(error)}") from None
     except (ValueError, RecursionError) as error:
-        raise BadInput(f"{str(path)!r} is not TOML: {printable(one_line(error))}") from None
+        raise BadInput(f"{str(path)!r} is not TOML: {on_one_line(one_line(error))}") from None
     try:
         return grid_of(document)
     except BadInput as error:
-        raise BadInput(f"{str(path)!r}: {printable(str(error))}") from None
+        raise BadInput(f"{str(path)!r}: {on_one_line(str(error))}") from None
 
 
 def grid_of(document: Mapping[str, Any]) -> Grid:
