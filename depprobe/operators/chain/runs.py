@@ -12,6 +12,7 @@ Shapes: rows (r, S), of which the last 3 T ROWS are s, e and w * s of T targets;
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -58,7 +59,7 @@ def advance(
         apart = waited and level == 0 and wrt == "x"
         layers.append(_Layer(cell, part, steps, perturbed[level] if perturbed else None, apart))
     space = {} if space is None else space
-    one = perturbed and len(stack) == 1 and wrt == "x" and arriving is None
+    one = waited and perturbed and len(stack) == 1 and wrt == "x" and arriving is None
     alone = one and (layers[0].whole or stack[0].direct(0) is not None)
     size = sum(cell.width * (cell.d_h + cell.d_in) for cell in stack) * rows.element_size()
     batch = steps if waited else max(1, min(steps, _MATRIX_BYTES // size))
@@ -79,7 +80,7 @@ def advance(
             joining = arriving[j] if arriving is not None else None
             for layer in reversed(layers):
                 layer.step(k - j, j, joining)
-                joining = layer.inputs[j + 1]
+                joining = layer.inputs[j + 1] if len(layers) > 1 else None
     states = [layer.buffer[:-1, :, : layer.cell.width] for layer in layers]
     after = torch.cat([layer.state[-1] for layer in layers], 1)
     return torch.stack(taps) if wrt != "x" else layers[0].read(), after, states
@@ -95,16 +96,21 @@ class _Layer:
         self.buffer = rows.new_empty(steps + 1, len(rows), cell.width + cell.d_in)
         width = cell.width
         self.state = self.buffer[:, :, :width].unbind(0)
-        self.inputs = self.buffer[:, :, width:].unbind(0)
         self._apart = apart and not self.whole
-        end = width if self._apart else None
-        self._rows = self.buffer[:, :, :end].unbind(0)
-        self._moved = self.buffer[:, :, 0 if self.whole else cell.d_c : end].unbind(0)
+        self._end = width if self._apart else None
+        self._moved = self.buffer[:, :, 0 if self.whole else cell.d_c : self._end].unbind(0)
         self.state[0].copy_(rows)
         if perturbed is not None:
             own = self.buffer[:, len(rows) - 3 * perturbed.rows :].unflatten(1, (3, -1, ROWS))
             self._before = [part.unbind(0) for part in own[..., :width].unbind(1)]
-            self._after = [part.unbind(0) for part in own[:, 1:, ..., :end].unbind(1)]
+            self._after = [part.unbind(0) for part in own[:, 1:, ..., : self._end].unbind(1)]
+            parts = perturbed.matrices, perturbed.products, perturbed.signs[..., : self._end]
+            self._noise = [part.unbind(0) for part in parts]
+
+    @functools.cached_property
+    def inputs(self) -> tuple[Tensor, ...]:
+        """Rows on the inputs after each step, (rows, d_in)."""
+        return self.buffer[:, :, self.cell.width :].unbind(0)
 
     def prepare(self, start: int, stop: int, space: dict[int, Tensor], level: int) -> None:
         """Make the step Jacobians for start <= k < stop."""
@@ -124,15 +130,16 @@ class _Layer:
             left = self.cell.width - joining.shape[1]
             rows[: len(joining), left:].add_(joining)
         if self._perturbed is not None:
-            s, e, made = (part[j] for part in self._before)
-            e.addcmul_(self._perturbed.matrices[j], s)
-            torch.mul(self._perturbed.products[j], s, out=made)
+            s, e, made = self._before
+            b, w, v = self._noise
+            e[j].addcmul_(b[j], s[j])
+            torch.mul(w[j], s[j], out=made[j])
         torch.mm(rows, self._matrices[k - self._start], out=self._moved[j + 1])
         if not self.whole:
             self.cell.add_direct(k, rows, self.state[j + 1])
         if self._perturbed is not None:
-            e, made = (part[j + 1] for part in self._after)
-            e.addcmul_(self._perturbed.signs[j][:, : e.shape[-1]], made)
+            e, made = self._after
+            e[j + 1].addcmul_(v[j], made[j + 1])
 
     def at_once(self) -> bool:
         """Take the steps that were prepared, all of the run, if there is a way to; else do nothing."""
@@ -143,17 +150,18 @@ class _Layer:
 
     def alone(self, k: int, j: int, last: int) -> None:
         """``step`` of a layer without others; what the next does to its errors first is done."""
-        p = self._perturbed
-        assert p is not None
+        assert self._perturbed is not None
+        b, w, v = self._noise
         if j == 0:
             s, e, made = (part[0] for part in self._before)
-            e.addcmul_(p.matrices[0], s)
-            torch.mul(p.products[0], s, out=made)
+            e.addcmul_(b[0], s)
+            torch.mul(w[0], s, out=made)
         torch.mm(self.state[j], self._matrices[k - self._start], out=self._moved[j + 1])
         direct = ("", ()) if self.whole else self.cell.direct(k)
         assert direct is not None
-        more = (p.matrices[j + 1], p.products[j + 1]) if j < last else None
-        between(*direct, self._rows[j], self._rows[j + 1], self.cell.width, p.signs[j], more, p.rows)
+        more = (b[j + 1], w[j + 1]) if j < last else None
+        before, after = self.buffer[j : j + 2, :, : self._end]
+        between(*direct, before, after, self.cell.width, v[j], more, self._perturbed.rows)
 
     def read(self) -> Tensor:
         """Rows on the inputs, (steps, rows, d_in)."""
