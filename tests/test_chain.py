@@ -15,6 +15,7 @@ from depprobe.errors import BadInput, OverBudget
 from depprobe.operators import temporal_jacobian
 from depprobe.operators.chain import operator as chain_norms_module
 from depprobe.operators.chain import runs as runs_module
+from depprobe.operators.chain import sweep as sweep_module
 from depprobe.registry import layers
 
 F64 = torch.float64
@@ -131,6 +132,7 @@ def test_uncoupled_groups_where_the_dominant_one_is_reset(monkeypatch):
     assert found.error.max() <= 1e-6
     # the threshold alone loses the second group; the rounding errors that it leaves outlive what is kept
     monkeypatch.setattr(chain_norms_module, "_SHARES", (0.03,))
+    monkeypatch.setattr(sweep_module, "_LONG_RUN", sweep_module.RUN)
     lost = operator.log_norms([n - 1])
     assert np.isnan(lost.values[0, 0])
 

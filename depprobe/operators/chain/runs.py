@@ -97,7 +97,7 @@ class _Layer:
         width = cell.width
         self.state = self.buffer[:, :, :width].unbind(0)
         self._apart = apart and not self.whole
-        self._end = width if self._apart else None
+        self._end = width + (0 if self._apart else cell.d_in)
         self._moved = self.buffer[:, :, 0 if self.whole else cell.d_c : self._end].unbind(0)
         self.state[0].copy_(rows)
         if perturbed is not None:

@@ -28,16 +28,14 @@ from depprobe.operators.chain.reading import SingleReading
 from depprobe.operators.chain.rounding import ROWS, Noise, Riding
 from depprobe.operators.chain.runs import Found, Run
 
-#: steps between two rescalings, as far as buffers allow; the first run; steps before the first compression,
-#: which costs as much as many steps while the rank is full, and between two at least
-RUN, FIRST_RUN, FIRST_COMPRESSION, NEXT_COMPRESSION = 32, 16, 24, 12
+#: steps between two rescalings, as far as buffers allow, and where calls take longer than products; the first
+#: run; steps before the first compression, which costs as much as many steps, and between two at least
+RUN, _LONG_RUN, FIRST_RUN, FIRST_COMPRESSION, NEXT_COMPRESSION = 32, 64, 16, 24, 12
+#: where runs are recorded: steps before the first, bytes of buffers, the fewest rows that are worth it
+_DEVICE_COMPRESSION, _DEVICE_BUFFER_BYTES, _DEVICE_ROWS = 72, 1 << 30, 160
 _BUFFER_BYTES = 48 << 20
-#: the same where runs are recorded, and the fewest rows that are worth compressing there
-_DEVICE_RUN, _DEVICE_COMPRESSION, _DEVICE_BUFFER_BYTES, _DEVICE_ROWS = 64, 72, 1 << 30, 160
 #: how far rows may fall or rise between two rescalings where float32 is to hold what is read from them
 _SINGLE_RANGE = 1e-20, 1e20
-
-
 _recorder = Recorder(256)
 
 
@@ -172,9 +170,11 @@ class _Sweep:
         self._told.clear()
 
     def _longest(self, active: Sequence[_Row]) -> int:
-        """Most steps of a run: more where the host has to keep a device busy and no compression is near."""
+        """Most steps of a run: more where calls take longer than products, unless a compression is near."""
+        if not waits(self._device):
+            return RUN if runs.is_wide(self._stack) else _LONG_RUN
         waiting = any(row.next_compression == self._first and self._is_worth(row) for row in active)
-        return _DEVICE_RUN if waits(self._device) and not waiting else RUN
+        return RUN if waiting else _LONG_RUN
 
     def _is_worth(self, row: _Row) -> bool:
         return not waits(self._device) or len(row.block.parts[0].rows) > _DEVICE_ROWS
