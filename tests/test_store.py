@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import json
 import os
 import subprocess
@@ -269,6 +270,16 @@ def test_what_another_program_changed_is_read_as_its_own(tmp_path):
     with h5py.File(path, "a") as file:
         file.attrs["note"] = "mine"
     assert store.load(path).attrs["note"] == "mine"
+
+
+def test_locks_are_neither_taken_nor_heeded(tmp_path):
+    path = store.save(jacobian(), tmp_path / "a.nc")
+    with path.open("rb+") as stream:
+        fcntl.flock(stream, fcntl.LOCK_EX)
+        with pytest.raises(OSError, match="lock"):
+            h5py.File(path).close()
+        assert store.load(path).attrs["title"] == jacobian().attrs["title"]
+        store.save(jacobian(), path)
 
 
 def test_a_full_disk_is_one_line(tmp_path):

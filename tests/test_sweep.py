@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import re
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import BrokenExecutor, Executor, Future, ProcessPoolExecutor
 from functools import partial
 from multiprocessing import get_context
 
@@ -17,7 +17,7 @@ import depprobe
 from depprobe import store
 from depprobe.cli.commands.sweep.cells import measure, plan_of
 from depprobe.cli.commands.sweep.grid import grid_of
-from depprobe.errors import BadInput
+from depprobe.errors import BadInput, DepprobeError
 from depprobe.runs.sweeps.engine import run_cells
 from depprobe.store.sweeps import opening
 from depprobe.store.sweeps.folder import SweepFolder
@@ -220,6 +220,73 @@ def test_status_verify_and_retry(swept, run, tmp_path):
     file.write_bytes(b"\x89HDF\r\n\x1a\n")
     code, out, err = run("sweep", "verify", "out")
     assert (code, str(file.name) in err) == (3, True)
+
+
+ENDS = """
+def error(): raise MemoryError("no more")
+def leaves(): raise SystemExit(3)
+def deep(): return deep()
+"""
+
+
+def test_cells_that_raise_or_exceed_memory_are_kept_and_the_rest_goes_on(swept, tmp_path):
+    (tmp_path / "net.py").write_text(ENDS)
+    np.save(tmp_path / "x.npy", np.zeros((6, 3)))
+    grid = (
+        '[grid]\nmodel = ["net.py:error", "net.py:leaves", "net.py:deep"]\n[fixed]\ninput = "x.npy"\nn = 6\n'
+    )
+    grid += '[[include]]\nlayer = ["lstm", "gru"]\nd = 2048\nmemory = "20MiB"\n'
+    grid += '[[include]]\nlayer = "rnn"\nd = 4\n'
+    code, _, err = swept(grid)
+    assert (code, err.count("\n")) == (1, 5)
+    reasons = depprobe.open_sweep(tmp_path / "out").missing_reason.to_series()
+    said = {index[0]: reason for index, reason in reasons.items() if reason != "not asked for"}
+    assert said["rnn"] == ""
+    words = {
+        "error": "no more",
+        "leaves": "3",
+        "deep": "recursion",
+        "lstm": "budget is 20 MiB",
+        "gru": "20 MiB",
+    }
+    assert [name for name, word in words.items() if word not in said[name]] == []
+
+
+class _Gone(Executor):
+    """An executor whose workers are ended again and again, or that is lost."""
+
+    def __init__(self, error: Exception) -> None:
+        self.error = error
+
+    def submit(self, fn, /, *args, **kwargs):
+        future = Future()
+        future.set_exception(self.error)
+        return future
+
+
+def test_a_cell_that_ends_workers_is_kept_and_a_lost_cluster_ends_the_sweep(tmp_path):
+    from distributed import KilledWorker
+
+    plan = plan_of(grid_of({"grid": {"layer": ["gru"], "seed": [0, 1]}, "fixed": {"n": 4, "d": 2}}))
+    folder = SweepFolder(tmp_path / "out")
+    folder.claim()
+    folder.write(plan)
+    tally = run_cells(plan.cells, folder, measure, _Gone(KilledWorker("a cell", None, 4)))
+    assert set(tally.failed.values()) == {
+        "the processes that measured it were ended, as systems do when memory runs out"
+    }
+    for cell in plan.cells:
+        folder.forget(cell)
+    with pytest.raises(DepprobeError, match="what is measured stays, and the same command goes on"):
+        run_cells(plan.cells, folder, measure, _Gone(BrokenExecutor("gone")))
+    assert {folder.state(cell) for cell in plan.cells} == {"missing"}
+
+
+def test_where_nothing_can_be_written_is_one_line(swept, run, tmp_path):
+    (tmp_path / "grid.toml").write_text(GRID)
+    for place in ("/proc/here", "grid.toml", "grid.toml/in"):
+        code, out, err = run("sweep", "grid.toml", "-o", place)
+        assert (code, out, err.count("\n")) == (2, "", 1)
 
 
 @pytest.mark.parametrize(

@@ -130,13 +130,15 @@ def load(path: str | os.PathLike[str]) -> xr.Dataset:
             raise BadInput("it is not a netCDF-4 file")
         verify(file)
         # where the root cannot be read, h5netcdf leaves a file half made, which complains later
-        with h5py.File(file) as root:
+        with h5py.File(file, locking=False) as root:
             root.attrs.get("_nc3_strict")
         # units such as "seconds" describe a measured time here, not a date to decode
         with xr.open_dataset(
             file.absolute(),
             engine="h5netcdf",
             phony_dims="access",
+            # files are replaced, never changed, and some disks have no locks
+            driver_kwds={"locking": False},
             decode_times=False,
             decode_timedelta=False,
             # the fill value is a code of its own
