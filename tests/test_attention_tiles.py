@@ -3,6 +3,7 @@ at, and memory.
 """
 
 import importlib.util
+import itertools
 
 import numpy as np
 import pytest
@@ -26,29 +27,32 @@ LAYERS = {
 
 
 def factors(shape, dtype=torch.float64, device="cpu"):
-    X, b = (torch.randn(2, *shape, dtype=dtype)).to(device)
-    return torch.randn(shape[0], *shape[2:], dtype=dtype).to(device), X, b.abs()
+    """Value, products of all pairs of heads, and weights."""
+    T, H, c, m = shape
+    parts = torch.randn(T, c, m), torch.randn(T, H, H, c, m), torch.rand(T, H, c, m)
+    return [part.to(device, dtype) for part in parts]
 
 
-def summed(value, X, b, g):
-    """Value plus the sums, one head at a time."""
-    return value + sum(X[:, h] * b[:, h] * b[:, g] for h in range(X.shape[1]))
+def summed(X, b, first):
+    """The sums, a pair of heads at a time."""
+    pairs = itertools.product(range(X.shape[1]), range(X.shape[2]))
+    return sum(X[:, g, h] * b[:, h] * b[:, first + g] for g, h in pairs)
 
 
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 def test_the_reference_is_the_plain_sum(shape):
     value, X, b = factors(shape)
-    for g in range(shape[1]):
-        expected = summed(value, X, b, g)
-        head_pairs.add_pairs(value, X.clone(), b, g)
-        torch.testing.assert_close(value, expected, rtol=tolerance(), atol=tolerance())
+    expected = value + summed(X, b, 0)
+    for first, part in enumerate(X.split((1, shape[1] - 1), 1)):
+        head_pairs.add_pairs(value, part.clone(), b, first)
+    torch.testing.assert_close(value, expected, rtol=tolerance(), atol=tolerance())
 
 
 @pytest.mark.parametrize("name", LAYERS)
 def test_norms_are_those_of_the_plain_sum(name, monkeypatch):
     module, x = LAYERS[name]().double(), torch.randn(40, 16, dtype=torch.float64)
     found = temporal_jacobian(module, x).log_norms(range(40))
-    monkeypatch.setattr(closed_form, "add_pairs", lambda value, X, b, g: value.copy_(summed(value, X, b, g)))
+    monkeypatch.setattr(closed_form, "add_pairs", lambda value, *rest: value.add_(summed(*rest)))
     expected = temporal_jacobian(module, x).log_norms(range(40))
     np.testing.assert_allclose(found.values, expected.values, rtol=0, atol=1e-12)
 
@@ -60,11 +64,25 @@ def test_norms_are_those_of_the_plain_sum(name, monkeypatch):
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 def test_the_kernel_is_its_reference(shape, dtype):
     value, X, b = factors(shape, dtype, "cuda")
-    for g in range(shape[1]):
-        expected = value.clone()
-        head_pairs.add_pairs_plain(expected, X.clone(), b, g)
-        head_pairs.add_pairs_fused(value, X, b, g)
-        torch.testing.assert_close(value, expected, rtol=tolerance(dtype), atol=shape[1] * tolerance(dtype))
+    expected = value.clone()
+    for first, part in enumerate(X.split((1, shape[1] - 1), 1)):
+        head_pairs.add_pairs_fused(value, part.contiguous(), b, first)
+        head_pairs.add_pairs_plain(expected, part.clone(), b, first)
+    terms = shape[1] ** 2 * tolerance(dtype)
+    torch.testing.assert_close(value, expected, rtol=tolerance(dtype), atol=terms)
+
+
+@pytest.mark.parametrize("e", [1, 7, 64])
+def test_largest_eigenvalues_by_squaring(e):
+    A = (
+        torch.randn(5, e, e, dtype=torch.float64)
+        * torch.logspace(-90, 90, 5, dtype=torch.float64)[:, None, None]
+    )
+    A[1] = 0
+    A[2, :, 1:] = 0
+    gram = A @ A.mT
+    found = closed_form.by_squaring(gram.movedim(0, 2))
+    torch.testing.assert_close(found, torch.linalg.eigvalsh(gram)[:, -1], rtol=1e-6, atol=1e-300)
 
 
 class Looks(TorchDispatchMode):

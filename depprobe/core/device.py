@@ -101,6 +101,30 @@ def to_host(*tensors: Tensor) -> list[Tensor]:
     return out
 
 
+class HostArray:
+    """Float64 numbers on the host, filled from a device while that goes on with its work."""
+
+    def __init__(self, shape: tuple[int, ...], device: torch.device) -> None:
+        self._stream = torch.cuda.Stream(device) if device.type == "cuda" else None
+        self._host = torch.empty(shape, dtype=torch.float64, pin_memory=self._stream is not None)
+
+    def put(self, at: slice, part: Tensor) -> None:
+        """Copy what the device will have computed into some rows."""
+        if self._stream is None:
+            self._host[at] = part
+            return
+        self._stream.wait_stream(torch.cuda.current_stream(part.device))
+        with torch.cuda.stream(self._stream):
+            self._host[at].copy_(part, non_blocking=True)
+        part.record_stream(self._stream)
+
+    def array(self) -> NDArray[np.float64]:
+        """The numbers, once all have come."""
+        if self._stream is not None:
+            self._stream.synchronize()
+        return self._host.numpy()
+
+
 def at_once(tensors: Iterable[Tensor]) -> list[NDArray[np.float64]]:
     """Float64 tensors as arrays, fetched from a device by one copy."""
     tensors = list(tensors)

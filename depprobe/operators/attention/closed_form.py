@@ -21,12 +21,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from depprobe.core.device import waits
 from depprobe.core.scaled import Scaled, log_norms
 from depprobe.operators.attention.head_pairs import add_pairs
 from depprobe.operators.attention.heads import Heads, Tile
-
-#: elements of the largest temporary of the constants
-_ELEMENTS = 1 << 20
 
 
 class Squares(NamedTuple):
@@ -48,10 +46,11 @@ class Gram:
     Parameters
     ----------
     heads : projections and weights.
+    pairs : numbers in the largest temporary.
     """
 
-    def __init__(self, heads: Heads) -> None:
-        self.heads = heads
+    def __init__(self, heads: Heads, pairs: int) -> None:
+        self.heads, self._pairs = heads, pairs
         H, e = heads.q.shape[1:]
         W_O = heads.W_O.transpose(0, 1).flatten(1)  # (d, H e)
         self.G = (W_O.T @ W_O).view(H, e, H, e).transpose(1, 2)
@@ -66,7 +65,7 @@ class Gram:
         n = len(heads.v)
         self.right = heads.v.new_ones(n, H, e + H + 1)
         self.power = heads.v.new_empty(n, H)
-        step = max(1, _ELEMENTS // (H * H * e))
+        step = max(1, pairs // (2 * H * H * e))
         for v, right, power in zip(*(z.split(step) for z in (heads.v, self.right, self.power)), strict=True):
             centred = v - self.mean
             right[..., :e], right[..., e : e + H] = centred, self._forms(centred)
@@ -84,14 +83,15 @@ class Gram:
         log_a : ln weights, (T, H, c, m), used up.
         mixed, spread : o_t, (T, c, H, e), and standard deviations of the values, (T, c, H).
         """
-        T, H, c, m = log_a.shape
+        H, c = log_a.shape[1:3]
         peak = log_a.amax(1)
         b = log_a.sub_(peak.clamp_min(torch.finfo(peak.dtype).min)[:, None]).exp_()
         left, reach = self._left(tile, mixed - self.mean)
-        keys = tile.at_keys(self.right).permute(2, 0, 3, 1)  # (g, T, K, m)
-        value = torch.zeros_like(peak)
-        for g in range(H):
-            add_pairs(value, (left[:, g].flatten(1, 2) @ keys[g]).view(T, H, c, m), b, g)
+        keys = tile.at_keys(self.right).permute(0, 2, 3, 1)  # (T, g, K, m)
+        value, step = torch.zeros_like(peak), max(1, self._pairs // b.numel())
+        for g in range(0, H, step):
+            X = left[:, g : g + step].flatten(2, 3) @ keys[:, g : g + step]
+            add_pairs(value, X.unflatten(2, (H, c)), b, g)
         lengths = F.pad(tile.at_keys(self.length)[..., None], (1, 0), value=1)  # (T, m, H, 2)
         sizes = (reach @ lengths.permute(0, 2, 3, 1)).mul_(b).sum(1)
         of_a = self.heads.weight_errors(tile.targets)
@@ -139,5 +139,18 @@ class Gram:
 
 def largest_eigenvalues(gram: Tensor) -> Tensor:
     """Those of some Gram matrices (e, e, H): (H,)."""
-    # small matrices, which a GPU takes longer to take apart
-    return log_norms(Scaled.plain(gram.cpu()), "spectral", (0, 1)).exp().to(gram)
+    if waits(gram.device):
+        return by_squaring(gram)
+    return log_norms(Scaled.plain(gram), "spectral", (0, 1)).exp().to(gram)
+
+
+def by_squaring(gram: Tensor) -> Tensor:
+    """The same without a look at a number: lambda <= tr(A^p)^(1/p) <= e^(1/p) lambda with p = 2^24."""
+    A = gram.movedim(2, 0).double()
+    log, power = A.new_zeros(len(A)), 1
+    for _ in range(5):
+        trace = A.diagonal(dim1=1, dim2=2).sum(1).clamp_min(torch.finfo(A.dtype).tiny)
+        log += trace.log() / power
+        # of the largest eigenvalue over the trace, 1/e at least, the 64th power is in range
+        A, power = torch.linalg.matrix_power(A / trace[:, None, None], 64), 64 * power
+    return log.exp().to(gram)

@@ -23,6 +23,7 @@ from dataclasses import dataclass, fields
 from functools import cached_property
 from typing import Any, NamedTuple, Protocol
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -218,7 +219,7 @@ class Dense:
         """One tile a chunk of targets, with every key."""
         m = self._n + self._extra
         keys = torch.arange(m, device=self._like.device)[None]
-        chosen = torch.as_tensor(targets, device=self._like.device)
+        chosen = torch.as_tensor(np.asarray(targets), device=self._like.device)
         bare = not self._causal and (self._mask is not None or self._padding is not None)
         done = 0
         for chunk in chosen.split(max(1, min(pairs // m, most))):

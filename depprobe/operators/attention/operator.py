@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from depprobe.core.calling.known import is_plain
-from depprobe.core.device import memory_of
+from depprobe.core.device import HostArray, memory_of
 from depprobe.core.options import DEFAULT_MEMORY, Options, require
 from depprobe.core.scaled import Scaled, log_norms, with_rounding
 from depprobe.core.temporal_jacobian import LogNorms, TemporalJacobian
@@ -39,8 +39,6 @@ from depprobe.operators.dispatch import register_jacobian
 _PAIRS, _WIDER = 1 << 21, 32
 #: heads that what is kept of a pair beside its weights takes as much as
 _HEADS = 8
-#: share of a tile's pairs in the largest temporary of the blocks k = t
-_TEMPORARY = 2
 #: numbers that belong to a tile's targets alone, as a multiple of its pairs
 _FACTORS = 4
 #: share of the sum of bounds that bounds the error, up to a width of 16 and from 64 on, where more of
@@ -130,8 +128,7 @@ class AttentionJacobian(TemporalJacobian):
         targets = asked.targets.tolist()
         self._support.check(targets)
         sure = _SURE[0] * (np.clip(math.sqrt(16 / d), _SURE[1] / _SURE[0], 1) if norm == "fro" else 1)
-        pinned = self._heads.q.is_cuda
-        out = [torch.empty(asked.shape, dtype=torch.float64, pin_memory=pinned) for _ in range(2)]
+        out = [HostArray(asked.shape, self._heads.q.device) for _ in range(2)]
         again, first = [], 0
         for tile in self._support.tiles(targets, self._tile, min(self._most, self._tile // width)):
             there, own_key, place = asked.places(tile, first)
@@ -146,15 +143,16 @@ class AttentionJacobian(TemporalJacobian):
                 values.masked_fill_(asked.outside(first, tile.asked), math.nan)
             share = asked.laid(share, place, tile.asked, 0.0)
             for host, part in zip(out, with_rounding(values, sure * share), strict=True):
-                host[first : first + tile.asked].copy_(part, non_blocking=True)
+                host.put(slice(first, first + tile.asked), part)
             again.append(asked.laid(~known & there, place, tile.asked, False))
             first += tile.asked
+        arrays = [host.array() for host in out]
         for row, columns in _marked(torch.cat(again)):
-            t = targets[row]
+            t = int(asked.targets[row])
             made, share = self._made(t, asked.sources(t, columns), norm)
-            for host, part in zip(out, with_rounding(made, sure * share), strict=True):
-                host[row, columns.cpu()] = part.cpu()
-        return [host.numpy() for host in out]
+            for array, part in zip(arrays, with_rounding(made, sure * share), strict=True):
+                array[row, columns.cpu().numpy()] = part.cpu().numpy()
+        return arrays
 
     def _made(self, t: int, sources: Tensor, norm: str) -> tuple[Tensor, Tensor]:
         """ln norms of some blocks of one target, each made in full, and relative errors."""
@@ -167,7 +165,7 @@ class AttentionJacobian(TemporalJacobian):
 
     def _constants(self) -> TileNorms:
         if self._closed is None:
-            self._closed = TileNorms(self._heads, self._pairs // _TEMPORARY)
+            self._closed = TileNorms(self._heads, self._pairs)
         return self._closed
 
     # -- blocks --------------------------------------------------------------------------------------

@@ -7,7 +7,8 @@ Its norm and its inner product with the rest of the block, R_t = sum_h a^h (A_h 
     |D|^2     = sum_gh <C_g, G_gh C_h Q_hg>,           Q_hg = W_Q^h W_Q^gT,  G_gh = O_g^T O_h
     <D, R>    = sum_gh a^h [ <C_g, G_gh W_V^h W_Q^gT> + (G_gh u_h)^T C_g (W_Q^g p_h) ]
 
-Shapes: N targets, C (H, e, N, e) the value index first, so that both products with it are matrix products.
+Shapes: N targets, C sqrt(e) (H, e, N, e) the value index first, so that both products with it are matrix
+products; the factor stands with the constants.
 Subtracting kbar changes nothing (sum_j a_tj (v_j - o_t) = 0) but saves digits.
 """
 
@@ -47,15 +48,18 @@ class QueryPart:
         self.gram, self._elements, heads = gram, elements, gram.heads
         H, e = heads.q.shape[1:]
         W_Q, W_K, W_V = (w.flatten(0, 1) for w in (heads.W_Q, heads.W_K, heads.W_V))
-        self.QQ, VQ, self.QK = (
+        QQ, VQ, QK = (
             (a @ b.T).view(H, e, H, e).transpose(1, 2) for a, b in ((W_Q, W_Q), (W_V, W_Q), (W_Q, W_K))
         )
         # F_gh = G_gh W_V^h W_Q^gT as (g, e, e, h)
-        self.F = (gram.G @ VQ.transpose(0, 1)).permute(0, 2, 3, 1).contiguous()
-        self.sizes = gram.out_norms * largest_eigenvalues(self.QQ.diagonal()).sqrt()
+        self.F = (heads.scale * gram.G @ VQ.transpose(0, 1)).permute(0, 2, 3, 1).contiguous()
+        self.sizes = heads.scale * gram.out_norms * largest_eigenvalues(QQ.diagonal()).sqrt()
+        QQ, self.QK = heads.scale**2 * QQ, heads.scale**2 * QK
+        # G_gh and Q_hg of all g <= h, for each h
+        self.above = [(gram.G[: h + 1, h].flatten(0, 1), QQ[h, : h + 1]) for h in range(H)]
         self.mean = heads.k.mean(0)
         parts = heads.k.split(max(1, elements // (H * e)))
-        self.power = torch.cat([(part - self.mean).mul_(heads.scale).square_().sum(-1) for part in parts])
+        self.power = torch.cat([(part - self.mean).square_().sum(-1) for part in parts])
 
     def through(self, tile: Tile, a: Tensor, mixed: Tensor, spread: Tensor) -> Through:
         """What D adds to the squared norms of the k = t blocks of a tile, N = T c targets.
@@ -71,7 +75,7 @@ class QueryPart:
         o, k_mixed = (mixed - self.gram.mean).transpose(1, 2), a.new_empty(T, H, c, e)
         C = a.new_empty(H, e, T, c, e)
         for h in range(H):
-            centred = (k[:, h] - self.mean[h]) * heads.scale
+            centred = k[:, h] - self.mean[h]
             k_mixed[:, h] = a[:, h] @ centred
             _moments(a[:, h], v[:, h], centred, C[h], self._elements)
         C.addcmul_(o.permute(1, 3, 0, 2)[..., None], k_mixed.transpose(0, 1)[:, None], value=-1)
@@ -81,7 +85,7 @@ class QueryPart:
         of_k = (power - k_mixed.square().sum(-1)).clamp_min(0) + 4 * torch.finfo(a.dtype).eps * power
         errors, of_k = heads.errors.amax(1), of_k.sqrt().transpose(1, 2)
         factors = (heads.weight_errors(tile.targets) + 8) * spread * of_k + 2 * (
-            errors[2] * of_k + heads.scale * errors[1] * spread
+            errors[2] * of_k + errors[1] * spread
         )
         factors = (factors * self.sizes).sum(-1)
         squares = squares * tile.at_keys(self.gram.power).transpose(1, 2)[..., None]
@@ -91,7 +95,7 @@ class QueryPart:
         size = torch.einsum("h,htc->tc", self.sizes, torch.linalg.vector_norm(C, dim=(1, 4)))
         C = C.flatten(2, 3)
         u = (heads.v[tile.targets] - mixed).flatten(0, 1)  # (N, H, e)
-        q = heads.q[tile.targets].flatten(0, 1) * heads.scale
+        q = heads.q[tile.targets].flatten(0, 1)
         value = self._own(C) + 2 * self._cross(C, own.transpose(1, 2).flatten(0, 1), u, q)
         return Through(value, size.flatten(), rounding.flatten(), factors.flatten())
 
@@ -103,13 +107,11 @@ class QueryPart:
 
     def _own_of(self, C: Tensor) -> Tensor:
         H, e, N, _ = C.shape
-        total = C.new_zeros(N)
-        for h in range(H):
-            moved = self.gram.G[: h + 1, h].reshape(-1, e) @ C[h].flatten(1)  # G_gh C_h, g <= h
-            moved = moved.view(h + 1, e * N, e) @ self.QQ[h, : h + 1]
-            inner = moved.view(h + 1, e, N, e).mul_(C[: h + 1]).sum((1, 3))  # (h + 1, N)
-            total += 2 * inner.sum(0) - inner[h]
-        return total
+        inner = C.new_zeros(H, H, N)
+        for h, (G, Q) in enumerate(self.above):
+            moved = (G @ C[h].flatten(1)).view(h + 1, e * N, e) @ Q  # G_gh C_h Q_hg, g <= h
+            torch.sum(moved.view(h + 1, e, N, e).mul_(C[: h + 1]), (1, 3), out=inner[h, : h + 1])
+        return 2 * inner.sum((0, 1)) - inner.diagonal().sum(1)
 
     def _cross(self, C: Tensor, weights: Tensor, u: Tensor, q: Tensor) -> Tensor:
         """<D, R>: (N,)."""

@@ -19,6 +19,8 @@ from depprobe.operators.attention.query_part import QueryPart
 
 #: relative error that rounding may leave in a norm from Gram products; beyond it the block is made
 _ACCURACY = {torch.float32: 1e-4, torch.float64: 1e-11}
+#: share of a tile's pairs in the largest temporary of the blocks k = t
+_TEMPORARY = 2
 
 
 class TileNorms:
@@ -27,11 +29,11 @@ class TileNorms:
     Parameters
     ----------
     heads : projections and weights.
-    elements : numbers in the largest temporary of the blocks k = t.
+    pairs : pairs times heads of a tile, at most.
     """
 
-    def __init__(self, heads: Heads, elements: int) -> None:
-        self._query = QueryPart(Gram(heads), elements)
+    def __init__(self, heads: Heads, pairs: int) -> None:
+        self._query = QueryPart(Gram(heads, pairs), pairs // _TEMPORARY)
 
     def of(self, tile: Tile, own: bool) -> tuple[Tensor, Tensor, Tensor]:
         """ln Frobenius norms of a tile, relative errors, both float64, and which of the norms kept their
