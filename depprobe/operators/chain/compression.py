@@ -210,9 +210,10 @@ class Step(NamedTuple):
 
     start: int
     block: RowBlock
-    #: what the run told of all targets (``Found.told``), on the device; the first group of this one, and its
-    #: place among ``targets``
+    #: what runs told of all targets (``Told``), on the device, and which of it is of this run; the first
+    #: group of this target, and its place among ``targets``
     told: Tensor
+    here: slice
     group: int
     place: int
     targets: int
@@ -227,6 +228,7 @@ class Step(NamedTuple):
         """ln norms and bounds on their errors, (steps,) each, and (3, steps): ln norms of rounding errors of
         the taps, whole and along the rows, and of rows on the state; from ``told`` and ``read`` on the host.
         """
+        told = told[self.here]
         rounding = told[:, -3 * self.targets - 1 : -1].reshape(len(told), 3, -1)[:, :, self.place]
         own = told[:, self.group : self.group + 3] if read is None else read
         return *norms_of(own), rounding.T

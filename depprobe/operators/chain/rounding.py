@@ -17,6 +17,7 @@ from __future__ import annotations
 import math
 import random
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
@@ -24,7 +25,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from depprobe.core.scaled import Scaled, peaks, with_rounding
+from depprobe.core.scaled import Scaled, log_norm_of_logs, with_rounding
 from depprobe.operators.chain.cells import CellChain
 
 #: norms of rounding errors to bounds (99.5 % of cases)
@@ -53,10 +54,6 @@ class Perturbation(NamedTuple):
         w, v = signs.split([width, signs.shape[2] - width], 2)
         made = torch.where(bits < 0, -here, here), w * math.sqrt(2 + width / 8)
         return cls(*made, v, targets * ROWS)
-
-    def signs_of_state(self) -> Tensor:
-        """Some signs, (ROWS, S)."""
-        return self.products[0].sign()
 
 
 class Noise:
@@ -106,18 +103,9 @@ class Riding:
         self.e = self.e + 4 * self.s * noise.signs(*self.s.shape)
 
 
-def settled(s: Tensor, e: Tensor, scale: Tensor, signs: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """s and e (T, ROWS, S) after a run, the largest entry of each target's brought to 1, and scales (T,)."""
-    peak = torch.maximum(peaks(s, (1, 2)), peaks(e, (1, 2)))
-    found = Scaled(torch.stack([s, e]), scale[:, None, None]).over(peak)
-    left = found.log_scale.flatten()
-    # entries of rows and errors below the range of floats are lost
-    lost = 2 * torch.finfo(e.dtype).tiny * signs
-    return found.values[0], found.values[1] + lost, torch.where(left.isneginf(), scale, left)
-
-
 def log_errors(s: Tensor, e: Tensor, scales: Tensor) -> Tensor:
-    """ln norms of errors, whole and along the rows: (2, steps, T), of s and e (steps, T, ROWS, width)."""
+    """ln norms of errors, whole and along the rows: (2, steps, T), of s and e (steps, T, ROWS, width), whose
+    exponents are (steps, T, 1, 1)."""
     whole = Scaled(e, scales).log_norm((2, 3))
     both = s.double() @ e.double().mT
     if s.dtype == torch.float64:
@@ -128,8 +116,54 @@ def log_errors(s: Tensor, e: Tensor, scales: Tensor) -> Tensor:
     along = both - Scaled(s, scales).log_norm((2, 3))
     along = torch.where(along < whole, along, whole)
     # what lies below the range of floats is lost
-    floor = scales.flatten() + math.log(2 * torch.finfo(s.dtype).tiny)
+    floor = scales[..., 0, 0] + math.log(2 * torch.finfo(s.dtype).tiny)
     return torch.logaddexp(torch.stack([whole, along]), floor)
+
+
+@dataclass(frozen=True)
+class Told:
+    """What successive runs of so many steps read, in ln norms, as a function of tensors.
+
+    Returned are, (steps, groups + 3 T + 1) float64: of what each group of rows reads; of rounding errors of
+    the taps, whole and along the rows, and of rows on s_k; whether no row of the run left the limits given.
+    """
+
+    steps: tuple[int, ...]
+    targets: int
+    limits: tuple[float, float]
+
+    def __call__(self, given: Sequence[Tensor]) -> list[Tensor]:
+        """Of lengths of groups, and what ``Found.read`` holds of each run."""
+        lengths, *rest = given
+        count = len(rest) // len(self.steps)
+        runs = [rest[first : first + count] for first in range(0, len(rest), count)]
+        logs, own, scales, peak, log_scale, *states = zip(*runs, strict=True)
+        at = torch.cat([part.expand(n, -1) for part, n in zip(scales, self.steps, strict=True)])[
+            ..., None, None
+        ]
+        s_taps, e_taps = (
+            torch.cat(own).unflatten(1, (2, self.targets, -1 if self.targets else ROWS)).unbind(1)
+        )
+        rows = (torch.cat(parts).unflatten(1, (self.targets, ROWS)) for parts in states)
+        sizes = torch.stack([Scaled(part, at).log_norm((2, 3)) for part in rows])
+        rounding = torch.cat([log_errors(s_taps, e_taps, at), log_norm_of_logs(sizes, (0,))])
+        low, high = self.limits
+        sound = [
+            (((p >= low) & (p <= high)) | before.isneginf()).all().double().expand(n, 1)
+            for p, before, n in zip(peak, log_scale, self.steps, strict=True)
+        ]
+        parts = _grouped(torch.cat(logs), lengths), rounding.movedim(0, 1).flatten(1), torch.cat(sound)
+        return [torch.cat(parts, 1)]
+
+
+def _grouped(logs: Tensor, lengths: Tensor) -> Tensor:
+    """ln norms of groups of so many rows one after another: logs (steps, r) to (steps, groups)."""
+    logs = logs.T.contiguous()
+    peak = torch.segment_reduce(logs, "max", lengths=lengths, axis=0, unsafe=True)
+    base = torch.where(peak.isfinite(), peak, 0)
+    powers = (2 * (logs - base.repeat_interleave(lengths, 0, output_size=len(logs)))).exp()
+    power = torch.segment_reduce(powers, "sum", lengths=lengths, axis=0, unsafe=True)
+    return (base + 0.5 * power.log()).T
 
 
 def rounded(

@@ -20,11 +20,12 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from depprobe.core.device import waits
-from depprobe.core.scaled import Scaled, log_norm_of_logs, peaks
+from depprobe.core.device import rounded_up, waits
+from depprobe.core.scaled import Scaled, peaks
 from depprobe.operators.chain.cells import CellChain
-from depprobe.operators.chain.kernels.steps import between, whole_run
-from depprobe.operators.chain.rounding import ROWS, Perturbation, log_errors, settled
+from depprobe.operators.chain.compression import RowBlock
+from depprobe.operators.chain.kernels.steps import between, rescaled, settled, whole_run
+from depprobe.operators.chain.rounding import ROWS, Perturbation, Riding
 
 _MATRIX_BYTES = 4 << 20
 #: widest state whose steps are taken by one product with the whole step Jacobian
@@ -82,7 +83,8 @@ def advance(
                 layer.step(k - j, j, joining)
                 joining = layer.inputs[j + 1] if len(layers) > 1 else None
     states = [layer.buffer[:-1, :, : layer.cell.width] for layer in layers]
-    after = torch.cat([layer.state[-1] for layer in layers], 1)
+    lasts = [layer.state[-1] for layer in layers]
+    after = torch.cat(lasts, 1) if len(lasts) > 1 else lasts[0]
     return torch.stack(taps) if wrt != "x" else layers[0].read(), after, states
 
 
@@ -184,23 +186,54 @@ class Found(NamedTuple):
     s: Tensor
     e: Tensor
     scales: Tensor
-    #: float64 (steps, groups + 3 T + 1): ln norms of what each group of rows reads; of rounding errors of the
-    #: taps, whole and along the rows, and of rows on s_k; whether no row left the limits given
-    told: Tensor
+    #: what ``Told`` reads: ln lengths of rows on the quantity asked for, (steps, r); those of s and e,
+    #: (steps, 2 T ROWS, width), and their scales before; largest moduli of rows and of what they read at
+    #: last, (r, 1 or 2), and exponents before, (r, 1); and for each layer s on its state, (steps, T ROWS, S)
+    read: list[Tensor]
     #: if asked for, rows on the quantity before their exponents, (steps, r, width), and on the lowest state
     taps: list[Tensor]
-    states: list[Tensor]
 
     @classmethod
-    def of(cls, tensors: Sequence[Tensor]) -> Found:
+    def of(cls, tensors: Sequence[Tensor], layers: int) -> Found:
         """What a ``Run`` returned."""
-        rows, log_scale, s, e, scales, told, *handed = tensors
-        return cls(rows, log_scale, s, e, scales, told, handed[:1], handed[1:])
+        rows, log_scale, s, e, scales, *more = tensors
+        return cls(rows, log_scale, s, e, scales, more[: 5 + layers], more[5 + layers :])
 
     def kept(self) -> Found:
         """The same in memory of its own."""
-        tensors = [*self[:6], *self.taps, *self.states]
-        return Found.of([tensor.clone() for tensor in tensors])
+        return Found.of([part.clone() for part in (*self[:5], *self.read, *self.taps)], len(self.read) - 5)
+
+
+class State(NamedTuple):
+    """What a run takes on: rows of all targets, their exponents, s, e (T, ROWS, S) and scales (T,)."""
+
+    tensors: list[Tensor]
+    #: rows of each group, with room for as many as are likely
+    lengths: Tensor
+    targets: int
+
+    @classmethod
+    def of(cls, blocks: Sequence[RowBlock], riding: Sequence[Riding], kind: torch.dtype) -> State:
+        """That of the targets under way, with zeros where sizes are rounded up."""
+        parts = [part for block in blocks for part in block.parts if part.rows.dtype == kind]
+        rows, scale = torch.cat([part.rows for part in parts]), torch.cat([part.scale for part in parts])
+        device = rows.device
+        more = rounded_up(len(rows), device) - len(rows)
+        if more:
+            rows = torch.cat([rows, rows.new_zeros(more, rows.shape[1])])
+            scale = torch.cat([scale, scale.new_full((more, 1), -torch.inf)])
+        count = rounded_up(len(riding), device)
+        s, e = rows.new_zeros(2, count, ROWS, rows.shape[1])
+        scales = scale.new_zeros(count)
+        if riding:
+            torch.stack([one.s for one in riding], out=s[: len(riding)])
+            torch.stack([one.e for one in riding], out=e[: len(riding)])
+            torch.stack([one.scale for one in riding], out=scales[: len(riding)])
+        sizes = [group.stop - group.start for part in parts for group in part.of.values()]
+        empty = max(0, 3 * count - len(sizes))
+        return cls(
+            [rows, scale, s, e, scales], torch.tensor([*sizes, *[0] * empty, more], device=device), count
+        )
 
 
 @dataclass(frozen=True)
@@ -211,7 +244,6 @@ class Run:
     ----------
     stack : cells without tensors.
     targets : room for so many.
-    limits : moduli between which the largest of each row has to stay.
     handed : whether taps and states are handed over too.
     space : room for step Jacobians from one run to the next.
     reading : takes rows on the lowest state to taps, if the chain does not.
@@ -221,7 +253,6 @@ class Run:
     steps: int
     wrt: str
     targets: int
-    limits: tuple[float, float]
     handed: bool
     space: dict[int, Tensor] | None
     reading: Callable[[Tensor], Tensor] | None = None
@@ -244,8 +275,8 @@ class Run:
         return cells, perturbed
 
     def __call__(self, given: Sequence[Tensor]) -> list[Tensor]:
-        """Tensors of ``Found``, of those of a ``_State`` and what ``_cells`` takes."""
-        rows, log_scale, s, e, scales, lengths, *rest = given
+        """Tensors of ``Found``, of those of a ``State`` and what ``_cells`` takes."""
+        rows, log_scale, s, e, scales, *rest = given
         cells, perturbed = self._cells(rest)
         errors = [part.flatten(0, 1) for part in (s, e, torch.zeros_like(s))]
         block, r, steps = torch.cat([rows, *errors]), len(rows), self.steps
@@ -254,32 +285,15 @@ class Run:
         )
         if self.reading is not None:
             taps = self.reading(states[0])
-        low, high = self.limits
-        moved = [part for part in (after[:r], taps[-1, :r]) if part.shape[1]]
-        peak = torch.cat([peaks(part, (1,)) for part in moved], 1)
-        sound = (((peak >= low) & (peak <= high)) | log_scale.isneginf()).all()
-        own = slice(r, r + 2 * ROWS * self.targets)
-        s_taps, e_taps = taps[:, own].unflatten(1, (2, self.targets, ROWS)).unbind(1)
-        at = scales[None, :, None, None]
-        s_states = [state[:, own].unflatten(1, (2, self.targets, ROWS))[:, 0] for state in states]
-        sizes = [Scaled(state, at).log_norm((2, 3)) for state in s_states]
-        growth = log_norm_of_logs(torch.stack(sizes), (0,))
-        rounding = torch.cat([log_errors(s_taps, e_taps, at), growth]).movedim(0, 1).flatten(1)
-        logs = _grouped(Scaled(taps[:, :r], log_scale).log_norm((2,)), lengths)
-        told = torch.cat([logs, rounding, sound.double().expand(steps, 1)], 1)
+        q = ROWS * self.targets
+        own = slice(r, r + 2 * q)
+        found, moved, peak = rescaled(after[:r], log_scale)
+        if taps.shape[2]:
+            peak = torch.cat([peak, peaks(taps[-1, :r], (1,)).to(peak.dtype)], 1)
+        logs = Scaled(taps[:, :r], log_scale).log_norm((2,))
+        read = [logs, taps[:, own], scales.clone(), peak, log_scale.clone()]
+        read += [state[:, r : r + q] for state in states]
         if self.targets:
-            s, e = after[own].unflatten(0, (2, self.targets, ROWS)).unbind(0)
-            s, e, scales = settled(s, e, scales, torch.cat([part.signs_of_state() for part in perturbed], 1))
-        found = Scaled(after[:r], log_scale).rescaled((1,))
-        read = [taps[:, :r], states[0][:, :r]] if self.handed else []
-        return [*found, s, e, scales, told, *read]
-
-
-def _grouped(logs: Tensor, lengths: Tensor) -> Tensor:
-    """ln norms of groups of so many rows one after another: logs (steps, r) to (steps, groups)."""
-    logs = logs.T.contiguous()
-    peak = torch.segment_reduce(logs, "max", lengths=lengths, axis=0, unsafe=True)
-    base = torch.where(peak.isfinite(), peak, 0)
-    powers = (2 * (logs - base.repeat_interleave(lengths, 0, output_size=len(logs)))).exp()
-    power = torch.segment_reduce(powers, "sum", lengths=lengths, axis=0, unsafe=True)
-    return (base + 0.5 * power.log()).T
+            s, e, scales = settled(after[own], scales, [part.products[0] for part in perturbed])
+        handed = [taps[:, :r], states[0][:, :r]] if self.handed else []
+        return [found, moved, s, e, scales, *read, *handed]

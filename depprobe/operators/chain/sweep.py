@@ -15,18 +15,17 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from depprobe.core.device import Recorder, rounded_up, waits
+from depprobe.core.device import Recorder, waits
 from depprobe.operators.chain import runs
 from depprobe.operators.chain.cells import CellChain
 from depprobe.operators.chain.compression import RowBlock, Step, first_rows, middle
 from depprobe.operators.chain.reading import SingleReading
-from depprobe.operators.chain.rounding import ROWS, Noise, Riding
-from depprobe.operators.chain.runs import Found, Run
+from depprobe.operators.chain.rounding import Noise, Riding, Told
+from depprobe.operators.chain.runs import Found, Run, State
 
 #: steps between two rescalings, as far as buffers allow, and where calls take longer than products; the first
 #: run; steps before the first compression, which costs as much as many steps, and between two at least
@@ -118,9 +117,12 @@ class _Sweep:
                 torch.float32: [cell.to(torch.float32) for cell in stack],
             }
         self._first = _DEVICE_COMPRESSION if waits(self._device) else FIRST_COMPRESSION
-        self._noise, self._told = Noise(stack), list[Tensor]()
+        self._noise, self._sound = Noise(stack), list[Tensor]()
+        #: runs that nobody was told of yet: source, steps, what was found in each precision
+        self._runs: list[tuple[int, int, dict[torch.dtype, Found]]] = []
+        self._handed = self._reading is not None or norm != "fro"
         self._bare = {kind: tuple(cell.bare() for cell in cells) for kind, cells in self._chains.items()}
-        self._state, self._whole = dict[torch.dtype, _State](), dict[int, Tensor]()
+        self._state, self._whole = dict[torch.dtype, State](), dict[int, Tensor]()
         # what is recorded has to keep its own room
         keeps = not waits(self._device)
         self._space = {kind: dict[int, Tensor]() if keeps else None for kind in self._chains}
@@ -133,7 +135,6 @@ class _Sweep:
         while k >= stop:
             if waiting and targets[waiting[-1]] == k and self._state:
                 self._settle(active)
-                self._state.clear()
             while waiting and targets[waiting[-1]] == k:
                 first = first_rows(self._stack, self._of)
                 riding = Riding(first, self._noise)
@@ -143,31 +144,33 @@ class _Sweep:
             until = max(stop, targets[waiting[-1]] + 1) if waiting else stop
             steps = self._steps(active, min(run, k - until + 1))
             found = {kind: self._taken(active, kind, k, steps) for kind in self._kinds(active)}
-            if steps > 1 and self._look and not all(bool(part.told[0, -1]) for part in found.values()):
-                run = max(1, steps // 4)
-                continue
+            self._runs.append((k, steps, found))
+            if self._look or self._handed:
+                told = self._told()
+                if steps > 1 and self._look and not all(bool(part[0, -1]) for part in told.values()):
+                    self._runs.clear()
+                    run = max(1, steps // 4)
+                    continue
+                self._show(active, told)
+            for kind, left in found.items():
+                self._state[kind] = self._state[kind]._replace(tensors=list(left[:5]))
+            if self._handed:
+                self._give(active)
             run = min(self._longest(active), 2 * run)
-            self._hand_over(active, found, k)
             k -= steps
             due = [row for row in active if row.t - k >= row.next_compression and self._is_worth(row)]
             if due and self._threshold:
-                self._check()
                 self._settle(active)
-                self._state.clear()
                 for row in due:
                     row.block.compress(self._threshold, self._reading is not None, waits(self._device))
                     row.riding.rotated(self._noise)
                     lag = row.t - k
                     gap = lag if waits(self._device) else max(NEXT_COMPRESSION, lag // 6)
                     row.next_compression = lag + gap
-        self._check()
-        return self._reading.deviation if self._reading else 0.0
-
-    def _check(self) -> None:
-        """Raise ``_Lost`` if a run that nobody looked at was not sound."""
-        if not self._look and self._told and not bool(torch.stack([t[0, -1] for t in self._told]).all()):
+        self._show(active, self._told())
+        if not self._look and not bool(torch.cat(self._sound).all()):
             raise _Lost
-        self._told.clear()
+        return self._reading.deviation if self._reading else 0.0
 
     def _longest(self, active: Sequence[_Row]) -> int:
         """Most steps of a run: more where calls take longer than products, unless a compression is near."""
@@ -198,24 +201,26 @@ class _Sweep:
         """All rows of one precision taken down some steps; with the first go s and e."""
         main = kind == self._dtype
         if kind not in self._state:
-            self._state[kind] = _State.of(active, kind, main)
+            riding = [row.riding for row in active] if main else []
+            self._state[kind] = State.of([row.block for row in active], riding, kind)
         state = self._state[kind]
-        given = [*state.tensors, state.lengths]
+        given = list(state.tensors)
         for level, cell in enumerate(self._chains[kind]):
             given += [self._packed(kind, level, k, steps), *cell.constants()]
             given += self._noise.given(level, steps) if main else []
         reading = self._reading if main else None
-        handed = self._reading is not None or self._norm != "fro"
         cells = self._bare[kind]
-        run = Run(cells, steps, self._wrt, state.targets, self._limits, handed, self._space[kind])
+        run = Run(cells, steps, self._wrt, state.targets, self._handed, self._space[kind])
         if reading is not None:
             run = replace(run, reading=lambda states: reading.taps(k, states))
-        key = (tuple(cell.kind() for cell in cells), steps, self._wrt, state.targets, handed)
-        found = Found.of(_recorder(key, run, given, len(state.tensors)))
+        key = (tuple(cell.kind() for cell in cells), steps, self._wrt, state.targets, self._handed)
+        found = Found.of(_recorder(key, run, given, len(state.tensors)), len(cells))
         if reading is not None:
             parts = [part for row in active for part in row.block.parts if part.rows.dtype == kind]
-            reading.compare(k, found.states[0][0], found.taps[0][0], parts)
-        return found.kept() if self._look and waits(self._device) else found
+            reading.compare(k, found.taps[1][0], found.taps[0][0], parts)
+        if not waits(self._device):
+            return found
+        return found.kept() if self._look else found._replace(read=[part.clone() for part in found.read])
 
     def _packed(self, kind: torch.dtype, level: int, k: int, steps: int) -> Tensor:
         """What a run reads of each of its steps in one layer, with the errors of rows: (steps, numbers)."""
@@ -228,31 +233,46 @@ class _Sweep:
             self._whole[level] = torch.cat([part.flatten(1) for part in parts], 1)
         return self._whole[level][k - steps + 1 : k + 1]
 
-    def _hand_over(self, active: Sequence[_Row], found: dict[torch.dtype, Found], k: int) -> None:
-        """Show each target what was read, and keep what moved."""
-        told = {kind: part.told.clone() if waits(self._device) else part.told for kind, part in found.items()}
-        last, targets = told[self._dtype], len(found[self._dtype].s)
-        self._told.append(last)
-        at = dict.fromkeys(found, (0, 0))
-        for place, row in enumerate(active):
-            taps, logs, first_group = [], [], at[self._dtype][1]
-            for part in row.block.parts:
-                kind = part.rows.dtype
-                first, group = at[kind]
-                stop = first + len(part.rows)
-                at[kind] = stop, group + len(part.of)
-                if found[kind].taps:
-                    logs.append(told[kind][:, group : group + len(part.of)])
-                    taps.append(found[kind].taps[0][:, first:stop])
-            read = row.block.read(logs, taps, self._norm) if taps and self._norm else None
-            self._visit(row.index, Step(k, row.block, last, first_group, place, targets, read, taps))
-        for kind, left in found.items():
-            tensors = [left.rows, left.log_scale, left.s, left.e, left.scales]
-            self._state[kind] = self._state[kind]._replace(tensors=tensors)
-        if any(part.taps for part in found.values()):
-            self._settle(active)
+    def _told(self) -> dict[torch.dtype, Tensor]:
+        """What the runs since the last time read, those of each precision one after another."""
+        told = {}
+        for kind, state in self._state.items() if self._runs else ():
+            tell = Told(tuple(steps for _, steps, _ in self._runs), state.targets, self._limits)
+            told[kind] = tell(
+                [state.lengths, *(part for *_, found in self._runs for part in found[kind].read)]
+            )[0]
+        return told
+
+    def _show(self, active: Sequence[_Row], told: dict[torch.dtype, Tensor]) -> None:
+        """Show each target what the runs read of it."""
+        first = 0
+        for k, steps, found in self._runs:
+            last, targets = told[self._dtype], len(found[self._dtype].s)
+            here, at = slice(first, first + steps), dict.fromkeys(found, (0, 0))
+            first += steps
+            for place, row in enumerate(active):
+                taps, logs, own = [], [], at[self._dtype][1]
+                for part in row.block.parts:
+                    kind = part.rows.dtype
+                    start, group = at[kind]
+                    stop = start + len(part.rows)
+                    at[kind] = stop, group + len(part.of)
+                    if found[kind].taps:
+                        logs.append(told[kind][here, group : group + len(part.of)])
+                        taps.append(found[kind].taps[0][:, start:stop])
+                read = row.block.read(logs, taps, self._norm) if taps and self._norm else None
+                self._visit(row.index, Step(k, row.block, last, here, own, place, targets, read, taps))
+        if self._runs:
+            self._sound.append(told[self._dtype][:, -1])
+        self._runs.clear()
 
     def _settle(self, active: Sequence[_Row]) -> None:
+        """Show what was read, and give each target its rows, before other targets or ranks come."""
+        self._show(active, self._told())
+        self._give(active)
+        self._state.clear()
+
+    def _give(self, active: Sequence[_Row]) -> None:
         """Give each target its rows."""
         at = dict.fromkeys(self._state, 0)
         for place, row in enumerate(active):
@@ -264,36 +284,3 @@ class _Sweep:
                 if kind == self._dtype:
                     row.riding.s, row.riding.e, row.riding.scale = s[place], e[place], scales[place]
                 at[kind] = here.stop
-
-
-class _State(NamedTuple):
-    """What a run takes on: rows of all targets, their exponents, s, e (T, ROWS, S) and scales (T,)."""
-
-    tensors: list[Tensor]
-    #: rows of each group, with room for as many as are likely
-    lengths: Tensor
-    targets: int
-
-    @classmethod
-    def of(cls, active: Sequence[_Row], kind: torch.dtype, main: bool) -> _State:
-        """That of the targets under way, with zeros where sizes are rounded up."""
-        parts = [part for row in active for part in row.block.parts if part.rows.dtype == kind]
-        rows, scale = torch.cat([part.rows for part in parts]), torch.cat([part.scale for part in parts])
-        device = rows.device
-        more = rounded_up(len(rows), device) - len(rows)
-        if more:
-            rows = torch.cat([rows, rows.new_zeros(more, rows.shape[1])])
-            scale = torch.cat([scale, scale.new_full((more, 1), -torch.inf)])
-        riding = [row.riding for row in active] if main else []
-        count = rounded_up(len(riding), device)
-        s, e = rows.new_zeros(2, count, ROWS, rows.shape[1])
-        scales = scale.new_zeros(count)
-        if riding:
-            torch.stack([one.s for one in riding], out=s[: len(riding)])
-            torch.stack([one.e for one in riding], out=e[: len(riding)])
-            torch.stack([one.scale for one in riding], out=scales[: len(riding)])
-        sizes = [group.stop - group.start for part in parts for group in part.of.values()]
-        empty = max(0, 3 * count - len(sizes))
-        return cls(
-            [rows, scale, s, e, scales], torch.tensor([*sizes, *[0] * empty, more], device=device), count
-        )

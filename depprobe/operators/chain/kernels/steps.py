@@ -3,6 +3,8 @@ r"""What a step does besides its product, each in one kernel on CUDA, with the s
     step Jacobians of an LSTM:   M_c = i W_i + f W_f + g W_g,   M_h = o W_o + m M_c      (``lstm.py``)
     between two products:        R' += R D,   e' += v * u',   then e' += b * s',  u' = w * s'   (u: w * s)
 
+    rows brought to range, with their exponents                                      (``scaled.py``)
+
 for all rows of a block, of which the last 3 q are s, e and u. D, the path past the weights, is of an LSTM
     c' = c keep + h keep_to_m,   of a GRU h' += h keep.
 
@@ -18,11 +20,14 @@ import torch
 from torch import Tensor
 
 from depprobe.core.device import compiled
+from depprobe.core.scaled import Scaled, peaks
 
 _KERNELS = "depprobe.operators.chain.kernels.triton_steps"
 _BLOCK = 256
 #: largest step Jacobian that one block of threads holds
 _TILE_BYTES = 128 << 10
+#: widest rows that one block of threads brings to range
+_WIDEST = 4096
 
 
 def lstm_matrices(weight: Tensor, slopes: Tensor, to_m: Tensor, out: Tensor) -> None:
@@ -114,6 +119,45 @@ def whole_run(matrices: Tensor, rows: Tensor, width: int, b: Tensor, w: Tensor, 
     strides = matrices.stride(0), matrices.stride(1), rows.stride(0), rows.stride(1)
     kernels.run[count + q,](*given, *strides, lines, size, num_warps=8)
     return True
+
+
+def rescaled(rows: Tensor, log_scale: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """``Scaled(rows, log_scale).rescaled((1,))`` of rows (r, S), and the largest moduli (r, 1)."""
+    kernels = compiled(_KERNELS, rows.device)
+    if kernels is None or rows.shape[1] > _WIDEST:
+        peak = peaks(rows, (1,))
+        return *Scaled(rows, log_scale).over(peak), peak
+    r, width = rows.shape
+    out, peak, scale = rows.new_empty(r, width), rows.new_empty(r, 1), torch.empty_like(log_scale)
+    if r:
+        size = kernels.next_power_of_2(width)
+        kernels.rescale[r,](rows, log_scale, out, scale, peak, width, rows.stride(0), size)
+    return out, scale, peak
+
+
+def settled(own: Tensor, scales: Tensor, w: Sequence[Tensor]) -> tuple[Tensor, Tensor, Tensor]:
+    """s and e after a run, the largest entry of each target's brought to 1, and scales (T,).
+
+    Parameters
+    ----------
+    own : s and e of all targets, (2 T ROWS, S).
+    scales : exponents before, (T,).
+    w : of some step of each layer, (ROWS, S); their signs are taken.
+    """
+    kernels, targets = compiled(_KERNELS, own.device), len(scales)
+    q, width = len(own) // 2, own.shape[1]
+    lost = 2 * torch.finfo(own.dtype).tiny
+    if kernels is None or len(w) > 1 or width > _WIDEST:
+        both = own.unflatten(0, (2, targets, -1))
+        found = Scaled(both, scales[:, None, None]).over(peaks(both, (0, 2, 3)))
+        left = found.log_scale.flatten()
+        # entries of rows and errors below the range of floats are lost
+        s, e = found.values.unbind(0)
+        return s, e + lost * torch.cat(list(w), 1).sign(), torch.where(left.isneginf(), scales, left)
+    out, moved = own.new_empty(2, targets, q // targets, width), torch.empty_like(scales)
+    size = kernels.next_power_of_2(width)
+    kernels.settle[targets,](own, scales, w[0], out, moved, lost, 0, q, width, own.stride(0), size)
+    return out[0], out[1], moved
 
 
 def _between(

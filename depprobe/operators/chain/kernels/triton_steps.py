@@ -111,3 +111,37 @@ def run(
             tl.store(here + q * per_row + c, e, mask=whole)
             tl.store(here + 2 * q * per_row + c, u, mask=whole)
             tl.debug_barrier()
+
+
+@triton.jit
+def rescale(rows, scale, into, into_scale, into_peak, width, per_row, BLOCK: tl.constexpr):
+    row, c = tl.program_id(0), tl.arange(0, BLOCK)
+    x = tl.load(rows + row * per_row + c, mask=c < width, other=0.0)
+    lost = tl.sum((x != x).to(tl.int32), 0) > 0
+    peak = tl.max(tl.abs(x), 0)
+    usable = (peak > 0) & (peak < float("inf")) & (lost == 0)
+    safe = tl.where(usable, peak, 1.0)
+    tl.store(into + row * width + c, x / safe, mask=c < width)
+    moved = tl.load(scale + row) + tl.log(safe.to(tl.float64))
+    tl.store(into_scale + row, tl.where((peak == 0) & (lost == 0), -float("inf"), moved))
+    tl.store(into_peak + row, tl.where(lost, float("nan"), peak))
+
+
+@triton.jit
+def settle(rows, scale, w, into, into_scale, tiny, first, q, width, per_row, BLOCK: tl.constexpr):
+    target, c = tl.program_id(0), tl.arange(0, BLOCK)
+    line = tl.arange(0, 8)
+    # four rows of s, then four of e
+    at = first + (line // 4) * q + target * 4 + line % 4
+    inside = (c < width)[None, :]
+    x = tl.load(rows + at[:, None] * per_row + c[None, :], mask=inside, other=0.0)
+    lost = tl.sum(tl.sum((x != x).to(tl.int32), 1), 0) > 0
+    peak = tl.max(tl.max(tl.abs(x), 1), 0)
+    usable = (peak > 0) & (peak < float("inf")) & (lost == 0)
+    safe = tl.where(usable, peak, 1.0)
+    sign = tl.load(w + (line % 4)[:, None] * width + c[None, :], mask=inside, other=0.0)
+    of_range = tl.where(sign > 0, tiny, -tiny).to(x.dtype)
+    out = x / safe + tl.where((line >= 4)[:, None], of_range, 0.0)
+    to = (line // 4) * q + target * 4 + line % 4
+    tl.store(into + to[:, None] * width + c[None, :], out.to(x.dtype), mask=inside)
+    tl.store(into_scale + target, tl.load(scale + target) + tl.log(safe.to(tl.float64)))
