@@ -30,8 +30,9 @@ from depprobe.operators.chain.runs import Found, Run, State
 #: steps between two rescalings, as far as buffers allow, and where calls take longer than products; the first
 #: run; steps before the first compression, which costs as much as many steps, and between two at least
 RUN, _LONG_RUN, FIRST_RUN, FIRST_COMPRESSION, NEXT_COMPRESSION = 32, 64, 16, 24, 12
-#: where runs are recorded: steps before the first, bytes of buffers, the fewest rows that are worth it
-_DEVICE_COMPRESSION, _DEVICE_BUFFER_BYTES, _DEVICE_ROWS = 72, 1 << 30, 160
+#: where runs are recorded: bytes of buffers; the fewest rows that are worth compressing, the most that are
+#: halved instead of decomposed, steps before that is first tried
+_DEVICE_BUFFER_BYTES, _DEVICE_ROWS, _DEVICE_WIDE, _DEVICE_COMPRESSION = 1 << 30, 160, 600, 96
 _BUFFER_BYTES = 48 << 20
 #: how far rows may fall or rise between two rescalings where float32 is to hold what is read from them
 _SINGLE_RANGE = 1e-20, 1e20
@@ -116,7 +117,8 @@ class _Sweep:
                 dtype: [stack[0].columns("h", dtype), *stack[1:]],
                 torch.float32: [cell.to(torch.float32) for cell in stack],
             }
-        self._first = _DEVICE_COMPRESSION if waits(self._device) else FIRST_COMPRESSION
+        wide = len(first_rows(stack, of)) > _DEVICE_WIDE
+        self._first = _DEVICE_COMPRESSION if waits(self._device) and not wide else FIRST_COMPRESSION
         self._noise, self._sound = Noise(stack), list[Tensor]()
         #: runs that nobody was told of yet: source, steps, what was found in each precision
         self._runs: list[tuple[int, int, dict[torch.dtype, Found]]] = []
@@ -162,10 +164,13 @@ class _Sweep:
             if due and self._threshold:
                 self._settle(active)
                 for row in due:
-                    row.block.compress(self._threshold, self._reading is not None, waits(self._device))
+                    halve = waits(self._device) and len(row.block.parts[0].rows) <= _DEVICE_WIDE
+                    row.block.compress(self._threshold, self._reading is not None, halve)
                     row.riding.rotated(self._noise)
                     lag = row.t - k
-                    gap = lag if waits(self._device) else max(NEXT_COMPRESSION, lag // 6)
+                    gap = max(NEXT_COMPRESSION, lag // 6)
+                    if waits(self._device):
+                        gap = lag if halve else _LONG_RUN
                     row.next_compression = lag + gap
         self._show(active, self._told())
         if not self._look and not bool(torch.cat(self._sound).all()):
@@ -173,11 +178,10 @@ class _Sweep:
         return self._reading.deviation if self._reading else 0.0
 
     def _longest(self, active: Sequence[_Row]) -> int:
-        """Most steps of a run: more where calls take longer than products, unless a compression is near."""
+        """Most steps of a run: more where calls take longer than products."""
         if not waits(self._device):
             return RUN if runs.is_wide(self._stack) else _LONG_RUN
-        waiting = any(row.next_compression == self._first and self._is_worth(row) for row in active)
-        return RUN if waiting else _LONG_RUN
+        return RUN if any(len(row.block.parts[0].rows) > _DEVICE_WIDE for row in active) else _LONG_RUN
 
     def _is_worth(self, row: _Row) -> bool:
         return not waits(self._device) or len(row.block.parts[0].rows) > _DEVICE_ROWS

@@ -117,7 +117,7 @@ def whole_run(matrices: Tensor, rows: Tensor, width: int, b: Tensor, w: Tensor, 
         return False
     given = matrices, rows, b.contiguous(), w.contiguous(), v, steps, count, q, v.stride(1), width, columns
     strides = matrices.stride(0), matrices.stride(1), rows.stride(0), rows.stride(1)
-    kernels.run[count + q,](*given, *strides, lines, size, num_warps=8)
+    kernels.run[count + q,](*given, *strides, lines, size)
     return True
 
 
@@ -156,7 +156,7 @@ def settled(own: Tensor, scales: Tensor, w: Sequence[Tensor]) -> tuple[Tensor, T
         return s, e + lost * torch.cat(list(w), 1).sign(), torch.where(left.isneginf(), scales, left)
     out, moved = own.new_empty(2, targets, q // targets, width), torch.empty_like(scales)
     size = kernels.next_power_of_2(width)
-    kernels.settle[targets,](own, scales, w[0], out, moved, lost, 0, q, width, own.stride(0), size)
+    kernels.settle[targets,](own, scales, w[0], out, moved, q, width, own.stride(0), lost, size)
     return out[0], out[1], moved
 
 

@@ -67,6 +67,9 @@ def between(
         tl.store(after + (row + 2 * q) * per_after + c, u, mask=inside)
 
 
+@triton.autotune(
+    [triton.Config({}, num_warps=warps) for warps in (4, 8, 16)], ["width", "columns"], restore_value=["rows"]
+)
 @triton.jit
 def run(
     matrices, rows, b, w, v, steps, count, q, signs, width, columns,
@@ -128,11 +131,11 @@ def rescale(rows, scale, into, into_scale, into_peak, width, per_row, BLOCK: tl.
 
 
 @triton.jit
-def settle(rows, scale, w, into, into_scale, tiny, first, q, width, per_row, BLOCK: tl.constexpr):
+def settle(rows, scale, w, into, into_scale, q, width, per_row, TINY: tl.constexpr, BLOCK: tl.constexpr):
     target, c = tl.program_id(0), tl.arange(0, BLOCK)
     line = tl.arange(0, 8)
     # four rows of s, then four of e
-    at = first + (line // 4) * q + target * 4 + line % 4
+    at = (line // 4) * q + target * 4 + line % 4
     inside = (c < width)[None, :]
     x = tl.load(rows + at[:, None] * per_row + c[None, :], mask=inside, other=0.0)
     lost = tl.sum(tl.sum((x != x).to(tl.int32), 1), 0) > 0
@@ -140,7 +143,8 @@ def settle(rows, scale, w, into, into_scale, tiny, first, q, width, per_row, BLO
     usable = (peak > 0) & (peak < float("inf")) & (lost == 0)
     safe = tl.where(usable, peak, 1.0)
     sign = tl.load(w + (line % 4)[:, None] * width + c[None, :], mask=inside, other=0.0)
-    of_range = tl.where(sign > 0, tiny, -tiny).to(x.dtype)
+    of_range = tl.full([8, BLOCK], TINY, x.dtype)
+    of_range = tl.where(sign > 0, of_range, -of_range)
     out = x / safe + tl.where((line >= 4)[:, None], of_range, 0.0)
     to = (line // 4) * q + target * 4 + line % 4
     tl.store(into + to[:, None] * width + c[None, :], out.to(x.dtype), mask=inside)
