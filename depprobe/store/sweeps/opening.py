@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from depprobe._version import __version__
 from depprobe.errors import BadInput
 from depprobe.store.atomic import as_path
-from depprobe.store.sweeps.folder import MEASURED, Cell, SweepFolder, on_one_line
+from depprobe.store.sweeps.folder import MEASURED, SweepFolder, on_one_line
 from depprobe.store.sweeps.stored_cell import Reader, StoredCell
 from depprobe.vocabulary import ABOUT, SCHEMA_VERSION, STATUS, describe
 
@@ -64,8 +64,9 @@ def open_sweep(folder: str | os.PathLike[str]) -> xr.Dataset:
     axes = {axis: _ordered([cell.at[axis] for cell in plan.cells]) for axis in plan.axes}
     reasons = np.full([len(values) for values in axes.values()], "not asked for", dtype=object)
     reader, found = Reader(), dict[Place, StoredCell]()
+    numbered = [(axis, {value: i for i, value in enumerate(values)}) for axis, values in axes.items()]
     for cell in plan.cells:
-        place = _place(cell, axes)
+        place = tuple(numbers[cell.at[axis]] for axis, numbers in numbered)
         if of.state(cell) != MEASURED:
             reasons[place] = of.reason(cell)
             continue
@@ -103,10 +104,6 @@ def _ordered(values: Sequence[Any]) -> list[Any]:
 
 def _typed(values: list[Any]) -> list[Any]:
     return [str(value) for value in values] if any(isinstance(value, str) for value in values) else values
-
-
-def _place(cell: Cell, axes: Mapping[str, list[Any]]) -> Place:
-    return tuple(values.index(cell.at[axis]) for axis, values in axes.items())
 
 
 def _joined(found: Mapping[Place, StoredCell], axes: Mapping[str, list[Any]]) -> xr.Dataset:
@@ -257,7 +254,7 @@ def _with_attributes(
     """Attributes of all cells: one where they agree, else a coordinate on the axes they depend on."""
     names = dict.fromkeys(name for one in found.values() for name in one.attrs)
     for name in names:
-        if name in axes or name in ds.variables or name in ("provenance", "title"):
+        if name in axes or name in ds.variables:
             continue
         values = np.full([len(at) for at in axes.values()], None, dtype=object)
         for place, one in found.items():

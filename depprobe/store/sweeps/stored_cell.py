@@ -21,6 +21,8 @@ from depprobe.errors import BadInput
 from depprobe.store.atomic import one_line
 from depprobe.store.files import load
 
+#: attributes that say how one cell came about
+_ITS_OWN = ("provenance", "title")
 Signature = tuple[tuple[str, tuple[int, ...], str], ...]
 
 
@@ -63,15 +65,16 @@ class Reader:
         """One cell, whose checksum was looked at; raises ``BadInput`` where it is no dataset all the same."""
         try:
             with h5py.File(path, locking=False) as file:
-                signature = tuple((name, item.shape, item.dtype.str) for name, item in file.items())
+                items, about = dict(file.items()), file.attrs
+                signature = tuple((name, item.shape, item.dtype.str) for name, item in items.items())
                 if signature not in self._kinds:
                     self._kinds[signature] = load(path)
                 like = self._kinds[signature]
-                labels = {str(name): _values(file[str(name)]) for name in like.coords}
-                attrs = {str(name): _plain(file.attrs[name]) for name in file.attrs if name in like.attrs}
+                labels = {str(name): _values(items[str(name)]) for name in like.coords}
+                attrs = {str(name): _plain(about[name]) for name in like.attrs if name not in _ITS_OWN}
                 for name in like.data_vars:
                     if "kind" in like[name].attrs:
-                        attrs["kind"] = _plain(file[str(name)].attrs["kind"])
+                        attrs["kind"] = _plain(items[str(name)].attrs["kind"])
         except BadInput:
             raise
         except Exception as error:  # damage surfaces as whatever the decoder meets first

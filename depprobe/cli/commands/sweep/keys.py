@@ -203,8 +203,7 @@ class Keys:
 
     def _has(self, settings: Settings, key: str, wanted: Any) -> bool:
         if key == SUBJECT:
-            subject = set(settings.subject)
-            return any(set(one.items()) <= subject for one in _all(wanted))
+            return any(all(pair in settings.subject for pair in one.items()) for one in _all(wanted))
         if key in OF_SUBJECT:
             return dict(settings.subject).get(key) in _all(wanted)
         there = self.at(settings, key)
