@@ -2,7 +2,6 @@
 at, and memory.
 """
 
-import importlib.util
 import itertools
 
 import numpy as np
@@ -11,6 +10,7 @@ import torch
 from conftest import tolerance
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from depprobe.core.device import compiled
 from depprobe.core.memory import StorageTracker
 from depprobe.layers.attention import Attention
 from depprobe.layers.sparse_attention import Blocks, PowersOfTwo, SparseAttention, Window
@@ -59,17 +59,17 @@ def test_norms_are_those_of_the_plain_sum(name, monkeypatch):
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device is here")
-@pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="triton is not installed")
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 def test_the_kernel_is_its_reference(shape, dtype):
-    value, X, b = factors(shape, dtype, "cuda")
-    expected = value.clone()
+    assert compiled("depprobe.operators.attention.kernel", torch.device("cuda")) is not None
+    expected, X, b = factors(shape, dtype)
+    value = expected.cuda()
     for first, part in enumerate(X.split((1, shape[1] - 1), 1)):
-        head_pairs.add_pairs_fused(value, part.contiguous(), b, first)
-        head_pairs.add_pairs_plain(expected, part.clone(), b, first)
+        head_pairs.add_pairs(value, part.cuda().contiguous(), b.cuda(), first)
+        head_pairs.add_pairs(expected, part, b, first)
     terms = shape[1] ** 2 * tolerance(dtype)
-    torch.testing.assert_close(value, expected, rtol=tolerance(dtype), atol=terms)
+    torch.testing.assert_close(value.cpu(), expected, rtol=tolerance(dtype), atol=terms)
 
 
 @pytest.mark.parametrize("e", [1, 7, 64])

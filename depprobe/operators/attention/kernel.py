@@ -9,9 +9,9 @@ import triton
 import triton.language as tl
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["first", "G"])  # each would be compiled anew
 def head_pairs(  # type: ignore[no-untyped-def]
-    value, X, b, first, c, m, G: tl.constexpr, H: tl.constexpr, BLOCK: tl.constexpr
+    value, X, b, first, c, m, G, H: tl.constexpr, BLOCK: tl.constexpr
 ):
     """value (T, c, m) += sum_gh b_g b_h X_gh, X (T, G, H, c, m), b (T, H, c, m), contiguous, g from first."""
     row = tl.program_id(0).to(tl.int64)
