@@ -10,13 +10,17 @@ measured on the second Gram matrix and not assumed.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+from depprobe.core.device import Recorder
+
 #: how far from the identity the second Gram matrix may lie
 _NEAR = 0.1
+_recorder = Recorder(12)
 
 
 class Orthonormal(NamedTuple):
@@ -50,34 +54,49 @@ def orthonormalise(columns: Tensor, unseen: bool = False) -> Orthonormal:
     >>> log_r.exp().round(decimals=12).tolist(), round(kept[1].item(), 6)
     ([2.0, 3.0], 0.948683)
     """
-    peak = columns.abs().amax(0)
-    safe = torch.where(peak > 0, peak, 1)
-    # powers of two, so that scaling rounds nothing
-    safe = torch.exp2(safe.log2().floor())
-    scaled = columns / safe
-    # of columns with a largest entry between 1 and 2, so that squares are in range
-    length = torch.linalg.vector_norm(scaled, dim=0, dtype=torch.float64)
-    scaled = scaled / torch.where(length > 0, length, 1).to(scaled.dtype)
-    frame, kept, sound = _cholesky_twice(scaled)
+    unit, length, safe, gram = _recorder("unit", _unit, [columns])
+    first, failed = torch.linalg.cholesky_ex(gram)
+    near = torch.linalg.solve_triangular(first.T, unit, upper=True, left=False)
+    gram, apart = _recorder("again", _again, [near])
+    second, failed_again = torch.linalg.cholesky_ex(gram)
+    frame = torch.linalg.solve_triangular(second.T, near, upper=True, left=False)
+    given = [first.diagonal(), second.diagonal(), failed, failed_again, apart, length, safe]
+    log_r, kept, sound = _recorder("told", _told, given)
     if not unseen and not bool(sound):
-        frame, kept = _householder(scaled)
-        sound = torch.ones_like(sound)
-    kept = torch.where(length > 0, kept, 0)
-    log_r = kept.double().log() + length.log() + safe.double().log()
+        frame, diagonal = _householder(unit)
+        log_r, kept, sound = _told(
+            [diagonal, torch.ones_like(diagonal), *map(torch.zeros_like, given[2:5]), *given[5:]]
+        )
     return Orthonormal(frame, log_r, kept, sound)
 
 
-def _cholesky_twice(unit: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Frame and diagonal of R by two Cholesky passes, and whether the first left enough."""
-    first, failed = torch.linalg.cholesky_ex(unit.T @ unit)
-    near = torch.linalg.solve_triangular(first.T, unit, upper=True, left=False)
+def _unit(given: Sequence[Tensor]) -> list[Tensor]:
+    """Columns of length 1, what they were over a power of two, that power, and their Gram matrix."""
+    (columns,) = given
+    peak = columns.abs().amax(0)
+    # powers of two, so that scaling rounds nothing
+    safe = torch.exp2(torch.where(peak > 0, peak, 1).log2().floor())
+    scaled = columns / safe
+    # of columns with a largest entry between 1 and 2, so that squares are in range
+    length = torch.linalg.vector_norm(scaled, dim=0, dtype=torch.float64)
+    unit = scaled / torch.where(length > 0, length, 1).to(scaled.dtype)
+    return [unit, length, safe, unit.T @ unit]
+
+
+def _again(given: Sequence[Tensor]) -> list[Tensor]:
+    """The Gram matrix of what the first pass left, and how far it is from the identity."""
+    (near,) = given
     gram = near.T @ near
     identity = torch.eye(len(gram), dtype=gram.dtype, device=gram.device)
-    apart = (gram - identity).abs().sum(1).max()
-    second, failed_again = torch.linalg.cholesky_ex(gram)
-    frame = torch.linalg.solve_triangular(second.T, near, upper=True, left=False)
-    sound = (apart < _NEAR) & (failed == 0) & (failed_again == 0)
-    return frame, first.diagonal() * second.diagonal(), sound
+    return [gram, (gram - identity).abs().sum(1).max()]
+
+
+def _told(given: Sequence[Tensor]) -> list[Tensor]:
+    """ln |r_ii|, the shares kept, and whether they are sound."""
+    first, second, failed, failed_again, apart, length, safe = given
+    kept = torch.where(length > 0, first * second, 0)
+    log_r = kept.double().log() + length.log() + safe.double().log()
+    return [log_r, kept, (apart < _NEAR) & (failed == 0) & (failed_again == 0)]
 
 
 def _householder(unit: Tensor) -> tuple[Tensor, Tensor]:

@@ -9,20 +9,23 @@ one stretch, whatever the length of the trajectory.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from functools import cached_property
+from collections.abc import Iterator, Sequence
+from functools import cached_property, partial
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from depprobe.core.device import waits
+from depprobe.core.device import Recorder, waits
 from depprobe.errors import BadInput, DepprobeError
 from depprobe.operators.chain.cells import CellChain
 from depprobe.operators.chain.recurrence import RecurrentWeights, chain_of, run
 
 #: steps of a stretch, as far as its gates take no more than these bytes
 _STEPS, _BYTES = 256, 64 << 20
+
+#: stretches of so many lengths
+_recorder = Recorder(40)
 
 State = list[tuple[Tensor, ...]]
 
@@ -119,17 +122,13 @@ class RecurrentStretch:
         """The same by the whole matrices of many steps, made together: few calls, where a call takes long."""
         size = columns.element_size() * sum(cell.width * (cell.width + cell.d_in) for cell in self._moving)
         batch = max(1, _BYTES // size)
+        widths = [(cell.width, cell.d_c) for cell in self._moving]
         for start in range(k, k + steps, batch):
             stop = min(start + batch, k + steps)
             matrices = [cell.full_matrices(start, stop) for cell in self._moving]
-            for each in zip(*matrices, strict=True):
-                states = columns.split([cell.width for cell in self._moving])
-                below: list[Tensor] = []
-                out = []
-                for cell, matrix, state in zip(self._moving, each, states, strict=True):
-                    out.append(matrix @ torch.cat([state, *below]) if below else matrix @ state)
-                    below = [out[-1][cell.d_c :]]
-                columns = torch.cat(out) if len(out) > 1 else out[0]
+            (columns,) = _recorder(
+                ("push", *widths), partial(_taken, widths), [columns, *matrices], at_first=False
+            )
         return columns
 
     @cached_property
@@ -148,3 +147,15 @@ class RecurrentStretch:
                 matrices = cell.full_matrices(start, stop)[:, :, : cell.width].double()
                 total[start:stop] += torch.linalg.slogdet(matrices)[1].cpu()
         return total
+
+
+def _taken(widths: Sequence[tuple[int, int]], given: Sequence[Tensor]) -> list[Tensor]:
+    """Columns (S, m) after the steps whose matrices (steps, S_l, S_l + d_l) are given, layer by layer."""
+    columns, *matrices = given
+    for each in zip(*matrices, strict=True):
+        states = columns.split([width for width, _ in widths])
+        out = [each[0] @ states[0]]
+        for (_, d_c), matrix, state in zip(widths, each[1:], states[1:], strict=False):
+            out.append(matrix @ torch.cat([state, out[-1][d_c:]]))
+        columns = torch.cat(out) if len(out) > 1 else out[0]
+    return [columns]
