@@ -121,7 +121,7 @@ def _(module: Convolution, n: int) -> Stream:
     if module.conv.stride[0] > 1:
         raise NoStream("a stride gives no output at most tokens")
     conv, reach = module.conv, module.pad[0]
-    lags = torch.arange(reach, 0, -conv.dilation[0], device=conv.weight.device) if reach else torch.arange(0)
+    lags = torch.arange(reach, 0, -conv.dilation[0], device=conv.weight.device)
 
     def step(x: Tensor, t: int, state: State) -> tuple[Tensor, State]:
         if t == 0 and module.padding_mode == "replicate":

@@ -6,7 +6,6 @@ Measured by ``torch.utils.benchmark.Timer``, which warms up, sets the threads an
 from __future__ import annotations
 
 import os
-import time
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -36,22 +35,23 @@ def seconds(run: Callable[[], object], threads: int = 1, least: float = 0.2) -> 
     >>> 0 < found.low <= found.median <= found.high
     True
     """
-    from torch.utils.benchmark import Timer  # slow to import
+    from torch.utils.benchmark import Timer, timer  # slow to import
 
     if threads < 1:
         raise BadInput(f"threads must be at least 1, not {threads}")
     if not least > 0:
         raise BadInput(f"the time to run for must be above 0 s, not {least}")
-    timer = Timer("run()", globals={"run": run}, num_threads=threads)
-    times = list(timer.blocked_autorange(min_run_time=least).times)
+    runs = Timer("run()", globals={"run": run}, num_threads=threads)
+    times = list(runs.blocked_autorange(min_run_time=least).times)
     before = torch.get_num_threads()
     try:
         torch.set_num_threads(threads)
         while len(times) < _RUNS:
             # the timer would warm up before each of these, which take seconds
-            start = time.perf_counter()
+            # torch's clock waits for CUDA devices
+            start = timer()
             run()
-            times.append(time.perf_counter() - start)
+            times.append(timer() - start)
     finally:
         torch.set_num_threads(before)
     low, median, high = np.quantile(times, (0.25, 0.5, 0.75))
