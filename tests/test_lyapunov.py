@@ -256,6 +256,40 @@ def test_stretches_taken_ahead_give_the_same(nearly, monkeypatch):
     np.testing.assert_allclose(ahead.increments, plain.increments, rtol=1e-9)
 
 
+class _Overwriting:
+    """Gives back what work made in the same tensors each time, and reads anew only what is another tensor."""
+
+    def __init__(self):
+        self.made, self.held = {}, {}
+
+    def __call__(self, key, work, given, carried=0, at_first=True):
+        inputs = []
+        for place, tensor in enumerate(given):
+            where = place, tensor.shape, tensor.dtype
+            into, last = self.held.get(where, (torch.empty_like(tensor), None))
+            if last is not tensor:
+                into.copy_(tensor)
+            self.held[where] = into, tensor
+            inputs.append(into)
+        found = work(inputs)
+        made = self.made.setdefault((key, *(part.shape for part in given)), [part.clone() for part in found])
+        for into, part in zip(made, found, strict=True):
+            into.copy_(part)
+        return made
+
+
+def test_recorded_steps_hand_on_copies_of_what_is_overwritten(monkeypatch):
+    torch.manual_seed(5)
+    module, x, frame = nn.LSTM(3, 8, 2).double(), noise(300, 3), frame_of(32, 6)
+    plain = growth(Recurrence(module).stretches(x), frame, 40, [120, 260])
+    monkeypatch.setattr("depprobe.dynamics.trajectory.waits", lambda device: True)
+    monkeypatch.setattr("depprobe.dynamics.trajectory._BYTES", 12_000)  # matrices of two steps at a time
+    for name in ("trajectory", "orthonormal"):
+        monkeypatch.setattr(f"depprobe.dynamics.{name}._recorder", _Overwriting())
+    found = growth(Recurrence(module).stretches(x), frame, 40, [120, 260], ahead=True)
+    np.testing.assert_allclose(found.increments, plain.increments, rtol=1e-9)
+
+
 @pytest.mark.parametrize("kind", [nn.RNN, nn.GRU, nn.LSTM])
 def test_first_exponent_is_the_growth_of_one_tangent_by_finite_differences(kind):
     torch.manual_seed(3)

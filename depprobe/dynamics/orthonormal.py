@@ -54,13 +54,14 @@ def orthonormalise(columns: Tensor, unseen: bool = False) -> Orthonormal:
     >>> log_r.exp().round(decimals=12).tolist(), round(kept[1].item(), 6)
     ([2.0, 3.0], 0.948683)
     """
-    unit, length, safe, gram = _recorder("unit", _unit, [columns], at_first=False)
+    unit, gram, *sizes = _recorder("unit", _unit, [columns], at_first=False)
     first, failed = torch.linalg.cholesky_ex(gram)
     near = torch.linalg.solve_triangular(first.T, unit, upper=True, left=False)
     gram, apart = _recorder("again", _again, [near], at_first=False)
     second, failed_again = torch.linalg.cholesky_ex(gram)
     frame = torch.linalg.solve_triangular(second.T, near, upper=True, left=False)
-    given = [first.diagonal(), second.diagonal(), failed, failed_again, apart, length, safe]
+    # what was recorded is overwritten in its place: only copies are new to what reads them
+    given = [first.diagonal(), second.diagonal(), failed, failed_again, *(z.clone() for z in (apart, *sizes))]
     log_r, kept, sound = _recorder("told", _told, given, at_first=False)
     if not unseen and not bool(sound):
         frame, diagonal = _householder(unit)
@@ -71,7 +72,7 @@ def orthonormalise(columns: Tensor, unseen: bool = False) -> Orthonormal:
 
 
 def _unit(given: Sequence[Tensor]) -> list[Tensor]:
-    """Columns of length 1, what they were over a power of two, that power, and their Gram matrix."""
+    """Columns of length 1, their Gram matrix, their lengths over a power of two, and that power."""
     (columns,) = given
     peak = columns.abs().amax(0)
     # powers of two, so that scaling rounds nothing
@@ -80,7 +81,7 @@ def _unit(given: Sequence[Tensor]) -> list[Tensor]:
     # of columns with a largest entry between 1 and 2, so that squares are in range
     length = torch.linalg.vector_norm(scaled, dim=0, dtype=torch.float64)
     unit = scaled / torch.where(length > 0, length, 1).to(scaled.dtype)
-    return [unit, length, safe, unit.T @ unit]
+    return [unit, unit.T @ unit, length, safe]
 
 
 def _again(given: Sequence[Tensor]) -> list[Tensor]:

@@ -126,9 +126,9 @@ class RecurrentStretch:
         for start in range(k, k + steps, batch):
             stop = min(start + batch, k + steps)
             matrices = [cell.full_matrices(start, stop) for cell in self._moving]
-            (columns,) = _recorder(
-                ("push", *widths), partial(_taken, widths), [columns, *matrices], at_first=False
-            )
+            key, work = ("push", *widths), partial(_taken, widths)
+            # a copy: what was recorded is overwritten in its place
+            columns = _recorder(key, work, [columns, *matrices], at_first=False)[0].clone()
         return columns
 
     @cached_property

@@ -147,10 +147,11 @@ def run(
     def work(given: Sequence[Tensor]) -> list[Tensor]:
         x, h, c, *flat = given
         if waits(x.device):
-            # side by side, as cuDNN reads them
-            whole = torch.cat([weight.flatten() for weight in flat])
-            parts = whole.split([weight.numel() for weight in flat])
-            flat = [part.view(weight.shape) for part, weight in zip(parts, flat, strict=True)]
+            # side by side, as cuDNN reads them: matrices before biases
+            order = sorted(range(len(flat)), key=lambda at: -flat[at].ndim)
+            whole = torch.cat([flat[at].flatten() for at in order])
+            parts = dict(zip(order, whole.split([flat[at].numel() for at in order]), strict=True))
+            flat = [parts[at].view(weight.shape) for at, weight in enumerate(flat)]
         start = (h[None, None], c[None, None]) if gated else h[None, None]
         out, *after = KERNELS[kind](x[None], start, flat, biased, 1, 0.0, False, False, True)
         return [out[0], *(part[0, 0] for part in after)]
