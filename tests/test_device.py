@@ -118,7 +118,13 @@ def test_sizes_are_rounded_up_to_few():
 
 
 def flags():
-    return [getattr(owner, name) for owner, name, _ in device._Precision._flags()]
+    backends = torch.backends
+    new = hasattr(backends.cuda.matmul, "fp32_precision")
+    parts = (
+        [backends.cuda.matmul, backends.cudnn.conv, backends.cudnn.rnn, backends.mkldnn.matmul] if new else []
+    )
+    older = [torch.get_float32_matmul_precision(), backends.cudnn.allow_tf32]
+    return [part.fp32_precision for part in parts] + older
 
 
 def test_float32_is_full_inside_and_the_flags_come_back():
@@ -131,7 +137,7 @@ def test_float32_is_full_inside_and_the_flags_come_back():
         module.register_forward_hook(lambda *_: seen.append(flags()))
         temporal_jacobian(module, x).log_norms([3])
         assert seen
-        assert all(value in ("ieee", False) for flag in seen for value in flag)
+        assert all(value in ("ieee", "none", "highest", False) for flag in seen for value in flag)
         assert flags() == asked
         with pytest.raises(ZeroDivisionError), full_precision():
             1 / 0  # noqa: B018
@@ -139,6 +145,24 @@ def test_float32_is_full_inside_and_the_flags_come_back():
     finally:
         torch.set_float32_matmul_precision("highest")
     assert flags()[1:3] == before[1:3]
+
+
+class _Looks(nn.Module):
+    def forward(self, x):
+        torch.backends.cuda.matmul.allow_tf32, torch.get_float32_matmul_precision()
+        with torch.backends.cudnn.flags(enabled=False):
+            return x.cumsum(-2)
+
+
+@pytest.mark.parametrize("precision", ["highest", "high"])
+def test_code_of_the_users_may_look_at_the_flags(precision):
+    torch.set_float32_matmul_precision(precision)
+    try:
+        asked = flags()
+        assert temporal_jacobian(_Looks(), torch.randn(5, 2)).support(3).tolist() == [True] * 4 + [False]
+        assert flags() == asked
+    finally:
+        torch.set_float32_matmul_precision("highest")
 
 
 def test_flags_come_back_when_the_last_of_several_threads_is_done():

@@ -31,34 +31,61 @@ Work = Callable[[Sequence[Tensor]], list[Tensor]]
 
 
 class _Precision:
-    """Flags of reduced float32 precision, switched off while any call is under way."""
+    """Flags of reduced float32 precision, switched off while any call is under way.
+
+    Torch has two sets of them, and refuses to read the older after a write to the newer alone: code of a
+    user's that looks at them meets a state in which both agree.
+    """
 
     def __init__(self) -> None:
-        self._lock, self._inside, self._before = threading.Lock(), 0, list[tuple[Any, str, Any]]()
-
-    @staticmethod
-    def _flags() -> list[tuple[Any, str, Any]]:
-        backends: Any = torch.backends
-        if hasattr(backends.cuda.matmul, "fp32_precision"):
-            owners = (backends.cuda.matmul, backends.cudnn.conv, backends.cudnn.rnn, backends.mkldnn.matmul)
-            return [(owner, "fp32_precision", "ieee") for owner in owners]
-        return [(backends.cuda.matmul, "allow_tf32", False), (backends.cudnn, "allow_tf32", False)]
+        self._lock, self._inside = threading.Lock(), 0
+        self._known: tuple[str | None, bool | None] = None, None
+        self._parts: list[tuple[Any, str]] = []
 
     def enter(self) -> None:
         with self._lock:
             if not self._inside:
-                flags = self._flags()
-                self._before = [(owner, name, getattr(owner, name)) for owner, name, _ in flags]
-                for owner, name, value in flags:
-                    setattr(owner, name, value)
+                backends: Any = torch.backends
+                self._known = (
+                    _read(torch.get_float32_matmul_precision),
+                    _read(lambda: backends.cudnn.allow_tf32),
+                )
+                parts = []
+                if hasattr(backends.cuda.matmul, "fp32_precision"):
+                    parts = [
+                        backends.cuda.matmul,
+                        backends.cudnn.conv,
+                        backends.cudnn.rnn,
+                        backends.mkldnn.matmul,
+                    ]
+                self._parts = [(part, part.fp32_precision) for part in parts]
+                torch.set_float32_matmul_precision("highest")
+                backends.cudnn.allow_tf32 = False
+                for part in parts:
+                    if part.fp32_precision not in ("none", "ieee"):
+                        part.fp32_precision = "ieee"
             self._inside += 1
 
     def leave(self) -> None:
         with self._lock:
             self._inside -= 1
             if not self._inside:
-                for owner, name, value in self._before:
-                    setattr(owner, name, value)
+                products, cudnn = self._known
+                if products is not None:
+                    torch.set_float32_matmul_precision(products)
+                if cudnn is not None:
+                    torch.backends.cudnn.allow_tf32 = cudnn
+                for part, value in self._parts:
+                    if part.fp32_precision != value:
+                        part.fp32_precision = value
+
+
+def _read(flag: Callable[[], Any]) -> Any:
+    """A flag, or None where torch refuses to tell."""
+    try:
+        return flag()
+    except RuntimeError:
+        return None
 
 
 _precision = _Precision()
