@@ -8,7 +8,7 @@ import pytest
 import depprobe
 from depprobe.errors import BadInput
 from depprobe.operators import RecurrentJacobian
-from depprobe.runs.cache import MARKER, Finished
+from depprobe.runs.cache import MARKER, Finished, FinishedPoints
 
 
 @pytest.fixture
@@ -96,3 +96,16 @@ def test_an_entry_that_is_no_file_is_measured_again(tmp_path, counted):
     depprobe.jacobian("gru", n=12, d=4, finished=kept)
     assert len(counted) == 2
     assert not entry.is_symlink()
+
+
+def test_any_damage_to_a_finished_point_is_noticed(tmp_path):
+    kept = FinishedPoints(tmp_path / "points")
+    kept.put({"n": 1}, {"seconds": 1.25})
+    (file,) = kept.folder.glob("*.json")
+    whole = file.read_bytes()
+    for place in range(8 * len(whole)):
+        byte, bit = divmod(place, 8)
+        file.write_bytes(whole[:byte] + bytes([whole[byte] ^ 1 << bit]) + whole[byte + 1 :])
+        assert kept.get({"n": 1}) is None
+    file.write_bytes(whole)
+    assert kept.get({"n": 1}) == {"seconds": 1.25}

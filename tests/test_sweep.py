@@ -319,6 +319,12 @@ def test_wrong_grids_end_in_one_line(swept, tmp_path, text, fault):
     assert not (tmp_path / "out").exists()
 
 
+def test_without_a_grid_file_it_says_what_to_give(run):
+    code, out, err = run("sweep")
+    assert (code, out, err.count("\n")) == (2, "", 1)
+    assert "give a grid file, as in depprobe sweep grid.toml" in err
+
+
 def test_a_folder_of_other_files_is_refused(swept, tmp_path):
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "mine.txt").write_text("mine")

@@ -1,7 +1,8 @@
 """Finished cases of a long run, kept on disk until all are there, so that an interrupted run goes on.
 
 Each case is one file, .npz or JSON, named by a hash of all that bears on it (module, weights' seed, options,
-input, and the machine where that does), so that nothing stale is ever taken up. A folder made here holds a
+input, and the machine where that does), so that nothing stale is ever taken up; its checksum, of a zip or
+behind the JSON, tells damage, and what is damaged is measured again. A folder made here holds a
 marker; one without it is someone else's, and nothing in it is read, written or removed.
 """
 
@@ -22,6 +23,7 @@ from depprobe.operators import LogNorms
 from depprobe.runs.labelling import Result
 from depprobe.store import replacing
 from depprobe.store.marks import mark_of
+from depprobe.store.trailer import data_of, sealed
 
 Found = TypeVar("Found")
 
@@ -138,8 +140,8 @@ class FinishedPoints(_Folder[dict[str, Any]]):
     suffix = ".json"
 
     def _read(self, path: Path) -> dict[str, Any] | None:
-        kept = json.loads(path.read_text(encoding="utf-8"))
+        kept = json.loads(data_of(path))
         return kept if isinstance(kept, dict) else None
 
     def _write(self, path: Path, found: dict[str, Any]) -> None:
-        path.write_text(json.dumps(found), encoding="utf-8")
+        path.write_bytes(sealed(json.dumps(found).encode()))

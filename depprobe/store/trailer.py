@@ -24,6 +24,13 @@ def sealed(data: bytes) -> bytes:
     return data + _MARK + hashlib.sha256(data).hexdigest().encode() + b"\n"
 
 
+def data_of(path: Path) -> bytes:
+    """The data of a file that must carry a checksum; raises ``BadInput`` where it has none or a wrong one."""
+    if not verify(path):
+        raise BadInput("it carries no checksum")
+    return path.read_bytes()[:-_LENGTH]
+
+
 def verify(path: Path) -> bool:
     """Whether a file carries a checksum; raises ``BadInput`` if it is wrong.
 

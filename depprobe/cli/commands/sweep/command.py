@@ -53,6 +53,8 @@ class _Sweep(click.Group):
         return super().resolve_command(ctx, args)
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        if not args:
+            raise BadInput("give a grid file, as in depprobe sweep grid.toml; --help shows what it holds")
         # options belong to the grid file's command, wherever it stands among them
         if args and args[0] not in self.commands and not {"-h", "--help"} & set(args):
             args = ["--", *args]
