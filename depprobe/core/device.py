@@ -233,7 +233,8 @@ class _Recorded:
             work(given)
         torch.cuda.current_stream().wait_stream(stream)
         self.given, self.graph = given, torch.cuda.CUDAGraph()
-        with torch.cuda.graph(self.graph, pool=pool):
+        # other threads of the process may use the device meanwhile
+        with torch.cuda.graph(self.graph, pool=pool, capture_error_mode="thread_local"):
             self.made = work(given)
             for into, made in zip(given, self.made[:carried], strict=False):
                 into.copy_(made)

@@ -6,7 +6,9 @@ they come for the second time with the same shapes.
 
 from __future__ import annotations
 
+import contextlib
 import copy
+import warnings
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -153,7 +155,11 @@ def run(
             parts = dict(zip(order, whole.split([flat[at].numel() for at in order]), strict=True))
             flat = [parts[at].view(weight.shape) for at, weight in enumerate(flat)]
         start = (h[None, None], c[None, None]) if gated else h[None, None]
-        out, *after = KERNELS[kind](x[None], start, flat, biased, 1, 0.0, False, False, True)
+        with warnings.catch_warnings() if waits(x.device) else contextlib.nullcontext():
+            if waits(x.device):
+                # cuDNN wants projected weights in an order of its own, and copies them each time
+                warnings.filterwarnings("ignore", "RNN module weights", UserWarning)
+            out, *after = KERNELS[kind](x[None], start, flat, biased, 1, 0.0, False, False, True)
         return [out[0], *(part[0, 0] for part in after)]
 
     if not waits(x.device) or len(x) > _RECORDED:

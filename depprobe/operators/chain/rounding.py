@@ -148,10 +148,9 @@ class Told:
         sizes = torch.stack([Scaled(part, at).log_norm((2, 3)) for part in rows])
         rounding = torch.cat([log_errors(s_taps, e_taps, at), log_norm_of_logs(sizes, (0,))])
         low, high = self.limits
-        sound = [
-            (((p >= low) & (p <= high)) | before.isneginf()).all().double().expand(n, 1)
-            for p, before, n in zip(peak, log_scale, self.steps, strict=True)
-        ]
+        peaks, before = torch.stack(peak), torch.stack(log_scale)
+        inside = (((peaks >= low) & (peaks <= high)) | before.isneginf()).flatten(1).all(1).double()
+        sound = [part.expand(n, 1) for part, n in zip(inside, self.steps, strict=True)]
         parts = _grouped(torch.cat(logs), lengths), rounding.movedim(0, 1).flatten(1), torch.cat(sound)
         return [torch.cat(parts, 1)]
 

@@ -32,7 +32,7 @@ from depprobe.operators.chain.runs import Found, Run, State
 RUN, _LONG_RUN, FIRST_RUN, FIRST_COMPRESSION, NEXT_COMPRESSION = 32, 64, 16, 24, 12
 #: where runs are recorded: bytes of buffers; the fewest rows that are worth compressing, the most that are
 #: halved instead of decomposed, steps before that is first tried
-_DEVICE_BUFFER_BYTES, _DEVICE_ROWS, _DEVICE_WIDE, _DEVICE_COMPRESSION = 1 << 30, 160, 600, 96
+_DEVICE_BUFFER_BYTES, _DEVICE_ROWS, _DEVICE_WIDE, _DEVICE_COMPRESSION = 1 << 30, 160, 300, 96
 _BUFFER_BYTES = 48 << 20
 #: how far rows may fall or rise between two rescalings where float32 is to hold what is read from them
 _SINGLE_RANGE = 1e-20, 1e20
