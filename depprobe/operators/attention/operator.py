@@ -86,7 +86,7 @@ class AttentionJacobian(TemporalJacobian):
         needed = (constants + 6 * pairs + factors) * size
         require(needed, memory, f"attention over {n} positions", "use a smaller n or d, or --dtype float32")
         self._closed: TileNorms | None = None
-        self._double: tuple[Heads, Tensor] | None = None
+        self._double: tuple[Heads, Tensor, Tensor] | None = None
 
     # -- norms ---------------------------------------------------------------------------------------
 
@@ -176,7 +176,8 @@ class AttentionJacobian(TemporalJacobian):
             remedy = "use a smaller d or fewer heads, or method='autograd'"
             require(16 * H * d * d, self._memory, f"blocks of {H} heads at d = {d}", remedy)
             heads = self._heads.double()
-            self._double = heads, heads.W_O @ heads.W_V
+            out_norms = log_norms(Scaled.plain(heads.W_O), "spectral").exp()
+            self._double = heads, heads.W_O @ heads.W_V, out_norms
         return Row(*self._double, tile)
 
     def _tile_of(self, t: int) -> Tile:

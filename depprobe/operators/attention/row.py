@@ -18,7 +18,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from depprobe.core.scaled import Scaled, log_norms
+from depprobe.core.scaled import Scaled
 from depprobe.operators.attention.heads import Heads, Tile
 
 
@@ -29,15 +29,16 @@ class Row:
     ----------
     heads : projections and weights, in float64.
     values : O_h W_V^h in float64, (H, d, d).
+    out_norms : spectral norms of O_h, (H,).
     tile : a tile with this one target.
     """
 
-    def __init__(self, heads: Heads, values: Tensor, tile: Tile) -> None:
+    def __init__(self, heads: Heads, values: Tensor, out_norms: Tensor, tile: Tile) -> None:
         self.t = int(tile.targets)
         seen = tile.seen()[0, 0]
         seen = seen | ~seen.any()  # of no key, all blocks are zero
         self.keys = tile.keys[0, seen]
-        self._heads, self._values = heads, values
+        self._heads, self._values, self._out_norms = heads, values, out_norms
         self._log_a = heads.log_weights(tile)[0, :, 0, seen]  # (H, m)
         v, k = (z[self.keys].transpose(0, 1) for z in (heads.v, heads.k))  # (H, m, e)
         every = torch.arange(v.shape[0], device=v.device)
@@ -90,7 +91,7 @@ class Row:
         of_k, of_v = heads.errors[1:].amax(1)
         rest = self._L.exp()
         r, rv, rk, rvk = self._apart
-        out = log_norms(Scaled.plain(heads.W_O), "spectral").exp()
+        out = self._out_norms
         p = torch.einsum("hed,he->hd", heads.W_K, heads.q[t]).norm(dim=1) * heads.scale
         of_p = heads.scale * heads.W_K.norm(dim=(1, 2)) * (of_q + 2 * heads.q[t].norm(dim=1))
         u = self._u[:, column].norm(dim=2).T
