@@ -33,7 +33,7 @@ d = 48
 #: seconds that an undisturbed sweep takes, about
 LASTS = 2.0
 #: seconds in which a sweep that is told to end must have done so
-SOON = 20.0
+SOON = 60.0
 
 
 def run_main(arguments: list[str], said: str, largest: int | None = None) -> None:
@@ -64,7 +64,7 @@ def started(folder: Path, *more: str, largest: int | None = None) -> multiproces
     return process
 
 
-def finished(process: multiprocessing.process.BaseProcess, within: float = 120.0) -> int:
+def finished(process: multiprocessing.process.BaseProcess, within: float = 400.0) -> int:
     """The exit code of a sweep, which must end."""
     process.join(within)
     ended = not process.is_alive()

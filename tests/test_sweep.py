@@ -282,6 +282,23 @@ def test_a_cell_that_ends_workers_is_kept_and_a_lost_cluster_ends_the_sweep(tmp_
     assert {folder.state(cell) for cell in plan.cells} == {"missing"}
 
 
+class _Silent(Executor):
+    """An executor from which nothing ever comes back."""
+
+    def submit(self, fn, /, *args, **kwargs):
+        return Future()
+
+
+def test_where_no_worker_is_left_the_sweep_ends(tmp_path, monkeypatch):
+    monkeypatch.setattr("depprobe.runs.sweeps.engine._PATIENCE", 0.01)
+    plan = plan_of(grid_of({"grid": {"layer": ["gru"]}, "fixed": {"n": 4, "d": 2}}))
+    folder = SweepFolder(tmp_path / "out")
+    folder.claim()
+    asked = iter([False, True])
+    with pytest.raises(DepprobeError, match="the workers are gone; what is measured stays"):
+        run_cells(plan.cells, folder, measure, _Silent(), lost=lambda: next(asked))
+
+
 def test_where_nothing_can_be_written_is_one_line(swept, run, tmp_path):
     (tmp_path / "grid.toml").write_text(GRID)
     for place in ("/proc/here", "grid.toml", "grid.toml/in"):

@@ -21,6 +21,9 @@ from depprobe.store.sweeps.folder import DAMAGED, FAILED, MEASURED, Cell, SweepF
 Progress = Callable[[float, int, str], None]
 #: measures a cell of these settings into a file; None, or why it could not
 Task = Callable[..., str | None]
+_GOES_ON = "what is measured stays, and the same command goes on"
+#: seconds between two looks at whether workers are there
+_PATIENCE = 5.0
 #: exceptions of an executor that mean one cell cannot be measured: it has ended several workers
 _OF_ONE_CELL = ("KilledWorker",)
 
@@ -53,6 +56,7 @@ def run_cells(
     executor: Executor,
     *,
     at_once: int = 1,
+    lost: Callable[[], bool] = lambda: False,
     progress: Progress | None = None,
 ) -> Tally:
     """Measure what is missing of the cells.
@@ -64,6 +68,7 @@ def run_cells(
     task : called as ``task(settings, path)`` where the executor runs it.
     executor : any; it is not shut down here.
     at_once : most cells handed to the executor before one comes back.
+    lost : asked now and then while nothing comes back; true where nothing ever will.
     progress : called with cells done, by their share of the work, cells in all, and the time left.
 
     Raises
@@ -93,7 +98,10 @@ def run_cells(
                     continue
                 clock.say(len(tally.failed))
                 running[executor.submit(task, cell.settings, str(folder.data(cell)))] = cell
-            for future in wait(running, return_when=FIRST_COMPLETED).done if running else ():
+            done = wait(running, timeout=_PATIENCE, return_when=FIRST_COMPLETED).done if running else set()
+            if running and not done and lost():
+                raise DepprobeError(f"the workers are gone; {_GOES_ON}")
+            for future in done:
                 cell = running.pop(future)
                 reason = _outcome(future)
                 if reason is None:
@@ -122,7 +130,7 @@ def _outcome(future: Future[str | None]) -> str | None:
         if isinstance(error, BrokenExecutor)
         else f"workers are gone ({error!r:.120})"
     )
-    raise DepprobeError(f"{what}; what is measured stays, and the same command goes on") from error
+    raise DepprobeError(f"{what}; {_GOES_ON}") from error
 
 
 class _Clock:

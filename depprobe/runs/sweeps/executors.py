@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from concurrent.futures import Executor
 from typing import Any, NamedTuple
 
@@ -18,14 +19,20 @@ from depprobe.runs.sweeps.engine import InProcess
 ALONE = "alone"
 #: cells handed to a cluster before one comes back; workers may come and go
 _AHEAD = 1000
+#: seconds in which a worker that was killed is replaced, on a machine that does much else
+_STARTING = 120.0
 
 
 class Engine(NamedTuple):
-    """An executor, the most cells to hand it at once, and the threads of one cell (None: as they are)."""
+    """An executor, the most cells to hand it at once, and the threads of one cell (None: as they are).
+
+    ``lost()`` says whether its workers are gone for good.
+    """
 
     executor: Executor
     at_once: int
     threads: int | None
+    lost: Callable[[], bool] = lambda: False
 
 
 @contextlib.contextmanager
@@ -49,15 +56,15 @@ def engine(workers: int | None, scheduler: str | None, threads: int | None, time
         with _connected(scheduler, timed) as executor:
             yield Engine(executor, _AHEAD, threads)
     elif workers is not None:
-        with _started(workers) as executor:
+        with _started(workers) as (executor, lost):
             share = max(1, len(os.sched_getaffinity(0)) // workers)
-            yield Engine(executor, 1 if timed else 4 * workers, threads or share)
+            yield Engine(executor, 1 if timed else 4 * workers, threads or share, lost)
     else:
         yield Engine(InProcess(), 1, threads)
 
 
 @contextlib.contextmanager
-def _started(workers: int) -> Iterator[Executor]:
+def _started(workers: int) -> Iterator[tuple[Executor, Callable[[], bool]]]:
     distributed = _distributed()
     import logging
 
@@ -66,13 +73,20 @@ def _started(workers: int) -> Iterator[Executor]:
             n_workers=workers,
             threads_per_worker=1,
             processes=True,
-            dashboard_address=None,
+            dashboard_address="127.0.0.1:0",
             preload=["depprobe.runs.sweeps.worker_setup"],
             silence_logs=logging.CRITICAL,
         ) as cluster,
         distributed.Client(cluster) as client,
     ):
-        yield client.get_executor(pure=False)
+        seen = time.monotonic()
+
+        def lost() -> bool:
+            nonlocal seen
+            seen = time.monotonic() if cluster.scheduler.workers else seen
+            return time.monotonic() - seen > _STARTING
+
+        yield client.get_executor(pure=False), lost
 
 
 @contextlib.contextmanager

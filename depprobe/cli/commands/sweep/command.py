@@ -205,7 +205,9 @@ def _measure(
     start, timed = time.monotonic(), plan.probe in TIMED
     with progress(quiet) as report, engine(workers, scheduler, threads, timed) as with_:
         task = partial(one, plan.probe, with_.threads, os.getcwd())
-        tally = run_cells(plan.cells, folder, task, with_.executor, at_once=with_.at_once, progress=report)
+        tally = run_cells(
+            plan.cells, folder, task, with_.executor, at_once=with_.at_once, lost=with_.lost, progress=report
+        )
     at = {cell.mark: cell.at for cell in plan.cells}
     for mark, reason in list(tally.failed.items())[:_LISTED]:
         click.echo(f"depprobe: {_named(at[mark])}: {reason}", err=True)
