@@ -133,7 +133,8 @@ def worker_killed(folder: Path, chance: np.random.Generator) -> None:
     if workers:
         with contextlib.suppress(psutil.NoSuchProcess):
             workers[chance.integers(len(workers))].kill()
-    assert finished(process) == 0, (folder / "said").read_text()
+    code = finished(process)
+    assert code == 0, f"exit code {code} after {(folder / 'said').read_text()}"
 
 
 def scheduler_killed(folder: Path, chance: np.random.Generator) -> None:

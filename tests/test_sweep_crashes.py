@@ -15,7 +15,7 @@ from depprobe.store.sweeps.folder import PLAN
 
 TIMES = int(os.environ.get("DEPPROBE_CRASHES", "0"))
 #: without ``make crash``: these kinds, once each
-QUICK = ("main_killed", "main_told_to_end", "two_at_once", "disk_full", "worker_killed", "scheduler_killed")
+QUICK = ("main_killed", "main_told_to_end", "two_at_once", "disk_full", "scheduler_killed")
 CASES = [(kind, i) for kind in KINDS for i in range(TIMES)] or [(kind, 0) for kind in QUICK]
 
 
