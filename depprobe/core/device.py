@@ -117,23 +117,14 @@ def rows_at_once(size: int, device: torch.device) -> int:
     return 1 << 30 if waits(device) else max(1, _CACHED // max(1, size))
 
 
-def to_host(*tensors: Tensor) -> list[Tensor]:
-    """The tensors on the CPU, copied side by side through pinned memory."""
-    if not any(tensor.is_cuda for tensor in tensors):
-        return [tensor.cpu() for tensor in tensors]
-    out = [torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True) for tensor in tensors]
-    for host, tensor in zip(out, tensors, strict=True):
-        host.copy_(tensor, non_blocking=True)
-    torch.cuda.synchronize()
-    return out
-
-
 class HostArray:
     """Float64 numbers on the host, filled from a device while that goes on with its work."""
 
     def __init__(self, shape: tuple[int, ...], device: torch.device) -> None:
         self._stream = torch.cuda.Stream(device) if device.type == "cuda" else None
-        self._host = torch.empty(shape, dtype=torch.float64, pin_memory=self._stream is not None)
+        pinned = self._stream is not None
+        # the user's default device may be another
+        self._host = torch.empty(shape, dtype=torch.float64, device="cpu", pin_memory=pinned)
 
     def put(self, at: slice, part: Tensor) -> None:
         """Copy what the device will have computed into some rows."""

@@ -221,7 +221,7 @@ def log_hypot(a: NDArray[np.float64], b: NDArray[np.float64]) -> NDArray[np.floa
 def with_rounding(values: Any, share: Any, error: Any = 0.0) -> tuple[Any, Any]:
     """ln norms, NaN where rounding may have changed all, and bounds on their errors; arrays or tensors."""
     if not isinstance(values, Tensor):
-        found, bound = with_rounding(*(torch.as_tensor(z) for z in (values, share, error)))
+        found, bound = with_rounding(*(torch.as_tensor(z, device="cpu") for z in (values, share, error)))
         return found.numpy(), bound.numpy()
     known = values.isfinite()
     lost = known & ~(share < 1)

@@ -101,7 +101,7 @@ def map_stretches(
             raise DepprobeError(
                 f"the trajectory reached Inf or NaN at step {first}: the map is unstable there"
             )
-        given = None if inputs is None else torch.as_tensor(inputs[start:stop])
+        given = None if inputs is None else torch.as_tensor(inputs[start:stop], device="cpu")
         try:
             stretch = MapStretch(step, path[:-1], given, whole)
         except RuntimeError as error:

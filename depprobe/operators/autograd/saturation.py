@@ -43,5 +43,7 @@ class Saturation:
         if self._graph is None:
             self._graph = function.record(x=_SMALLER * function.x)
         cotangent = torch.zeros_like(function.y)
-        cotangent[t] = 1 + torch.arange(function.shape[1]).to(cotangent) / function.shape[1]
+        cotangent[t] = (
+            1 + torch.arange(function.shape[1], device=cotangent.device).to(cotangent) / function.shape[1]
+        )
         return self._products.single(cotangent, self._graph).ne(0).any(1).cpu().numpy()
