@@ -221,6 +221,8 @@ DRIVES: tuple[str, ...] = ("input", "none")
 POOLINGS: tuple[str, ...] = ("rms", "median", "geometric")
 #: what norms are divided by: nothing, or that of the same target's block at lag 0
 NORMALISED: tuple[str, ...] = ("none", "diagonal")
+#: the norm of which ``threshold`` is a fraction: the largest by lag, or that at lag 0
+RELATIVE_TO: tuple[str, ...] = ("peak", "lag0")
 
 METHODS: tuple[str, ...] = ("auto", "structured", "autograd", "probes")
 

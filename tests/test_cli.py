@@ -321,6 +321,20 @@ def test_show_and_plot_read_what_was_stored(good):
     assert {"lstm", "gru"} <= set(re.findall(r"<!-- (\w+) -->", Path("both.svg").read_text()))
 
 
+def test_a_threshold_lag_is_printed_where_it_is_asked_for(good):
+    given = ["jacobian", "--layer", "gru", "--n", "60", "--d", "5"]
+    norms = xr.load_dataset(Path(json.loads(good(*given, "--json"))["dataset"]))["log_norm"]
+    by_lag = norms.values[0, ::-1]
+    for options, fraction, about, words in (
+        (["--threshold", "1e-3"], 1e-3, by_lag.max(), "below 0.001 of peak"),
+        (["--relative-to", "lag0"], 1e-6, by_lag[0], "below 1e-06 of lag 0"),
+    ):
+        first = np.flatnonzero(by_lag >= about + np.log(fraction)).max() + 1
+        (line,) = [line for line in good(*given, *options).splitlines() if words in line]
+        assert line.split("from (steps)")[1].split()[0] == str(first)
+    assert "below" not in good(*given).split("dataset")[0]
+
+
 def test_plot_goes_beside_the_first_dataset(good):
     good(*LSTM, "--targets", "all", "-o", "deep/a.nc", "--figure", "x.png")
     good("plot", "deep/a.nc", "--kind", "decay")

@@ -201,6 +201,15 @@ def test_threshold_lag_at_the_ends():
     assert np.isnan(distances(last_row(away), resamples=2, relative_to="lag0")["threshold_lag"])
 
 
+def test_a_threshold_of_the_lags_that_are_not_skipped():
+    """A residual path 1000 times above the rest: without lag 0 the peak is that of the rest."""
+    by_lag = np.r_[0.0, -7.0 - np.arange(40.0)]
+    assert distances(last_row(by_lag), threshold=1e-2, resamples=2)["threshold_lag"] == 1
+    assert distances(last_row(by_lag), threshold=1e-2, skip_lags=1, resamples=2)["threshold_lag"] == 6
+    about_lag_0 = distances(last_row(by_lag), threshold=1e-4, relative_to="lag0", skip_lags=1, resamples=2)
+    assert about_lag_0["threshold_lag"] == 4
+
+
 def test_skipped_lags_and_sources():
     rng = np.random.default_rng(9)
     x = rng.normal(size=(8, 12)) - 0.2 * np.arange(12)[::-1]

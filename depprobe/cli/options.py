@@ -12,7 +12,7 @@ from typing import Any
 import click
 
 from depprobe.cli.tables import TABLES
-from depprobe.vocabulary import NORMALISED, POOLINGS
+from depprobe.vocabulary import NORMALISED, POOLINGS, RELATIVE_TO
 
 #: options that a model has values of its own for
 OF_MODELS = ("n", "d", "samples", "seeds", "dtype", "device")
@@ -64,6 +64,17 @@ OPTIONS: dict[str, Callable[[Any], Any]] = {
     "normalise": click.option(
         "--normalise", type=click.Choice(NORMALISED), help="Divide norms by the block at lag 0, or not."
     ),
+    "threshold": click.option(
+        "--threshold",
+        type=click.FloatRange(0, 1, min_open=True, max_open=True),
+        metavar="FRACTION",
+        help="Print the lag from which norms stay below this fraction (default: 1e-06).",
+    ),
+    "relative_to": click.option(
+        "--relative-to",
+        type=click.Choice(RELATIVE_TO),
+        help="Threshold of the largest norm by lag, or of that at lag 0 (default: peak).",
+    ),
     "output": click.option(
         "-o",
         "--output",
@@ -110,7 +121,7 @@ def shared(*names: str) -> Callable[[Any], Any]:
 
 
 #: how distances are taken; a dataset is the same whatever they are
-DISTANCES = ("power", "skip_lags", "skip_first", "pooling", "normalise")
+DISTANCES = ("power", "skip_lags", "skip_first", "pooling", "normalise", "threshold", "relative_to")
 weighing = shared(*DISTANCES)
 
 

@@ -30,10 +30,9 @@ from depprobe.curves.resample import (
 )
 from depprobe.curves.shapes import line
 from depprobe.errors import BadInput, unknown
-from depprobe.vocabulary import POOLINGS, describe
+from depprobe.vocabulary import POOLINGS, RELATIVE_TO, describe
 
 POWERS = (1, 2)
-RELATIVE_TO = ("peak", "lag0")
 #: numbers that follow the curve over all lags, not each target's own shares
 RATE = "decay_rate"
 #: numbers that no distance bounds
@@ -96,8 +95,8 @@ def distances(
         normalised squared norm.
     resamples : number of bootstrap draws, at least 2.
     seed : of the draws; the same call gives the same numbers bit for bit.
-    threshold, relative_to : of ``threshold_lag``: a fraction of the largest pooled norm (``"peak"``) or of
-        that at lag 0 (``"lag0"``).
+    threshold, relative_to : of ``threshold_lag``: a fraction of the largest pooled norm (``"peak"``, skipped
+        lags left out) or of that at lag 0 (``"lag0"``).
     pooling : ``"rms"``, ``"median"`` or ``"geometric"`` mean of the norms at one distance, which the forms,
         the decay rate and ``threshold_lag`` follow. A geometric mean with an exact zero is 0.
     normalise : ``"diagonal"`` divides each norm by that of its target's block at lag 0 first.
@@ -217,7 +216,7 @@ def _measure(blocks: Blocks, choices: Choices) -> xr.Dataset:
             draws.append((by_lag, 1.0))
     curves, factor = draws[0]
     forms = fit_forms(curves, choices.skip_lags, form)
-    about = (choices.threshold, choices.relative_to)
+    about = (choices.threshold, choices.relative_to, choices.skip_lags)
     values, spreads = numbers(pooled, form, *about), numbers(curves, forms, *about)
     furthest = float(max(pooled.distance.max(initial=0), pooled.empty.max(initial=0)))
 

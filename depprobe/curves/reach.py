@@ -37,21 +37,24 @@ def fit_forms(curves: Curves, skip_lags: int, like: Fit | None = None) -> Fit:
     )
 
 
-def threshold_lag(curves: Curves, threshold: float, relative_to: str) -> Floats:
+def threshold_lag(curves: Curves, threshold: float, relative_to: str, skip_lags: int) -> Floats:
     """First distance (B,) from which norms stay below a fraction; inf where they do not at the last one."""
     known = np.isfinite(curves.log_rms)
     at_zero = curves.distance == 0
     if relative_to == "lag0" and not at_zero.any():
         return np.full(len(known), np.nan)
-    about = known & at_zero if relative_to == "lag0" else known
+    counts = known & (curves.distance >= skip_lags)
+    about = known & at_zero if relative_to == "lag0" else counts
     peak = np.max(np.where(about, curves.log_rms, -np.inf), axis=1, initial=-np.inf, keepdims=True)
-    above = known & (curves.log_rms >= peak + math.log(threshold))
-    last = np.max(np.where(above, curves.distance, -1), axis=1, initial=-1)
+    above = counts & (curves.log_rms >= peak + math.log(threshold))
+    last = np.max(np.where(above, curves.distance, -1), axis=1, initial=skip_lags - 1)
     every = np.append(np.union1d(curves.distance, curves.empty), np.inf)
     return np.where(np.isfinite(peak[:, 0]), every[np.searchsorted(every, last, side="right")], np.nan)
 
 
-def numbers(curves: Curves, form: Fit, threshold: float, relative_to: str) -> dict[str, Floats]:
+def numbers(
+    curves: Curves, form: Fit, threshold: float, relative_to: str, skip_lags: int
+) -> dict[str, Floats]:
     """The seven numbers of each of B curves."""
     L = curves.distance.astype(np.float64)
     held = np.cumsum(curves.share, axis=1)
@@ -68,7 +71,7 @@ def numbers(curves: Curves, form: Fit, threshold: float, relative_to: str) -> di
         "half_life": np.where(falls, math.log(2) / np.where(falls, -rate, 1.0), np.nan),
         "mean_distance": curves.share @ L if len(L) else np.full(len(held), np.nan),
         "effective_range": reached,
-        "threshold_lag": threshold_lag(curves, threshold, relative_to),
+        "threshold_lag": threshold_lag(curves, threshold, relative_to, skip_lags),
         "receptive_field": np.where(live, np.maximum(past, future), np.nan),
         "receptive_width": np.where(live, past + np.where(live, future, 0) + 1, np.nan),
     }

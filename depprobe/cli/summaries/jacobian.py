@@ -23,6 +23,8 @@ _COLUMNS = (
     ("mean distance", "steps", "mean_distance"),
     ("95 % range", "steps", "effective_range"),
 )
+#: printed where a threshold is asked for
+_THRESHOLD = "threshold_lag"
 #: share of the normalised norms from which a lag or a source dominates, and ln of the factor by which lag 0
 #: must stand out beside the next ones
 _MOST, _STANDS_OUT = 0.5, math.log(3)
@@ -34,6 +36,10 @@ def summary(ds: xr.Dataset, **how: Any) -> Summary:
     rows = _records(ds, found, decay_curve(ds))
     headings = _headings(rows)
     columns = [_cells(row, _have_far_ends(rows)) for row in rows]
+    if {"threshold", "relative_to"} & how.keys():
+        about = "peak" if found.attrs["relative_to"] == "peak" else "lag 0"
+        headings.append(f"below {found.attrs['threshold']:g} of {about} from (steps)")
+        columns = [[*column, _printed(row, _THRESHOLD)] for column, row in zip(columns, rows, strict=True)]
     if any(row["unknown"] for row in rows):
         headings.append("norms not known")
         columns = [[*column, in_words(row) or "0"] for column, row in zip(columns, rows, strict=True)]
@@ -62,7 +68,7 @@ def _records(ds: xr.Dataset, found: xr.Dataset, curve: xr.Dataset) -> list[dict[
             "alike": ";".join(map(str, line["form"].values[line["alike"].values == 1])),
             **{name: int(line[name].item()) for name in ("unknown", *UNKNOWN)},
         }
-        for _, _, name in _COLUMNS:
+        for name in (*(name for *_, name in _COLUMNS), _THRESHOLD):
             row[name] = float(line[name].item())
             row |= {f"{name}_{end}": line[f"{name}_{end}"].item() for end in ("stderr", "low", "high")}
         # the largest over targets, samples and seeds: no mean, so no standard error
@@ -90,9 +96,13 @@ def _cells(row: dict[str, Any], far: bool) -> list[str]:
         power_of_ten(row["log_norm_near"]),
         *([power_of_ten(row["log_norm_far"])] if far else []),
         "no form fits" if row["best_form"] == NONE else row["best_form"],
-        *(with_interval(row[name], row[f"{name}_low"], row[f"{name}_high"]) for _, _, name in _COLUMNS),
+        *(_printed(row, name) for *_, name in _COLUMNS),
         "-" if math.isnan(row["receptive_field"]) else f"{row['receptive_field']:.0f}",
     ]
+
+
+def _printed(row: dict[str, Any], name: str) -> str:
+    return with_interval(row[name], row[f"{name}_low"], row[f"{name}_high"])
 
 
 def _headings(rows: list[dict[str, Any]]) -> list[str]:
