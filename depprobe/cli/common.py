@@ -21,7 +21,7 @@ import click
 
 from depprobe.cli import output, tables
 from depprobe.cli.named_models import WORDS, Named, named, targets_of
-from depprobe.cli.options import OF_MODELS, SAYING
+from depprobe.cli.options import OF_MODELS, SAYING, TABLE
 from depprobe.cli.options import given as given_of
 from depprobe.cli.progress import progress
 
@@ -91,6 +91,7 @@ class Run:
             # a model has sizes and a dtype of its own unless the words say otherwise
             rest |= {key: None for key in OF_MODELS if key in rest and _is_default(context, key)}
         command = _command(name, given, input_, rest)
+        table = {key: rest.pop(key) for key in TABLE if key in rest}
         stem = Path("runs") / _run_name(name, command, [one.name for one in given], rest)
         data = said["output_"] or stem.with_name(stem.name + ".nc")
         figure = said["figure"] or stem.with_name(stem.name + ".png")
@@ -102,7 +103,10 @@ class Run:
             raise BadInput(f"a dataset is netCDF: --output must end in .nc, not {str(data)!r}")
         # what a model's code reads is not known
         reads = None if any(one.is_model for one in given) else () if input_ == "noise" else (Path(input_),)
-        return cls(command, targets_of(given), read(input_), data, figure, rest, said, reads)
+        source = read(input_, **table)
+        for note in () if said["quiet"] else source.notes:
+            click.echo(f"depprobe: {source.name}: {note}", err=True)
+        return cls(command, targets_of(given), source, data, figure, rest, said, reads)
 
     def there(self) -> xr.Dataset | None:
         """The result of this very command, where it is there and its input has not changed since."""

@@ -42,7 +42,25 @@ OPTIONS: dict[str, Callable[[Any], Any]] = {
         "input_",
         default="noise",
         metavar="noise|FILE",
-        help="Input: noise, or a .txt, .npy, .csv or .wav file.",
+        help="Input: noise, or a .txt, .npy, .csv, .tsv or .wav file.",
+    ),
+    "columns": click.option(
+        "--columns",
+        metavar="A,B,...",
+        help="Columns of a table, by name or position from 0 (default: all but dates and row numbers).",
+    ),
+    "delimiter": click.option(
+        "--delimiter",
+        metavar="CHARACTER",
+        help="Between the columns of a table: a character, tab, or space (default: , or a .tsv's tab).",
+    ),
+    "decimal": click.option(
+        "--decimal", metavar="CHARACTER", help="Before the fraction in a table's numbers (default: .)."
+    ),
+    "standardise": click.option(
+        "--standardise",
+        is_flag=True,
+        help="Bring the columns of a table or array to mean 0, standard deviation 1.",
     ),
     "samples": click.option("--samples", default=1, help="Number of inputs (same weights)."),
     "seeds": click.option("--seeds", default=1, help="Number of draws of the weights."),
@@ -109,8 +127,15 @@ OPTIONS: dict[str, Callable[[Any], Any]] = {
 }
 
 
+#: how a table is read; they come with ``input``
+TABLE = ("columns", "delimiter", "decimal", "standardise")
+
+
 def shared(*names: str) -> Callable[[Any], Any]:
-    """Decorator that gives a command the named options."""
+    """Decorator that gives a command the named options, and with ``input`` those of tables."""
+    if "input" in names:
+        at = names.index("input") + 1
+        names = (*names[:at], *TABLE, *names[at:])
 
     def decorate(function: Any) -> Any:
         for name in reversed(names):

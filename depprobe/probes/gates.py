@@ -29,7 +29,7 @@ from depprobe.operators.chain.operator import chain_norms
 from depprobe.operators.chain.step_chains import step_chains
 from depprobe.runs.cases import Case, Progress, Report, cases_of, collect
 from depprobe.runs.inner_recurrence import at_recurrences
-from depprobe.runs.labelling import numbers_of, origin, over_cases
+from depprobe.runs.labelling import input_of, numbers_of, origin, over_cases
 from depprobe.runs.subject import Request, asks
 
 #: dimensions of each variable, after (layer, seed, sample)
@@ -158,7 +158,7 @@ def gates(
         d=ds.sizes["unit"],
         seed=seed,
         dtype=measured.dtype,
-        projected=any(case.projected for case in measured.cases),
+        **input_of(measured.cases),
     )
     return ds
 

@@ -31,9 +31,9 @@ from depprobe.core.options import (
 from depprobe.errors import BadInput
 from depprobe.operators import LogNorms, TemporalJacobian
 from depprobe.operators.dispatch import jacobians_at_depths
-from depprobe.runs.cache import Finished
+from depprobe.runs.cache import Finished, identity_of
 from depprobe.runs.cases import Point, Progress, Report, along_depth, cases_of, collect
-from depprobe.runs.labelling import Result, fingerprint, labelled, numbers_of, origin, over_sources, stacked
+from depprobe.runs.labelling import Result, input_of, labelled, numbers_of, origin, over_sources, stacked
 from depprobe.runs.module_inputs import real_positions
 from depprobe.runs.padding import over_the_same_targets, without_padding
 from depprobe.runs.subject import Request, asks
@@ -171,7 +171,7 @@ def jacobian(
         known = {"layer": case.label, "seed": case.seed, "d": asked.of("d"), "dtype": asked.of("dtype")}
         known |= {"of": point.of, "wrt": point.wrt, "position": position, "first": seed}
         known |= {"targets": targets, "compared": compared, "version": __version__}
-        return known | options | {"input": fingerprint(numbers_of([case]))}
+        return known | options | identity_of(case)
 
     def measure(point: Point, report: Report) -> list[Result]:
         case = point.case
@@ -212,7 +212,7 @@ def jacobian(
         d=results[0].shape[1] if measured.own_width else asked.of("d"),
         seed=seed,
         dtype=measured.dtype,
-        projected=any(case.projected for case in measured.cases),
+        **input_of(measured.cases),
     )
     return ds
 

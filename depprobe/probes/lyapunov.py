@@ -31,7 +31,7 @@ from depprobe.errors import BadInput, unknown
 from depprobe.runs.cases import Case, Cases, Progress, Report, cases_of, collect, subjects_of
 from depprobe.runs.inner_recurrence import at_recurrences
 from depprobe.runs.inputs import Source
-from depprobe.runs.labelling import numbers_of, origin
+from depprobe.runs.labelling import input_of, numbers_of, origin
 from depprobe.runs.subject import NamedLayer, Request, asks
 from depprobe.vocabulary import DRIVES
 
@@ -146,6 +146,7 @@ def lyapunov(
         warmup=before,
         drive=drive,
         d=_recurrent(cases[-1].build(), "").hidden_size if measured.own_width else asked.of("d"),
+        **input_of(cases),
     )
     return ds
 

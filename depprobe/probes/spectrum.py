@@ -27,7 +27,7 @@ from depprobe.dynamics.square_matrices import SquareMatrix, step_matrices, weigh
 from depprobe.errors import BadInput
 from depprobe.runs.cases import Cases, Progress, cases_of, collect, subjects_of
 from depprobe.runs.inputs import Source
-from depprobe.runs.labelling import described, numbers_of, origin
+from depprobe.runs.labelling import described, input_of, numbers_of, origin
 from depprobe.runs.subject import NamedLayer, Request, asks, refuse
 
 #: bytes an entry of a dense matrix takes on its way through the decompositions
@@ -151,6 +151,7 @@ def spectrum(
         d=max(m.width for m in matrices) if measured.own_width else asked.of("d"),
         seed=seed,
         dtype=asked.of("dtype") if first is None else str(first.dtype).removeprefix("torch."),
+        **input_of(cases),
     )
     return ds
 

@@ -19,7 +19,8 @@ import numpy as np
 
 from depprobe.errors import BadInput
 from depprobe.operators import LogNorms
-from depprobe.runs.labelling import Result
+from depprobe.runs.cases import Case
+from depprobe.runs.labelling import Result, fingerprint, numbers_of
 from depprobe.store import replacing
 from depprobe.store.marks import mark_of
 from depprobe.store.trailer import data_of, sealed
@@ -97,6 +98,11 @@ class _Folder(ABC, Generic[Found]):
 
     def _path(self, facts: dict[str, Any]) -> Path:
         return self.folder / f"{mark_of(facts)}{self.suffix}"
+
+
+def identity_of(case: Case) -> dict[str, Any]:
+    """The facts that tell the input of a case from others."""
+    return {"input": fingerprint(numbers_of([case]))}
 
 
 class Finished(_Folder[list[Result]]):

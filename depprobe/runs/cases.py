@@ -6,7 +6,7 @@ A target is a spec string, a module, a factory (seed -> module), or a mapping fr
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from itertools import product
 from typing import Any, NamedTuple, TypeVar
@@ -47,6 +47,7 @@ class Case:
     sample: int = 0
     tokens: tuple[str, ...] = ()
     symbol: str = ""
+    about: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def x(self) -> Tensor:
@@ -163,8 +164,9 @@ def _cases(subjects: Sequence[Subject], x: Any, seeds: Sequence[int], request: R
         for i, one in enumerate(inputs):
             floats = isinstance(one, Tensor) and one.is_floating_point()
             tokens = () if floats else tuple(subject.tokens(x, one, i))
-            reads = tokens, symbol_of(x, subject) if tokens or isinstance(x, Source) else ""
-            cases.append(Case(subject.label, seed, build, one, projected, named, i, *reads))
+            symbol = symbol_of(x, subject) if tokens or isinstance(x, Source) else ""
+            reads = i, tokens, symbol, getattr(x, "about", {})
+            cases.append(Case(subject.label, seed, build, one, projected, named, *reads))
     return cases
 
 
@@ -199,10 +201,8 @@ def subjects_of(target: Any) -> list[Subject]:
     for one in named:
         if not isinstance(one, str):
             what = "modules and factories" if callable(one) else f"{type(one).__name__} {one!r}"
-            raise BadInput(
-                f"a list holds names of layers, not {what}; several are measured as a mapping "
-                "{label: module or factory}"
-            )
+            way = "several are measured as a mapping {label: module or factory}"
+            raise BadInput(f"a list holds names of layers, not {what}; {way}")
     if not named:
         raise BadInput("no layer was given; see depprobe layers")
     subjects = [_subject(None, one) for one in named]

@@ -2,7 +2,7 @@
 
     noise    x ~ N(0, 1), (n, d_in)
     .txt     bytes through a fixed random embedding, E ~ N(0, 1), (256, d_in); also .md, .py and other text
-    .npy     an array (length, d_in);   .csv   columns of numbers, a header line allowed
+    .npy     an array (length, d_in);   .csv, .tsv   columns of numbers, see ``runs.csv_table``
     .wav     sound (samples, channels) in -1 .. 1, which a model of sound reads as its own frames
 
 A file longer than n gives its first n positions, or evenly spaced windows where several samples are asked
@@ -12,10 +12,10 @@ Files are data: nothing in them is run, and pickles are refused.
 
 from __future__ import annotations
 
-import csv
 import math
 import warnings
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -24,12 +24,23 @@ from numpy.typing import NDArray
 
 from depprobe.errors import BadInput
 from depprobe.models.checkpoint import ReadsText
+from depprobe.runs.csv_table import SUFFIXES, Table, read_table, standardised
 from depprobe.store.atomic import one_line
 
 Floats = NDArray[np.float64]
 
 #: suffixes of known files that are no input
-_NOT_TEXT = (".npz", ".pt", ".pth", ".pkl", ".pickle", ".nc", ".h5", ".png", ".pdf", ".zip", ".gz")
+_NOT_TEXT = {
+    **dict.fromkeys((".pt", ".pth", ".ckpt", ".bin", ".safetensors", ".gguf", ".onnx"), "weights"),
+    ".npz": "several arrays",
+    **dict.fromkeys((".pkl", ".pickle", ".joblib"), "a pickle"),
+    **dict.fromkeys((".nc", ".h5", ".hdf5", ".mat", ".zarr"), "a dataset"),
+    **dict.fromkeys((".parquet", ".feather", ".arrow", ".xlsx", ".xls", ".ods"), "a table of another kind"),
+    **dict.fromkeys((".png", ".jpg", ".jpeg", ".gif", ".svg", ".pdf", ".docx", ".mp4"), "no text"),
+    **dict.fromkeys((".mp3", ".flac", ".ogg", ".m4a"), "compressed sound"),
+    **dict.fromkeys((".zip", ".gz", ".bz2", ".xz", ".tar", ".7z", ".whl"), "an archive"),
+}
+_READ = "use noise or a .txt, .npy, .csv, .tsv or .wav file"
 #: positions that are read where no length is asked for
 DEFAULT_LENGTH = 1000
 #: seeds of what stays fixed whatever ``--seed`` says: the byte embedding and the joining projection
@@ -41,13 +52,16 @@ class Source:
     """An input of any length, from which a layer takes windows (n, d_in).
 
     ``width`` is the input's own d_in, or None where it takes the width the layer asks for; ``rate`` are
-    samples a second, of sound.
+    samples a second, of sound; ``about`` says what was read of a table, for the attributes of a dataset,
+    and ``notes`` what was recognised in it.
     """
 
     name: str
     data: Floats | None = None
     text: bytes | None = None
     rate: float | None = None
+    about: Mapping[str, Any] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
 
     @property
     def width(self) -> int | None:
@@ -104,46 +118,105 @@ def joined(x: Floats, d: int) -> Floats:
     return x @ np.random.default_rng(_PROJECTION_SEED).normal(0.0, d_in**-0.5, (d_in, d))
 
 
-def read(name: str) -> Source:
-    """The input that ``--input`` names: ``noise``, or a file (.npy, .csv, .wav, otherwise text).
+def read(
+    name: str,
+    columns: str | int | Sequence[str | int] | None = None,
+    delimiter: str | None = None,
+    decimal: str | None = None,
+    standardise: bool = False,
+) -> Source:
+    """The input that ``--input`` names: ``noise``, or a file (.npy, .csv, .tsv, .wav, otherwise text).
+
+    Parameters
+    ----------
+    name : ``noise``, or the file.
+    columns : of a table, names or positions from 0, as a list or with commas between; all but dates and a
+        first column that numbers the rows by default, which is then said in ``notes``.
+    delimiter : between the columns of a table: one character, ``tab``, or ``space`` for any run of blanks.
+    decimal : the mark before the fraction in a table's numbers.
+    standardise : bring every column of a table or array to mean 0 and standard deviation 1 over all its rows.
 
     Raises
     ------
-    BadInput : no such file, empty, truncated, not two-dimensional, or holding what is not a finite number.
+    BadInput : no such file, a kind that is not read, empty, truncated, not two-dimensional, holding what is
+        not a finite number, or an option that has no meaning for it.
 
     Examples
     --------
     >>> read("noise").width is None
     True
     """
+    path = Path(name)
+    suffix = path.suffix.lower()
+    given = {"columns": columns, "delimiter": delimiter, "decimal": decimal}
+    for option, value in (given | {"standardise": standardise or None}).items():
+        kinds = (*SUFFIXES, ".npy") if option == "standardise" else tuple(SUFFIXES)
+        if value is not None and (name == "noise" or suffix not in kinds):
+            raise BadInput(f"{option} is for {', '.join(kinds)} files, not for {path.name!r}; leave it out")
     if name == "noise":
         return Source("noise")
-    path = Path(name)
     try:
         if not path.is_file():
             what = f"input {name!r} is a folder" if path.is_dir() else f"no such input {name!r}"
-            raise BadInput(f"{what}; use noise or a .txt, .npy, .csv or .wav file")
+            raise BadInput(f"{what}; {_READ}")
         if path.stat().st_size == 0:
             raise BadInput(f"input {name!r} is empty")
-        suffix = path.suffix.lower()
+        if suffix in _NOT_TEXT:
+            raise BadInput(f"cannot read {name!r} as an input: {suffix} is {_NOT_TEXT[suffix]}; {_READ}")
+        if suffix in SUFFIXES:
+            return _of_table(read_table(path, columns, delimiter, decimal), path, standardise)
         if suffix == ".npy":
-            data = _read_npy(path)
-        elif suffix == ".csv":
-            data = _read_csv(path)
-        elif suffix == ".wav":
+            data = _checked(_read_npy(path), name)
+            return _of_columns(path, data, [f"column {j}" for j in range(data.shape[1])], {}, standardise)
+        if suffix == ".wav":
             rate, sound = _read_wav(path)
             return Source(path.name, data=_checked(sound, name), rate=rate)
-        elif suffix in _NOT_TEXT:
-            raise BadInput(f"cannot read {name!r} as an input; use noise or a .txt, .npy, .csv or .wav file")
-        else:
-            return Source(path.name, text=path.read_bytes())
+        return Source(path.name, text=_read_text(path))
     except OSError as error:
         raise BadInput(f"cannot read input {name!r}: {error.strerror or error}") from None
     except BadInput:
         raise
     except Exception as error:  # damage surfaces as whatever the decoder meets first
         raise BadInput(f"cannot read input {name!r}: {one_line(error)}") from None
-    return Source(path.name, data=_checked(data, name))
+
+
+def _of_table(table: Table, path: Path, standardise: bool) -> Source:
+    about: dict[str, Any] = {"input_columns": ", ".join(table.names)}
+    if table.index:
+        about["input_index"] = table.index
+    return _of_columns(path, table.data, table.names, about, standardise, table.notes)
+
+
+def _of_columns(
+    path: Path,
+    data: Floats,
+    names: Sequence[str],
+    about: dict[str, Any],
+    standardise: bool,
+    notes: tuple[str, ...] = (),
+) -> Source:
+    if standardise:
+        data, mean, std = standardised(data, names)
+        about = about | {"input_mean": _plain(mean), "input_std": _plain(std)}
+    return Source(path.name, data=data, about=about, notes=notes)
+
+
+def _plain(values: Floats) -> Any:
+    """As netCDF holds it in an attribute: a list of one number comes back as the number."""
+    return values.tolist() if len(values) > 1 else float(values[0])
+
+
+def _read_text(path: Path) -> bytes:
+    text = path.read_bytes()
+    if b"\0" in text:
+        raise BadInput(f"cannot read {str(path)!r} as a text: it holds NUL bytes; {_READ}")
+    try:
+        text.decode()
+    except UnicodeDecodeError as error:
+        raise BadInput(
+            f"cannot read {str(path)!r} as a text: byte {error.start} is not UTF-8; save it as UTF-8"
+        ) from None
+    return text
 
 
 def _read_npy(path: Path) -> NDArray:
@@ -179,31 +252,6 @@ def _read_wav(path: Path) -> tuple[float, NDArray]:
     if sound.dtype.kind == "i":
         sound = sound / -float(np.iinfo(sound.dtype).min)
     return rate, sound.reshape(len(sound), -1)
-
-
-def _read_csv(path: Path) -> Floats:
-    with path.open(newline="", encoding="utf-8-sig") as stream:
-        reader = csv.reader(stream)
-        numbered = [(reader.line_num, row) for row in reader if any(cell.strip() for cell in row)]
-    if numbered and not all(map(_is_number, numbered[0][1])):
-        del numbered[0]
-    widths = {len(row) for _, row in numbered}
-    if len(widths) > 1:
-        raise BadInput(
-            f"cannot read input {str(path)!r}: its rows have {min(widths)} to {max(widths)} columns"
-        )
-    for line, row in numbered:
-        for cell in row:
-            if not _is_number(cell):
-                raise BadInput(f"cannot read input {str(path)!r}: line {line} holds {cell!r}, not a number")
-    return np.array([[float(cell) for cell in row] for _, row in numbered], dtype=np.float64)
-
-
-def _is_number(cell: str) -> bool:
-    try:
-        return float(cell) is not None
-    except ValueError:
-        return False
 
 
 def _checked(data: NDArray, name: str) -> Floats:

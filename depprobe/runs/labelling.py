@@ -110,6 +110,11 @@ def origin(
     }
 
 
+def input_of(cases: Sequence[Case]) -> dict[str, Any]:
+    """What is known of how some cases came by their input, for ``origin``."""
+    return {**cases[0].about, "projected": any(case.projected for case in cases)}
+
+
 def provenance(command: str, x: ArrayLike | None = None, **details: str | int | float) -> str:
     """How a dataset came about, as one JSON string for the attribute ``provenance``.
 

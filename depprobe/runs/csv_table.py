@@ -1,0 +1,282 @@
+"""A table of numbers as text: which columns are read, and which only say where a row stands. No torch here.
+
+    x[t, j] = row t, column j,    standardised: (x[t, j] - mean_j) / std_j,  over all rows of the file
+
+A first line that holds names is a header. A column of dates, and a first column that counts the rows by one,
+say where a row stands: they are the index, said and not read, unless they are asked for by name.
+"""
+
+from __future__ import annotations
+
+import csv
+import re
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from depprobe.errors import BadInput, unknown
+
+Floats = NDArray[np.float64]
+
+SUFFIXES = {".csv": ",", ".tsv": "\t"}
+#: words for what a shell makes hard to type
+_DELIMITERS = {"tab": "\t", "\\t": "\t", "space": " "}
+#: delimiters that a file without the expected one may have
+_OTHERS = {";": "';'", "\t": "tab", "|": "'|'", ",": "','"}
+#: how dates and times of day are written; what else pandas takes for a date may be a number or a word
+_DATE = re.compile(
+    r"(\d{1,4}([-/.])\d{1,2}\2\d{1,4}|\d{4}[-/]\d{1,2}|\d{1,2}[-/]\d{4}"
+    r"|(\d{1,2}[ -])?[A-Za-z]{3,9}\.?[ ,-]+(\d{1,2},? )?\d{4})([T ]+\d{1,2}:\d{2}.*)?"
+    r"|\d{1,2}:\d{2}(:\d{2}.*)?"
+)
+
+
+@dataclass(frozen=True)
+class Table:
+    """Columns (rows, columns) by name, with the index that says where each row stands, if there is one."""
+
+    data: Floats
+    names: tuple[str, ...]
+    index: str = ""
+    notes: tuple[str, ...] = ()
+
+
+def read_table(
+    path: Path, columns: Any = None, delimiter: str | None = None, decimal: str | None = None
+) -> Table:
+    """The columns of a table that hold numbers, or those asked for, by name or by position from 0.
+
+    Raises
+    ------
+    BadInput : ragged rows, an unknown column, one that is not of numbers, an empty cell, no column.
+
+    Examples
+    --------
+    >>> import pathlib, tempfile
+    >>> path = pathlib.Path(tempfile.mkdtemp(), "x.csv")
+    >>> _ = path.write_text("day;price;sold\\n2020-01-01;1,5;3\\n2020-01-02;2,5;4\\n")
+    >>> found = read_table(path, delimiter=";", decimal=",")
+    >>> found.names, found.data.tolist(), found.index
+    (('price', 'sold'), [[1.5, 3.0], [2.5, 4.0]], 'day: 2020-01-01 to 2020-01-02')
+    """
+    apart = _DELIMITERS.get(delimiter or "", delimiter) or SUFFIXES.get(path.suffix.lower(), ",")
+    point = decimal or "."
+    for said, given in (("delimiter", apart), ("decimal", point)):
+        if len(given) != 1 or given.isalnum() or given in '"\r\n':
+            raise BadInput(f"{said} must be one character that no number or name holds, not {given!r}")
+    if apart == point:
+        raise BadInput(f"delimiter and decimal are both {point!r}; give another --delimiter")
+    lines, rows = _cells(path, apart)
+    frame = _Columns(path.name, apart, point, lines, rows)
+    return frame.chosen(columns)
+
+
+def standardised(data: Floats, names: Sequence[str]) -> tuple[Floats, Floats, Floats]:
+    """Columns of mean 0 and standard deviation 1, with the means and deviations that they had.
+
+    Raises ``BadInput``: a column is constant.
+
+    Examples
+    --------
+    >>> [part.tolist() for part in standardised(np.array([[1.0], [3.0]]), ["a"])]
+    [[[-1.0], [1.0]], [2.0], [1.0]]
+    """
+    mean, std = data.mean(0), data.std(0)
+    flat = [name for name, low, high in zip(names, data.min(0), data.max(0), strict=True) if low == high]
+    if flat:
+        raise BadInput(f"{', '.join(map(repr, flat[:4]))} does not vary, so it cannot be standardised")
+    return (data - mean) / std, mean, std
+
+
+def _cells(path: Path, apart: str) -> tuple[list[int], list[list[str]]]:
+    """Numbers of the lines that are not empty, and their cells; raises ``BadInput`` for ragged rows."""
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as stream:
+            reader = csv.reader(stream, delimiter=apart, skipinitialspace=True, strict=True)
+            numbered = [(reader.line_num, row) for row in reader if any(cell.strip() for cell in row)]
+    except UnicodeDecodeError as error:
+        raise BadInput(
+            f"cannot read input {str(path)!r}: byte {error.start} is not UTF-8; save it as UTF-8"
+        ) from None
+    if apart == " ":
+        # a run of blanks is one
+        numbered = [(line, [cell for cell in row if cell]) for line, row in numbered]
+    if not numbered:
+        raise BadInput(f"input {str(path)!r} is empty")
+    width = len(numbered[0][1])
+    for line, row in numbered:
+        if len(row) != width:
+            raise BadInput(
+                f"cannot read input {str(path)!r}: line {line} has {len(row)} columns and line "
+                f"{numbered[0][0]} has {width}{_hint(apart, numbered[0][1])}"
+            )
+    return [line for line, _ in numbered], [[cell.strip() for cell in row] for _, row in numbered]
+
+
+def _hint(apart: str, cells: Sequence[str]) -> str:
+    """The delimiter that the file seems to have, where it is another."""
+    other = next((_OTHERS[c] for c in chain.from_iterable(cells) if c in _OTHERS and c != apart), None)
+    return f"; for columns set apart by {other} give --delimiter {other}" if other else ""
+
+
+class _Columns:
+    """The columns of a table as text and as numbers."""
+
+    def __init__(self, file: str, apart: str, point: str, lines: list[int], rows: list[list[str]]) -> None:
+        self._file, self._apart, self._first_row = file, apart, rows[0]
+        self._point = point
+        named = self._has_header(rows)
+        self.names = rows[0] if named else [str(j) for j in range(len(rows[0]))]
+        self._lines, rows = lines[named:], rows[named:]
+        if not rows:
+            raise BadInput(f"input {file!r} is empty but for its header")
+        self._text = [list(column) for column in zip(*rows, strict=True)]
+        self._values = [self._numbers(column) for column in self._text]
+        self._notes = []
+        if named and any(np.isfinite(self._numbers(self.names))):
+            self._notes.append(f"its first line is read as names: {', '.join(self.names)}")
+
+    def chosen(self, columns: Any) -> Table:
+        dates = {j: found for j in range(len(self.names)) if (found := self._dated(j))}
+        index = next(iter(dates.values()), "")
+        wanted = None if columns is None else self._positions(columns)
+        left: list[int] = []
+        if wanted is None:
+            left = list(dates)
+            if not dates and self._counts():
+                left, index = [0], f"{self.names[0]}: {self._text[0][0]} to {self._text[0][-1]}"
+            wanted = [j for j in range(len(self.names)) if j not in left]
+            if left:
+                called = ", ".join(repr(self.names[j]) for j in left)
+                what = "dates" if dates else "the number of each row"
+                self._notes.append(f"column {called} holds {what} and is taken as the index, not as input")
+            if not wanted:
+                raise BadInput(f"{self._file} holds no column of numbers beside {self.names[left[0]]!r}")
+        if dates:
+            self._notes += [f"its dates run backwards ({index})"] if self._falls(next(iter(dates))) else []
+        for j in wanted:
+            self._check(j, columns is None)
+        data = np.stack([self._values[j] for j in wanted], 1)
+        return Table(data, tuple(self.names[j] for j in wanted), index, tuple(self._notes))
+
+    def _numbers(self, cells: Sequence[str]) -> Floats:
+        import pandas as pd
+
+        if self._point != ".":
+            # a point in such a number would be a mark between thousands
+            cells = [cell.replace(".", "?").replace(self._point, ".") for cell in cells]
+        # plain strings: arrays of pandas's own read underscores and blanks otherwise
+        found = pd.to_numeric(pd.Series(list(cells), dtype=object), errors="coerce")
+        return np.asarray(found, dtype=np.float64)
+
+    def _has_header(self, rows: list[list[str]]) -> bool:
+        """Whether the first line holds names: some column is of numbers or dates from the second line on."""
+        first = np.isnan(self._numbers(rows[0])) & ~_words_for_nan(rows[0])
+        if not first.any():
+            return False
+        named = first & [not _is_date(cell) for cell in rows[0]]
+        if named.all() or len(rows) < 2:
+            return bool(named.all())
+        below = ~np.isnan(self._numbers(rows[1])) | [_is_date(cell) for cell in rows[1]]
+        return bool((named & below).any())
+
+    def _positions(self, columns: Any) -> list[int]:
+        if isinstance(columns, str):
+            columns = next(csv.reader([columns], skipinitialspace=True), [])
+        given = [columns] if isinstance(columns, int) else list(columns)
+        if not given:
+            raise BadInput("columns names none; leave it out to read all")
+        found = [self._position(one) for one in given]
+        twice = next((one for i, one in enumerate(given) if found[i] in found[:i]), None)
+        if twice is not None:
+            raise BadInput(f"column {twice!r} of {self._file} is named twice")
+        return found
+
+    def _position(self, one: Any) -> int:
+        name = one.strip() if isinstance(one, str) else one
+        if isinstance(name, str) and (count := self.names.count(name)):
+            if count > 1:
+                raise BadInput(f"{self._file} has {count} columns {name!r}; give the position, from 0")
+            return self.names.index(name)
+        if isinstance(name, bool) or not isinstance(name, int | np.integer | str):
+            raise BadInput(f"a column is given by name or position, not {one!r}")
+        if isinstance(name, str) and not (name.isascii() and name.isdecimal()):
+            named = unknown(f"column in {self._file}", name, dict.fromkeys(self.names))
+            raise BadInput(f"{named}{_hint(self._apart, self._first_row) if len(self.names) == 1 else ''}")
+        if not 0 <= int(name) < len(self.names):
+            last = len(self.names) - 1
+            raise BadInput(f"{self._file} has columns 0 to {last}, no column {name}: {', '.join(self.names)}")
+        return int(name)
+
+    def _dated(self, j: int) -> str:
+        """Of a column of dates its name, first and last; otherwise nothing."""
+        cells = self._text[j]
+        if not np.isnan(self._values[j]).all():
+            return ""
+        return f"{self.names[j]}: {cells[0]} to {cells[-1]}" if _dates(cells) is not None else ""
+
+    def _falls(self, j: int) -> bool:
+        dates = _dates(self._text[j])
+        return dates is not None and not _rises(dates)
+
+    def _counts(self) -> bool:
+        first = self._values[0]
+        return len(self.names) > 1 and len(first) > 2 and bool((np.diff(first) == 1).all())
+
+    def _check(self, j: int, all_read: bool) -> None:
+        """Refuse a column that is not of finite numbers, naming its first other cell."""
+        wrong = np.flatnonzero(~np.isfinite(self._values[j]))
+        if not len(wrong):
+            return
+        at = int(wrong[0])
+        cell, where = self._text[j][at], f"line {self._lines[at]}, column {self.names[j]!r}"
+        what = f"holds {cell!r}, not a number" if cell else "is empty"
+        if not np.isnan(self._values[j][at]) or _words_for_nan([cell])[0]:
+            what = f"holds NaN or Inf ({cell})"
+        way = f"; it must be finite in all rows ({len(wrong)} are not)" if cell and "NaN" in what else ""
+        others = [name for i, name in enumerate(self.names) if i != j and np.isfinite(self._values[i]).all()]
+        if not cell:
+            way = f"; fill {'it' if len(wrong) == 1 else f'the {len(wrong)} empty ones'} or leave out the row"
+        hint = _hint(self._apart, self._first_row if len(self.names) == 1 else [cell])
+        if hint and "," in cell and self._point == "." and self._apart != ",":
+            hint = "; for numbers such as 1,5 give --decimal ','"
+        elif all_read and others and not hint:
+            way += f"; --columns {','.join(others[:4])} reads those of numbers alone"
+        raise BadInput(f"cannot read input {self._file!r}: {where} {what}{way}{hint}")
+
+
+def _words_for_nan(cells: Sequence[str]) -> NDArray[np.bool_]:
+    return np.array([cell.lower().lstrip("+-") == "nan" for cell in cells], dtype=bool)
+
+
+def _is_date(cell: str) -> bool:
+    return _dates([cell]) is not None
+
+
+def _dates(cells: Sequence[str]) -> NDArray[np.datetime64] | None:
+    """Cells as dates, where all of them are; of two orders of day and month that in which they rise."""
+    import pandas as pd
+
+    if not all(map(_DATE.fullmatch, cells)):
+        return None
+    found: list[NDArray[np.datetime64]] = []
+    for day_first in (False, True):
+        with warnings.catch_warnings():
+            # of the order of day and month, both of which are tried
+            warnings.simplefilter("ignore")
+            try:
+                dates = pd.to_datetime(pd.Series(list(cells), dtype=object), utc=True, dayfirst=day_first)
+            except (ValueError, TypeError, OverflowError):
+                continue
+        found.append(np.asarray(dates.dt.tz_localize(None).to_numpy()))
+    return next((one for one in found if _rises(one)), found[0] if found else None)
+
+
+def _rises(dates: NDArray[np.datetime64]) -> bool:
+    return bool((np.diff(dates) >= np.timedelta64(0)).all())
