@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import importlib
 import sys
+import types
 from typing import TYPE_CHECKING, Any
 
 from depprobe._version import __version__
@@ -94,6 +95,17 @@ def _know_datasets() -> None:
 
 
 _know_datasets()
+
+
+class _Package(types.ModuleType):
+    """The package, whose name ``layers`` is the table of layers also once their folder is imported."""
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if not (name == "layers" and isinstance(value, types.ModuleType)):
+            super().__setattr__(name, value)
+
+
+sys.modules[__name__].__class__ = _Package
 
 
 def __dir__() -> list[str]:

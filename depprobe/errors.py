@@ -23,6 +23,10 @@ class OverBudget(BadInput):
     """The job would need more memory than the budget; said before anything is allocated (exit code 2)."""
 
 
+class PluginWarning(UserWarning):
+    """Something that another package offers could not be loaded; all else goes on without it."""
+
+
 #: what a terminal may obey, and what reverses the direction of text; line breaks and tabs are left
 _OBEYED = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
 

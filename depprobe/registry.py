@@ -2,23 +2,74 @@
 
 A spec string is ``name`` or ``name:option=value,option=value``: the one address of a layer on the
 command line, in test ids, dataset coordinates, file names and legends.
+
+Other packages add to this one by entry points, which are imported when they are needed:
+
+    [project.entry-points."depprobe.layers"]        [project.entry-points."depprobe.operators"]
+    mine = "my_package.layers"                      "my_package" = "my_package.operators"
+
+    [project.entry-points."depprobe.commands"]
+    mine = "my_package.command:mine"
+
+A layer's module registers it; an operator's module calls ``register_jacobian``, and is imported once a module
+is measured whose class lives in the package, or below the dotted name, that the entry is named after; a
+command is a ``click.Command``.
 """
 
 from __future__ import annotations
 
+import functools
 import importlib
 import inspect
 import pkgutil
 import types
 import typing
-from collections.abc import Callable, Iterator, Mapping
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from depprobe.errors import BadInput, unknown
+from depprobe.errors import BadInput, DepprobeError, PluginWarning, unknown
+
+if TYPE_CHECKING:
+    from importlib.metadata import EntryPoint
 
 #: parameters of a builder that come from the call, not from the spec string
 FROM_THE_CALL = ("d", "d_in")
+
+
+@functools.cache
+def offered(kind: str) -> tuple[EntryPoint, ...]:
+    """What other packages offer of ``layers``, ``operators`` or ``commands``; nothing is imported."""
+    from importlib import metadata  # takes as long to load as all else that --help needs
+
+    return tuple(sorted(metadata.entry_points(group=f"depprobe.{kind}"), key=lambda entry: entry.name))
+
+
+def package_of(entry: EntryPoint) -> str:
+    """The package that offers an entry point, with its version."""
+    return f"{entry.dist.name} {entry.dist.version}" if entry.dist else entry.value.partition(":")[0]
+
+
+def taken(entry: EntryPoint) -> Any:
+    """What an entry point names, imported; raises ``DepprobeError`` in one line that names the package."""
+    try:
+        return entry.load()
+    except (Exception, SystemExit) as error:
+        said = (str(error).strip().splitlines() or ["no message"])[0]
+        raise DepprobeError(
+            f"{entry.group} {entry.name!r} of the package {package_of(entry)} cannot be loaded from "
+            f"{entry.value}: {type(error).__name__}: {said}"
+        ) from error
+
+
+def take_all(entries: Iterable[EntryPoint]) -> None:
+    """Import entry points; each that cannot be is a ``PluginWarning``, and hides no other."""
+    for entry in entries:
+        try:
+            taken(entry)
+        except DepprobeError as error:
+            warnings.warn(str(error), PluginWarning, stacklevel=3)
 
 
 @dataclass(frozen=True)
@@ -59,12 +110,13 @@ class Layer:
 
 
 class Table(Mapping[str, Layer]):
-    """A table filled by the modules of one package, read when it is first asked."""
+    """A table filled by the modules of one package, read when it is first asked, then by other packages."""
 
     def __init__(self, kind: str, package: str) -> None:
         self._kind, self._package = kind, package
         self._entries: dict[str, Layer] = {}
         self._discovered = False
+        self._taken: set[str] = set()
 
     def register(
         self,
@@ -93,19 +145,33 @@ class Table(Mapping[str, Layer]):
                 importlib.import_module(f"{self._package}.{module.name}")
         return self._entries
 
+    def _take(self, wanted: Callable[[str], bool]) -> None:
+        """Import what other packages offer under the names wanted, each entry once."""
+        new = [one for one in offered(f"{self._kind}s") if wanted(one.name) and one.value not in self._taken]
+        self._taken |= {entry.value for entry in new}
+        take_all(new)
+
+    def _complete(self) -> dict[str, Layer]:
+        self._filled()
+        self._take(lambda name: True)
+        return self._entries
+
     def __getitem__(self, name: str) -> Layer:
-        if name not in self._filled():
+        if name not in self:
             raise unknown(self._kind, name, self._entries)
         return self._entries[name]
 
     def __contains__(self, name: object) -> bool:
-        return name in self._filled()
+        # the package that names it first, then those whose entries have other names than their layers
+        if name not in self._filled():
+            self._take(lambda one: one == name)
+        return name in self._entries or name in self._complete()
 
     def __iter__(self) -> Iterator[str]:
-        return iter(sorted(self._filled()))
+        return iter(sorted(self._complete()))
 
     def __len__(self) -> int:
-        return len(self._filled())
+        return len(self._complete())
 
 
 #: every named layer; ``depprobe/layers`` fills it

@@ -36,12 +36,13 @@ def test_the_lag_is_that_of_each_block(ds):
     assert lag.dims == ("target", "source")
     np.testing.assert_array_equal(lag, np.subtract.outer(np.arange(20), np.arange(20)))
     assert lag.attrs["units"] == "positions"
-    last = ds.assign_coords(lag=lag).isel(target=-1)
+    xr.testing.assert_identical(ds.lag, lag)
+    last = ds.isel(target=-1)
     np.testing.assert_array_equal(last.log_norm.swap_dims(source="lag").sel(lag=3), ds.log_norm[-1, -4])
     band = xr.Dataset({"log_norm": (("target", "lag"), [[0.0, 0.0]])}, {"lag": [0, 1]})
     assert band.depprobe.lag.values.tolist() == [0, 1]
     with pytest.raises(BadInput, match="position and source"):
-        ds.drop_vars("position").depprobe.lag  # noqa: B018
+        ds.drop_vars(["position", "lag"]).depprobe.lag  # noqa: B018
 
 
 def test_distances_of_several_datasets_stand_side_by_side(ds):
@@ -81,6 +82,13 @@ def test_every_public_name_is_there():
         assert getattr(depprobe, name) is not None
     for name in depprobe.figures.__all__:
         assert hasattr(depprobe.figures, name)
+
+
+def test_the_table_of_layers_is_that_of_the_package_whatever_is_imported_first():
+    code = "import depprobe.layers.attention; import depprobe; assert 'lstm' in depprobe.layers"
+    subprocess.run([sys.executable, "-c", code], check=True)
+    assert depprobe.layers["lstm"].name == "lstm"
+    assert "depprobe.layers.recurrent" in sys.modules
 
 
 def test_datasets_know_their_methods_whatever_is_imported_first():

@@ -52,6 +52,8 @@ def jacobian(targets=7, sources=301, layers=None):
         "source": ("source", np.arange(sources), describe("source")),
         "position": ("target", np.arange(targets) + 0.5, describe("position")),
     }
+    lag = 1 + np.subtract.outer(np.arange(targets), np.arange(sources))
+    coords["lag"] = (names, lag.astype(np.int32), describe("lag"))
     if layers is not None:
         values, names = np.stack([values] * len(layers)), ("layer", *names)
         coords["layer"] = ("layer", np.array(layers), describe("layer"))

@@ -12,15 +12,20 @@ import os
 import signal
 import sys
 import threading
+import warnings
 from collections.abc import Iterator
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
 from depprobe._version import __version__
 from depprobe.cli.named_models import WORDS
-from depprobe.errors import BadInput, DepprobeError, harmless, unknown
+from depprobe.errors import BadInput, DepprobeError, PluginWarning, harmless, unknown
+from depprobe.registry import offered, package_of, taken
 from depprobe.runs.subprocess_executor import WAITING
+
+if TYPE_CHECKING:
+    from importlib.metadata import EntryPoint
 
 #: command -> what it does; the module depprobe.cli.commands.<command> holds a click command of that name
 COMMANDS = {
@@ -40,16 +45,35 @@ COMMANDS = {
 }
 
 
+def _others() -> dict[str, EntryPoint]:
+    """Commands of other packages by name; the commands here come first."""
+    return {entry.name: entry for entry in offered("commands") if entry.name not in COMMANDS}
+
+
+def _command_of(entry: EntryPoint) -> click.Command:
+    """The command that another package offers; raises ``DepprobeError``, naming the package."""
+    found = taken(entry)
+    if not isinstance(found, click.Command):
+        kind = type(found).__name__
+        raise DepprobeError(
+            f"{entry.name!r} of the package {package_of(entry)} is no click.Command but {kind}"
+        )
+    return found
+
+
 class _Lazy(click.Group):
     """Lists commands without importing them, so that --help answers at once."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        return list(COMMANDS)
+        return [*COMMANDS, *_others()]
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name not in COMMANDS:
+            others = _others()
+            if cmd_name in others:
+                return _command_of(others[cmd_name])
             _suggest_layer(cmd_name)
-            raise unknown("command", cmd_name, COMMANDS)
+            raise unknown("command", cmd_name, [*COMMANDS, *others])
         return getattr(importlib.import_module(f"depprobe.cli.commands.{cmd_name}"), cmd_name)
 
     def resolve_command(self, ctx: click.Context, args: list[str]) -> Any:
@@ -69,6 +93,10 @@ class _Lazy(click.Group):
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):
             formatter.write_dl(list(COMMANDS.items()))
+        others = [(name, f"From the package {package_of(entry)}.") for name, entry in _others().items()]
+        if others:
+            with formatter.section("Commands of other packages"):
+                formatter.write_dl(others)
 
 
 def _suggest_layer(word: str) -> None:
@@ -104,7 +132,7 @@ def main(arguments: list[str] | None = None) -> NoReturn:
     # asleep, not spinning: two programs whose threads spin on the same processors slow each other ten times
     os.environ.setdefault(*WAITING)
     try:
-        with _ended_by_sigterm():
+        with _ended_by_sigterm(), _failed_plugins_said():
             left = cli.main(
                 [a for a in arguments if a != "--debug"], prog_name="depprobe", standalone_mode=False
             )
@@ -143,6 +171,22 @@ def _ended_by_sigterm() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGTERM, before)
+
+
+@contextlib.contextmanager
+def _failed_plugins_said() -> Iterator[None]:
+    """What another package offers and cannot be loaded is one line on stderr."""
+    with warnings.catch_warnings():
+        shown = warnings.showwarning
+
+        def show(message: Warning | str, category: type[Warning], *where: Any, **more: Any) -> None:
+            if issubclass(category, PluginWarning):
+                _say(" ".join(str(message).split()))
+            else:
+                shown(message, category, *where, **more)
+
+        warnings.showwarning = show
+        yield
 
 
 def _reading(error: Exception) -> tuple[int, str]:

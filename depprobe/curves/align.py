@@ -20,7 +20,7 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from depprobe.errors import BadInput, unknown
-from depprobe.vocabulary import NORMALISED, STATUS, status_of
+from depprobe.vocabulary import NORMALISED, STATUS, describe, status_of
 
 #: leading dimensions a dataset may have: a curve for each layer and depth, pooled over repeats
 CURVES, REPEATS = ("layer", "depth"), ("seed", "sample")
@@ -138,6 +138,24 @@ def placed(ds: xr.Dataset) -> xr.Dataset:
     known = ds["position"].max("layer").values
     place = ds["position"].copy(data=np.where(missing, known, values))
     return ds.assign_coords(position=place)
+
+
+def with_lag(ds: xr.Dataset) -> xr.Dataset:
+    """The dataset with the lag of every block as a coordinate over (target, source), from its positions.
+
+    It is that of the banded form; NaN where a position is. Unchanged, and the same object, where it is right
+    already, and where there are no blocks over (target, source) at known positions.
+    """
+    held = "log_norm" in ds and "lag" not in ds.dims and {"source", "position"} <= set(ds.coords)
+    if not held or "source" not in ds["log_norm"].dims:
+        return ds
+    lag = (ds["position"].variable.astype(np.float64) + 0.5) // 1 - ds["source"].variable
+    if not np.isnan(lag.values).any():
+        lag = lag.astype(np.int32)
+    if "lag" in ds.coords and ds["lag"].variable.equals(lag) and ds["lag"].dtype == lag.dtype:
+        return ds
+    lag.attrs = describe("lag")
+    return ds.assign_coords(lag=lag)
 
 
 def by_layer(

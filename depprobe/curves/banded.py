@@ -8,7 +8,7 @@ from __future__ import annotations
 import numpy as np
 import xarray as xr
 
-from depprobe.curves.align import check, placed, sources_of
+from depprobe.curves.align import check, placed, sources_of, with_lag
 from depprobe.vocabulary import STATUS, describe
 
 #: what stands outside the band: no norm, known exactly
@@ -70,7 +70,7 @@ def dense(ds: xr.Dataset) -> xr.Dataset:
             join="outer",
             fill_value={"log_norm_status": STATUS["not_measured"]},
         )
-        return joined.transpose(*ds["log_norm"].dims[:-1], "source").assign_attrs(ds.attrs)
+        return with_lag(joined.transpose(*ds["log_norm"].dims[:-1], "source")).assign_attrs(ds.attrs)
 
     n = int(ds.attrs["n"])
     source = sources_of(ds, ds["position"].values.astype(np.float64))
@@ -82,4 +82,4 @@ def dense(ds: xr.Dataset) -> xr.Dataset:
             values = np.full((*stored.shape[:-1], n), fill, stored.dtype)
             values[..., t, source[t, c]] = stored.values[..., t, c]
             out[name] = ((*stored.dims[:-1], "source"), values, ds[name].attrs)
-    return out
+    return with_lag(out)

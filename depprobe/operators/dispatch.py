@@ -17,6 +17,7 @@ from depprobe.errors import BadInput
 from depprobe.operators.autograd import fisher
 from depprobe.operators.autograd.operator import AutogradJacobian
 from depprobe.operators.autograd.probes import ProbedJacobian
+from depprobe.registry import offered, take_all
 
 #: makes the operator of a module at x (n, d); None for an instance that it does not serve
 Maker = Callable[[Any, Tensor, Options], TemporalJacobian | None]
@@ -25,6 +26,8 @@ General = Callable[[SequenceFunction, Options], TemporalJacobian | None]
 
 _MAKERS: dict[type[nn.Module], Maker] = {}
 _GENERAL: list[General] = []
+#: types for which other packages were asked
+_ASKED: set[type] = set()
 
 
 def register_jacobian(*types: type[nn.Module]) -> Callable[[Maker], Maker]:
@@ -58,8 +61,19 @@ def register_general(maker: General) -> General:
 
 def maker_of(module: nn.Module) -> Maker | None:
     """What makes the operator registered for what a module computes, or None."""
+    if type(module) not in _ASKED:
+        _ask_other_packages(type(module))
     kind = next((kind for kind in type(module).__mro__ if kind in _MAKERS), None)
     return _MAKERS[kind] if kind is not None and is_plain(module, kind) else None
+
+
+def _ask_other_packages(kind: type) -> None:
+    """Import the operators that other packages offer for a type, by their entry points."""
+    _ASKED.add(kind)
+    names = [f"{base.__module__}.{base.__qualname__}." for base in kind.__mro__]
+    take_all(
+        entry for entry in offered("operators") if any(name.startswith(f"{entry.name}.") for name in names)
+    )
 
 
 def registered_jacobian(module: nn.Module, x: Tensor, options: Options) -> TemporalJacobian | None:

@@ -9,8 +9,9 @@ from typing import Any
 
 import xarray as xr
 
+from depprobe.curves.align import with_lag
 from depprobe.errors import BadInput
-from depprobe.vocabulary import KINDS, describe
+from depprobe.vocabulary import KINDS
 
 #: kind of dataset -> its figure, where it has another name
 _FIGURES = {"jacobian": "decay"}
@@ -32,7 +33,7 @@ class Accessor:
     ...     coords={"target": [19], "source": np.arange(20), "position": ("target", [19.0])},
     ... )
     >>> round(ds.depprobe.distances().decay_rate.item(), 6), ds.depprobe.lag.values[0, :3].tolist()
-    (-1.0, [19.0, 18.0, 17.0])
+    (-1.0, [19, 18, 17])
     """
 
     def __init__(self, ds: xr.Dataset) -> None:
@@ -61,15 +62,11 @@ class Accessor:
 
     @property
     def lag(self) -> xr.DataArray:
-        """The lag of every block, position - source, over (target, source); the coordinate of a banded one.
-
-        ``ds.assign_coords(lag=ds.depprobe.lag)`` makes it a coordinate.
-        """
-        if "lag" in self._ds.dims:
-            return self._ds["lag"]
-        if "source" not in self._ds.coords or "position" not in self._ds.coords:
-            raise BadInput("lags need the coordinates position and source of a Jacobian dataset")
-        return (self._ds["position"] - self._ds["source"]).rename("lag").assign_attrs(describe("lag"))
+        """The coordinate ``lag``: position - source of every block, or the lags of a banded dataset."""
+        ds = with_lag(self._ds)
+        if "lag" not in ds.coords:
+            raise BadInput("lags need log_norm with the coordinates position and source, as a Jacobian has")
+        return ds["lag"]
 
 
 def register() -> type[Accessor]:

@@ -197,7 +197,12 @@ def labelled(results: list[Result], measured: Cases, depths: Sequence[str] = ())
     coords: dict[str, Any] = {"target": results[0].target, column: at}
     if not np.isnan(position).all():
         shared = bool((position == position[0]).all())
-        coords["position"] = ("target", position[0]) if shared else (("layer", "target"), position)
+        here, where = (position[0], ["target"]) if shared else (position, ["layer", "target"])
+        coords["position"] = (where, here)
+        if not banded:
+            # as the banded form counts them; see depprobe.curves.align.with_lag
+            lag = np.floor(here + 0.5)[..., None] - at
+            coords["lag"] = ([*where, "source"], lag if np.isnan(lag).any() else lag.astype(np.int32))
     tokens = {case.tokens for case in measured.cases}
     if len(tokens) == 1 and len(words := tokens.pop()) == n and not banded:
         coords["source_token"] = ("source", list(words))
@@ -233,7 +238,7 @@ def labelled(results: list[Result], measured: Cases, depths: Sequence[str] = ())
         ds.attrs["padding"] = f"{read} blocks not proved zero" if read else "read by no output"
     if "trajectory_digits" in ds:
         lost = ds["trajectory_digits"] < _DIGITS
-        lag = ds["position" if "position" in ds.coords else "target"] - ds[column]
+        lag = ds["lag"] if "lag" in ds.coords else ds["target"] - ds[column]
         ds.attrs["horizon_lag"] = int(np.ceil(lag.where(lost).min()))
     proofs = sorted({one.zero_proof for one in per_layer if one.zero_proof})
     if proofs:

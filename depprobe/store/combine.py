@@ -125,7 +125,8 @@ def _on_common_positions(parts: Sequence[xr.Dataset]) -> list[xr.Dataset]:
     wanted = {name for part in parts for name in map(str, part.data_vars)}
     shaped = []
     for part in parts:
-        one = part.drop_vars([n for n in ("source_token", "target_token") if n in part.coords])
+        # lags follow from the common positions
+        one = part.drop_vars([n for n in ("source_token", "target_token", "lag") if n in part.coords])
         for name, first in (("sample", 0), ("seed", int(part.attrs.get("seed", 0)))):
             one = one if name in one.dims else one.expand_dims({name: [first]})
         like = one["log_norm"]

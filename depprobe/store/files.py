@@ -161,7 +161,7 @@ def load(path: str | os.PathLike[str]) -> xr.Dataset:
     for holder in holders:
         holder.attrs = {name: _as_python(value) for name, value in holder.attrs.items()}
     if ds.attrs.get("schema_version") == "1":
-        return from_version_1(ds)
+        return completed(from_version_1(ds))
     return completed(ds) if _is_measured(ds) else ds
 
 

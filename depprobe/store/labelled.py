@@ -9,14 +9,14 @@ from __future__ import annotations
 import numpy as np
 import xarray as xr
 
-from depprobe.curves.align import placed
+from depprobe.curves.align import placed, with_lag
 from depprobe.vocabulary import ABOUT, STATUS, describe
 
 _STATUS = "log_norm_status"
 
 
 def completed(ds: xr.Dataset) -> xr.Dataset:
-    """A dataset with labels on every known variable, and a status of ``not_measured`` in missing cells.
+    """A dataset with labels on every known variable, lags, and a status of ``not_measured`` in missing cells.
 
     Unchanged, and the same object, where nothing is missing.
 
@@ -26,7 +26,7 @@ def completed(ds: xr.Dataset) -> xr.Dataset:
     >>> completed(ds).source.attrs
     {'long_name': 'input position k', 'units': 'position'}
     """
-    ds = placed(ds)
+    ds = with_lag(placed(ds))
     changed: dict[str, xr.Variable] = {}
     for name, variable in ds.variables.items():
         if name not in ABOUT:

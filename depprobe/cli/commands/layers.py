@@ -8,33 +8,32 @@ import click
 
 from depprobe.cli.output import as_json as to_json
 
+if typing.TYPE_CHECKING:
+    from depprobe.registry import Layer
+
 
 @click.command(short_help="the named layers")
 @click.argument("names", nargs=-1, metavar="[NAME]...")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 def layers(names: tuple[str, ...], as_json: bool) -> None:
     """List the named layers, or those named: options with defaults, equation, citation, operator."""
-    from depprobe.errors import unknown
-    from depprobe.operators.dispatch import operator_name
     from depprobe.registry import layers as table
 
-    for name in names:
-        if name not in table:
-            raise unknown("layer", name, table)
+    # those named alone: no package is asked for the others
+    chosen = {name: table[name] for name in (dict.fromkeys(names) or table)}
     document: dict[str, dict[str, typing.Any]] = {
         name: {
             "summary": entry.summary,
             "equation": entry.equation,
             "citation": entry.citation,
-            "operator": operator_name(entry.build(16), 16),
+            "operator": _operator_of(name, entry),
             "options": {
                 option: {"type": _type_name(parameter.annotation), "default": parameter.default}
                 for option, parameter in entry.options.items()
             },
             "examples": list(entry.examples),
         }
-        for name, entry in table.items()
-        if not names or name in names
+        for name, entry in chosen.items()
     }
     if as_json:
         click.echo(to_json(document))
@@ -46,6 +45,17 @@ def layers(names: tuple[str, ...], as_json: bool) -> None:
         for option, about in facts["options"].items():
             click.echo(f"      {option}={_plain(about['default'])}  ({about['type']})")
         click.echo()
+
+
+def _operator_of(name: str, entry: Layer) -> str:
+    from depprobe.operators.dispatch import operator_name
+
+    try:
+        return operator_name(entry.build(16), 16)
+    except Exception as error:
+        # code of another package hides no other layer
+        click.echo(f"depprobe: {name} cannot be built with d = 16: {error}", err=True)
+        return "-"
 
 
 def _plain(value: object) -> str:

@@ -19,6 +19,7 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from depprobe._version import __version__
+from depprobe.curves.align import with_lag
 from depprobe.errors import BadInput
 from depprobe.store.atomic import as_path
 from depprobe.store.sweeps.folder import MEASURED, SweepFolder, on_one_line
@@ -84,7 +85,7 @@ def open_sweep(folder: str | os.PathLike[str]) -> xr.Dataset:
     ds[REASON] = (list(axes), reasons.astype(str))
     if "log_norm_error" in ds and "kind" in ds.attrs:
         ds["log_norm_error"].attrs["kind"] = ds.attrs.pop("kind")
-    ds = ds.assign_coords({axis: _typed(values) for axis, values in axes.items()})
+    ds = with_lag(ds.assign_coords({axis: _typed(values) for axis, values in axes.items()}))
     for name in map(str, ds.variables):
         about = describe(name) if name in ABOUT else {"long_name": name.replace("_", " "), "units": "1"}
         ds[name].attrs = about | ds[name].attrs

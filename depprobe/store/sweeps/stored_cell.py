@@ -50,7 +50,7 @@ class StoredCell:
         """The same with blocks over (target, source) where they are stored over (target, lag)."""
         if "lag" not in self.like.dims:
             return self
-        whole = dense(load(self.path))
+        whole = _without_lags(dense(load(self.path)))
         labels = {str(name): whole[name].values for name in whole.coords}
         return StoredCell(self.path, whole, labels, self.attrs, banded=True)
 
@@ -68,7 +68,7 @@ class Reader:
                 items, about = dict(file.items()), file.attrs
                 signature = tuple((name, item.shape, item.dtype.str) for name, item in items.items())
                 if signature not in self._kinds:
-                    self._kinds[signature] = load(path)
+                    self._kinds[signature] = _without_lags(load(path))
                 like = self._kinds[signature]
                 labels = {str(name): _values(items[str(name)]) for name in like.coords}
                 attrs = {str(name): _plain(about[name]) for name in like.attrs if name not in _ITS_OWN}
@@ -80,6 +80,11 @@ class Reader:
         except Exception as error:  # damage surfaces as whatever the decoder meets first
             raise BadInput(f"cannot read {str(path)!r}: {one_line(error)}") from None
         return StoredCell(path, like, labels, attrs)
+
+
+def _without_lags(ds: xr.Dataset) -> xr.Dataset:
+    # those of blocks follow from the positions of all cells together
+    return ds if "lag" in ds.dims else ds.drop_vars("lag", errors="ignore")
 
 
 def _values(item: h5py.Dataset) -> NDArray[Any]:
