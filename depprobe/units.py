@@ -1,4 +1,4 @@
-"""Numbers as people read them: decimal prefixes, times with their quartiles. No torch here."""
+"""Numbers as people read them: decimal and binary prefixes, times with their quartiles. No torch here."""
 
 from __future__ import annotations
 
@@ -20,6 +20,23 @@ def scaled(value: float, unit: str = "") -> str:
         return "-"
     power, prefix = next((pair for pair in _PREFIXES if value >= 0.9995 * 10 ** pair[0]), (0, ""))
     return f"{three(value / 10**power)} {prefix}{unit}".rstrip()
+
+
+def readable(size: float) -> str:
+    """A number of bytes in three digits with a binary prefix; ``-`` where unknown.
+
+    Examples
+    --------
+    >>> readable(2.1e8), readable(950), readable(1023.9 * 2**20)
+    ('200 MiB', '950 B', '1 GiB')
+    """
+    if not math.isfinite(size):
+        return "-"
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if size < 1023.5:
+            return f"{three(size)} {unit}"
+        size /= 1024
+    return f"{three(size)} TiB"
 
 
 def seconds(value: float, low: float = math.nan, high: float = math.nan) -> str:

@@ -144,7 +144,7 @@ def test_an_array_that_claims_more_than_the_file_holds_is_not_allocated(tmp_path
     with (tmp_path / "x.npy").open("wb") as stream:
         header = {"descr": "<f8", "fortran_order": False, "shape": (10**12, 3)}
         np.lib.format.write_array_header_1_0(stream, header)
-    with pytest.raises(BadInput, match="truncated, 0 bytes of the 24000000000000"):
+    with pytest.raises(BadInput, match=r"truncated, 0 B of the 21\.8 TiB"):
         read(str(tmp_path / "x.npy"))
 
 

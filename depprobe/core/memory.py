@@ -16,7 +16,8 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from depprobe.core.options import readable, require
+from depprobe.core.options import require
+from depprobe.units import readable
 
 
 class StorageTracker(TorchDispatchMode):

@@ -24,6 +24,7 @@ from torch import Tensor
 
 from depprobe.core.device import full_precision
 from depprobe.errors import BadInput, OverBudget, unknown
+from depprobe.units import readable
 from depprobe.vocabulary import METHODS, NORMS
 
 #: bytes; fixed rather than read from the machine, so that chunks and hence results are the same everywhere
@@ -127,15 +128,6 @@ def parse_bytes(text: str) -> int:
     if not match or match[2].upper() not in _UNITS or float(match[1]) <= 0:
         raise BadInput(f"memory must be a size such as 4GiB, 500MB or 1000000, not {text!r}")
     return int(float(match[1]) * _UNITS[match[2].upper()])
-
-
-def readable(size: float) -> str:
-    """A size in binary units, such as ``3.2 GiB``."""
-    for unit in ("B", "KiB", "MiB", "GiB"):
-        if size < 1024:
-            return f"{size:.3g} {unit}"
-        size /= 1024
-    return f"{size:.3g} TiB"
 
 
 def require(needed: float, budget: int, what: str, remedy: str) -> None:

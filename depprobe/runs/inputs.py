@@ -26,6 +26,7 @@ from depprobe.errors import BadInput
 from depprobe.models.checkpoint import ReadsText
 from depprobe.runs.csv_table import SUFFIXES, Table, read_table, standardised
 from depprobe.store.atomic import one_line
+from depprobe.units import readable
 
 Floats = NDArray[np.float64]
 
@@ -233,8 +234,8 @@ def _read_npy(path: Path) -> NDArray:
         claimed, found = math.prod(shape) * dtype.itemsize, path.stat().st_size - stream.tell()
         if found < claimed:
             raise BadInput(
-                f"cannot read input {str(path)!r}: it is truncated, {found} bytes of the {claimed} "
-                f"that shape {shape} takes"
+                f"cannot read input {str(path)!r}: it is truncated, {readable(found)} of the "
+                f"{readable(claimed)} that shape {shape} takes"
             )
     return np.load(path, allow_pickle=False)
 

@@ -26,6 +26,7 @@ def models(context: click.Context, as_json: bool) -> None:
         return
     from depprobe.models.trained.archives import fetch_command, folder_of, is_kept
     from depprobe.models.trained.catalogue import ENTRIES
+    from depprobe.units import readable
 
     if as_json:
         told = ("family", "reads", "package", "version", "size", "licence", "source", "files")
@@ -41,7 +42,7 @@ def models(context: click.Context, as_json: bool) -> None:
             name,
             entry.family,
             entry.reads,
-            f"{entry.size / 1e6:.1f} MB",
+            readable(entry.size),
             entry.licence,
             entry.source,
             next(iter(entry.files.values()))[:12],

@@ -11,7 +11,7 @@ import xarray as xr
 
 from depprobe.cli.output import Summary, with_error
 from depprobe.curves.scaling import APART, SLOWER, disturbed, grow_tellably
-from depprobe.units import scaled, seconds
+from depprobe.units import readable, scaled, seconds
 
 _HEADINGS = [
     *("layer", "FLOPs", "time", "peak memory"),
@@ -109,7 +109,7 @@ def _cells(row: dict[str, Any], several: dict[str, bool]) -> list[str]:
         name,
         f"{flops} ({gap:+.1%} of formula)" if abs(gap) > _GAP else flops,
         _time(row, "time"),
-        scaled(row["peak_bytes"], "B"),
+        readable(row["peak_bytes"]),
         _number(row["sequential_steps"]),
         _number(row["path_length"]),
         _number(row["parallelism"]),

@@ -11,6 +11,7 @@ from rich import box
 from rich.table import Table
 
 from depprobe.cli import output, tables
+from depprobe.units import readable
 
 #: ``group`` of layers that can be taken, and of those that do not fit
 _USABLE, _UNFIT = 0, 2
@@ -36,8 +37,6 @@ def as_text(ds: xr.Dataset) -> str:
 
 def _table(ds: xr.Dataset, rows: list[dict[str, Any]]) -> str:
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    from depprobe.core.options import readable
-
     time, size = ("per-token latency", "state") if ds.attrs["stream"] else ("training step", "activations")
     for heading in ("", "layer", time, size, "layers", "gradient", ""):
         table.add_column(
@@ -50,7 +49,7 @@ def _table(ds: xr.Dataset, rows: list[dict[str, Any]]) -> str:
             str(place) if row["group"] == _USABLE else "-",
             row["layer"],
             _seconds(row["predicted_time"], row["predicted_error"]) if row["group"] < _UNFIT else "-",
-            readable(row["predicted_bytes"]) if math.isfinite(row["predicted_bytes"]) else "-",
+            readable(row["predicted_bytes"]),
             f"{levels:,.0f}" if math.isfinite(levels) else "-",
             output.power_of_ten(row["log_arrival"]) + "*" * int(row["extrapolated"]) if known else "-",
             row["reason"],

@@ -22,10 +22,11 @@ from depprobe.core.calling.one_function import same_output
 from depprobe.core.calling.passes import TIMES
 from depprobe.core.device import rows_at_once
 from depprobe.core.function import SequenceFunction
-from depprobe.core.options import readable, require
+from depprobe.core.options import require
 from depprobe.core.recorded_graph import GraphFacts, backward_bytes, graph_facts, simple_nodes
 from depprobe.core.shared_work import SharedWork
 from depprobe.errors import BadInput
+from depprobe.units import readable
 
 #: from m outputs to the positions (m, n_in) of each variable that a path leads to
 Live = Callable[[list[int]], Sequence[Tensor]]

@@ -22,7 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from depprobe.core.function import Record, SequenceFunction
-from depprobe.core.options import Options, readable, require
+from depprobe.core.options import Options, require
 from depprobe.core.scaled import Scaled, added, log_norms
 from depprobe.core.shared_work import SharedWork
 from depprobe.errors import BadInput
@@ -31,6 +31,7 @@ from depprobe.operators.autograd.recording import backward_failure
 from depprobe.operators.composed.graph import Graph, Pulled
 from depprobe.operators.composed.partition import DEPTH
 from depprobe.operators.dispatch import maker_of
+from depprobe.units import readable
 
 #: rows pulled at once at most, and copies of the largest gradient that one row makes on its way
 _MOST_ROWS, _ROW_COPIES = 64, 8

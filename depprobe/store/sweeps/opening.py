@@ -24,6 +24,7 @@ from depprobe.errors import BadInput
 from depprobe.store.atomic import as_path
 from depprobe.store.sweeps.folder import MEASURED, SweepFolder, on_one_line
 from depprobe.store.sweeps.stored_cell import Reader, StoredCell
+from depprobe.units import readable
 from depprobe.vocabulary import ABOUT, SCHEMA_VERSION, STATUS, describe
 
 REASON = "missing_reason"
@@ -229,7 +230,7 @@ class _Blocks:
         size = float(np.prod([*axes, *self.shape])) * self.dtype.itemsize
         if size > _MOST:
             raise BadInput(
-                f"{self.name} takes {size / 2**30:.1f} GiB: pip install 'depprobe[sweep]' reads it in pieces"
+                f"{self.name} takes {readable(size)}: pip install 'depprobe[sweep]' reads it in pieces"
             )
         values = np.full([*axes, *self.shape], _missing(self.name, self.dtype), dtype=self.dtype)
         for place in self.table:

@@ -11,7 +11,7 @@ from depprobe.store.sweeps.folder import MEASURED, Cell, Plan, SweepFolder
 
 def summary(grid: Grid, plan: Plan, folder: SweepFolder) -> Summary:
     """A row for each layer: cells, those that are there, work of all and of the largest, its memory."""
-    from depprobe.core.options import readable
+    from depprobe.units import readable
 
     rows: dict[str, list[Cell]] = {}
     for cell in plan.cells:

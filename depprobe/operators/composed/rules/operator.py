@@ -20,7 +20,7 @@ import torch
 from numpy.typing import NDArray
 
 from depprobe.core.function import SequenceFunction
-from depprobe.core.options import Options, readable, require
+from depprobe.core.options import Options, require
 from depprobe.core.scaled import Scaled, log_hypot, log_norms
 from depprobe.core.temporal_jacobian import LogNorms, anchors, is_banded, placed, repeat
 from depprobe.operators.composed.operator import GraphJacobian
@@ -35,6 +35,7 @@ from depprobe.operators.composed.rules.levels import (
     window_of,
 )
 from depprobe.operators.composed.traces import Traces
+from depprobe.units import readable
 from depprobe.vocabulary import STATUS
 
 #: size of a row block that stays near the processor, and fewest rows for which products pay
@@ -179,9 +180,8 @@ class LineJacobian(GraphJacobian):
             where = level.support(where)
             widest = max(widest, len(where) * level.width)
         each = 6 * widest * self._function.y.element_size()
-        require(
-            each, self._memory, "a single row", f"use a smaller n or d, or --memory {readable(1.1 * each)}"
-        )
+        enough = readable(1.1 * each).replace(" ", "")
+        require(each, self._memory, "a single row", f"use a smaller n or d, or --memory {enough}")
         # no more at once than stays near the processor, but enough for products to be worth their calls
         near = max(_FEWEST_ROWS, _NEAR_BYTES // (widest * self._function.y.element_size()))
         return max(1, min(self.shape[1], self._memory // each, near))
