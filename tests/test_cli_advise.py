@@ -7,6 +7,7 @@ from functools import partial
 
 import numpy as np
 import pytest
+from json_documents import document_of
 
 from depprobe.advice import arriving_gradient as arriving
 from depprobe.advice import decision_map, ranking
@@ -113,7 +114,7 @@ def test_json_holds_the_ranking_and_a_map_is_drawn(run, tmp_path, monkeypatch):
         **decision_map.decision_map.__kwdefaults__, "lengths": (20, 200), "lags": (1, 100),
     })  # fmt: skip
     code, out, _ = run("--n", "200", "--d", "16", *LAYERS, "--map", "new/map.pdf", "--json", "-q")
-    document = json.loads(out)
+    document = document_of("advise", out)
     assert code == 0
     assert [row["layer"] for row in document["layers"]] == ["attention", "gru", "conv"]
     assert document["layers"][0]["predicted_time"] == 3e-3

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from json_documents import document_of
 
 from depprobe import store
 from depprobe.cli.output import command_of
@@ -112,7 +113,7 @@ def test_wrong_options_are_one_line(run, wrong):
 
 
 def test_json_has_every_number(run, measured):
-    document = json.loads(good(run, *QUICK, "--json"))
+    document = document_of("claims", good(run, *QUICK, "--json"))
     (record,) = document["claims"]
     ds = store.load(record["dataset"])
     findings = receptive_field.CLAIM.judge(ds)

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
 import xarray as xr
+from json_documents import document_of
 
 import depprobe.probes.cost as probe
 from depprobe import store
@@ -90,8 +90,9 @@ def test_the_speed_up_is_drawn_beside(run):
 
 
 def test_exponents_are_those_of_the_formulas(run):
-    document = json.loads(
-        good(run, "--layer", "conv", "--layer", "gru", "--n", "8,16", "--d", "4,8", *SMALL[2:], "--json")
+    document = document_of(
+        "cost",
+        good(run, "--layer", "conv", "--layer", "gru", "--n", "8,16", "--d", "4,8", *SMALL[2:], "--json"),
     )
     assert len(document["layers"]) == 2 * 2 * 2
     for row in document["layers"]:

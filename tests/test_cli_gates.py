@@ -8,6 +8,7 @@ from functools import partial
 
 import numpy as np
 import pytest
+from json_documents import document_of
 
 import depprobe
 from depprobe import store
@@ -46,7 +47,7 @@ def test_table_dataset_and_figure(run, tmp_path):
 def test_json_holds_the_numbers(run):
     code, out, _ = run("--layer", "gru", *SMALL, "--target", "7", "--samples", "2", "--json", "-q")
     assert code == 0
-    document = json.loads(out)
+    document = document_of("gates", out)
     ds = store.load(document["dataset"])
     (row,) = document["layers"]
     assert ds.sizes["source"] == 8

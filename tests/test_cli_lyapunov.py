@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 import re
 from pathlib import Path
 
 import pytest
+from json_documents import document_of
 
 from depprobe import store
 from depprobe.cli.output import command_of
@@ -40,7 +40,7 @@ def test_a_table_a_dataset_and_a_figure(run):
 
 def test_several_layers_as_json_and_csv(run):
     both = (*SMALL, "--layer", "gru", "--seeds", "2", "--exponents", "2", "--drive", "none", "--warmup", "5")
-    document = json.loads(good(run, *both, "--json"))
+    document = document_of("lyapunov", good(run, *both, "--json"))
     ds = store.load(document["dataset"])
     assert [row["layer"] for row in document["layers"]] == ["lstm", "gru"]
     assert document["layers"][1]["exponent_2"] == float(ds.exponent[1, 1])

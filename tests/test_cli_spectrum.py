@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from functools import partial
 
 import numpy as np
 import pytest
+from json_documents import document_of
 
 import depprobe
 from depprobe import store
@@ -36,7 +36,7 @@ def test_table_dataset_and_figure(run, tmp_path):
 def test_steps_as_json(run):
     code, out, _ = run("--layer", "lstm", "--d", "4", "--n", "12", "--steps", "3,11", "--json", "-q")
     assert code == 0
-    document = json.loads(out)
+    document = document_of("spectrum", out)
     expected = depprobe.spectrum("lstm", d=4, n=12, steps="3,11")
     assert [row["matrix"] for row in document["layers"]] == ["step l0 k=3", "step l0 k=11"]
     assert [row["log_growth"] for row in document["layers"]] == expected.log_growth.values.tolist()

@@ -12,6 +12,7 @@ from multiprocessing import get_context
 import numpy as np
 import pytest
 import xarray as xr
+from json_documents import document_of
 
 import depprobe
 from depprobe import store
@@ -209,7 +210,7 @@ def test_status_verify_and_retry(swept, run, tmp_path):
     assert "weights" in err
     assert "\x1b" not in out + err
     code, out, err = run("sweep", "status", "out", "--json")
-    found = json.loads(out)
+    found = document_of("sweep-status", out)
     assert (code, found["measured"], found["failed"]) == (0, 2, 1)
     assert run("sweep", "verify", "out")[0] == 0
     assert run("sweep", "retry", "out", "-q")[0] == 1

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import math
 import re
 
 import numpy as np
 import pytest
 import torch
+from json_documents import document_of
 
 import depprobe
 from depprobe.cli import main
@@ -67,7 +67,7 @@ def test_command_prints_measured_beside_predicted(tmp_path, monkeypatch, capsys)
     monkeypatch.chdir(tmp_path)
     with pytest.raises(SystemExit) as stop:
         main(["jacobian", "--layer", "rnn", "--n", "20", "--d", "6", "--theory", "--json", "-q"])
-    rows = json.loads(capsys.readouterr().out)["theory"]
+    rows = document_of("jacobian", capsys.readouterr().out)["theory"]
     assert (stop.value.code, [row["theory"] for row in rows]) == (0, ["eigenvalue", "bound", "mean field"])
     truth = theory("rnn", n=20, d=6).predicted_rate.values[0]
     assert [row["predicted"] for row in rows] == pytest.approx(truth.tolist())

@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from json_documents import document_of
 
 from depprobe.errors import BadInput
 from depprobe.models.trained import archives
@@ -146,9 +147,8 @@ def test_the_command_lists_every_model_with_its_licence(run):
 
 
 def test_the_json_says_how_to_fetch_and_whether_it_is_there(run):
-    import json
 
-    document = json.loads(run("models", "--json")[1])
+    document = document_of("models", run("models", "--json")[1])
     assert document.keys() == ENTRIES.keys()
     assert document["g2p"]["fetch"] == "depprobe models fetch g2p"
     assert document["g2p"]["fetched"] is False

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import click
 
 from depprobe._version import __version__
+from depprobe.cli.completing import ASKED
 from depprobe.cli.named_models import WORDS
 from depprobe.errors import BadInput, DepprobeError, PluginWarning, harmless, unknown
 from depprobe.registry import offered, package_of, taken
@@ -107,12 +108,28 @@ def _suggest_layer(word: str) -> None:
         raise BadInput(f"{word} is a layer: depprobe jacobian --layer {word}, or depprobe layers {word}")
 
 
+def _print_schema(ctx: click.Context) -> NoReturn:
+    from depprobe.cli.json_schema import schema
+    from depprobe.cli.output import as_json
+
+    click.echo(as_json(schema()))
+    ctx.exit()
+
+
 @click.command(
     cls=_Lazy,
     invoke_without_command=True,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100, "show_default": True},
 )
 @click.version_option(__version__, prog_name="depprobe")
+@click.option(
+    "--schema",
+    is_flag=True,
+    is_eager=True,
+    expose_value=False,
+    callback=lambda ctx, option, asked: _print_schema(ctx) if asked else None,
+    help="Print the JSON schema of what --json prints.",
+)
 @click.option("--debug", is_flag=True, help="Show the traceback of an error.")
 @click.pass_context
 def cli(ctx: click.Context, debug: bool) -> None:
@@ -148,7 +165,9 @@ def main(arguments: list[str] | None = None) -> NoReturn:
         if debug:
             raise
         code, message = _reading(error)
-        _say(message)
+        # a shell that asks for completions shows whatever is said amid the words
+        if ASKED not in os.environ:
+            _say(message)
     sys.exit(code)
 
 

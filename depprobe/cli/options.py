@@ -11,6 +11,7 @@ from typing import Any
 
 import click
 
+from depprobe.cli import completing
 from depprobe.cli.tables import TABLES
 from depprobe.vocabulary import NORMALISED, POOLINGS, RELATIVE_TO
 
@@ -20,12 +21,22 @@ OF_MODELS = ("n", "d", "samples", "seeds", "dtype", "device")
 
 def measured(function: Any) -> Any:
     """What is measured. Its values are read off the words, since their order counts: ``named_models``."""
-    for flag, metavar, said in (
-        ("--weights", "FILE", "Weights of the --model before it: .safetensors, .pt or .npz; or LABEL=FILE."),
-        ("--model", "MODEL", "FILE.py:FACTORY, package.module:FACTORY, hf:FOLDER, trained:NAME; may repeat."),
-        ("--layer", "SPEC", "A named layer, such as lstm or lstm:forget_bias=2; repeat to compare."),
+    for flag, metavar, complete, said in (
+        (
+            *("--weights", "FILE", completing.files),
+            "Weights of the --model before it: .safetensors, .pt or .npz; or LABEL=FILE.",
+        ),
+        (
+            *("--model", "MODEL", completing.models),
+            "FILE.py:FACTORY, package.module:FACTORY, hf:FOLDER, trained:NAME; may repeat.",
+        ),
+        (
+            *("--layer", "SPEC", completing.layers),
+            "A named layer, such as lstm or lstm:forget_bias=2; repeat to compare.",
+        ),
     ):
-        function = click.option(flag, metavar=metavar, multiple=True, expose_value=False, help=said)(function)
+        how: dict[str, Any] = {"multiple": True, "expose_value": False, "help": said}
+        function = click.option(flag, metavar=metavar, shell_complete=complete, **how)(function)
     return function
 
 
@@ -42,6 +53,7 @@ OPTIONS: dict[str, Callable[[Any], Any]] = {
         "input_",
         default="noise",
         metavar="noise|FILE",
+        shell_complete=completing.files,
         help="Input: noise, or a .txt, .npy, .csv, .tsv or .wav file.",
     ),
     "columns": click.option(

@@ -107,11 +107,18 @@ def with_interval(value: float, low: float, high: float) -> str:
 
 
 def attributes_of(ds: xr.Dataset) -> dict[str, Any]:
-    """The attributes of a dataset for JSON, its provenance as the object it is."""
+    """The attributes of a dataset for JSON; what netCDF holds as JSON in a string as the object it is."""
+    return {name: _unpacked(value) for name, value in ds.attrs.items()}
+
+
+def _unpacked(value: Any) -> Any:
+    if not isinstance(value, str) or not value.startswith("{"):
+        return value
     try:
-        return ds.attrs | {"provenance": json.loads(ds.attrs["provenance"])}
-    except (KeyError, TypeError, ValueError):
-        return dict(ds.attrs)
+        found = json.loads(value)
+    except ValueError:
+        return value
+    return found if isinstance(found, dict) else value
 
 
 def as_json(document: dict[str, Any]) -> str:

@@ -162,7 +162,8 @@ def as_csv(summary: Summary) -> str:
     out = io.StringIO()
     writer = csv.DictWriter(out, list(summary.records[0]), lineterminator="\n")
     writer.writeheader()
-    writer.writerows(summary.records)
+    for record in summary.records:
+        writer.writerow({k: ";".join(v) if isinstance(v, list) else v for k, v in record.items()})
     return out.getvalue().rstrip("\n")
 
 

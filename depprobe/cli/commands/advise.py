@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from depprobe.cli import output
+from depprobe.cli import completing, output
 from depprobe.cli.grouped_help import Grouped
 from depprobe.cli.options import shared
 from depprobe.cli.progress import progress
@@ -27,6 +27,7 @@ from depprobe.cli.progress import progress
     "--layer",
     "layers",
     metavar="SPEC",
+    shell_complete=completing.layers,
     multiple=True,
     help="A layer to rank, such as lstm:forget_bias=4; repeat to compare (default: all the named ones).",
 )
@@ -91,7 +92,11 @@ def advise(
     from depprobe.cli.summaries.ranking import as_text, records
 
     if as_json:
-        document = {"attributes": ds.attrs, "layers": records(ds), "map": None if map_ is None else str(map_)}
+        document = {
+            "attributes": output.attributes_of(ds),
+            "layers": records(ds),
+            "map": None if map_ is None else str(map_),
+        }
         output.echo(output.as_json(document))
         return
     output.echo(as_text(ds))

@@ -7,14 +7,14 @@ from typing import Any
 
 import click
 
-from depprobe.cli import output
+from depprobe.cli import completing, output
 from depprobe.cli.grouped_help import Grouped
 from depprobe.cli.options import shared
 from depprobe.cli.progress import progress
 
 
 @click.command(cls=Grouped, short_help="statements about layers, measured: confirmed, qualified or refuted")
-@click.argument("names", nargs=-1, metavar="[ID]...")
+@click.argument("names", nargs=-1, metavar="[ID]...", shell_complete=completing.claims)
 @click.option("--quick", is_flag=True, help="The small version: minutes for all instead of hours.")
 @click.option(
     "--seed", type=click.IntRange(0, 2**32 - 1), default=0, help="Fixes the weights, then the input."

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from depprobe.cli import completing
 from depprobe.cli.common import Run
 from depprobe.cli.grouped_help import Grouped
 from depprobe.cli.options import DRAWING, shared
@@ -27,6 +28,7 @@ _PASSES = {"both": ("forward", "forward+backward")}
     "--layer",
     "layers",
     metavar="SPEC",
+    shell_complete=completing.layers,
     multiple=True,
     help="A named layer, such as lstm or attention:fused=false; repeat to compare (default: eleven kinds).",
 )

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from depprobe.cli import output
 from depprobe.cli.common import Run
 from depprobe.cli.grouped_help import Grouped
 from depprobe.cli.options import saying, shared, weighing
@@ -109,7 +110,7 @@ def jacobian(input_: str, theory: bool, **options: Any) -> None:
     if run.as_json or theory:
         curve, found = decay_curve(ds), distances(ds, **run.weighing)
         by_lag = {name: curve[name].values for name in ("lag", "log_median", "log_rms")}
-        extra = {"distances": found.attrs, "curve": by_lag}
+        extra = {"distances": output.attributes_of(found), "curve": by_lag}
         if predicted is not None:
             beside = extra["theory"] = _beside(found, curve, predicted)
     run.say(ds, paths, extra)

@@ -6,6 +6,7 @@ import typing
 
 import click
 
+from depprobe.cli import completing
 from depprobe.cli.output import as_json as to_json
 
 if typing.TYPE_CHECKING:
@@ -13,7 +14,7 @@ if typing.TYPE_CHECKING:
 
 
 @click.command(short_help="the named layers")
-@click.argument("names", nargs=-1, metavar="[NAME]...")
+@click.argument("names", nargs=-1, metavar="[NAME]...", shell_complete=completing.layers)
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 def layers(names: tuple[str, ...], as_json: bool) -> None:
     """List the named layers, or those named: options with defaults, equation, citation, operator."""

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from depprobe.cli import output, tables
+from depprobe.cli import completing, output, tables
 
 
 @click.group(short_help="trained models", invoke_without_command=True)
@@ -59,7 +59,7 @@ def models(context: click.Context, as_json: bool) -> None:
 
 
 @models.command(short_help="bring the weights of a model into the cache")
-@click.argument("names", nargs=-1, required=True, metavar="NAME...")
+@click.argument("names", nargs=-1, required=True, metavar="NAME...", shell_complete=completing.trained)
 @click.option(
     "--from",
     "archive",

@@ -10,7 +10,7 @@ from typing import Any
 
 import xarray as xr
 
-from depprobe.cli.output import with_error
+from depprobe.cli.output import attributes_of, with_error
 from depprobe.ledger.claim import Claim, Finding, Measured
 from depprobe.ledger.verdicts import VERDICTS
 
@@ -37,7 +37,7 @@ def record(
             for one in findings
         ],
         "failed_checks": list(faults),
-        "attributes": ds.attrs,
+        "attributes": attributes_of(ds),
     }
 
 

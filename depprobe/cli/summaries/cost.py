@@ -81,7 +81,7 @@ def _records(case: xr.Dataset, ds: xr.Dataset) -> list[dict[str, Any]]:
         one = longest.sel(layer=layer)
         row: dict[str, Any] = {"layer": str(layer)}
         for name, kind in (("n", int), ("d", int), ("phase", str), ("threads", int)):
-            row[name] = kind(one[name].item()) if name in one.coords else ""
+            row[name] = kind(one[name].item()) if name in one.coords else None
         row |= {name: float(one[name]) if name in one else math.nan for name in _NUMBERS}
         told = {
             size: exponents is not None and grow_tellably(fitted[size].sel(layer=layer)) for size in _SIZES

@@ -65,7 +65,7 @@ def _records(ds: xr.Dataset, found: xr.Dataset, curve: xr.Dataset) -> list[dict[
             "far_lag": int(lags[far]),
             "log_norm_far": float(norms[far]),
             "best_form": str(line["best_form"].item()),
-            "alike": ";".join(map(str, line["form"].values[line["alike"].values == 1])),
+            "alike": list(map(str, line["form"].values[line["alike"].values == 1])),
             **{name: int(line[name].item()) for name in ("unknown", *UNKNOWN)},
         }
         for name in (*(name for *_, name in _COLUMNS), _THRESHOLD):

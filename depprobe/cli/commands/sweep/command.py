@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+from click.shell_completion import CompletionItem
 
 from depprobe.cli import output, tables
 from depprobe.cli.grouped_help import Grouped
@@ -53,12 +54,18 @@ class _Sweep(click.Group):
         return super().resolve_command(ctx, args)
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        if not args:
+        if not args and not ctx.resilient_parsing:
             raise BadInput("give a grid file, as in depprobe sweep grid.toml; --help shows what it holds")
         # options belong to the grid file's command, wherever it stands among them
         if args and args[0] not in self.commands and not {"-h", "--help"} & set(args):
             args = ["--", *args]
         return super().parse_args(ctx, args)
+
+    def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
+        """Grid files and commands; options are those of a grid file's command."""
+        if incomplete.startswith("-"):
+            return measure.shell_complete(click.Context(measure), incomplete)
+        return [CompletionItem(incomplete, type="file"), *super().shell_complete(ctx, incomplete)]
 
     def format_help(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with click.Context(measure, info_name="depprobe sweep", parent=None) as inner:
