@@ -69,6 +69,32 @@ def test_names_cannot_command_latex():
     assert r"x & $\infty$ \\" in text
 
 
+def test_many_layers_have_a_row_each_on_paper():
+    latex, markdown = tables.as_latex(many()).splitlines(), tables.as_markdown(many()).splitlines()
+    assert latex[0] == r"\begin{tabular}{lrrrr}"
+    assert latex[2] == r"layer & norm at lag 0 & decay rate (ln/step) & half-life (steps) & gap \\"
+    assert len(latex) == 5 + 8 + 1
+    assert markdown[1] == "| --- | ---: | ---: | ---: | ---: |"
+    assert len(markdown) == 2 + 8
+
+
+def test_words_stand_left_and_long_ones_in_lines():
+    reasons = [["a", "2", "takes " * 10], ["[b]", "3", "-"], ["*", "-", "fits \u00d7/\u00f7"]]
+    told = Summary("T", ["layer", "x", "reason"], reasons, [], upright=True)
+    latex = tables.as_latex(told).splitlines()
+    assert latex[0] == r"\begin{tabular}{lrp{0.3\linewidth}}"
+    # LaTeX reads a bracket or a star behind a line's end as that line's
+    assert latex[5] == r"{}[b] & $3$ & -- \\"
+    assert latex[6] == r"{}* & -- & fits $\times$/$\div$ \\"
+    _, heads, _, first, *_ = tables.as_text(told).splitlines()
+    assert first.index("takes") == heads.index("reason")
+
+
+def test_a_power_of_nought_is_left_out():
+    assert tables._latex("1.2e+0") == "$1.2$"
+    assert tables._latex("1.2e+10") == r"$1.2\cdot 10^{10}$"
+
+
 def test_markdown():
     lines = tables.as_markdown(many(1)).splitlines()
     assert lines[0] == "|  | sliding-window:window=0 |"
@@ -83,6 +109,8 @@ def test_rows_and_labels():
     assert [record["layer"] for record in found.records] == ["A", "B"]
     with pytest.raises(BadInput, match="unknown row 'dcay'; did you mean 'decay rate'"):
         tables.chosen(many(2), rows="dcay")
+    named = tables.chosen(many(2), labels='A\nB, "C, D"')
+    assert [column[0] for column in named.columns] == ["A B", "C, D"]
     with pytest.raises(BadInput, match="1 labels were given for 2 layers"):
         tables.chosen(many(2), labels="A")
     with pytest.raises(BadInput, match="--table csv holds every number; leave out --rows"):

@@ -14,6 +14,8 @@ from typing import Any
 
 import xarray as xr
 
+from depprobe.cli.tables import names_in
+
 #: fewest targets for which rows make a picture
 HEATMAP_FROM = 8
 #: most layers of a figure
@@ -44,7 +46,7 @@ class Look:
         """From the options of a command; those a command does not have keep their defaults."""
         given = {field.name: options[field.name] for field in fields(cls) if field.name in options}
         labels = given.get("labels")
-        return cls(**given | {"labels": labels.split(",") if labels else None})
+        return cls(**given | {"labels": names_in(labels) if labels else None})
 
     def words(self) -> dict[str, Any]:
         """What every figure function takes of it."""

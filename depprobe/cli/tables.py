@@ -32,8 +32,15 @@ _LATEX = {character: f"\\{character}" for character in "&%_#$"} | {
     "<": r"$<$",
     ">": r"$>$",
     "µ": r"$\mu$",
+    "×": r"$\times$",
+    "÷": r"$\div$",
+    "±": r"$\pm$",
     "\u2013": "--",
 }
+#: most layers that stand side by side in LaTeX and Markdown; of more, each has a row
+_BESIDE = 4
+#: characters from which a column of text is set in lines of its own in LaTeX
+_LONG = 40
 _MISSING, _EN_DASH, _MINUS = "-", "\u2013", "\N{MINUS SIGN}"
 
 
@@ -52,7 +59,7 @@ def chosen(summary: Summary, rows: str | None = None, labels: str | None = None)
     """
     columns = [list(column) for column in summary.columns]
     if labels is not None:
-        names = labels.split(",")
+        names = names_in(labels)
         own = [str(next(iter(record.values()))) for record in summary.records]
         layers = list(dict.fromkeys(own))
         if len(names) not in (len(columns), len(layers)):
@@ -72,6 +79,17 @@ def chosen(summary: Summary, rows: str | None = None, labels: str | None = None)
         headings = [headings[i] for i in kept]
         columns = [[column[i] for i in kept] for column in columns]
     return replace(summary, headings=headings, columns=columns)
+
+
+def names_in(labels: str) -> list[str]:
+    """The names in a list with commas; one that holds a comma stands in double quotes.
+
+    Examples
+    --------
+    >>> names_in('LSTM, "TCN, 6 layers"')
+    ['LSTM', 'TCN, 6 layers']
+    """
+    return [name.strip() for name in next(csv.reader([" ".join(labels.split())], skipinitialspace=True), [])]
 
 
 def check_forms(as_json: bool, table: str | None, rows: str | None) -> None:
@@ -132,18 +150,24 @@ def _printed(rows: Sequence[Sequence[str]], width: int | None = None) -> str:
 
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     heads, *rest = rows
-    for index, head in enumerate(heads):
-        table.add_column(escape(head), justify="right" if index else "left", overflow="fold")
+    for head, numbers in zip(heads, _of_numbers(rows), strict=True):
+        table.add_column(escape(head), justify="right" if numbers else "left", overflow="fold")
     for row in rest:
         table.add_row(*(escape(_EN_DASH if cell == _MISSING else cell) for cell in row))
     # as wide as the layers need, where no terminal limits it
     return rendered(table, width or 40 + 30 * len(heads))
 
 
-def _laid_out(summary: Summary) -> list[list[str]]:
-    """Rows of cells as they are printed, headings first."""
+def _of_numbers(rows: Sequence[Sequence[str]]) -> list[bool]:
+    """Of each column whether it holds numbers, in half of its cells or more; the first names the rows."""
+    told = [[cell == _MISSING or _NUMBER.match(cell) is not None for cell in row] for row in rows[1:]]
+    return [False, *(2 * sum(column) >= len(column) for column in list(zip(*told, strict=True))[1:])]
+
+
+def _laid_out(summary: Summary, most: int | None = None) -> list[list[str]]:
+    """Rows of cells as they are printed, headings first; of more layers than ``most``, each is a row."""
     rows = [summary.headings, *summary.columns]
-    if summary.upright:
+    if summary.upright or (most is not None and len(summary.columns) > most):
         return rows
     return [list(row) for row in zip(["", *summary.headings[1:]], *summary.columns, strict=True)]
 
@@ -169,15 +193,25 @@ def as_csv(summary: Summary) -> str:
 
 def as_latex(summary: Summary) -> str:
     """The table as a LaTeX tabular (booktabs): numbers in math mode, a missing one as an en dash."""
-    heads, *rows = _laid_out(summary)
+    table = _laid_out(summary, _BESIDE)
+    sides = []
+    for column, numbers in zip(zip(*table, strict=True), _of_numbers(table), strict=True):
+        wide = max(map(len, column)) > _LONG and not numbers
+        sides.append(r"p{0.3\linewidth}" if wide else "r" if numbers else "l")
+    heads, *rows = table
     lines = [
-        rf"\begin{{tabular}}{{l{'r' * (len(heads) - 1)}}}",
+        rf"\begin{{tabular}}{{{''.join(sides)}}}",
         r"\toprule",
         " & ".join(map(_words, heads)) + r" \\",
         r"\midrule",
-        *(" & ".join([_words(row[0]), *(_latex(cell) for cell in row[1:])]) + r" \\" for row in rows),
+        *(" & ".join([_first(row[0]), *(_latex(cell) for cell in row[1:])]) + r" \\" for row in rows),
     ]
     return "\n".join([*lines, r"\bottomrule", r"\end{tabular}"])
+
+
+def _first(text: str) -> str:
+    # behind a line's end, LaTeX takes a bracket or a star for an argument
+    return ("{}" if text[:1] in ("[", "*") else "") + _words(text)
 
 
 def _words(text: str) -> str:
@@ -197,19 +231,20 @@ def _latex(cell: str) -> str:
     pieces, last = [], 0
     for found in _NUMBER.finditer(cell):
         sign, digits, power = found.groups()
-        number = f"{sign}{digits}" + (rf"\cdot 10^{{{int(power)}}}" if power else "")
+        number = f"{sign}{digits}" + (rf"\cdot 10^{{{int(power)}}}" if int(power or 0) else "")
         pieces += [_words(cell[last : found.start()]), f"${number}$"]
         last = found.end()
     text = "".join([*pieces, _words(cell[last:])])
-    return re.sub(r"\binf\b", r"$\\infty$", text).replace("$ \u00b1 $", r" \pm ").replace("$-$", "")
+    return re.sub(r"\binf\b", r"$\\infty$", text).replace(r"$ $\pm$ $", r" \pm ").replace("$-$", "")
 
 
 def as_markdown(summary: Summary) -> str:
     """The table in Markdown, a missing number as an en dash."""
-    heads, *rows = _laid_out(summary)
+    table = _laid_out(summary, _BESIDE)
+    heads, *rows = table
     lines = [
         heads,
-        ["---", *["---:"] * (len(heads) - 1)],
+        ["---:" if numbers else "---" for numbers in _of_numbers(table)],
         *([row[0], *map(_marked, row[1:])] for row in rows),
     ]
     return "\n".join(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in row)} |" for row in lines)
