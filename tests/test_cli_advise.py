@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import json
 from functools import partial
 
@@ -55,7 +57,7 @@ def test_the_table_says_what_to_take_and_why(run, tmp_path):
     assert (code, err) == (0, "")
     lines = out.splitlines()
     assert lines[0] == "Layers for n = 200, d = 16, lag 199"
-    assert lines[3].split()[:6] == ["1", "attention", "3", "ms", "×/÷", "1.1"]
+    assert lines[3].split()[:6] == ["attention", "1", "3", "ms", "×/÷", "1.1"]
     assert lines[4].endswith("drowns")
     assert lines[5].endswith("would need 199 layers")
     assert "take     attention: the cheapest layer through which the gradient arrives from lag 199" in out
@@ -107,6 +109,27 @@ def test_where_nothing_is_usable_it_is_said(run):
     code, out, _ = run("--n", "200", "--d", "16", "--memory", "10", *LAYERS, "-q")
     assert code == 0
     assert "take     none: gru: over the memory budget, and so on down the table" in out
+
+
+def test_the_ranking_as_other_tables(run):
+    call = ("--n", "200", "--d", "16", *LAYERS, "-q", "--table")
+    names = ("--labels", "A,B,C", "--rows", "training,reason")
+    given = [word for word in LAYERS if word != "--layer"]
+    _, out, _ = run(*call, "latex", *names)
+    lines = out.splitlines()
+    assert lines[2] == r"layer & training step & reason \\"
+    assert lines[4].startswith(rf"{'ABC'[given.index('attention')]} & $3$ ms $\times$/$\div$ $1.1$ & ")
+    _, out, _ = run(*call, "csv")
+    rows = list(csv.DictReader(io.StringIO(out)))
+    assert [row["layer"] for row in rows] == ["attention", "gru", "conv"]
+    assert float(rows[0]["predicted_time"]) == 3e-3
+    _, out, _ = run(*call, "markdown", "--labels", "A,B,C")
+    assert out.startswith("| layer | place | training step |")
+    assert "take     " in run(*call, "text")[1]
+    code, _, err = run(*call, "latex", "--labels", "A")
+    assert code == 2
+    assert "1 labels were given for 3 layers" in err
+    assert "give --json or --table, not both" in run(*call, "latex", "--json")[2]
 
 
 def test_json_holds_the_ranking_and_a_map_is_drawn(run, tmp_path, monkeypatch):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import json
 import re
 from dataclasses import replace
@@ -110,6 +112,22 @@ def test_wrong_options_are_one_line(run, wrong):
     code, out, err = run(*QUICK, *wrong)
     assert (code, out) == (2, "")
     assert re.fullmatch(r"depprobe: .*(threads|seed|file).*\n", err)
+
+
+def test_the_ledger_as_a_table(run, measured):
+    latex = good(run, *QUICK, "--table", "latex", "--rows", "part,verdict")
+    findings = receptive_field.CLAIM.judge(
+        store.load(json.loads(good(run, *QUICK, "--json"))["claims"][0]["dataset"])
+    )
+    assert len(latex.splitlines()) == 4 + len(findings) + 2
+    assert latex.splitlines()[2] == r"claim & part & verdict \\"
+    rows = list(csv.DictReader(io.StringIO(good(run, *QUICK, "--table", "csv"))))
+    assert len(rows) == sum(max(1, len(one.numbers)) for one in findings)
+    for row in rows:
+        (one,) = [one for one in findings if one.part == row["part"]]
+        assert row["verdict"] == one.verdict
+        assert float(row["value"]) == one.numbers[row["number"]].value
+    assert "--rows chooses columns of a table" in run(*QUICK, "--rows", "part")[2]
 
 
 def test_json_has_every_number(run, measured):

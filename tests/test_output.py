@@ -90,6 +90,11 @@ def test_words_stand_left_and_long_ones_in_lines():
     assert first.index("takes") == heads.index("reason")
 
 
+def test_sentences_keep_their_whole_numbers():
+    assert tables._latex("ceil((n-1)/k) layers, 3 or more") == "ceil((n-1)/k) layers, 3 or more"
+    assert tables._latex("gru: -0.5 ± 0.1, 2e-9") == r"gru: $-0.5 \pm 0.1$, $2\cdot 10^{-9}$"
+
+
 def test_a_power_of_nought_is_left_out():
     assert tables._latex("1.2e+0") == "$1.2$"
     assert tables._latex("1.2e+10") == r"$1.2\cdot 10^{10}$"

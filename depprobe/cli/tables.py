@@ -10,7 +10,7 @@ import io
 import re
 import shutil
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -57,28 +57,38 @@ def chosen(summary: Summary, rows: str | None = None, labels: str | None = None)
     ------
     BadInput : a row that there is not, or a wrong number of labels.
     """
-    columns = [list(column) for column in summary.columns]
     if labels is not None:
         names = names_in(labels)
         own = [str(next(iter(record.values()))) for record in summary.records]
         layers = list(dict.fromkeys(own))
-        if len(names) not in (len(columns), len(layers)):
+        if len(names) not in (len(summary.columns), len(layers)):
             raise BadInput(f"{len(names)} labels were given for {len(layers)} layers")
         if len(names) == len(layers):
-            # a column may name more than its layer: a width, a pass
-            called = dict(zip(layers, names, strict=True))
-            names = [column[0].replace(one, called[one], 1) for column, one in zip(columns, own, strict=True)]
-        for column, name in zip(columns, names, strict=True):
-            column[0] = name
-        key = next(iter(summary.records[0]))
-        named = zip(summary.records, names, strict=True)
-        summary = replace(summary, records=[record | {key: name} for record, name in named])
+            summary = renamed(summary, dict(zip(layers, names, strict=True)))
+        else:
+            key = next(iter(summary.records[0]))
+            columns = [[name, *column[1:]] for name, column in zip(names, summary.columns, strict=True)]
+            named = [record | {key: name} for record, name in zip(summary.records, names, strict=True)]
+            summary = replace(summary, columns=columns, records=named)
+    columns = [list(column) for column in summary.columns]
     headings = list(summary.headings)
     if rows is not None:
         kept = [0, *dict.fromkeys(_row(one.strip(), headings) for one in rows.split(","))]
         headings = [headings[i] for i in kept]
         columns = [[column[i] for i in kept] for column in columns]
     return replace(summary, headings=headings, columns=columns)
+
+
+def renamed(summary: Summary, names: Mapping[str, str]) -> Summary:
+    """Layers under other names; what a column says besides its layer, a width or a pass, is left."""
+    key = next(iter(summary.records[0]), "") if summary.records else ""
+    columns, records = [], []
+    for column, record in zip(summary.columns, summary.records, strict=True):
+        own = str(record[key])
+        name = names.get(own, own)
+        columns.append([column[0].replace(own, name, 1), *column[1:]])
+        records.append(record | {key: name})
+    return replace(summary, columns=columns, records=records)
 
 
 def names_in(labels: str) -> list[str]:
@@ -229,8 +239,12 @@ def _latex(cell: str) -> str:
     if cell == _MISSING:
         return "--"
     pieces, last = [], 0
+    # the whole numbers of a sentence are words of it
+    prose = _NUMBER.match(cell) is None
     for found in _NUMBER.finditer(cell):
         sign, digits, power = found.groups()
+        if prose and not (sign or power or "." in digits):
+            continue
         number = f"{sign}{digits}" + (rf"\cdot 10^{{{int(power)}}}" if int(power or 0) else "")
         pieces += [_words(cell[last : found.start()]), f"${number}$"]
         last = found.end()

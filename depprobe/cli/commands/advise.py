@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from depprobe.cli import completing, output
+from depprobe.cli import completing, output, tables
 from depprobe.cli.grouped_help import Grouped
 from depprobe.cli.options import shared
 from depprobe.cli.progress import progress
@@ -44,7 +44,7 @@ from depprobe.cli.progress import progress
     metavar="DIR",
     help="Where measurements are kept (default: depprobe in the user's cache folder).",
 )
-@shared("memory", "json", "quiet")
+@shared("memory", "json", "table", "rows", "labels", "quiet")
 def advise(
     n: int,
     d: int,
@@ -55,6 +55,9 @@ def advise(
     cache: Path | None,
     memory: str,
     as_json: bool,
+    table: str | None,
+    rows: str | None,
+    labels: str | None,
     quiet: bool,
 ) -> None:
     """Rank the layers for sequences of length n, and say where the article's decision tree differs.
@@ -67,6 +70,8 @@ def advise(
     depprobe advise --n 100000 --dependency local --stream
     depprobe advise --n 1000 --map map.pdf
     """
+    tables.check_forms(as_json, table, rows)
+    named = _named(layers, labels)
     if map_ is not None:
         from depprobe.figures.drawing.saving import format_of
 
@@ -88,8 +93,9 @@ def advise(
     if grid is not None and map_ is not None:
         from depprobe.figures import decision, save
 
-        save(decision(beside_map(grid)).figure, map_)
-    from depprobe.cli.summaries.ranking import as_text, records
+        shown = [named.get(name, name) for name in sorted(map(str, grid["layer"].values))]
+        save(decision(beside_map(grid), labels=shown if named else None).figure, map_)
+    from depprobe.cli.summaries.ranking import records, summary
 
     if as_json:
         document = {
@@ -99,6 +105,24 @@ def advise(
         }
         output.echo(output.as_json(document))
         return
-    output.echo(as_text(ds))
-    if map_ is not None:
-        output.echo(f"map      {map_}")
+    said = tables.renamed(summary(ds), named)
+    said = tables.chosen(said, rows)
+    output.echo(tables.TABLES[table or "text"](said))
+    if table in (None, "text"):
+        output.echo("\n".join(["", *said.notes]))
+        if map_ is not None:
+            output.echo(f"map      {map_}")
+
+
+def _named(layers: tuple[str, ...], labels: str | None) -> dict[str, str]:
+    """The names of layers, given in the order of ``--layer``, by spec string."""
+    from depprobe.errors import BadInput
+    from depprobe.registry import Spec
+
+    if labels is None:
+        return {}
+    names = tables.names_in(labels)
+    if len(names) != len(layers):
+        how = f"{len(layers)} layers" if layers else "no --layer, whose order they follow"
+        raise BadInput(f"{len(names)} labels were given for {how}")
+    return dict(zip((str(Spec.parse(one)) for one in layers), names, strict=True))

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from depprobe.cli import completing, output
+from depprobe.cli import completing, output, tables
 from depprobe.cli.grouped_help import Grouped
 from depprobe.cli.options import shared
 from depprobe.cli.progress import progress
+from depprobe.errors import BadInput
+
+if TYPE_CHECKING:
+    from depprobe.ledger.claim import Claim, Finding
 
 
 @click.command(cls=Grouped, short_help="statements about layers, measured: confirmed, qualified or refuted")
@@ -31,7 +36,7 @@ from depprobe.cli.progress import progress
     help="Folder where measurements are kept, and taken up again.",
 )
 @click.option("--fresh", is_flag=True, help="Measure again what is kept already.")
-@shared("json", "quiet")
+@shared("json", "table", "rows", "quiet")
 def claims(
     names: tuple[str, ...],
     quick: bool,
@@ -40,6 +45,8 @@ def claims(
     folder: Path,
     fresh: bool,
     as_json: bool,
+    table: str | None,
+    rows: str | None,
     quiet: bool,
 ) -> None:
     """Print the ledger of statements C1 to C15: numbers and a verdict on every part.
@@ -50,14 +57,18 @@ def claims(
     depprobe claims --quick
     depprobe claims C6
     """
-    from depprobe.cli.summaries.claims import entry_text, record, tally
+    from depprobe.cli.summaries.claims import entry_text, record, summary, tally
     from depprobe.ledger import VERDICTS, ClaimCache
     from depprobe.ledger import claims as ledger
 
+    tables.check_forms(as_json, table, rows)
+    if rows and not table:
+        raise BadInput("--rows chooses columns of a table; add --table text, latex or markdown")
     chosen = list(dict.fromkeys(ledger[name].id for name in names)) or list(ledger)
     output.check_writable(folder / "C1.nc")
     kept = ClaimCache(folder, quick, seed, fresh, threads)
     records: list[dict[str, Any]] = []
+    judged: list[tuple[Claim, Sequence[Finding]]] = []
     faults: list[str] = []
     verdicts: list[str] = []
     with progress(quiet) as report:
@@ -72,8 +83,9 @@ def claims(
             findings, wrong = claim.judge(ds), claim.checks(ds)
             faults += [f"{name}: {fault}" for fault in wrong]
             verdicts += [one.verdict for one in findings]
+            judged.append((claim, findings))
             records.append(record(claim, ds, findings, wrong) | {"dataset": str(kept.path(name))})
-            if not as_json:
+            if not (as_json or table):
                 single = ds if len(chosen) == 1 else None
                 output.echo(entry_text(claim, findings, single))
                 if single is not None:
@@ -82,6 +94,11 @@ def claims(
         counts = {word: verdicts.count(word) for word in VERDICTS}
         document = {"mode": "quick" if quick else "full", "verdicts": counts, "claims": records}
         output.echo(output.as_json(document))
+    elif table:
+        said = tables.chosen(summary(judged), rows)
+        output.echo(tables.TABLES[table](said))
+        if table == "text":
+            output.echo("\n".join(["", *said.notes]))
     else:
         output.echo(tally(verdicts))
     for fault in faults:

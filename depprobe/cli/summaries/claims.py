@@ -10,7 +10,7 @@ from typing import Any
 
 import xarray as xr
 
-from depprobe.cli.output import attributes_of, with_error
+from depprobe.cli.output import Summary, attributes_of, with_error
 from depprobe.ledger.claim import Claim, Finding, Measured
 from depprobe.ledger.verdicts import VERDICTS
 
@@ -55,6 +55,21 @@ def entry_text(claim: Claim, findings: Sequence[Finding], ds: xr.Dataset | None 
         # its last line is blank
         return "\n".join([*lines, *_tables(ds)])
     return "\n".join([*lines, ""])
+
+
+def summary(judged: Sequence[tuple[Claim, Sequence[Finding]]]) -> Summary:
+    """A table with a row for each part of the statements; its records have one for each number."""
+    cells, records = [], []
+    for claim, findings in judged:
+        for one in findings:
+            measured = "; ".join(f"{name}: {_said(number)}" for name, number in one.numbers.items())
+            cells.append([claim.id, one.part, one.verdict, measured or "-", one.note or "-"])
+            row = {"claim": claim.id, "part": one.part, "verdict": one.verdict}
+            for name, number in (one.numbers or {"": Measured(math.nan)}).items():
+                records.append(row | {"number": name, **number._asdict(), "note": one.note})
+    headings = ["claim", "part", "verdict", "measured", "note"]
+    verdicts = [one.verdict for _, findings in judged for one in findings]
+    return Summary("The article's claims, tested", headings, cells, records, [tally(verdicts)], upright=True)
 
 
 def tally(verdicts: Sequence[str]) -> str:

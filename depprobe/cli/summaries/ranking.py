@@ -7,10 +7,9 @@ import math
 from typing import Any
 
 import xarray as xr
-from rich import box
-from rich.table import Table
 
-from depprobe.cli import output, tables
+from depprobe.cli import output
+from depprobe.cli.output import Summary
 from depprobe.units import readable
 
 #: ``group`` of layers that can be taken, and of those that do not fit
@@ -29,32 +28,28 @@ def records(ds: xr.Dataset) -> list[dict[str, Any]]:
     ]
 
 
-def as_text(ds: xr.Dataset) -> str:
-    """The ranking as printed."""
+def summary(ds: xr.Dataset) -> Summary:
+    """Table of the ranking with a row for each layer; what to take, and what a reader must know."""
     rows = records(ds)
-    return "\n".join([_table(ds, rows), "", *_verdict(ds, rows), "", *_notes(ds, rows)])
-
-
-def _table(ds: xr.Dataset, rows: list[dict[str, Any]]) -> str:
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     time, size = ("per-token latency", "state") if ds.attrs["stream"] else ("training step", "activations")
-    for heading in ("", "layer", time, size, "layers", "gradient", ""):
-        table.add_column(
-            heading, justify="right" if heading in (time, size, "layers", "gradient") else "left"
-        )
-    for place, row in enumerate(rows, start=1):
-        levels = row["layers_needed"]
-        known = math.isfinite(row["log_arrival"])
-        table.add_row(
-            str(place) if row["group"] == _USABLE else "-",
-            row["layer"],
-            _seconds(row["predicted_time"], row["predicted_error"]) if row["group"] < _UNFIT else "-",
-            readable(row["predicted_bytes"]),
-            f"{levels:,.0f}" if math.isfinite(levels) else "-",
-            output.power_of_ten(row["log_arrival"]) + "*" * int(row["extrapolated"]) if known else "-",
-            row["reason"],
-        )
-    return f"{ds.attrs['title']}\n{tables.rendered(table, 150)}"
+    headings = ["layer", "place", time, size, "layers", "gradient", "reason"]
+    cells = [_cells(place, row) for place, row in enumerate(rows, start=1)]
+    notes = [*_verdict(ds, rows), "", *_notes(ds, rows)]
+    return Summary(str(ds.attrs["title"]), headings, cells, rows, notes, upright=True)
+
+
+def _cells(place: int, row: dict[str, Any]) -> list[str]:
+    levels = row["layers_needed"]
+    known = math.isfinite(row["log_arrival"])
+    return [
+        row["layer"],
+        str(place) if row["group"] == _USABLE else "-",
+        _seconds(row["predicted_time"], row["predicted_error"]) if row["group"] < _UNFIT else "-",
+        readable(row["predicted_bytes"]),
+        f"{levels:,.0f}" if math.isfinite(levels) else "-",
+        output.power_of_ten(row["log_arrival"]) + "*" * int(row["extrapolated"]) if known else "-",
+        row["reason"],
+    ]
 
 
 def _seconds(value: float, error: float) -> str:
