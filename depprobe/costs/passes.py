@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -42,12 +43,26 @@ def one_pass(module: nn.Module, x: Tensor, phase: str, layout: str | None = None
     wanted = [leaf, *(p for p in module.parameters() if p.requires_grad)]
 
     def both() -> object:
-        with torch.enable_grad():
+        with torch.enable_grad(), _trainable(module, x.is_cuda):
             # a view: hooks that counters put on what a module reads do not take the leaf itself
             y = call_once(module, leaf.view_as(leaf), layout)
             return torch.autograd.grad(_Arrival.apply(y), wanted, allow_unused=True)
 
     return both
+
+
+@contextlib.contextmanager
+def _trainable(module: nn.Module, on_cuda: bool) -> Iterator[None]:
+    """cuDNN goes back through a recurrence in training mode alone, which without dropout computes the same."""
+    resting = [m for m in module.modules() if on_cuda and isinstance(m, nn.RNNBase) and not m.training]
+    dropouts = [m.dropout for m in resting]
+    try:
+        for m in resting:
+            m.training, m.dropout = True, 0.0
+        yield
+    finally:
+        for m, dropout in zip(resting, dropouts, strict=True):
+            m.training, m.dropout = False, dropout
 
 
 class _Arrival(torch.autograd.Function):
