@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from itertools import chain
 
 import mpmath
 import numpy as np
@@ -18,7 +19,7 @@ from depprobe.operators.chain import runs as runs_module
 from depprobe.operators.chain import sweep as sweep_module
 from depprobe.registry import layers
 
-F64 = torch.float64
+F32, F64 = torch.float32, torch.float64
 
 MODULES = {
     "rnn": lambda: nn.RNN(4, 7, batch_first=True),
@@ -351,12 +352,75 @@ def test_sources_and_targets_pick_entries_of_the_whole():
     assert np.isneginf(whole[np.triu_indices(15, 1)]).all()
 
 
+LONG = {
+    "lstm": (nn.LSTM, {}),
+    "two layers": (nn.LSTM, {"num_layers": 2}),
+    "projected": (nn.LSTM, {"proj_size": 2}),
+    "both": (nn.LSTM, {"bidirectional": True}),
+    "gru": (nn.GRU, {"bidirectional": True}),
+    "gru, two layers": (nn.GRU, {"num_layers": 2}),
+    "rnn": (nn.RNN, {"num_layers": 2}),
+}
+
+
+@pytest.mark.filterwarnings("ignore:LSTM with projections")
+@pytest.mark.parametrize("name", LONG)
+@pytest.mark.parametrize("dtype", [F64, F32])
+def test_a_trajectory_made_again_in_segments_is_the_one_held_whole(name, dtype, monkeypatch):
+    kind, options = LONG[name]
+    torch.manual_seed(3)
+    module, x = kind(3, 5, **options).to(dtype), torch.randn(301, 3, dtype=dtype)
+    quantities = ["x"] if module.bidirectional else ["x", "h", *(["c"] if kind is nn.LSTM else [])]
+    for wrt in quantities:
+        held = temporal_jacobian(module, x, wrt=wrt)
+        whole = held.log_norms([300, 170, 64, 0])
+        monkeypatch.setattr("depprobe.operators.chain.operator._HELD", 0)
+        segments = temporal_jacobian(module, x, wrt=wrt)
+        assert {cell.__class__.__name__ for stack in segments._stacks for cell in stack} == {"LongChain"}
+        monkeypatch.setattr("depprobe.operators.chain.trajectories._SEGMENT_BYTES", 0)
+        made = temporal_jacobian(module, x, wrt=wrt)
+        assert made._stacks[0][0]._trajectory.length == 64  # five segments, the last of 45 steps
+        monkeypatch.undo()
+        if dtype == F64:
+            # what a step is made of, and the errors that a cell gathers from all steps before
+            for one, other in zip(chain(*held._stacks), chain(*made._stacks), strict=True):
+                for first, last in ((0, 301), (60, 70), (255, 257)):
+                    given = (cell.packed(first, last, True) for cell in (other, one))
+                    np.testing.assert_allclose(*given, rtol=1e-9)
+        for found in (segments.log_norms([300, 170, 64, 0]), made.log_norms([300, 170, 64, 0])):
+            known = np.isfinite(whole.values)
+            np.testing.assert_array_equal(known, np.isfinite(found.values))
+            apart = np.abs(found.values[known] - whole.values[known])
+            assert (apart <= (found.error + whole.error)[known]).all()
+            if whole.digits is not None:
+                np.testing.assert_allclose(found.digits, whole.digits, rtol=0.05)
+
+
+def test_a_long_trajectory_that_overflows_says_so(monkeypatch):
+    torch.manual_seed(0)
+    module = nn.RNN(2, 3, nonlinearity="relu").to(F32)
+    with torch.no_grad():
+        module.weight_hh_l0.fill_(1.5)
+        module.weight_ih_l0.abs_()
+    x = torch.rand(300, 2)
+    whole = temporal_jacobian(module, x).log_norms([299, 20])
+    monkeypatch.setattr("depprobe.operators.chain.operator._HELD", 0)
+    monkeypatch.setattr("depprobe.operators.chain.trajectories._SEGMENT_BYTES", 0)
+    found = temporal_jacobian(module, x).log_norms([299, 20])
+    assert np.isnan(whole.values[0]).all()
+    assert np.isfinite(whole.values[1, :21]).all()
+    np.testing.assert_array_equal(found.status, whole.status)
+    np.testing.assert_allclose(found.values, whole.values, rtol=1e-6)
+
+
 def test_what_cannot_be_answered_is_said_in_one_line():
     x = torch.randn(12, 3)
     with pytest.raises(BadInput, match="not defined for a bidirectional module"):
         temporal_jacobian(nn.LSTM(3, 4, bidirectional=True), x, wrt="h")
-    with pytest.raises(OverBudget, match=r"trajectory of 12 steps needs .* budget is 100 B"):
+    with pytest.raises(OverBudget, match=r"segment of 12 steps of the trajectory needs .* budget is 100 B"):
         temporal_jacobian(nn.LSTM(3, 4), x, memory=100)
+    with pytest.raises(OverBudget, match=r"trajectory of 200 steps needs"):
+        temporal_jacobian(nn.LSTM(3, 4), torch.randn(200, 3), memory=90_000).vjp(torch.ones(200, 4))
     with pytest.raises(OverBudget, match="row of 12 blocks"):
         temporal_jacobian(nn.LSTM(300, 4), torch.randn(12, 300), memory=20_000).row(3)
     with pytest.raises(BadInput, match="wrt='x', not 'h'"):

@@ -13,7 +13,7 @@ from depprobe.operators.chain import compression as compression_module
 from depprobe.operators.chain import operator as chain_norms_module
 from depprobe.operators.chain import reading as reading_module
 from depprobe.operators.chain import runs as runs_module
-from depprobe.operators.chain.step_chains import step_chains
+from depprobe.operators.chain.trajectories import step_chains
 
 F64 = torch.float64
 

@@ -53,7 +53,7 @@ def one_pass(module: nn.Module, x: Tensor, phase: str, layout: str | None = None
 
 @contextlib.contextmanager
 def _trainable(module: nn.Module, on_cuda: bool) -> Iterator[None]:
-    """cuDNN goes back through a recurrence in training mode alone, which without dropout computes the same."""
+    """cuDNN goes back through a recurrence in training mode alone; without dropout it is the same."""
     resting = [m for m in module.modules() if on_cuda and isinstance(m, nn.RNNBase) and not m.training]
     dropouts = [m.dropout for m in resting]
     try:

@@ -14,7 +14,7 @@ from depprobe.core.options import DEFAULT_MEMORY, wanted_positions
 from depprobe.dynamics.step_operator import step_matrix, step_operator
 from depprobe.errors import BadInput
 from depprobe.operators.chain.cells import CellChain
-from depprobe.operators.chain.step_chains import step_chains
+from depprobe.operators.chain.trajectories import step_chains
 
 Dense = NDArray[np.float64]
 

@@ -22,7 +22,7 @@ def step_operator(cell: CellChain, k: int) -> LinearOperator:
     Examples
     --------
     >>> from torch import nn
-    >>> from depprobe.operators.chain.step_chains import step_chains
+    >>> from depprobe.operators.chain.trajectories import step_chains
     >>> cell = step_chains(nn.LSTM(3, 5).double(), torch.randn(9, 3).double())[0][0]
     >>> bool(np.allclose(step_operator(cell, 4).matmat(np.eye(10)), step_matrix(cell, 4)))
     True

@@ -24,9 +24,9 @@ from depprobe.core.calling.weights_in_effect import recurrence_in_effect
 from depprobe.core.options import DEFAULT_MEMORY, plain_modes, require, wanted_positions
 from depprobe.core.scaled import log_norm_of_logs
 from depprobe.errors import BadInput
-from depprobe.operators.chain.cells import GatedChain
+from depprobe.operators.chain.kinds.gated import GatedChain
 from depprobe.operators.chain.operator import chain_norms
-from depprobe.operators.chain.step_chains import step_chains
+from depprobe.operators.chain.trajectories import step_chains
 from depprobe.runs.cases import Case, Progress, Report, cases_of, collect
 from depprobe.runs.inner_recurrence import at_recurrences
 from depprobe.runs.labelling import input_of, numbers_of, origin, over_cases

@@ -31,6 +31,8 @@ from typing import Literal, Self
 import torch
 from torch import Tensor
 
+from depprobe.core.device import waits
+
 
 @dataclass(frozen=True)
 class CellWeights:
@@ -52,21 +54,66 @@ class CellWeights:
         return torch.cat([self.hh, self.ih], 1).unflatten(0, (gates, -1))
 
 
-class CellChain(abc.ABC):
+class SweptChain(abc.ABC):
+    """What a sweep asks of the chain of one layer in one direction; state columns are (c, h)."""
+
+    n: int
+    d_in: int
+    d_h: int
+    d_c: int = 0
+    #: size of the outputs, (n,)
+    size: Tensor
+
+    @property
+    def width(self) -> int:
+        """Width S of the state."""
+        return self.d_c + self.d_h
+
+    @property
+    @abc.abstractmethod
+    def overflow(self) -> int:
+        """First step after which the state is not finite; n where there is none."""
+
+    @abc.abstractmethod
+    def weight_norms(self) -> tuple[Tensor, Tensor]:
+        """Norms of the rows of W_hh and W_ih: (gates d,) each."""
+
+    @abc.abstractmethod
+    def bare(self) -> CellChain:
+        """The chain without tensors."""
+
+    @abc.abstractmethod
+    def constants(self) -> list[Tensor]:
+        """What a sweep reads at every step."""
+
+    @abc.abstractmethod
+    def packed(self, first: int, last: int, errors: bool) -> Tensor:
+        """What a sweep reads of each step first <= k < last, with the errors of rows or without, side by
+        side: (last - first, numbers)."""
+
+    @abc.abstractmethod
+    def part_reach(self, wrt: str, units: Tensor) -> Tensor:
+        """Which units of that part given units of s_k depend on, by non-zero factors: bool."""
+
+    @abc.abstractmethod
+    def reach(self, k: int, units: Tensor) -> tuple[Tensor, Tensor]:
+        """Which of (s_{k-1}, x_k) given units of s_k depend on, by non-zero factors: bool (S,), (d_in,)."""
+
+
+class CellChain(SweptChain):
     """The step Jacobians of one layer in one direction, in the order in which the cell reads the input.
 
-    State columns are (c, h) with widths ``d_c`` (0 without a cell state) and ``d_h``. Constructors take
-    weights, x, outputs h, those before them, and c before step 0.
+    State columns have widths ``d_c`` (0 without a cell state) and ``d_h``. Constructors take weights, x,
+    outputs h, those before them, and c before step 0.
     """
 
-    d_c: int = 0
     #: names of the gates in torch's order, empty for a cell without
     gates: tuple[str, ...] = ()
     #: [W_hh | W_ih], columns last, and how many of the columns are W_hh's
     _weight: Tensor
     _recurrent: int
-    #: what ``row_errors`` returns, where it was called already
-    errors: Tensor | None = None
+    #: variances of the rounding errors of c before step 0, (d,), where the chain goes on from another
+    variances: Tensor | None = None
     #: names of what a sweep reads: tensors with a row for every step, and others that may be None
     _by_step: tuple[str, ...] = ()
     _constant: tuple[str, ...] = ("_weight",)
@@ -77,13 +124,11 @@ class CellChain(abc.ABC):
     def __init__(self, weights: CellWeights, x: Tensor, h: Tensor, before: Tensor) -> None:
         self.n, self.d_in, self.d_h = x.shape[0], x.shape[1], h.shape[1]
         self._given, self._recurrent = (weights, x, before), self.d_h
-        #: size of the outputs, (n,)
         self.size = h.norm(dim=1)
         self._finite = h.isfinite().all(1)
 
     @functools.cached_property
     def overflow(self) -> int:
-        """First step after which the state is not finite; n where there is none."""
         bad = (~self._finite).nonzero()
         return int(bad[0]) if len(bad) else self.n
 
@@ -93,10 +138,10 @@ class CellChain(abc.ABC):
         linked = self._weight != 0
         return linked.any(0) if linked.ndim == 3 else linked
 
-    @property
-    def width(self) -> int:
-        """Width S of the state."""
-        return self.d_c + self.d_h
+    @functools.cached_property
+    def errors(self) -> Tensor:
+        """What ``row_errors`` returns."""
+        return self.row_errors()
 
     @abc.abstractmethod
     def matrices(self, start: int, stop: int, out: Tensor | None = None) -> Tensor:
@@ -115,8 +160,11 @@ class CellChain(abc.ABC):
         )
         return of_x, of_h
 
+    def last_variances(self) -> Tensor | None:
+        """``variances`` for a chain that goes on from this one."""
+        return None
+
     def weight_norms(self) -> tuple[Tensor, Tensor]:
-        """Norms of the rows of W_hh and W_ih: (gates d,) each."""
         return self._given[0].hh.norm(dim=1), self._given[0].ih.norm(dim=1)
 
     def to(self, dtype: torch.dtype) -> Self:
@@ -139,8 +187,18 @@ class CellChain(abc.ABC):
         """What a sweep reads of each step: (n, ...) each."""
         return [getattr(self, name) for name in self._by_step]
 
+    @functools.cached_property
+    def _whole(self) -> Tensor:
+        return torch.cat([part.flatten(1) for part in (*self.by_step(), self.errors)], 1)
+
+    def packed(self, first: int, last: int, errors: bool) -> Tensor:
+        if waits(self.size.device):
+            # a slice is one call; runs take what they do not read too
+            return self._whole[first:last]
+        parts = [*self.by_step(), *([self.errors] if errors else [])]
+        return torch.cat([part[first:last].flatten(1) for part in parts], 1)
+
     def constants(self) -> list[Tensor]:
-        """What a sweep reads at every step."""
         return [value for name in self._constant if (value := getattr(self, name)) is not None]
 
     def kind(self) -> tuple[object, ...]:
@@ -148,7 +206,6 @@ class CellChain(abc.ABC):
         return type(self), self.d_c, self.d_h, self.d_in, self._recurrent, self._shapes, self._names
 
     def bare(self) -> Self:
-        """The chain without tensors."""
         other = copy.copy(self)
         for name, value in vars(self).items():
             if isinstance(value, Tensor) or name == "_given":
@@ -174,10 +231,10 @@ class CellChain(abc.ABC):
         """D_k as ``kernels.steps.between`` takes it; None where it is more than that."""
         return "", ()
 
-    def add_direct(self, k: int, rows: Tensor, out: Tensor) -> None:  # noqa: B027 - nothing to add is a case
+    def add_direct(self, k: int, rows: Tensor, out: Tensor) -> None:
         """Add R D_k into ``out`` (rows, S), where ``rows`` is R; columns (c) are overwritten."""
 
-    def add_direct_matrices(self, start: int, stop: int, out: Tensor) -> None:  # noqa: B027
+    def add_direct_matrices(self, start: int, stop: int, out: Tensor) -> None:
         """Add D_k for start <= k < stop into ``out`` (stop - start, S, S)."""
 
     def part(self, wrt: str, k: int, rows: Tensor) -> Tensor:
@@ -185,7 +242,6 @@ class CellChain(abc.ABC):
         return rows[:, : self.d_c] if wrt == "c" else rows[:, self.d_c :]
 
     def part_reach(self, wrt: str, units: Tensor) -> Tensor:
-        """Which units of that part given units of s_k depend on, by non-zero factors: bool."""
         return units[: self.d_c] if wrt == "c" else units[self.d_c :]
 
     def full_matrices(self, start: int, stop: int, out: Tensor | None = None) -> Tensor:
@@ -202,10 +258,6 @@ class CellChain(abc.ABC):
         return out
 
     @abc.abstractmethod
-    def reach(self, k: int, units: Tensor) -> tuple[Tensor, Tensor]:
-        """Which of (s_{k-1}, x_k) given units of s_k depend on, by non-zero factors: bool (S,), (d_in,)."""
-
-    @abc.abstractmethod
     def push(self, k: int, columns: Tensor, inputs: Tensor | None, out: Tensor) -> None:
         """Columns (S, m) on s_{k-1}, and (d_in, m) on x_k, to columns on s_k in ``out`` (S, m).
 
@@ -215,24 +267,6 @@ class CellChain(abc.ABC):
     @abc.abstractmethod
     def pull(self, k: int, columns: Tensor) -> Tensor:
         """Columns (S, m) on s_k to columns (S, m) on s_{k-1}: ``push`` transposed, without inputs."""
-
-
-class GatedChain(CellChain):
-    """What cells with gates can tell of them. ``z`` are the gates' arguments, (gates, n, d)."""
-
-    _z: Tensor
-    #: the gate that carries the state past the weights: f, or the update gate z
-    keeper: str
-
-    def gate_values(self) -> Tensor:
-        """Values of all gates: (gates, n, d) float64; a candidate (g, n) by tanh, the others by sigmoid."""
-        z = self._z.double()
-        squash = [torch.tanh if gate in ("g", "n") else torch.sigmoid for gate in self.gates]
-        return torch.stack([f(part) for f, part in zip(squash, z, strict=True)])
-
-    def log_keep(self) -> Tensor:
-        """Natural log of the gate that carries the state: (n, d) float64, exact where the gate underflows."""
-        return torch.nn.functional.logsigmoid(self._z[self.gates.index(self.keeper)].double())
 
 
 def dsigmoid(z: Tensor) -> Tensor:

@@ -30,7 +30,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from depprobe.core.scaled import Scaled, added, log_hypot, log_norms
-from depprobe.operators.chain.cells import CellChain
+from depprobe.operators.chain.cells import SweptChain
 
 #: rows of the sketches of what is discarded and of what is rounded, and the 0.1 % quantiles of chi-squared
 #: with as many degrees of freedom over their number
@@ -77,7 +77,7 @@ class Carried:
         return self.scale[self.of[name]].amax()
 
 
-def first_rows(stack: Sequence[CellChain], of: str) -> Tensor:
+def first_rows(stack: Sequence[SweptChain], of: str) -> Tensor:
     """Unit rows on the top layer's h or c, over the states of all layers."""
     top, width = stack[-1], sum(cell.width for cell in stack)
     height, left = (top.d_c, width - top.width) if of == "c" else (top.d_h, width - top.d_h)

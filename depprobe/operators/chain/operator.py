@@ -27,12 +27,13 @@ from depprobe.core.parallel import Stopped, each
 from depprobe.core.scaled import Scaled, log_hypot, log_norms
 from depprobe.core.temporal_jacobian import LogNorms, TemporalJacobian
 from depprobe.errors import BadInput
-from depprobe.operators.chain.cells import CellChain
+from depprobe.operators.chain.cells import CellChain, SweptChain
 from depprobe.operators.chain.compression import Step
 from depprobe.operators.chain.recurrence import RecurrentWeights
 from depprobe.operators.chain.rounding import rounded
 from depprobe.operators.chain.runs import is_wide
 from depprobe.operators.chain.sweep import sweep
+from depprobe.operators.chain.trajectories import stacks_of
 from depprobe.operators.chain.unknown_norms import overflowed, reach, statuses
 from depprobe.operators.chain.vjp_rows import pulled, pulled_norms, pulled_units, push, swept_row
 from depprobe.operators.dispatch import register_jacobian
@@ -45,6 +46,8 @@ _SHARES = (0.06, 0.001, 0.0)
 _SINGLE_TOLERANCE, _MARGIN = 1e-7, 6
 #: rows swept together, and the numbers in their blocks that may be held
 _MOST_AT_ONCE, _ROW_NUMBERS = 64, 16 << 20
+#: bytes of a trajectory that is held whole
+_HELD = 256 << 20
 
 
 class RecurrentJacobian(TemporalJacobian):
@@ -61,7 +64,7 @@ class RecurrentJacobian(TemporalJacobian):
     Raises
     ------
     BadInput : ``wrt`` names a state the module lacks, or one of two.
-    OverBudget : the trajectory or a row block would not fit.
+    OverBudget : a row block, or what needs the trajectory held whole, would not fit.
     """
 
     method = "chain"
@@ -84,18 +87,24 @@ class RecurrentJacobian(TemporalJacobian):
             raise BadInput(f"wrt={wrt!r} is not defined for a bidirectional module (two states); use x")
         self.wrt, self.tolerance, self._memory = wrt, tolerance, memory
         n = x.shape[0]
-        weights = RecurrentWeights.of_module(module)
-        wide = weights.layers[0][0].hh.shape[0]
-        gates = 8 * n * wide * (1 + both) * module.num_layers * x.element_size()
-        require(gates, memory, f"the trajectory of {n} steps", "use a smaller n or d, or --dtype float32")
-        self._layers = weights.chains(x.detach())
-        d_out = sum(cell.d_h for cell in self._layers[-1])
-        d_from = sum(getattr(layer[0], f"d_{wrt}") for layer in self._layers) if wrt != "x" else x.shape[1]
-        self.shape = (n, d_out, n, d_from)
+        self._weights, self._x = RecurrentWeights.of_module(module), x.detach()
         self._dtype, self._device = x.dtype, x.device
         self._deep_both = both and module.num_layers > 1
         if self._deep_both:
             self.tolerance = 0.0
+        if self._deep_both or self._weights.bytes(n) <= min(_HELD, memory // 4):
+            self._stacks: list[Sequence[SweptChain]] = list(zip(*self._layers, strict=True))
+        else:
+            self._stacks = stacks_of(self._weights, self._x, both, memory)
+        d_out = sum(stack[-1].d_h for stack in self._stacks)
+        d_from = sum(getattr(cell, f"d_{wrt}") for cell in self._stacks[0]) if wrt != "x" else x.shape[1]
+        self.shape = (n, d_out, n, d_from)
+
+    @functools.cached_property
+    def _layers(self) -> list[list[CellChain]]:
+        """The trajectory held whole."""
+        self._weights.fit(len(self._x), self._memory)
+        return self._weights.chains(self._x)
 
     def log_norms(
         self, targets: Sequence[int], sources: Sequence[int] | None = None, norm: str = "fro"
@@ -105,8 +114,8 @@ class RecurrentJacobian(TemporalJacobian):
         t = np.asarray(targets, dtype=np.int64)
         values, error, growth = self._norm_rows(t, int(columns.min()), norm)
         status = None
-        if any(cell.overflow < cell.n for layer in self._layers for cell in layer):
-            unknown = overflowed(self._layers, t)
+        if any(cell.overflow < cell.n for stack in self._stacks for cell in stack):
+            unknown = overflowed(list(zip(*self._stacks, strict=True)), t)
             values[unknown], error[unknown] = np.nan, 0.0
             status = statuses(values, unknown)[:, columns] if unknown.any() else None
         digits = None if growth is None else self._digits(t, growth)[:, columns]
@@ -115,7 +124,7 @@ class RecurrentJacobian(TemporalJacobian):
 
     def _digits(self, t: NDArray[np.int64], growth: NDArray[np.float64]) -> NDArray[np.float64]:
         """(T, n): an error u |s_k| of s_k moves h_t by u ||dh_t/ds_k|| |s_k| / sqrt(d), relative to |h_t|."""
-        size = self._layers[-1][0].size.double().cpu().numpy()
+        size = self._stacks[0][-1].size.double().cpu().numpy()
         with np.errstate(divide="ignore", invalid="ignore"):
             moved = growth + np.log(size) - np.log(size[t, None] * math.sqrt(self.shape[1]))
         most = np.maximum.accumulate(np.nan_to_num(moved, nan=-np.inf)[:, ::-1], 1)[:, ::-1]
@@ -130,7 +139,7 @@ class RecurrentJacobian(TemporalJacobian):
     @property
     def targets_at_once(self) -> int:
         """Rows that share the work of a sweep."""
-        return 1 if self._deep_both else targets_at_once([layer[0] for layer in self._layers])
+        return 1 if self._deep_both else targets_at_once(self._stacks[0])
 
     def _norm_rows(
         self, t: NDArray[np.int64], lowest: int, norm: str
@@ -144,7 +153,7 @@ class RecurrentJacobian(TemporalJacobian):
                 values = np.stack([pulled_norms(self._layers, k, self._memory) for k in t.tolist()])
             return values, np.full_like(values, np.nan), None
         values, error = np.full((len(t), n), -np.inf), np.zeros((len(t), n))
-        stacks = list(zip(*self._layers, strict=True))
+        stacks = self._stacks
         for direction, stack in enumerate(stacks):
             here, until = (n - 1 - t, 0) if direction else (t, lowest)
             rows, bounds, growth = chain_norms(stack, here.tolist(), until, self.wrt, norm, self.tolerance)
@@ -190,7 +199,7 @@ class RecurrentJacobian(TemporalJacobian):
 
 
 def chain_norms(
-    stack: Sequence[CellChain],
+    stack: Sequence[SweptChain],
     targets: Sequence[int],
     lowest: int,
     wrt: str,
@@ -239,14 +248,14 @@ def chain_norms(
     return *rounded(values, error, (whole, along), stack[0].weight_norms()[0].dtype), growth
 
 
-def targets_at_once(stack: Sequence[CellChain]) -> int:
+def targets_at_once(stack: Sequence[SweptChain]) -> int:
     """How many rows are swept together: as many as fit beside the step Jacobians they share."""
     width = sum(cell.width + cell.d_in for cell in stack)
     return max(1, min(_MOST_AT_ONCE, _ROW_NUMBERS // (stack[-1].d_h * width)))
 
 
 def _swept(
-    stack: Sequence[CellChain],
+    stack: Sequence[SweptChain],
     targets: Sequence[int],
     lowest: int,
     wrt: str,

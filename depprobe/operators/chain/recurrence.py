@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from depprobe.core.device import Recorder, waits
+from depprobe.core.options import require
 from depprobe.operators.chain.cells import CellChain, CellWeights
 from depprobe.operators.chain.kinds.gru import GRUChain
 from depprobe.operators.chain.kinds.lstm import LSTMChain
@@ -56,7 +57,7 @@ def chain_of(kind: str, weights: CellWeights, x: Tensor, h: Tensor, before: Tens
     def work(given: Sequence[Tensor]) -> list[Tensor]:
         x, h, before, c, *rest = given
         cell = _CHAINS[kind](CellWeights(**dict(zip(names, rest, strict=True))), x, h, before, c)
-        cell.errors = cell.row_errors()
+        assert cell.errors is not None  # made here, where it is recorded
         found = {name: value for name, value in vars(cell).items() if isinstance(value, Tensor)}
         bare = copy.copy(cell)
         vars(bare).update(dict.fromkeys(found), _given=())
@@ -108,9 +109,30 @@ class RecurrentWeights:
         """Whether there are two directions."""
         return len(self.layers[0]) == 2
 
+    def bytes(self, n: int) -> int:
+        """Of a trajectory of n steps that is held whole."""
+        return sum(8 * n * len(cell.hh) * cell.hh.element_size() for layer in self.layers for cell in layer)
+
+    def fit(self, n: int, memory: int) -> None:
+        """Refuse a trajectory of n steps that does not fit."""
+        require(
+            self.bytes(n), memory, f"the trajectory of {n} steps", "use a smaller n or d, or --dtype float32"
+        )
+
+    def direction(self, which: int) -> RecurrentWeights:
+        """One direction of a single layer, or of a stack with no other."""
+        return RecurrentWeights(self.kind, [[cells[which]] for cells in self.layers])
+
     def chains(self, x: Tensor, h0: Tensor | None = None, c0: Tensor | None = None) -> list[list[CellChain]]:
         """The chains of every layer at x, one a direction, from the initial states given, else from zero."""
+        return self.advanced(x, h0, c0)[0]
+
+    def advanced(
+        self, x: Tensor, h0: Tensor | None = None, c0: Tensor | None = None
+    ) -> tuple[list[list[CellChain]], list[Tensor]]:
+        """``chains``, and the states after the last step, (layers directions, width) each."""
         found: list[list[CellChain]] = []
+        states = []
         with torch.no_grad():
             for depth, directions in enumerate(self.layers):
                 cells, outputs = [], []
@@ -118,13 +140,14 @@ class RecurrentWeights:
                     place = depth * len(directions) + direction
                     inputs = x.flip(0) if direction else x
                     h_first, c_first = self._states(weights, x, place, h0, c0)
-                    h = run(self.kind, weights, inputs, h_first, c_first)[0]
+                    h, after = run(self.kind, weights, inputs, h_first, c_first)
+                    states.append(after)
                     before = torch.cat([h_first[None], h[:-1]])
                     cells.append(chain_of(self.kind, weights, inputs, h, before, c_first))
                     outputs.append(h.flip(0) if direction else h)
                 found.append(cells)
                 x = torch.cat(outputs, 1)
-        return found
+        return found, [torch.stack(part) for part in zip(*states, strict=True)]
 
     @staticmethod
     def _states(

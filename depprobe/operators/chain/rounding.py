@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from depprobe.core.scaled import Scaled, log_norm_of_logs, with_rounding
-from depprobe.operators.chain.cells import CellChain
+from depprobe.operators.chain.cells import SweptChain
 
 #: norms of rounding errors to bounds (99.5 % of cases)
 FACTOR = 4.0
@@ -57,13 +57,11 @@ class Perturbation(NamedTuple):
 
 
 class Noise:
-    """Random signs, and the sizes of what each step of a stack of layers adds to the errors."""
+    """Random signs of what each step of a stack of layers adds to the errors."""
 
-    def __init__(self, stack: Sequence[CellChain]) -> None:
-        #: relative standard errors of the rows of step Jacobians of each layer, (n, S)
-        self.errors = [cell.row_errors() if cell.errors is None else cell.errors for cell in stack]
+    def __init__(self, stack: Sequence[SweptChain]) -> None:
         self._widths = [(cell.width, 2 * cell.width + cell.d_in) for cell in stack]
-        like = self.errors[0]
+        like = stack[0].size
         self._random = random.Random(0)
         self.generator = torch.Generator(device=like.device).manual_seed(0)
         self._period = _STEPS * ROWS * max(signs for _, signs in self._widths)

@@ -22,7 +22,7 @@ from torch import Tensor
 
 from depprobe.core.device import rounded_up, waits
 from depprobe.core.scaled import Scaled, peaks
-from depprobe.operators.chain.cells import CellChain
+from depprobe.operators.chain.cells import CellChain, SweptChain
 from depprobe.operators.chain.compression import RowBlock
 from depprobe.operators.chain.kernels.steps import between, rescaled, settled, whole_run
 from depprobe.operators.chain.rounding import ROWS, Perturbation, Riding
@@ -32,7 +32,7 @@ _MATRIX_BYTES = 4 << 20
 NARROW = 256
 
 
-def is_wide(stack: Sequence[CellChain]) -> bool:
+def is_wide(stack: Sequence[SweptChain]) -> bool:
     """Whether products of rows and step Jacobians take much longer than the calls to them."""
     return max(cell.width for cell in stack) > NARROW
 

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from depprobe.core.device import Recorder, waits
 from depprobe.operators.chain import runs
-from depprobe.operators.chain.cells import CellChain
+from depprobe.operators.chain.cells import CellChain, SweptChain
 from depprobe.operators.chain.compression import RowBlock, Step, first_rows, middle
 from depprobe.operators.chain.reading import SingleReading
 from depprobe.operators.chain.rounding import Noise, Riding, Told
@@ -44,7 +44,7 @@ class _Lost(Exception):
 
 
 def sweep(
-    stack: Sequence[CellChain],
+    stack: Sequence[SweptChain],
     targets: Sequence[int],
     stop: int,
     wrt: str,
@@ -94,7 +94,7 @@ class _Sweep:
 
     def __init__(
         self,
-        stack: Sequence[CellChain],
+        stack: Sequence[SweptChain],
         wrt: str,
         threshold: float,
         visit: Callable[[int, Step], None],
@@ -109,13 +109,15 @@ class _Sweep:
         # with few inputs there is little to gain, and few rounding errors to average
         wide = stack[0].width > runs.NARROW and stack[0].d_in >= runs.NARROW // 2
         single = single and wide and wrt == "x" and dtype == torch.float64 and not waits(self._device)
-        self._reading = SingleReading(stack[0]) if single else None
+        whole = [cell for cell in stack if isinstance(cell, CellChain)]
+        single = single and len(whole) == len(stack)
+        self._reading = SingleReading(whole[0]) if single else None
         self._limits = _SINGLE_RANGE if single else middle(dtype)
-        self._dtype, self._chains = dtype, {dtype: list(stack)}
+        self._dtype, self._chains = dtype, dict[torch.dtype, list[SweptChain]]({dtype: list(stack)})
         if single:
             self._chains = {
-                dtype: [stack[0].columns("h", dtype), *stack[1:]],
-                torch.float32: [cell.to(torch.float32) for cell in stack],
+                dtype: [whole[0].columns("h", dtype), *stack[1:]],
+                torch.float32: [cell.to(torch.float32) for cell in whole],
             }
         wide = len(first_rows(stack, of)) > _DEVICE_WIDE
         self._first = _DEVICE_COMPRESSION if waits(self._device) and not wide else FIRST_COMPRESSION
@@ -124,7 +126,7 @@ class _Sweep:
         self._runs: list[tuple[int, int, dict[torch.dtype, Found]]] = []
         self._handed = self._reading is not None or norm != "fro"
         self._bare = {kind: tuple(cell.bare() for cell in cells) for kind, cells in self._chains.items()}
-        self._state, self._whole = dict[torch.dtype, State](), dict[int, Tensor]()
+        self._state = dict[torch.dtype, State]()
         # what is recorded has to keep its own room
         keeps = not waits(self._device)
         self._space = {kind: dict[int, Tensor]() if keeps else None for kind in self._chains}
@@ -210,7 +212,7 @@ class _Sweep:
         state = self._state[kind]
         given = list(state.tensors)
         for level, cell in enumerate(self._chains[kind]):
-            given += [self._packed(kind, level, k, steps), *cell.constants()]
+            given += [cell.packed(k - steps + 1, k + 1, main), *cell.constants()]
             given += self._noise.given(level, steps) if main else []
         reading = self._reading if main else None
         cells = self._bare[kind]
@@ -225,17 +227,6 @@ class _Sweep:
         if not waits(self._device):
             return found
         return found.kept() if self._look else found._replace(read=[part.clone() for part in found.read])
-
-    def _packed(self, kind: torch.dtype, level: int, k: int, steps: int) -> Tensor:
-        """What a run reads of each of its steps in one layer, with the errors of rows: (steps, numbers)."""
-        if not waits(self._device):
-            errors = [self._noise.errors[level]] if kind == self._dtype else []
-            parts = [*self._chains[kind][level].by_step(), *errors]
-            return torch.cat([part[k - steps + 1 : k + 1].flatten(1) for part in parts], 1)
-        if level not in self._whole:
-            parts = [*self._chains[kind][level].by_step(), self._noise.errors[level]]
-            self._whole[level] = torch.cat([part.flatten(1) for part in parts], 1)
-        return self._whole[level][k - steps + 1 : k + 1]
 
     def _told(self) -> dict[torch.dtype, Tensor]:
         """What the runs since the last time read, those of each precision one after another."""

@@ -12,14 +12,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from depprobe.operators.chain.cells import CellChain
+from depprobe.operators.chain.cells import SweptChain
 from depprobe.vocabulary import STATUS, status_of
 
 
-def reach(stack: Sequence[CellChain], t: int, lowest: int, wrt: str, of: str) -> NDArray[np.bool_]:
+def reach(stack: Sequence[SweptChain], t: int, lowest: int, wrt: str, of: str) -> NDArray[np.bool_]:
     """Whether any chain of non-zero factors leads from source k to h_t (or c_t), for lowest <= k <= t."""
     reached = np.zeros(t + 1 - lowest, dtype=bool)
-    device = stack[-1].matrices(t, t + 1).device
+    device = stack[-1].size.device
     units = [torch.zeros(cell.width, dtype=torch.bool, device=device) for cell in stack]
     units[-1][slice(stack[-1].d_c) if of == "c" else slice(stack[-1].d_c, None)] = True
     for k in range(t, lowest - 1, -1):
@@ -36,7 +36,7 @@ def reach(stack: Sequence[CellChain], t: int, lowest: int, wrt: str, of: str) ->
     return reached
 
 
-def overflowed(layers: Sequence[Sequence[CellChain]], t: NDArray[np.int64]) -> NDArray[np.bool_]:
+def overflowed(layers: Sequence[Sequence[SweptChain]], t: NDArray[np.int64]) -> NDArray[np.bool_]:
     """Whether a block J[t,k] was linearised about a state that left the range of floats: (T, n).
 
     Parameters

@@ -18,12 +18,12 @@ from torch import Tensor
 
 from depprobe.operators.chain.cells import (
     CellWeights,
-    GatedChain,
     combined,
     dsigmoid,
     dtanh,
     over,
 )
+from depprobe.operators.chain.kinds.gated import GatedChain
 
 #: |y| from which on h - tanh(y) is taken from what each lacks of 1: tanh is a half there
 _HALF = 0.55

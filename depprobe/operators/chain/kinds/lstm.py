@@ -21,7 +21,6 @@ from torch import Tensor
 from depprobe.core.device import waits
 from depprobe.operators.chain.cells import (
     CellWeights,
-    GatedChain,
     combined,
     dsigmoid,
     dtanh,
@@ -29,6 +28,7 @@ from depprobe.operators.chain.cells import (
     sizes,
 )
 from depprobe.operators.chain.kernels.steps import lstm_matrices
+from depprobe.operators.chain.kinds.gated import GatedChain
 
 
 class LSTMChain(GatedChain):
@@ -75,16 +75,28 @@ class LSTMChain(GatedChain):
     def direct(self, k: int) -> tuple[str, tuple[Tensor, ...]] | None:
         return None if self._project is not None else ("lstm", (self._keep[k], self._keep_to_m[k]))
 
+    def _cell_variances(self, of_arguments: Tensor) -> Tensor:
+        """Variances of the rounding errors of c before every step and after the last: (n + 1, d)."""
+        of_i, of_f, of_g, _ = of_arguments.chunk(4, 1)
+        start, c, kept = self._cells[:-1], self._cells[1:], self._keep
+        size = torch.sigmoid(self._z[0])
+        new = size * self._z[2].tanh().abs() * (of_i + 4) + size * of_g
+        added = c.square() + new.square() + (kept * start * (of_f + 3)).square()
+        first = torch.zeros_like(added[0]) if self.variances is None else self.variances
+        added[0] += kept[0].square() * first
+        return torch.cat([first[None], _carried(added, kept.square())])
+
+    def last_variances(self) -> Tensor:
+        of_x, of_h = self.argument_errors()
+        return self._cell_variances(of_x + of_h)[-1]
+
     def row_errors(self) -> Tensor:
         i, f, g, o = self._slopes.abs().unbind(1)
         of_x, of_h = self.argument_errors()
         of_i, of_f, of_g, of_o = (of_x + of_h).chunk(4, 1)
         start, c, kept = self._cells[:-1].abs(), self._cells[1:], self._keep
-        size = torch.sigmoid(self._z[0])
-        new = size * self._z[2].tanh().abs() * (of_i + 4) + size * of_g
-        added = c.square() + new.square() + (kept * start * (of_f + 3)).square()
-        of_c = _carried(added, kept.square()).sqrt()
-        of_start = torch.cat([torch.zeros_like(of_c[:1]), of_c[:-1]])
+        errors = self._cell_variances(of_x + of_h).sqrt()
+        of_start, of_c = errors[:-1], errors[1:]
         hh, ih = (norms.chunk(4) for norms in self.weight_norms())
         norms, one = [a.hypot(b) for a, b in zip(hh, ih, strict=True)], torch.ones_like(hh[0])
         terms = [
