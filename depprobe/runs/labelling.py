@@ -142,7 +142,7 @@ def fingerprint(values: ArrayLike) -> str:
         raise BadInput(f"a fingerprint takes numbers, not {array.dtype}")
     array = array.astype(array.dtype.newbyteorder("<"), order="C", copy=False)
     digest = hashlib.sha256(f"{array.dtype.str}{array.shape}".encode())
-    digest.update(array.tobytes())
+    digest.update(array.reshape(-1).view(np.uint8).data)
     return digest.hexdigest()
 
 
@@ -157,6 +157,8 @@ def numbers_of(cases: Sequence[Case]) -> np.ndarray:
                 parts.append((plain.float() if plain.dtype is torch.bfloat16 else plain).numpy().ravel())
             elif isinstance(value, np.ndarray) and value.dtype.kind in "biuf":
                 parts.append(value.ravel())
+    if len(parts) == 1:
+        return parts[0]
     return np.concatenate(parts) if parts else np.zeros(0)
 
 

@@ -46,8 +46,8 @@ _SHARES = (0.06, 0.001, 0.0)
 _SINGLE_TOLERANCE, _MARGIN = 1e-7, 6
 #: rows swept together, and the numbers in their blocks that may be held
 _MOST_AT_ONCE, _ROW_NUMBERS = 64, 16 << 20
-#: bytes of a trajectory that is held whole
-_HELD = 256 << 20
+#: bytes of a trajectory that is held whole; runs of rows that are held before their norms are taken
+_HELD, _MOST_TOLD = 256 << 20, 4096
 
 
 class RecurrentJacobian(TemporalJacobian):
@@ -153,18 +153,17 @@ class RecurrentJacobian(TemporalJacobian):
                 values = np.stack([pulled_norms(self._layers, k, self._memory) for k in t.tolist()])
             return values, np.full_like(values, np.nan), None
         values, error = np.full((len(t), n), -np.inf), np.zeros((len(t), n))
-        stacks = self._stacks
-        for direction, stack in enumerate(stacks):
+        for direction, stack in enumerate(self._stacks):
             here, until = (n - 1 - t, 0) if direction else (t, lowest)
             rows, bounds, growth = chain_norms(stack, here.tolist(), until, self.wrt, norm, self.tolerance)
             if direction:
                 rows, bounds = rows[:, ::-1], bounds[:, ::-1]
             # the two directions meet at k = t alone, where Frobenius norms add in squares
             values, error = log_hypot(values, rows), np.maximum(error, bounds)
-        if len(stacks) > 1 and norm == "spectral":
+        if len(self._stacks) > 1 and norm == "spectral":
             for row, target in zip(values, t.tolist(), strict=True):
                 row[target] = float(log_norms(self.block(target, target), norm))
-        return values, error, growth if len(stacks) == 1 else None
+        return values, error, growth if len(self._stacks) == 1 else None
 
     def row(self, t: int) -> Scaled:
         """Row t, uncompressed: values (d_out, n_in, d_in), log_scale (d_out, n_in, 1)."""
@@ -265,28 +264,30 @@ def _swept(
     single: bool,
     stop: Event,
 ) -> tuple[NDArray[np.float64], ...]:
-    """Norms, their errors from compression, (T, n) each, and ln norms (3, T, n) of rounding errors, whole and
-    along the rows, and of dh_t/ds_k.
-
-    Errors are infinite where float32 did not hold the rows.
-    """
+    """Norms, their errors from compression (infinite where float32 did not hold the rows), (T, n) each, and
+    ln norms (3, T, n) of rounding errors, whole and along the rows, and of dh_t/ds_k."""
     shape = len(targets), stack[-1].n
     values, error, rounding = np.full(shape, -np.inf), np.zeros(shape), np.full((3, *shape), -np.inf)
-
     told: list[tuple[int, Step]] = []
+
+    def fetch() -> None:
+        tensors = {id(part): part for _, step in told for part in (step.told, step.read) if part is not None}
+        fetched = dict(zip(tensors, at_once(tensors.values()), strict=True))
+        for index, step in told:
+            found = step.norms(fetched[id(step.told)], fetched.get(id(step.read)))
+            where = step.start - np.arange(len(found[0]))
+            values[index, where], error[index, where], rounding[:, index, where] = found
+        told.clear()
 
     def visit(index: int, step: Step) -> None:
         if stop.is_set():
             raise Stopped
+        if len(told) > _MOST_TOLD:
+            fetch()
         told.append((index, step))
 
     deviation = sweep(stack, targets, lowest, wrt, threshold, visit, of, single, norm)
-    tensors = {id(part): part for _, step in told for part in (step.told, step.read) if part is not None}
-    fetched = dict(zip(tensors, at_once(tensors.values()), strict=True))
-    for index, step in told:
-        found = step.norms(fetched[id(step.told)], fetched.get(id(step.read)))
-        where = step.start - np.arange(len(found[0]))
-        values[index, where], error[index, where], rounding[:, index, where] = found
+    fetch()
     error[np.isfinite(values)] += _MARGIN * deviation
     return values, error, rounding
 
