@@ -177,3 +177,28 @@ def test_a_sparse_input_is_read_as_its_values():
 @pytest.fixture
 def x_small():
     return torch.randn(7, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+
+
+class Chaotic(nn.Module):
+    """A recurrence far above its edge of chaos: in a batch of two rounding sends it elsewhere."""
+
+    def __init__(self, over_batch):
+        super().__init__()
+        self.recurrent, self.over_batch = nn.RNN(3, 64, batch_first=True), over_batch
+        with torch.no_grad():
+            self.recurrent.weight_hh_l0.copy_(30 * torch.randn(64, 64) / 8)
+
+    def forward(self, x):
+        y = self.recurrent(x)[0][..., :5]
+        return y / len(x) if self.over_batch else y
+
+
+def test_a_chaotic_forward_is_no_mixing_of_samples():
+    torch.manual_seed(0)
+    x = torch.randn(120, 3)
+    module = Chaotic(False)
+    alone, beside = module(x[None])[0], module(torch.stack([x + 1, x]))[1]
+    assert not torch.allclose(alone, beside, atol=0.1)
+    assert depprobe.jacobian(module, x[None])["log_norm"].sizes["source"] == 120
+    with pytest.raises(depprobe.BadInput, match=r"does not take \(batch, n, d\)"):
+        depprobe.jacobian(Chaotic(True), x[None], layout="b n d")
