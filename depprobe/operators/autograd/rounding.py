@@ -23,7 +23,6 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from depprobe.core.function import SequenceFunction
 from depprobe.core.scaled import Scaled, added
 from depprobe.operators.autograd import fisher
 
@@ -81,6 +80,14 @@ class _LastBits(TorchDispatchMode):
         return made * pool[self._start : self._start + n].view(made.shape)
 
 
+class Differentiated(Protocol):
+    """What has outputs y (n_out, d_out)."""
+
+    @property
+    def y(self) -> Tensor:
+        """The outputs, whose dtype and device the cotangents take."""
+
+
 class RowProducts(Protocol):
     """Products with one cotangent, in plain numbers or with exponents; see ``Products``."""
 
@@ -96,7 +103,7 @@ class RowProducts(Protocol):
 class Rounding:
     """Repeats of products of one function, some of its targets' standing for the others."""
 
-    def __init__(self, function: SequenceFunction, products: RowProducts, norm: str = "fro") -> None:
+    def __init__(self, function: Differentiated, products: RowProducts, norm: str = "fro") -> None:
         self._function, self._products, self._norm = function, products, norm
         self._done = 0
         self._begun: set[int] = set()
@@ -109,6 +116,9 @@ class Rounding:
         self._done += 1
         if len(self._begun) * _EVERY >= self._done or t in self._begun:
             return None
+        return self._drawn(t)
+
+    def _drawn(self, t: int) -> Tensor:
         self._begun.add(t)
         draw = torch.Generator().manual_seed(t)
         y = self._function.y
@@ -126,9 +136,17 @@ class Rounding:
         """Estimated error of the ln norms (n,) of row t (NaN: not asked for) at lags (n,)."""
         mix = self.begin(t)
         if mix is not None:
-            first = self._products.single(self._cotangent(t, mix))
-            self.note(t, lags, log_norm, mix, _scaled(first))
+            self._repeat(t, lags, log_norm, mix)
         return self.stated(t, lags)
+
+    def offer(self, t: int, lags: NDArray[np.int64], log_norm: Floats) -> None:
+        """A row that costs less than its repeat: of those offered the 1st, 4th, 16th, ... is repeated."""
+        self._done += 1
+        if self._done >= 4 ** len(self._begun) and t not in self._begun:
+            self._repeat(t, lags, log_norm, self._drawn(t))
+
+    def _repeat(self, t: int, lags: NDArray[np.int64], log_norm: Floats, mix: Tensor) -> None:
+        self.note(t, lags, log_norm, mix, _scaled(self._products.single(self._cotangent(t, mix))))
 
     def stated(self, t: int, lags: NDArray[np.int64]) -> Floats:
         """Estimated errors at lags (n,), from the nearest row that was repeated."""

@@ -35,7 +35,14 @@ from depprobe.operators.chain.runs import is_wide
 from depprobe.operators.chain.sweep import sweep
 from depprobe.operators.chain.trajectories import stacks_of
 from depprobe.operators.chain.unknown_norms import overflowed, reach, statuses
-from depprobe.operators.chain.vjp_rows import pulled, pulled_norms, pulled_units, push, swept_row
+from depprobe.operators.chain.vjp_rows import (
+    StackRounding,
+    pulled,
+    pulled_norms,
+    pulled_units,
+    push,
+    swept_row,
+)
 from depprobe.operators.dispatch import register_jacobian
 
 #: share of the norm one compression may discard, times the square root of the tolerance: the error is half
@@ -59,7 +66,7 @@ class RecurrentJacobian(TemporalJacobian):
     x : (n, d_in), of the module's dtype and device.
     wrt : ``x``, ``h`` or ``c``: the input, or the state after step k (all layers, bottom first).
     tolerance : relative error of a norm that compression may cause; 0 sweeps uncompressed.
-    memory : bytes that the job may take. Norms of deep bidirectional stacks have no stated error.
+    memory : bytes that the job may take.
 
     Raises
     ------
@@ -91,7 +98,7 @@ class RecurrentJacobian(TemporalJacobian):
         self._dtype, self._device = x.dtype, x.device
         self._deep_both = both and module.num_layers > 1
         if self._deep_both:
-            self.tolerance = 0.0
+            self.tolerance, self.error_kind = 0.0, "estimate"
         if self._deep_both or self._weights.bytes(n) <= min(_HELD, memory // 4):
             self._stacks: list[Sequence[SweptChain]] = list(zip(*self._layers, strict=True))
         else:
@@ -109,7 +116,7 @@ class RecurrentJacobian(TemporalJacobian):
     def log_norms(
         self, targets: Sequence[int], sources: Sequence[int] | None = None, norm: str = "fro"
     ) -> LogNorms:
-        """Natural logs of the norms of J[t,k]; ``error`` is the measured bound where rows were compressed."""
+        """ln norms of J[t,k]; ``error`` bounds what compression and rounding did; an estimate in deep both-way stacks."""
         columns = np.arange(self.shape[2]) if sources is None else np.asarray(sources, dtype=np.int64)
         t = np.asarray(targets, dtype=np.int64)
         values, error, growth = self._norm_rows(t, int(columns.min()), norm)
@@ -119,8 +126,11 @@ class RecurrentJacobian(TemporalJacobian):
             values[unknown], error[unknown] = np.nan, 0.0
             status = statuses(values, unknown)[:, columns] if unknown.any() else None
         digits = None if growth is None else self._digits(t, growth)[:, columns]
-        bound = None if self._deep_both else error[:, columns]
-        return LogNorms(values[:, columns], bound, status=status, digits=digits)
+        return LogNorms(values[:, columns], error[:, columns], status=status, digits=digits)
+
+    @functools.cached_property
+    def _rounding(self) -> StackRounding:
+        return StackRounding(self._layers, self.shape[1])
 
     def _digits(self, t: NDArray[np.int64], growth: NDArray[np.float64]) -> NDArray[np.float64]:
         """(T, n): an error u |s_k| of s_k moves h_t by u ||dh_t/ds_k|| |s_k| / sqrt(d), relative to |h_t|."""
@@ -151,7 +161,7 @@ class RecurrentJacobian(TemporalJacobian):
                 values = np.stack([log_norms(self.row(k), norm, (0, 2)).cpu().numpy() for k in t.tolist()])
             else:
                 values = np.stack([pulled_norms(self._layers, k, self._memory) for k in t.tolist()])
-            return values, np.full_like(values, np.nan), None
+            return values, self._rounding.errors(t, values), None
         values, error = np.full((len(t), n), -np.inf), np.zeros((len(t), n))
         for direction, stack in enumerate(self._stacks):
             here, until = (n - 1 - t, 0) if direction else (t, lowest)

@@ -6,12 +6,18 @@ r"""Rows and tangents taken through one recurrent layer, with a source at every 
 Each row of a cotangent carries its own exponent at every position, so that rows 1e-5000 apart meet without
 underflow. Steps are taken in runs over one exponent for each row; a run in which a row fell or rose so far
 that digits were at stake is taken again in shorter runs, down to single steps.
+
+What rounding did to rows is estimated from repeats (``operators.autograd.rounding``) through changed layers:
+
+    D s_k -> D s_k (1 + e_k u s),   s = +-1 at random,   e_k the typical error of a row of M_k, in units u
 """
 
 from __future__ import annotations
 
+import copy
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -19,10 +25,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from depprobe.core.scaled import Scaled, added, log_hypot, log_norms, peaks
+from depprobe.operators.autograd.rounding import Rounding
 from depprobe.operators.chain.cells import CellChain
 from depprobe.operators.chain.compression import Step
 from depprobe.operators.chain.runs import advance
 from depprobe.operators.chain.sweep import RUN, sweep
+
+Layers = Sequence[Sequence[CellChain]]
 
 _BATCH = 16
 #: rows between which a run keeps every digit that a float addition keeps, from its start to its end
@@ -116,12 +125,12 @@ def _in_range(rows: Tensor) -> bool:
     return bool(least >= low) and bool(most <= high)
 
 
-def pulled(layers: Sequence[Sequence[CellChain]], rows: Scaled) -> Scaled:
+def pulled(layers: Layers, rows: Scaled) -> Scaled:
     """Cotangents on the output of a stack to cotangents on its input, through the layers from the top."""
     return functools.reduce(lambda found, layer: pull(layer, found)[0], reversed(layers), rows)
 
 
-def pulled_units(layers: Sequence[Sequence[CellChain]], t: int, units: range) -> Scaled:
+def pulled_units(layers: Layers, t: int, units: range) -> Scaled:
     """Rows of J[t,:] for some output units: (units, n, d_in)."""
     n, d_out = layers[0][0].n, sum(cell.d_h for cell in layers[-1])
     cotangent = layers[0][0].size.new_zeros(len(units), n, d_out)
@@ -131,7 +140,7 @@ def pulled_units(layers: Sequence[Sequence[CellChain]], t: int, units: range) ->
     return pulled(layers, Scaled(cotangent, floor))
 
 
-def pulled_norms(layers: Sequence[Sequence[CellChain]], t: int, memory: int) -> NDArray[np.float64]:
+def pulled_norms(layers: Layers, t: int, memory: int) -> NDArray[np.float64]:
     """ln Frobenius norms of J[t,k] for all k, so many output units at a time as fit: (n,)."""
     n, d_in, d_out = layers[0][0].n, layers[0][0].d_in, sum(cell.d_h for cell in layers[-1])
     each = 4 * n * max(d_out, d_in) * layers[0][0].size.element_size()
@@ -160,9 +169,7 @@ def push(directions: Sequence[CellChain], tangent: Tensor) -> Tensor:
     return torch.cat(outputs, 1)
 
 
-def swept_row(
-    layers: Sequence[Sequence[CellChain]], t: int, only: int | None, wrt: str, d_from: int
-) -> Scaled:
+def swept_row(layers: Layers, t: int, only: int | None, wrt: str, d_from: int) -> Scaled:
     """Row t (d_out, n_in, d_from), or only its block at one source (d_out, 1, d_from), uncompressed."""
     n_in = layers[0][0].n
     height = sum(cell.d_h for cell in layers[-1])
@@ -187,3 +194,68 @@ def swept_row(
         sweep(stack, [here], last, wrt, 0.0, visit, norm=None)
         first += height
     return Scaled(values, log_scale)
+
+
+class Outputs(NamedTuple):
+    """What the outputs are like: y (n, d_out)."""
+
+    y: Tensor
+
+
+class StackRounding:
+    """Estimated errors of a stack's norms, from repeats of some rows.
+
+    Parameters
+    ----------
+    layers : bottom first, each with its directions.
+    d_out : width of the outputs.
+    """
+
+    def __init__(self, layers: Layers, d_out: int) -> None:
+        like = layers[0][0].size
+        outputs = Outputs(like.new_empty(len(like), d_out))
+        self._rounding = Rounding(outputs, LayerProducts(layers, like.dtype))
+
+    def errors(self, targets: NDArray[np.int64], log_norm: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Of ln norms (T, n) at all sources: (T, n); 0 where there is none."""
+        by_lag = [(int(t), t - np.arange(log_norm.shape[1])) for t in targets]
+        for (t, lags), row in zip(by_lag, log_norm, strict=True):
+            self._rounding.offer(t, lags, row)
+        found = np.stack([self._rounding.stated(t, lags) for t, lags in by_lag])
+        return np.where(np.isfinite(log_norm), found, 0.0)
+
+
+class LayerProducts:
+    """Products of a stack with a cotangent on one position, as ``operators.autograd.rounding`` takes them.
+
+    Attributes
+    ----------
+    narrowest : the dtype of the rows.
+    """
+
+    def __init__(self, layers: Layers, dtype: torch.dtype) -> None:
+        self._layers, self.narrowest = layers, dtype
+
+    def single(self, cotangent: Tensor) -> Scaled:
+        """Sum over t of cotangent_t^T J[t,:]."""
+        return _product(self._layers, cotangent)
+
+    def under(self, noise: Callable[[], Any], cotangent: Tensor) -> Scaled:
+        """The same through changed layers; ``noise`` makes what changes last bits."""
+        change = noise().changed
+        return _product([[_changed(cell, change) for cell in layer] for layer in self._layers], cotangent)
+
+
+def _product(layers: Layers, cotangent: Tensor) -> Scaled:
+    floor = cotangent.new_full((1, len(cotangent), 1), -torch.inf, dtype=torch.float64)
+    floor[:, cotangent.any(1)] = 0
+    return Scaled(*(part[0] for part in pulled(layers, Scaled(cotangent[None], floor))))
+
+
+def _changed(cell: CellChain, change: Callable[[Tensor], Tensor]) -> CellChain:
+    # row errors are sums of sizes, of which a typical error is half
+    moved, off = copy.copy(cell), cell.row_errors().median(1).values / 2
+    for name, value in zip(cell._by_step, cell.by_step(), strict=True):
+        size = off.view(-1, *[1] * (value.ndim - 1))
+        setattr(moved, name, value + size * (change(value) - value))
+    return moved

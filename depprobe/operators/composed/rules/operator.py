@@ -23,6 +23,7 @@ from depprobe.core.function import SequenceFunction
 from depprobe.core.options import Options, require
 from depprobe.core.scaled import Scaled, log_hypot, log_norms
 from depprobe.core.temporal_jacobian import LogNorms, anchors, is_banded, placed, repeat
+from depprobe.operators.autograd.rounding import Rounding
 from depprobe.operators.composed.operator import GraphJacobian
 from depprobe.operators.composed.rules import rectified
 from depprobe.operators.composed.rules.levels import (
@@ -34,6 +35,7 @@ from depprobe.operators.composed.rules.levels import (
     support_of,
     window_of,
 )
+from depprobe.operators.composed.rules.line_rounding import LineProducts
 from depprobe.operators.composed.traces import Traces
 from depprobe.units import readable
 from depprobe.vocabulary import STATUS
@@ -51,7 +53,6 @@ class LineJacobian(GraphJacobian):
     function, options, traces : of the forward that they were read from.
     """
 
-    error_kind = "bound"
     norms = ("fro", "spectral")
 
     def __init__(
@@ -117,10 +118,11 @@ class LineJacobian(GraphJacobian):
         rows = [self._norm_row(int(target), norm) for target in t[~alike]]
         if rows:
             out[~alike] = _placed(rows, anchor[~alike], n_in, lags)
+        known = dict(zip(t[~alike].tolist(), rows, strict=True))
         if alike.any():
             # of a causal line the last row holds all the others, cut off at position 0
             last = int(t[alike].max())
-            where, values = self._norm_row(last, norm)
+            where, values = known[last] = self._norm_row(last, norm)
             at = anchors(self._placing)[last : last + 1]
             if lags is not None:
                 repeat(out, alike, _placed([(where, values)], at, n_in, lags)[0], anchor, n_in, lags)
@@ -128,12 +130,36 @@ class LineJacobian(GraphJacobian):
                 moved = where - (at - anchor[alike][:, None])
                 cut = [(source[source >= 0], values[source >= 0]) for source in moved]
                 out[alike] = _placed(cut, anchor[alike], n_in, None)
+        error = self._errors(t, known, lags)
+        error[~np.isfinite(out)] = 0
         if lags is not None:
-            return LogNorms(out, lags=lags)
-        out = out if sources is None else out[:, np.asarray(sources, dtype=np.int64)]
+            return LogNorms(out, error, lags=lags)
+        if sources is not None:
+            out, error = (x[:, np.asarray(sources, dtype=np.int64)] for x in (out, error))
         kinds = [np.isfinite(out), np.isneginf(out), np.isposinf(out)]
-        known = [STATUS[kind] for kind in ("finite", "zero", "overflow")]
-        return LogNorms(out, status=np.select(kinds, known, STATUS["undecided"]).astype(np.int8))
+        said = [STATUS[kind] for kind in ("finite", "zero", "overflow")]
+        status = np.select(kinds, said, STATUS["undecided"]).astype(np.int8)
+        return LogNorms(out, error, status=status)
+
+    def _errors(
+        self,
+        t: NDArray[np.int64],
+        rows: dict[int, tuple[NDArray[np.int64], NDArray[np.float64]]],
+        lags: NDArray[np.int64] | None,
+    ) -> NDArray[np.float64]:
+        """Estimates of what rounding did to norms at t (m,), by source or lag, from repeats of some rows."""
+        anchor, n_in = anchors(self._placing), self.shape[2]
+        for at, (where, values) in rows.items():
+            log_norm = np.full(n_in, -np.inf)
+            log_norm[where] = values
+            self._repeats_of_rows.offer(at, anchor[at] - np.arange(n_in), log_norm)
+        by = [anchor[at] - np.arange(n_in) if lags is None else lags for at in t]
+        return np.stack([self._repeats_of_rows.stated(*one) for one in zip(t.tolist(), by, strict=True)])
+
+    @cached_property
+    def _repeats_of_rows(self) -> Rounding:
+        products = LineProducts(self._levels, self.shape[2], self._function.y.dtype)
+        return Rounding(self._function, products)
 
     def _alike(self, t: NDArray[np.int64]) -> NDArray[np.bool_]:
         """Which targets have the same row but for a shift."""
