@@ -116,7 +116,7 @@ class RecurrentJacobian(TemporalJacobian):
     def log_norms(
         self, targets: Sequence[int], sources: Sequence[int] | None = None, norm: str = "fro"
     ) -> LogNorms:
-        """ln norms of J[t,k]; ``error`` is a bound, of deep bidirectional stacks an estimate (rounding alone)."""
+        """ln norms of J[t,k]; ``error`` is a bound, of deep bidirectional stacks an estimate."""
         columns = np.arange(self.shape[2]) if sources is None else np.asarray(sources, dtype=np.int64)
         t = np.asarray(targets, dtype=np.int64)
         values, error, growth = self._norm_rows(t, int(columns.min()), norm)
