@@ -35,14 +35,7 @@ from depprobe.operators.chain.runs import is_wide
 from depprobe.operators.chain.sweep import sweep
 from depprobe.operators.chain.trajectories import stacks_of
 from depprobe.operators.chain.unknown_norms import overflowed, reach, statuses
-from depprobe.operators.chain.vjp_rows import (
-    StackRounding,
-    pulled,
-    pulled_norms,
-    pulled_units,
-    push,
-    swept_row,
-)
+from depprobe.operators.chain.vjp_rows import PulledStack, pulled, pulled_units, push, swept_row
 from depprobe.operators.dispatch import register_jacobian
 
 #: share of the norm one compression may discard, times the square root of the tolerance: the error is half
@@ -129,8 +122,8 @@ class RecurrentJacobian(TemporalJacobian):
         return LogNorms(values[:, columns], error[:, columns], status=status, digits=digits)
 
     @functools.cached_property
-    def _rounding(self) -> StackRounding:
-        return StackRounding(self._layers, self.shape[1])
+    def _pulled(self) -> PulledStack:
+        return PulledStack(self._layers, self.shape[1], self._memory)
 
     def _digits(self, t: NDArray[np.int64], growth: NDArray[np.float64]) -> NDArray[np.float64]:
         """(T, n): an error u |s_k| of s_k moves h_t by u ||dh_t/ds_k|| |s_k| / sqrt(d), relative to |h_t|."""
@@ -157,11 +150,7 @@ class RecurrentJacobian(TemporalJacobian):
         """Norms, error bounds (NaN: none), and in one direction ln norms of dh_t/ds_k: (T, n) each."""
         n = self.shape[2]
         if self._deep_both:
-            if norm == "spectral":
-                values = np.stack([log_norms(self.row(k), norm, (0, 2)).cpu().numpy() for k in t.tolist()])
-            else:
-                values = np.stack([pulled_norms(self._layers, k, self._memory) for k in t.tolist()])
-            return values, self._rounding.errors(t, values), None
+            return *self._pulled.log_norms(t, norm, self.row), None
         values, error = np.full((len(t), n), -np.inf), np.zeros((len(t), n))
         for direction, stack in enumerate(self._stacks):
             here, until = (n - 1 - t, 0) if direction else (t, lowest)

@@ -202,22 +202,33 @@ class Outputs(NamedTuple):
     y: Tensor
 
 
-class StackRounding:
-    """Estimated errors of a stack's norms, from repeats of some rows.
+class PulledStack:
+    """Norms of a stack of any directions, its rows pulled through layer by layer.
 
     Parameters
     ----------
     layers : bottom first, each with its directions.
     d_out : width of the outputs.
+    memory : what the output units pulled at once may take.
     """
 
-    def __init__(self, layers: Layers, d_out: int) -> None:
+    def __init__(self, layers: Layers, d_out: int, memory: int) -> None:
         like = layers[0][0].size
         outputs = Outputs(like.new_empty(len(like), d_out))
+        self._layers, self._memory = layers, memory
         self._rounding = Rounding(outputs, LayerProducts(layers, like.dtype))
 
-    def errors(self, targets: NDArray[np.int64], log_norm: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Of ln norms (T, n) at all sources: (T, n); 0 where there is none."""
+    def log_norms(
+        self, targets: NDArray[np.int64], norm: str, row: Callable[[int], Scaled]
+    ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """ln norms (T, n) at all sources, and estimates of what rounding did; ``row`` makes whole rows."""
+        if norm == "spectral":
+            found = [log_norms(row(t), norm, (0, 2)).cpu().numpy() for t in targets.tolist()]
+        else:
+            found = [pulled_norms(self._layers, t, self._memory) for t in targets.tolist()]
+        return np.stack(found), self._errors(targets, np.stack(found))
+
+    def _errors(self, targets: NDArray[np.int64], log_norm: NDArray[np.float64]) -> NDArray[np.float64]:
         by_lag = [(int(t), t - np.arange(log_norm.shape[1])) for t in targets]
         for (t, lags), row in zip(by_lag, log_norm, strict=True):
             self._rounding.offer(t, lags, row)
