@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import pkgutil
+import re
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -82,6 +85,23 @@ def test_every_public_name_is_there():
         assert getattr(depprobe, name) is not None
     for name in depprobe.figures.__all__:
         assert hasattr(depprobe.figures, name)
+
+
+def test_every_name_that_pages_use_is_public():
+    root = Path(depprobe.__file__).parents[1]
+    pages = [
+        root / "README.md",
+        *sorted((root / "docs").glob("*.md")),
+        *sorted((root / "studies").glob("*.py")),
+    ]
+    modules = {module.name for module in pkgutil.iter_modules(depprobe.__path__)}
+    used = {}
+    for page in pages:
+        # ds.depprobe.x is the accessor's, depprobe/x and depprobe.toml are files
+        found = re.findall(r"(?<![\w./\"-])depprobe\.(?!__)([A-Za-z_]\w*)", page.read_text(encoding="utf-8"))
+        used |= dict.fromkeys(found, page.name)
+    assert len(used) > 15
+    assert {name: page for name, page in used.items() if name not in {*depprobe.__all__, *modules}} == {}
 
 
 def test_the_table_of_layers_is_that_of_the_package_whatever_is_imported_first():

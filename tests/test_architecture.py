@@ -20,7 +20,7 @@ ROOT = Path(depprobe.__file__).parent
 #: from bottom to top; a component imports those on lines above its own, and none on its own line
 ORDER = (
     ("_version", "errors", "vocabulary", "units"),
-    ("registry",),
+    ("registry", "renaming"),
     ("complexity",),
     ("core",),
     ("layers",),
@@ -41,7 +41,7 @@ ORDER = (
 )
 RANK = {component: rank for rank, line in enumerate(ORDER) for component in line}
 WITHOUT_TORCH = {
-    *("_version", "errors", "vocabulary", "units", "registry", "complexity"),
+    *("_version", "errors", "vocabulary", "units", "registry", "renaming", "complexity"),
     *("store", "curves", "theory", "figures", "cli"),
 }
 #: packages of one idea a file, which know nothing of each other
@@ -171,7 +171,7 @@ def test_a_folder_holds_few_files(folder):
 def test_the_root_holds_the_ground_alone():
     assert {path.stem for path in ROOT.glob("*.py")} == {
         *("__init__", "__main__", "_version"),
-        *("errors", "vocabulary", "units", "registry", "complexity"),
+        *("errors", "vocabulary", "units", "registry", "renaming", "complexity"),
     }
 
 

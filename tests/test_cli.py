@@ -673,7 +673,6 @@ def test_the_name_of_a_layer_is_answered_with_its_command(refused, good):
 
 def test_the_same_command_again_says_that_the_result_is_there(good, monkeypatch):
     Path("a.txt").write_text("abcdefgh" * 20, encoding="utf-8")
-    os.utime("a.txt", (1, 1))
     call = (*LSTM, "--input", "a.txt", "-o", "a.nc", "--figure", "a.png")
     first = good(*call)
     written = Path("a.nc").stat().st_mtime_ns
@@ -686,10 +685,24 @@ def test_the_same_command_again_says_that_the_result_is_there(good, monkeypatch)
     # another command, another input, another version
     assert before not in good(*call, "--seed", "1")
     assert before not in good(*call)
+    # the contents count, not the date
     os.utime("a.nc", (0, 0))
+    assert before in good(*call)
+    Path("a.txt").write_text("hgfedcba" * 20, encoding="utf-8")
+    os.utime("a.txt", (1, 1))
     assert before not in good(*call)
     monkeypatch.setattr("depprobe._version.__version__", "0.0")
     assert before not in good(*call)
+
+
+def test_results_of_two_files_of_one_name_stand_side_by_side(good):
+    for folder, text in (("a", "abcdefgh"), ("b", "hgfedcba")):
+        Path(folder).mkdir()
+        Path(folder, "my text.txt").write_text(text * 20, encoding="utf-8")
+    made = [json.loads(good(*LSTM, "--input", f"{one}/my text.txt", "--json"))["dataset"] for one in "aba"]
+    assert made[0] == made[2] != made[1]
+    assert Path(made[0]).name.startswith("jacobian_lstm-my-text_n12_d")
+    assert not store.load(made[0]).log_norm.equals(store.load(made[1]).log_norm)
 
 
 def test_json_holds_no_json_in_strings(good):

@@ -7,7 +7,8 @@ import math
 import pytest
 
 from depprobe.cli import tables
-from depprobe.cli.output import Summary, with_error
+from depprobe.cli.common import _run_name
+from depprobe.cli.output import Summary, check_writable, with_error
 from depprobe.errors import BadInput
 
 
@@ -126,3 +127,24 @@ def test_a_label_leaves_what_a_column_says_besides_its_layer():
     headings, columns = ["layer", "x"], [["lstm d=8", "1"], ["lstm d=16", "2"]]
     two = Summary("T", headings, columns, [{"layer": "lstm"}, {"layer": "lstm"}])
     assert [column[0] for column in tables.chosen(two, labels="Mine").columns] == ["Mine d=8", "Mine d=16"]
+
+
+@pytest.mark.parametrize(
+    ("name", "of", "start"),
+    [
+        ("a", ["lstm:forget_bias=2", "gru"], "jacobian_lstm-forget_bias-2-gru_n20_d4_"),
+        ("a", ["模型", "données ünï"], "jacobian_模型-données-ünï_n20_d4_"),
+        ("a", ["../..", "a\nb"], "jacobian_-a-b_n20_d4_"),
+    ],
+)
+def test_runs_are_named_after_what_they_measure_and_read(name, of, start):
+    found = _run_name("jacobian", name, of, {"n": 20, "d": 4, "targets": "all"})
+    assert found.startswith(start)
+    assert len(found) == len(start) + 8
+    assert _run_name("jacobian", "b", of, {"n": 20, "d": 4}) != found
+    assert len(_run_name("jacobian", name, ["模" * 200], {}).encode()) < 200
+
+
+def test_names_that_no_file_can_have_are_refused(tmp_path):
+    with pytest.raises(BadInput, match=r"cannot write .*: file name too long"):
+        check_writable(tmp_path / ("x" * 300 + ".nc"))

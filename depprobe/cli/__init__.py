@@ -21,7 +21,7 @@ import click
 from depprobe._version import __version__
 from depprobe.cli.completing import ASKED
 from depprobe.cli.named_models import WORDS
-from depprobe.errors import BadInput, DepprobeError, PluginWarning, harmless, unknown
+from depprobe.errors import BadInput, DepprobeError, harmless, unknown
 from depprobe.registry import offered, package_of, taken
 from depprobe.runs.subprocess_executor import WAITING
 
@@ -149,7 +149,7 @@ def main(arguments: list[str] | None = None) -> NoReturn:
     # asleep, not spinning: two programs whose threads spin on the same processors slow each other ten times
     os.environ.setdefault(*WAITING)
     try:
-        with _ended_by_sigterm(), _failed_plugins_said():
+        with _ended_by_sigterm(), _warnings_on_one_line():
             left = cli.main(
                 [a for a in arguments if a != "--debug"], prog_name="depprobe", standalone_mode=False
             )
@@ -193,17 +193,17 @@ def _ended_by_sigterm() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _failed_plugins_said() -> Iterator[None]:
-    """What another package offers and cannot be loaded is one line on stderr."""
+def _warnings_on_one_line() -> Iterator[None]:
+    """What is warned of is one line on stderr, said once."""
+    said: set[str] = set()
+
+    def show(message: Warning | str, *where: Any, **more: Any) -> None:
+        line = " ".join(str(message).split())
+        if line not in said:
+            said.add(line)
+            _say(line)
+
     with warnings.catch_warnings():
-        shown = warnings.showwarning
-
-        def show(message: Warning | str, category: type[Warning], *where: Any, **more: Any) -> None:
-            if issubclass(category, PluginWarning):
-                _say(" ".join(str(message).split()))
-            else:
-                shown(message, category, *where, **more)
-
         warnings.showwarning = show
         yield
 

@@ -8,9 +8,11 @@ comes from ``depprobe.cli.summaries.<command>``, the figures from ``depprobe.cli
 from __future__ import annotations
 
 import hashlib
+import json
 import re
 import shlex
 import time
+import unicodedata
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -30,6 +32,10 @@ if TYPE_CHECKING:
 
     from depprobe.cli.output import Summary
     from depprobe.runs.inputs import Source
+
+
+#: entry of the provenance: a hash of the file that was read, so that another one gives another result
+_CONTENT = "input_file_sha256"
 
 
 @dataclass
@@ -52,7 +58,8 @@ class Run:
     figure: Path
     options: dict[str, Any]
     _saying: dict[str, Any]
-    _reads: tuple[Path, ...] | None = None
+    _content: str = ""
+    _lasting: bool = True
     _is_there: bool = False
     _seconds: float = 0.0
     _threads: int = 0
@@ -78,6 +85,7 @@ class Run:
         from depprobe.errors import BadInput
         from depprobe.figures.drawing.saving import format_of
         from depprobe.runs.inputs import read
+        from depprobe.store.marks import content_of
 
         said = {key: options[key] for key in SAYING if key in options}
         rest = {key: value for key, value in options.items() if key not in said}
@@ -92,38 +100,39 @@ class Run:
             rest |= {key: None for key in OF_MODELS if key in rest and _is_default(context, key)}
         command = _command(name, given, input_, rest)
         table = {key: rest.pop(key) for key in TABLE if key in rest}
-        stem = Path("runs") / _run_name(name, command, [one.name for one in given], rest)
+        source, files = read(input_, **table), [] if input_ == "noise" else [Path(input_)]
+        content = "".join(map(content_of, files))
+        named_after = [*(one.name for one in given), *(file.stem for file in files)]
+        stem = Path("runs") / _run_name(name, f"{command}{content}", named_after, rest)
         data = said["output_"] or stem.with_name(stem.name + ".nc")
         figure = said["figure"] or stem.with_name(stem.name + ".png")
         format_of(figure)
         for path in (data, figure):
             output.check_writable(path)
-        output.check_distinct(data, figure, *([] if input_ == "noise" else [Path(input_)]))
+        output.check_distinct(data, figure, *files)
         if data.suffix.lower() != ".nc":
             raise BadInput(f"a dataset is netCDF: --output must end in .nc, not {str(data)!r}")
         # what a model's code reads is not known
-        reads = None if any(one.is_model for one in given) else () if input_ == "noise" else (Path(input_),)
-        source = read(input_, **table)
+        lasting = not any(one.is_model for one in given)
         for note in () if said["quiet"] else source.notes:
             click.echo(f"depprobe: {source.name}: {note}", err=True)
-        return cls(command, targets_of(given), source, data, figure, rest, said, reads)
+        return cls(command, targets_of(given), source, data, figure, rest, said, content, lasting)
 
     def there(self) -> xr.Dataset | None:
-        """The result of this very command, where it is there and its input has not changed since."""
+        """The result of this very command, where it is there and was made from the same input."""
         from depprobe import _version, store
         from depprobe.errors import DepprobeError
 
-        if self._saying["again"] or self._reads is None or not self.data.is_file():
-            return None
-        written = self.data.stat().st_mtime
-        if any(file.stat().st_mtime >= written for file in self._reads):
+        if self._saying["again"] or not self._lasting or not self.data.is_file():
             return None
         try:
             ds = store.load(self.data)
         except DepprobeError:
             return None
+        record = output.attributes_of(ds).get("provenance")
+        made = (record.get("command"), record.get(_CONTENT, "")) if isinstance(record, dict) else None
         version = ds.attrs.get("depprobe_version")
-        self._is_there = output.command_of(ds) == self.command and version == _version.__version__
+        self._is_there = made == (self.command, self._content) and version == _version.__version__
         return ds if self._is_there else None
 
     @property
@@ -158,6 +167,9 @@ class Run:
         from depprobe.cli.plotting import Look, draw
 
         if not self._is_there:
+            if self._content:
+                record = json.loads(ds.attrs["provenance"]) | {_CONTENT: self._content}
+                ds.attrs["provenance"] = json.dumps(record, sort_keys=True)
             store.save(ds, self.data)
         drawn = draw([ds], self.figure, kind, theory, Look.of(self._saying))
         return [written.path for written in drawn]
@@ -197,9 +209,8 @@ class Run:
             output.echo(tables.as_text(summary))
             output.echo("\n".join(["", *summary.notes]))
             before = " (measured before; --again measures anew)" if self._is_there else ""
-            output.echo(
-                "\n".join([f"dataset  {self.data}{before}", *(f"figure   {path}" for path in figures)])
-            )
+            drawn = [f"figure   {output.shown(path)}" for path in figures]
+            output.echo("\n".join([f"dataset  {output.shown(self.data)}{before}", *drawn]))
         if self._saying["verbose"] and not self._saying["quiet"] and not self._is_there:
             threads = f"{self._threads} thread{'s' * (self._threads != 1)}"
             click.echo(f"depprobe: measured in {self._seconds:.2f} s with {threads}", err=True)
@@ -229,9 +240,11 @@ def _command(name: str, given: Sequence[Named], input_: str, options: Mapping[st
     return shlex.join(words)
 
 
-def _run_name(name: str, command: str, layers: Sequence[str], options: Mapping[str, Any]) -> str:
-    """A file name that says what was run, and differs wherever an option differs."""
-    short = "-".join(re.sub(r"[^A-Za-z0-9.]+", "-", layer).strip("-") for layer in layers)[:60]
+def _run_name(name: str, facts: str, of: Sequence[str], options: Mapping[str, Any]) -> str:
+    """A file name that says what was run, and differs wherever an option or the input differs."""
+    said = "-".join(re.sub(r"[^\w.]+", "-", one).strip("-._") for one in of)
+    # file systems count bytes
+    short = unicodedata.normalize("NFC", said).encode()[:90].decode(errors="ignore")
     sizes = "".join(f"_{size}{options[size]}" for size in ("n", "d") if isinstance(options.get(size), int))
-    mark = hashlib.sha256(command.encode()).hexdigest()[:8]
+    mark = hashlib.sha256(facts.encode()).hexdigest()[:8]
     return f"{name}_{short}{sizes}_{mark}"

@@ -146,8 +146,13 @@ def check_writable(path: Path) -> None:
     BadInput : the path is a folder, or its folder cannot be made or written to.
     """
     folder = path.parent
-    existing = next(parent for parent in (folder, *folder.parents) if parent.exists())
-    if path.is_dir():
+    try:
+        is_folder = path.is_dir()
+        existing = next(parent for parent in (folder, *folder.parents) if parent.exists())
+    except OSError as error:
+        # a name that is too long, a folder that may not be entered
+        raise BadInput(f"cannot write {str(path)!r:.80}: {str(error.strerror).lower()}") from error
+    if is_folder:
         raise BadInput(f"cannot write {str(path)!r}: it is a folder")
     if not existing.is_dir():
         raise BadInput(f"cannot write {str(path)!r}: {str(existing)!r} is not a folder")
@@ -173,6 +178,17 @@ def check_distinct(*paths: Path) -> None:
         if real in seen:
             raise BadInput(f"{str(path)!r} is named twice; dataset, figure and input must be different files")
         seen.add(real)
+
+
+def shown(text: Path | str) -> str:
+    """A path or a command on one line, in quotes where it holds what is not printed.
+
+    Examples
+    --------
+    >>> shown("runs/a b.nc"), shown("a\\nb.nc")
+    ('runs/a b.nc', "'a\\\\nb.nc'")
+    """
+    return str(text) if str(text).isprintable() else repr(str(text))
 
 
 def echo(text: str) -> None:

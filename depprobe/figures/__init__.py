@@ -17,6 +17,7 @@ from depprobe.figures.lyapunov import LyapunovDrawing, lyapunov
 from depprobe.figures.panels import Panels, panels
 from depprobe.figures.spectrum import SpectrumDrawing, spectrum
 from depprobe.figures.speedup import SpeedupDrawing, speedup
+from depprobe.renaming import moved
 
 __all__ = [
     "FORMATS",
@@ -43,3 +44,7 @@ __all__ = [
     "speedup",
     "venue",
 ]
+
+__getattr__ = moved(
+    __name__, {"efficiency": "depprobe.ledger.costs.efficiency_figure:efficiency"}, since="0.2"
+)

@@ -35,6 +35,7 @@ from depprobe.figures.drawing.style import (
     style_for,
     thin,
 )
+from depprobe.renaming import renamed_argument
 
 #: panel -> what its axis says
 PANELS = {
@@ -66,6 +67,7 @@ class CostDrawing(NamedTuple):
     caption: str
 
 
+@renamed_argument("axes", "ax", since="0.3")
 def cost(
     datasets: xr.Dataset | Sequence[xr.Dataset],
     *,

@@ -29,6 +29,7 @@ from depprobe.figures.drawing.fitting import ABREAST, add_legend, add_title, fit
 from depprobe.figures.drawing.float_limits import draw_limits
 from depprobe.figures.drawing.log_axis import typical_floor, use_decades, with_room
 from depprobe.figures.drawing.style import GREY, axes_given, figure_of, new_figure, style_for, thin
+from depprobe.renaming import renamed_argument
 
 XSCALES = ("auto", "linear", "log")
 #: more curves than this take a page
@@ -69,6 +70,7 @@ class DecayDrawing(NamedTuple):
     caption: str
 
 
+@renamed_argument("axes", "ax", since="0.3")
 def decay(
     datasets: xr.Dataset | Sequence[xr.Dataset],
     *,

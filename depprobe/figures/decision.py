@@ -26,6 +26,7 @@ from depprobe.figures.drawing.style import (
     style_for,
     thin,
 )
+from depprobe.renaming import renamed_argument
 
 _HATCHES = ("", "///", "...", "xxx", "\\\\\\", "ooo", "+++", "---", "|||", "***")
 _NONE = "none of them"
@@ -40,6 +41,7 @@ class DecisionMap(NamedTuple):
     caption: str
 
 
+@renamed_argument("axes", "ax", since="0.3")
 def decision(
     *maps: xr.Dataset,
     ax: Axes | Sequence[Axes] | None = None,

@@ -34,6 +34,7 @@ from depprobe.figures.drawing.style import (
     new_figure,
     style_for,
 )
+from depprobe.renaming import renamed_argument
 
 #: variable -> what it is the norm of, and the line it is drawn with
 QUANTITIES: dict[str, tuple[str, Any]] = {
@@ -74,6 +75,7 @@ class GatesDrawing(NamedTuple):
     caption: str
 
 
+@renamed_argument("axes", "ax", since="0.3")
 def gates(
     datasets: xr.Dataset | Sequence[xr.Dataset],
     *,

@@ -28,6 +28,7 @@ from depprobe.figures.drawing.fitting import add_legend, add_title, bar_beside, 
 from depprobe.figures.drawing.grid_cells import Cells, cells
 from depprobe.figures.drawing.log_axis import LN10, shared_scale, use_decades
 from depprobe.figures.drawing.style import GREY, axes_given, figure_of, new_figure, style_for, thin
+from depprobe.renaming import renamed_argument
 from depprobe.vocabulary import STATUS
 
 Floats = NDArray[np.float64]
@@ -68,6 +69,7 @@ class HeatmapDrawing(NamedTuple):
     caption: str
 
 
+@renamed_argument("axes", "ax", since="0.3")
 def heatmap(
     datasets: xr.Dataset | Sequence[xr.Dataset],
     *,

@@ -31,6 +31,7 @@ from depprobe.figures.drawing.style import (
     style_for,
     thin,
 )
+from depprobe.renaming import renamed_argument
 
 _UNIT = "nats per step"
 
@@ -56,6 +57,7 @@ class LyapunovDrawing(NamedTuple):
     caption: str
 
 
+@renamed_argument("axes", "ax", since="0.3")
 def lyapunov(
     datasets: xr.Dataset | Sequence[xr.Dataset],
     *,

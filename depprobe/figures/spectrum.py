@@ -37,6 +37,7 @@ from depprobe.figures.drawing.style import (
     style_for,
     thin,
 )
+from depprobe.renaming import renamed_argument
 
 Floats = NDArray[np.float64]
 
@@ -70,6 +71,7 @@ class SpectrumDrawing(NamedTuple):
     caption: str
 
 
+@renamed_argument("axes", "ax", since="0.3")
 def spectrum(
     datasets: xr.Dataset | Sequence[xr.Dataset],
     *,

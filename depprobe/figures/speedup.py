@@ -22,6 +22,7 @@ from depprobe.figures.drawing import wording
 from depprobe.figures.drawing.cost_lines import costs_by_layer, length_axis, look
 from depprobe.figures.drawing.fitting import add_legend, add_title, fit_height
 from depprobe.figures.drawing.style import GREY, axes_given, figure_of, new_figure, style_for, thin
+from depprobe.renaming import renamed_argument
 
 
 class SpeedupDrawing(NamedTuple):
@@ -34,6 +35,7 @@ class SpeedupDrawing(NamedTuple):
     caption: str
 
 
+@renamed_argument("axes", "ax", since="0.3")
 def speedup(
     datasets: xr.Dataset | Sequence[xr.Dataset],
     *,

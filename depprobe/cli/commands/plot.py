@@ -53,7 +53,7 @@ def plot(files: tuple[Path, ...], figure: Path | None, kind: str, only: str | No
     found, faults = read_all(files)
     given = list(found.values()) if only is None else _only(list(found.values()), only)
     for written in draw(given, path, kind, look=Look.of(options)):
-        output.echo(f"figure   {written.path}")
+        output.echo(f"figure   {output.shown(written.path)}")
         if written.caption:
             output.echo(f"caption  {written.caption}")
     if faults:

@@ -33,7 +33,7 @@ def runs(folder: Path, as_json: bool) -> None:
         output.echo(output.as_json({str(row["file"]): row for row in rows}))
         return
     heads = ["file", "question", "layer", "input", "date"]
-    cells = [[str(row[head]) for head in heads] for row in rows]
+    cells = [[output.shown(row[head]) for head in heads] for row in rows]
     output.echo(tables.as_text(output.Summary(f"Datasets in {folder}", heads, cells, [], upright=True)))
 
 
@@ -51,4 +51,7 @@ def _about(file: Path) -> dict[str, Any]:
     words = shlex.split(output.command_of(ds))
     row |= {"question": words[1] if words[:1] == ["depprobe"] else words[0], "command": shlex.join(words)}
     given = words[words.index("--input") + 1] if "--input" in words[:-1] else "noise"
+    if words[0] != "depprobe" or "input_sha256" not in output.attributes_of(ds).get("provenance", {}):
+        # what a call in Python was given is not known by name, and weights alone read nothing
+        given = "-"
     return row | {"layer": str(ds.attrs.get("layer", "-")), "input": given}

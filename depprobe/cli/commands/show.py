@@ -53,7 +53,7 @@ def show(
             output.echo("\n".join(["", *made.notes]))
             tell = KINDS[kind_of(ds)]
             sizes = ", ".join(f"{name} {size}" for name, size in ds[tell].sizes.items())
-            output.echo(f"file     {file}  ({tell}: {sizes})")
-            output.echo(f"made by  {output.command_of(ds)}\n")
+            output.echo(f"file     {output.shown(file)}  ({tell}: {sizes})")
+            output.echo(f"made by  {output.shown(output.command_of(ds))}\n")
     if faults:
         click.get_current_context().exit(2)
