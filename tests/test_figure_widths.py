@@ -15,6 +15,7 @@ from matplotlib.text import Text
 from test_figures import legend_texts, rendered, texts
 from test_gates_figure import dataset as gated
 
+import depprobe
 from depprobe import figures
 from depprobe.curves.scaling import SLOWER
 from depprobe.errors import BadInput
@@ -213,6 +214,22 @@ def test_a_panel_may_be_drawn_by_hand():
         figures.panels({"a": falling(), "b": falling()}, ax=Figure().add_subplot())
     with pytest.raises(BadInput, match="no panel was given"):
         figures.panels({})
+    with pytest.raises(BadInput, match=r"a mapping from titles to datasets, .*, not list"):
+        figures.panels([falling()])
+    with pytest.raises(BadInput, match="across must be a number of panels in a row, 1 or more, not 0"):
+        figures.panels({"a": falling()}, across=0)
+
+
+def test_a_panel_takes_the_figure_of_its_kind_where_that_fills_one_axes():
+    one, three = (depprobe.spectrum(name, d=4) for name in ("rnn", "gru"))
+    drawn = figures.panels({"decay": falling(), 2: one})
+    assert type(drawn.drawn["2"]).__name__ == "SpectrumDrawing"
+    assert len(drawn.figure.axes) == 2
+    for given in (three, lambda ax: figures.spectrum(three, ax=ax)):
+        with pytest.raises(
+            BadInput, match="panel 'b': a figure of 3 matrices needs 3 axes, not 1; a panel is one"
+        ):
+            figures.panels({"a": falling(), "b": given})
 
 
 def test_the_legend_of_costs_withholds_what_the_table_withholds():

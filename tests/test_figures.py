@@ -843,3 +843,21 @@ assert "torch" not in sys.modules
 assert "matplotlib.pyplot" not in sys.modules
 """
     subprocess.run([sys.executable, "-W", "error", "-c", code], check=True)
+
+
+def test_a_layer_without_a_norm_is_said_to_be_missing():
+    curve = decay_curve(falling())
+    for change, why in (
+        ({"count": 0}, "not measured"),
+        ({"count": 0, "unknown": 1}, "no norm known"),
+        ({"zeros": 1, "log_median": -np.inf, "log_low": -np.inf, "log_high": -np.inf}, "exactly zero"),
+    ):
+        other = curve.copy(deep=True)
+        for name, value in ({"log_median": np.nan, "log_low": np.nan, "log_high": np.nan} | change).items():
+            other[name] = other[name] * 0 + value if value == 0 else xr.full_like(other[name], value)
+        drawn = figures.decay([curve, other], labels=["one", "two"])
+        assert [handle.get_label() for handle in drawn.handles][:2] == ["one", f"two: {why}"]
+        assert drawn.handles[1].get_linestyle() == "None"
+        assert f"Without a curve are two: {why}." in drawn.caption
+        assert len(drawn.lines) == 2
+    assert "ithout a curve" not in figures.decay([curve, curve]).caption

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -11,14 +12,27 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from depprobe.errors import BadInput
+from depprobe.figures.cost import cost
 from depprobe.figures.decay import decay
 from depprobe.figures.drawing import wording
 from depprobe.figures.drawing.fitting import ABREAST, add_legend, add_title, fit_height
 from depprobe.figures.drawing.style import figure_of, new_figure, shared_looks, style_for
+from depprobe.figures.gates import gates
 from depprobe.figures.heatmap import heatmap
+from depprobe.figures.lyapunov import lyapunov
+from depprobe.figures.spectrum import spectrum
+from depprobe.vocabulary import KINDS
 
 #: most panels in a row
 _ACROSS = 3
+#: kind of dataset -> its figure
+_OF_KIND: dict[str, Callable[..., Any]] = {
+    "jacobian": decay,
+    "spectrum": spectrum,
+    "lyapunov": lyapunov,
+    "gates": gates,
+    "cost": cost,
+}
 #: inches that panels are high
 _HIGH = 2.0
 
@@ -44,7 +58,7 @@ class Panels(NamedTuple):
 def panels(
     contents: Mapping[str, xr.Dataset | Sequence[xr.Dataset] | Callable[[Axes], Any]],
     *,
-    draw: Callable[..., Any] = decay,
+    draw: Callable[..., Any] | None = None,
     share_floor: bool = False,
     share_legend: bool = True,
     ax: Axes | Sequence[Axes] | None = None,
@@ -61,7 +75,8 @@ def panels(
     contents : title -> the dataset or datasets of a panel, or a function that draws into the Axes it is given
         and returns what a figure function returns.
     draw : the figure function of panels given as datasets: one that fills one Axes, such as
-        ``figures.decay``, ``figures.heatmap`` (of one layer each) or ``figures.speedup``.
+        ``figures.decay``, ``figures.heatmap`` (of one layer each), ``figures.speedup`` or
+        ``figures.spectrum`` (of one matrix). None takes that of each panel's kind: of a Jacobian ``decay``.
     share_floor : whether panels given as datasets show the same range of norms.
     share_legend : whether one legend below stands for all panels; curves of one name then look alike in all.
     ax : where to draw, one Axes a panel, in the settings of matplotlib that are in force; None makes a figure
@@ -78,7 +93,7 @@ def panels(
 
     Raises
     ------
-    BadInput : no panel, a wrong number of axes or labels, or what ``draw`` refuses.
+    BadInput : no panel, a wrong number of axes or labels, a figure of several axes, or what ``draw`` refuses.
 
     Examples
     --------
@@ -93,13 +108,20 @@ def panels(
     >>> drawn.axes["one"].get_ylim() == drawn.axes["two"].get_ylim()
     True
     """
+    if not isinstance(contents, Mapping):
+        form = "{'A': a, 'B': b}"
+        raise BadInput(f"panels are a mapping from titles to datasets, {form}, not {type(contents).__name__}")
     if not contents:
         raise BadInput("nothing to draw: no panel was given")
+    if across is not None and across < 1:
+        raise BadInput(f"across must be a number of panels in a row, 1 or more, not {across!r}")
+    contents = {str(name): given for name, given in contents.items()}
     held = {name: wording.as_list(given) for name, given in contents.items() if not callable(given)}
+    drawing = {name: draw or _figure_of_kind(given[0]) for name, given in held.items()}
     called = _names(held, labels)
     options: dict[str, Any] = {} if floor is None else {"floor": floor}
     if share_floor and held:
-        options |= _range(draw, held, called, options)
+        options |= _range(drawing, held, called, options)
     theirs = None if ax is None else [ax] if isinstance(ax, Axes) else list(ax)
     if theirs is not None and len(theirs) != len(contents):
         raise BadInput(f"{len(contents)} panels need {len(contents)} axes, not {len(theirs)}")
@@ -108,11 +130,17 @@ def panels(
     with style_for(theirs), shared_looks(list(every) if share_legend else []):
         axes = theirs or _axes(len(contents), across)
         for place, (name, given) in zip(axes, contents.items(), strict=True):
-            if callable(given):
-                drawn[name] = given(place)
-            else:
-                own = {"labels": called[name], "legend": legend and not share_legend}
-                drawn[name] = draw(held[name], ax=place, **own, **options)
+            # names of matrices are not those of layers
+            names = None if drawing.get(name) is spectrum else called.get(name)
+            own = {"labels": names, "legend": legend and not share_legend}
+            try:
+                drawn[name] = (
+                    given(place) if callable(given) else drawing[name](held[name], ax=place, **own, **options)
+                )
+            except BadInput as error:
+                if not re.search(r"needs \d+ axes, not 1", str(error)):
+                    raise
+                raise BadInput(f"panel {name!r}: {error}; a panel is one, so draw it by itself") from None
             place.set_title(wording.printable(name), loc="left")
         figure = figure_of(axes[0])
         handles = _merged(drawn) if share_legend and legend else []
@@ -138,16 +166,25 @@ def _names(held: Mapping[str, list[xr.Dataset]], labels: Sequence[str] | None) -
     return {name: [next(rest) for _ in found] for name, found in own.items()}
 
 
-def _range(draw: Callable[..., Any], held: Any, called: Any, options: dict[str, Any]) -> dict[str, float]:
+def _figure_of_kind(ds: xr.Dataset) -> Callable[..., Any]:
+    """The figure function of a kind of dataset, decay curves where it has none of its own."""
+    kind = next((kind for kind, variable in KINDS.items() if variable in ds.data_vars), "jacobian")
+    return _OF_KIND[kind]
+
+
+def _range(
+    drawing: Mapping[str, Callable[..., Any]], held: Any, called: Any, options: dict[str, Any]
+) -> dict[str, float]:
     """The lowest and highest norm that any panel shows by itself."""
     low, high = math.inf, -math.inf
     for name, given in held.items():
         place = Figure().add_subplot()
-        own = draw(given, ax=place, labels=called[name], legend=False, **options)
+        own = drawing[name](given, ax=place, labels=called[name], legend=False, **options)
         bar = getattr(own, "colorbar", None)
         ends = bar.mappable.get_clim() if bar is not None else place.get_ylim()
         low, high = min(low, *ends), max(high, *ends)
-    return {"floor": low, "ceiling": high} if draw in (decay, heatmap) else {"floor": low}
+    both = all(draw in (decay, heatmap) for draw in drawing.values())
+    return {"floor": low, "ceiling": high} if both else {"floor": low}
 
 
 def _columns(count: int, across: int | None, width: float) -> int:

@@ -28,6 +28,8 @@ class Marks:
     curves : all curves of the figure.
     lines, bands, edges, ends, limits, theory : as in ``DecayDrawing``.
     cut : log10 of the lowest norm where the axis is cut above it.
+    kinds : how curves end.
+    absent : number of a curve of which nothing can be drawn -> its name, and why.
     """
 
     curves: Sequence[Curve]
@@ -39,6 +41,7 @@ class Marks:
     theory: list[Line2D] = field(default_factory=list)
     cut: float | None = None
     kinds: set[str] = field(default_factory=set)
+    absent: dict[int, str] = field(default_factory=dict)
 
     def add(self, ax: Axes, index: int, name: str, part: xr.Dataset, theory: xr.Dataset | None) -> None:
         """Draw one curve with its band, its ends and what theory says of it."""
@@ -48,6 +51,8 @@ class Marks:
         # a lone line needs no marker to be told from others
         self.lines.append(curve.draw_line(ax, look, marked=len(self.curves) > 1))
         self.lines[-1].set_label(said)
+        if not curve.shown.size:
+            self.absent[len(self.lines) - 1] = f"{said}: {curve.why_empty}"
         if theory is not None:
             self.theory += draw_theory(ax, theory, part, curve, look["color"], said)
         for lag, height, kind in filter(None, (curve.end(-1), curve.end(1))):
@@ -56,7 +61,10 @@ class Marks:
 
     def handles(self, axes: Sequence[Axes], parts: Sequence[xr.Dataset]) -> list[Artist]:
         """What a legend shows: curves, then what else is drawn, then what is left out."""
-        found: list[Artist] = [*self.lines, *self.theory]
+        found: list[Artist] = [
+            _note(self.absent[i]) if i in self.absent else line for i, line in enumerate(self.lines)
+        ]
+        found += self.theory
         if any(band is not None for band in self.bands):
             found.append(Patch(color=GREY, alpha=0.25, linewidth=0, label="5 to 95 %"))
         if any(edge is not None for edge in self.edges):
@@ -83,6 +91,8 @@ class Marks:
         if any(edge is not None for edge in self.edges):
             said.append("a thin line is the 95 % quantile where the 5 % quantile is exactly zero")
         said += [words for kind, words in ENDS_IN_WORDS.items() if kind in self.kinds]
+        if self.absent:
+            said.append(f"without a curve are {', '.join(self.absent.values())}")
         if self.cut is not None:
             said.append(rf"the axis is cut; the lowest norm is $10^{{{self.cut:.0f}}}$")
         if self.limits:

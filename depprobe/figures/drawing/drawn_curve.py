@@ -75,6 +75,13 @@ class Curve:
         """The lags where something is drawn."""
         return self.lag[np.isfinite(self.median) | np.isfinite(self.high)]
 
+    @property
+    def why_empty(self) -> str:
+        """Why nothing is drawn of a curve without a norm that is known and not zero."""
+        if not (self.count.any() or self.unknown.any()):
+            return "not measured"
+        return "no norm known" if self.unknown.any() else "exactly zero"
+
     def draw_line(self, ax: Axes, look: Mapping[str, Any], marked: bool) -> Line2D:
         """Draw the median, broken where it is zero or unknown; with markers along it if ``marked``."""
         finite = np.isfinite(self.median)
