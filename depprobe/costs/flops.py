@@ -90,11 +90,13 @@ class _OneModule(contextlib.nullcontext):
 @contextlib.contextmanager
 def _products_only() -> Iterator[None]:
     """Without kernels that take several products in one."""
-    # the public context manager sets precisions too, and warns of them
-    before = torch._C._get_mkldnn_enabled()
+    # the public context managers set precisions too, and warn of them
+    before = torch._C._get_mkldnn_enabled(), torch._C._get_cudnn_enabled()
     torch._C._set_mkldnn_enabled(False)
+    torch._C._set_cudnn_enabled(False)
     try:
         with sdpa_kernel(SDPBackend.MATH):
             yield
     finally:
-        torch._C._set_mkldnn_enabled(before)
+        torch._C._set_mkldnn_enabled(before[0])
+        torch._C._set_cudnn_enabled(before[1])
