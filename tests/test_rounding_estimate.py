@@ -12,7 +12,9 @@ import pytest
 import torch
 from torch import nn
 
+import depprobe
 from depprobe.operators import temporal_jacobian
+from depprobe.registry import Spec, layers
 from depprobe.vocabulary import STATUS
 
 N, D = 30, 6
@@ -171,3 +173,28 @@ def test_a_factor_that_rounded_to_zero_is_no_proof(dtype):
     found = temporal_jacobian(module, x, method="autograd").log_norms([39, 20])
     assert not np.isneginf(found.values[0]).any()
     assert np.isneginf(found.values[1, 21:]).all()
+
+
+@pytest.mark.parametrize("options", ["", ":stride=2", ":attention=sliding-window,window=5"])
+def test_attention_on_a_convolution_bounds_what_float32_loses(options):
+    spec, held, ratio = Spec.parse(f"conv-attention{options}"), [], []
+    for seed in range(3):
+        torch.manual_seed(seed)
+        module, x = layers[spec.name].build(16, **spec.options()).float(), torch.randn(40, 16)
+        low, high = (temporal_jacobian(copy.deepcopy(module).to(z.dtype), z) for z in (x, x.double()))
+        found, truth = (operator.log_norms(range(0, operator.shape[0], 5)) for operator in (low, high))
+        both = np.isfinite(found.values) & np.isfinite(truth.values)
+        true = np.abs(found.values[both] - truth.values[both])
+        held += list(true <= found.error[both])
+        ratio += list(found.error[both] / np.maximum(true, torch.finfo(torch.float32).eps / 2))
+    assert low.error_kind == "bound"
+    assert np.all(held)
+    assert np.median(ratio) < 150
+
+
+@pytest.mark.parametrize("name", sorted(layers))
+def test_every_named_layer_states_what_rounding_changed(name):
+    ds = depprobe.jacobian(name, n=12, d=8)
+    error = ds["log_norm_error"].where(np.isfinite(ds["log_norm"]))
+    assert 0 < float(error.max()) < 1e-9
+    assert not bool(error.isnull().where(np.isfinite(ds["log_norm"])).any())

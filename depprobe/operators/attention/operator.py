@@ -52,6 +52,12 @@ _BLOCKS = 1 << 23
 _SINGULAR_WORK = 1e12
 
 
+def share_of_bounds(d: int, norm: str) -> float:
+    """Share of the sum of first-order bounds that errors reach."""
+    least = _SURE[1] / _SURE[0]
+    return float(_SURE[0] * (np.clip(math.sqrt(16 / d), least, 1) if norm == "fro" else 1))
+
+
 class AttentionJacobian(TemporalJacobian):
     """Temporal Jacobian of softmax attention at one input.
 
@@ -127,7 +133,7 @@ class AttentionJacobian(TemporalJacobian):
             )
         targets = asked.targets.tolist()
         self._support.check(targets)
-        sure = _SURE[0] * (np.clip(math.sqrt(16 / d), _SURE[1] / _SURE[0], 1) if norm == "fro" else 1)
+        sure = share_of_bounds(d, norm)
         out = [HostArray(asked.shape, self._heads.q.device) for _ in range(2)]
         again, first = [], 0
         for tile in self._support.tiles(targets, self._tile, min(self._most, self._tile // width)):

@@ -9,7 +9,8 @@ r"""Attention right above a convolution: norms of a whole row without making its
                            + (r_g . r_g') (O_h m_g) . (O_h' m_g') ]
 
 The blocks of the few s that target t itself reads (where the query moves, too), and those whose squared norm
-is a small difference of its terms, are made and measured.
+is a small difference of its terms, are made and measured. What errors of the attention's blocks change of a
+norm is bounded by sum_k,i |dJ_tk| |W_i|; one from products errs by 8 eps (sum of terms' norms)^2 / |J|.
 
 Shapes: rows R (P, r, d_out), W_i (d_out, d_in), kept as (K, groups, d_out / groups, d_in / groups); K taps,
 H heads, G = K H; O_h (d, e), B_g (e, d_in), r_g (d_in,), alpha (S, G), m (S, G, e) for S sources,
@@ -19,6 +20,7 @@ Source: Vaswani et al. 2017, equation 1, differentiated.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from functools import cached_property
 from typing import NamedTuple
@@ -29,9 +31,9 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from depprobe.core.options import Options, require
-from depprobe.core.scaled import Scaled, log_norms, log_norms_of_squares
+from depprobe.core.scaled import Scaled, log_norms, log_norms_of_squares, with_rounding
 from depprobe.core.temporal_jacobian import LogNorms, TemporalJacobian
-from depprobe.operators.attention.operator import AttentionJacobian
+from depprobe.operators.attention.operator import AttentionJacobian, share_of_bounds
 from depprobe.operators.attention.row import Row
 from depprobe.operators.convolution.operator import ToeplitzJacobian, tap_matrices
 from depprobe.operators.dispatch import register_jacobian, registered_jacobian
@@ -69,22 +71,27 @@ class AttendedConvolution(TemporalJacobian):
     def log_norms(
         self, targets: Sequence[int], sources: Sequence[int] | None = None, norm: str = "fro"
     ) -> LogNorms:
-        """Natural logs of the norms of J[t,k]."""
+        """Natural logs of the norms of J[t,k]; ``error`` bounds what rounding changed."""
         require(
             24.0 * len(targets) * self.shape[2],
             self._memory,
             f"the norms of {len(targets)} targets",
             "ask for fewer targets",
         )
-        values = np.full((len(targets), self.shape[2]), -np.inf)
-        for row, t in zip(values, targets, strict=True):
-            if norm == "fro":
-                where, found = self._row_log_norms(t)
-                row[where] = found
-            else:
+        values, lost = (np.full((len(targets), self.shape[2]), -np.inf) for _ in range(2))
+        for row, changed, t in zip(values, lost, targets, strict=True):
+            where, found, changed_there = self._row_log_norms(t)
+            row[where], changed[where] = found, changed_there
+            if norm != "fro":
                 blocks, log_scale = self.row(t)
                 row[:] = log_norms(Scaled(blocks, log_scale), norm, (0, 2)).cpu().numpy()
-        return LogNorms(values if sources is None else values[:, np.asarray(sources, dtype=np.int64)])
+        with np.errstate(invalid="ignore", over="ignore"):
+            share = np.where(np.isneginf(values), 0.0, np.exp(lost - values))
+        share = share * share_of_bounds(self.shape[1], norm)
+        values, error = with_rounding(values, share)
+        if sources is not None:
+            values, error = (part[:, np.asarray(sources, dtype=np.int64)] for part in (values, error))
+        return LogNorms(values, error)
 
     def row(self, t: int) -> Scaled:
         """Row t: values (d_out, n_in, d_in), log_scale (d_out, n_in, 1)."""
@@ -98,8 +105,8 @@ class AttendedConvolution(TemporalJacobian):
         """Sum over k of J[:,k] tangent_k: (n_in, d_in) to (n_out, d_out)."""
         return self._attention.jvp(self._convolution.jvp(tangent))
 
-    def _row_log_norms(self, t: int) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-        """Sources that output t depends on, and ln Frobenius norms of the blocks."""
+    def _row_log_norms(self, t: int) -> tuple[NDArray[np.int64], NDArray[np.float64], NDArray[np.float64]]:
+        """Sources that output t depends on, ln norms of their blocks, and ln of what rounding changed."""
         constants, row = self._constants, self._attention._row_of(t)
         n, device = self._attention.shape[2], row.keys.device
         inside = row.keys < n
@@ -119,7 +126,24 @@ class AttendedConvolution(TemporalJacobian):
         again = ~known | torch.isin(where, torch.from_numpy(own).to(device))
         for place in again.nonzero().flatten().tolist():
             norms[place] = self._block_log_norm(row, keys, source, t, int(where[place]))
-        return where.cpu().numpy(), norms.cpu().numpy()
+        size = torch.where(again, bound.sqrt(), total.clamp_min(0).sqrt())
+        of_products = (8 * torch.finfo(total.dtype).eps * bound / size).log() + peak
+        lost = torch.logaddexp(self._lost(row, t, where), of_products)
+        return where.cpu().numpy(), norms.cpu().numpy(), lost.cpu().numpy()
+
+    def _lost(self, row: Row, t: int, where: Tensor) -> Tensor:
+        """ln of what errors of the attention's blocks can change of the norms at some sources (S,)."""
+        keys = torch.cat([row.keys, row.keys.new_tensor([t])]).unique()  # a masked key still moves as query
+        keys = keys[keys < self._attention.shape[2]]
+        source = torch.from_numpy(self._taps.sources(keys.cpu().numpy())).to(keys.device)
+        off = row.rounding(keys)[:, None] + self._largest.log()
+        reads = source >= 0
+        total = torch.full((len(where),), -torch.inf, dtype=torch.float64, device=keys.device)
+        at = torch.searchsorted(where, source[reads])
+        peak = total.scatter_reduce(0, at, off[reads], "amax")
+        base = torch.where(peak.isfinite(), peak, 0)
+        unit = math.log(torch.finfo(self._attention._heads.q.dtype).eps / 2)
+        return torch.zeros_like(total).index_add_(0, at, (off[reads] - base[at]).exp()).log() + base + unit
 
     def _block_log_norm(self, row: Row, keys: Tensor, source: Tensor, t: int, s: int) -> float:
         """ln norm of J[t,s], from the blocks of the attention that meet in it."""
@@ -132,6 +156,12 @@ class AttendedConvolution(TemporalJacobian):
         blocks = row.blocks(key)
         peak = blocks.log_scale.max()
         return float(log_norms(Scaled((blocks.relative_to(peak) @ W[tap]).sum(0), peak)))
+
+    @cached_property
+    def _largest(self) -> Tensor:
+        """Largest singular values of the W_i, (K,)."""
+        gram = self._constants.W.mT @ self._constants.W
+        return torch.linalg.eigvalsh(gram)[:, -1].clamp_min(0).sqrt()
 
     @cached_property
     def _constants(self) -> _Constants:
