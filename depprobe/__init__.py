@@ -46,6 +46,7 @@ _HOME: dict[str, str | None] = {
     "read_input": "depprobe.runs.inputs",
     "trained": "depprobe.models.trained.by_name",
     "validate": "depprobe.store",
+    "table": "depprobe.cli.result_table",
     "DepprobeError": "depprobe.errors",
     "BadInput": "depprobe.errors",
     "OverBudget": "depprobe.errors",
@@ -58,6 +59,7 @@ if TYPE_CHECKING:
     from depprobe import figures
     from depprobe.advice.decision_map import decision_map
     from depprobe.advice.ranking import advise
+    from depprobe.cli.result_table import table
     from depprobe.core.function import SequenceFunction
     from depprobe.curves import crossovers, decay_curve, dense, distances, scaling
     from depprobe.errors import BadInput, DepprobeError, OverBudget

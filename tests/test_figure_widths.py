@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import re
 
 import matplotlib
 import numpy as np
@@ -199,6 +200,18 @@ def test_panels_share_floors_looks_and_one_legend():
     assert len({ax.get_ylim() for ax in own.axes.values()}) == 2
     maps = figures.panels({"x": falling(), "y": falling(3)}, draw=figures.heatmap, share_floor=True)
     assert len({one.colorbar.mappable.get_clim() for one in maps.drawn.values()}) == 1
+
+
+def test_panels_say_once_what_they_share():
+    deep, deeper = ([window(4), window(5), falling(rate)] for rate in (5.0, 8.0))
+    drawn = figures.panels({"one": deep, "two": deeper}, share_floor=True)
+    assert drawn.caption.count("Decay of the norm") == drawn.caption.count("An open circle") == 1
+    assert re.search(r"one: The axis is cut; .* two: The axis is cut; ", drawn.caption)
+    notes = [text for text in legend_texts(drawn) if text.startswith("axis cut")]
+    assert notes == ["axis cut"]
+    same = figures.panels({"one": deep, "two": deep}, share_floor=True)
+    assert "one: " not in same.caption
+    assert [text for text in legend_texts(same) if text.startswith("axis cut; lowest norm")]
 
 
 def test_a_panel_may_be_drawn_by_hand():

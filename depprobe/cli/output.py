@@ -34,6 +34,7 @@ class Summary:
     records : the same with full precision, for JSON and CSV.
     notes : what a reader must know to take the numbers as they are meant.
     upright : whether each layer is printed as a row instead, where there are many.
+    groups : for each layer, the heading that it and its neighbours stand under, where there are several.
     """
 
     title: str
@@ -42,6 +43,7 @@ class Summary:
     records: list[dict[str, Any]]
     notes: list[str] = field(default_factory=list)
     upright: bool = False
+    groups: list[str] = field(default_factory=list)
 
 
 def power_of_ten(log: float) -> str:

@@ -41,17 +41,19 @@ _LATEX = {character: f"\\{character}" for character in "&%_#$"} | {
 _BESIDE = 4
 #: characters from which a column of text is set in lines of its own in LaTeX
 _LONG = 40
-_MISSING, _EN_DASH, _MINUS = "-", "\u2013", "\N{MINUS SIGN}"
+MISSING, _EN_DASH, _MINUS = "-", "\u2013", "\N{MINUS SIGN}"
 
 
-def chosen(summary: Summary, rows: str | None = None, labels: str | None = None) -> Summary:
+def chosen(
+    summary: Summary, rows: str | Sequence[str] | None = None, labels: str | Sequence[str] | None = None
+) -> Summary:
     """The rows asked for, and layers under other names.
 
     Parameters
     ----------
     summary : of the dataset.
-    rows : headings, or how they begin, separated by commas; None keeps all.
-    labels : one name for each layer, or for each column, separated by commas; None keeps their own.
+    rows : headings, or how they begin, a list or separated by commas; None keeps all.
+    labels : one name for each layer, or for each column, likewise; None keeps their own.
 
     Raises
     ------
@@ -73,7 +75,7 @@ def chosen(summary: Summary, rows: str | None = None, labels: str | None = None)
     columns = [list(column) for column in summary.columns]
     headings = list(summary.headings)
     if rows is not None:
-        kept = [0, *dict.fromkeys(_row(one.strip(), headings) for one in rows.split(","))]
+        kept = [0, *dict.fromkeys(_row(one.strip(), headings) for one in names_in(rows))]
         headings = [headings[i] for i in kept]
         columns = [[column[i] for i in kept] for column in columns]
     return replace(summary, headings=headings, columns=columns)
@@ -91,14 +93,16 @@ def renamed(summary: Summary, names: Mapping[str, str]) -> Summary:
     return replace(summary, columns=columns, records=records)
 
 
-def names_in(labels: str) -> list[str]:
-    """The names in a list with commas; one that holds a comma stands in double quotes.
+def names_in(labels: str | Sequence[str]) -> list[str]:
+    """The names in a list, or in one with commas, where a name that holds a comma stands in double quotes.
 
     Examples
     --------
     >>> names_in('LSTM, "TCN, 6 layers"')
     ['LSTM', 'TCN, 6 layers']
     """
+    if not isinstance(labels, str):
+        return [str(name) for name in labels]
     return [name.strip() for name in next(csv.reader([" ".join(labels.split())], skipinitialspace=True), [])]
 
 
@@ -119,14 +123,6 @@ def _row(name: str, headings: Sequence[str]) -> int:
     raise unknown("row", name, bare.values())
 
 
-def merged(summaries: Sequence[Summary]) -> Summary:
-    """Summaries of one kind side by side."""
-    first, *_ = summaries
-    columns = [column for one in summaries for column in one.columns]
-    records = [record for one in summaries for record in one.records]
-    return Summary(first.title, first.headings, columns, records, upright=first.upright)
-
-
 def as_text(summary: Summary, width: int | None = None) -> str:
     """The table as printed: a column for each layer, or a row if it is upright or wider than the terminal.
 
@@ -137,7 +133,7 @@ def as_text(summary: Summary, width: int | None = None) -> str:
     laid = _laid_out(summary)
     if width is None or _needed(laid) <= width:
         return "\n".join([summary.title, _printed(laid)])
-    first, *rest = [summary.headings, *summary.columns]
+    first, *rest = _laid_out(replace(summary, upright=True))
     blocks: list[list[int]] = [[]]
     for i in range(1, len(first)):
         held = [0, *blocks[-1], i]
@@ -163,20 +159,25 @@ def _printed(rows: Sequence[Sequence[str]], width: int | None = None) -> str:
     for head, numbers in zip(heads, _of_numbers(rows), strict=True):
         table.add_column(escape(head), justify="right" if numbers else "left", overflow="fold")
     for row in rest:
-        table.add_row(*(escape(_EN_DASH if cell == _MISSING else cell) for cell in row))
+        table.add_row(*(escape(_EN_DASH if cell == MISSING else cell) for cell in row))
     # as wide as the layers need, where no terminal limits it
     return rendered(table, width or 40 + 30 * len(heads))
 
 
 def _of_numbers(rows: Sequence[Sequence[str]]) -> list[bool]:
     """Of each column whether it holds numbers, in half of its cells or more; the first names the rows."""
-    told = [[cell == _MISSING or _NUMBER.match(cell) is not None for cell in row] for row in rows[1:]]
+    told = [[cell == MISSING or _NUMBER.match(cell) is not None for cell in row] for row in rows[1:]]
     return [False, *(2 * sum(column) >= len(column) for column in list(zip(*told, strict=True))[1:])]
 
 
 def _laid_out(summary: Summary, most: int | None = None) -> list[list[str]]:
     """Rows of cells as they are printed, headings first; of more layers than ``most``, each is a row."""
     rows = [summary.headings, *summary.columns]
+    if summary.groups:
+        blank = [""] * (len(summary.headings) - 1)
+        starts = [g not in summary.groups[:i] for i, g in enumerate(summary.groups)]
+        named = zip(summary.groups, starts, summary.columns, strict=True)
+        rows[1:] = [row for group, new, column in named for row in ([[group, *blank]] * new + [column])]
     if summary.upright or (most is not None and len(summary.columns) > most):
         return rows
     return [list(row) for row in zip(["", *summary.headings[1:]], *summary.columns, strict=True)]
@@ -194,9 +195,13 @@ def rendered(table: Table, width: int) -> str:
 def as_csv(summary: Summary) -> str:
     """The table as CSV with full precision; norms as natural logs."""
     out = io.StringIO()
-    writer = csv.DictWriter(out, list(summary.records[0]), lineterminator="\n")
+    records = summary.records
+    if summary.groups:
+        records = [{"group": g} | record for g, record in zip(summary.groups, records, strict=True)]
+    keys = list(dict.fromkeys(key for record in records for key in record))
+    writer = csv.DictWriter(out, keys, lineterminator="\n")
     writer.writeheader()
-    for record in summary.records:
+    for record in records:
         writer.writerow({k: ";".join(v) if isinstance(v, list) else v for k, v in record.items()})
     return out.getvalue().rstrip("\n")
 
@@ -214,8 +219,13 @@ def as_latex(summary: Summary) -> str:
         r"\toprule",
         " & ".join(map(_words, heads)) + r" \\",
         r"\midrule",
-        *(" & ".join([_first(row[0]), *(_latex(cell) for cell in row[1:])]) + r" \\" for row in rows),
     ]
+    for i, (name, *cells) in enumerate(rows):
+        if any(cells):
+            lines.append(" & ".join([_first(name), *map(_latex, cells)]) + r" \\")
+        else:
+            lines += [r"\addlinespace"] * bool(i)
+            lines.append(rf"\multicolumn{{{len(heads)}}}{{l}}{{\textit{{{_words(name)}}}}} \\")
     return "\n".join([*lines, r"\bottomrule", r"\end{tabular}"])
 
 
@@ -236,7 +246,7 @@ def _latex(cell: str) -> str:
     >>> _latex("-0.4954 \u00b1 0.0011"), _latex("1.5e-14"), _latex("2.4 [-1, 2]"), _latex("-")
     ('$-0.4954 \\\\pm 0.0011$', '$1.5\\\\cdot 10^{-14}$', '$2.4$ [$-1$, $2$]', '--')
     """
-    if cell == _MISSING:
+    if cell == MISSING:
         return "--"
     pieces, last = [], 0
     # the whole numbers of a sentence are words of it
@@ -266,7 +276,7 @@ def as_markdown(summary: Summary) -> str:
 
 def _marked(cell: str) -> str:
     """A cell with true minus signs."""
-    if cell == _MISSING:
+    if cell == MISSING:
         return _EN_DASH
     return _NUMBER.sub(lambda found: found[0].replace("-", _MINUS), cell)
 

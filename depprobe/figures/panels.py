@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import xarray as xr
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 
 from depprobe.errors import BadInput
 from depprobe.figures.cost import cost
@@ -23,6 +24,8 @@ from depprobe.figures.lyapunov import lyapunov
 from depprobe.figures.spectrum import spectrum
 from depprobe.vocabulary import KINDS
 
+#: how the legend's note on an axis that is cut begins
+_CUT = "axis cut"
 #: most panels in a row
 _ACROSS = 3
 #: kind of dataset -> its figure
@@ -45,7 +48,7 @@ class Panels(NamedTuple):
     figure, axes : where it was drawn; the axes by the titles of the panels.
     drawn : what each panel's own function returned, by the same titles.
     handles : what the shared legend shows; empty without one.
-    caption : a caption for a paper, panel by panel.
+    caption : a caption for a paper: what all panels share, then panel by panel what is theirs alone.
     """
 
     figure: Figure
@@ -150,8 +153,7 @@ def panels(
             add_title(figure, title or "", [])
             first = axes[:: _columns(len(axes), across, figure.get_figwidth())]
             fit_height(figure, first, _HIGH)
-    said = [f"{name}: {getattr(one, 'caption', '')}" for name, one in drawn.items()]
-    return Panels(figure, dict(zip(contents, axes, strict=True)), drawn, handles, " ".join(said))
+    return Panels(figure, dict(zip(contents, axes, strict=True)), drawn, handles, _caption(drawn))
 
 
 def _names(held: Mapping[str, list[xr.Dataset]], labels: Sequence[str] | None) -> dict[str, list[str]]:
@@ -200,9 +202,21 @@ def _axes(count: int, across: int | None) -> list[Axes]:
 
 
 def _merged(drawn: Mapping[str, Any]) -> list[Any]:
-    """The handles of all panels, one for each label."""
+    """The handles of all panels, one for each label; an axis that is cut differently in each, as a note."""
     found: dict[str, Any] = {}
     for one in drawn.values():
         for handle in getattr(one, "handles", []):
-            found.setdefault(str(handle.get_label()), handle)
+            label = str(handle.get_label())
+            # the lowest norms of panels stand in the caption
+            key = _CUT if label.startswith(_CUT) else label
+            if found.setdefault(key, handle).get_label() != label:
+                found[key] = Line2D([], [], linestyle="None", label=_CUT)
     return list(found.values())
+
+
+def _caption(drawn: Mapping[str, Any]) -> str:
+    """The sentences that all captions share, once; then those of each panel alone, under its title."""
+    said = {name: wording.split(getattr(one, "caption", "")) for name, one in drawn.items()}
+    shared = [one for one in next(iter(said.values())) if all(one in each for each in said.values())]
+    own = {name: [one for one in each if one not in shared] for name, each in said.items()}
+    return " ".join([*shared, *(f"{name}: {' '.join(each)}" for name, each in own.items() if each)])

@@ -27,6 +27,7 @@ def show(
     **options: Any,
 ) -> None:
     """Print the summary of one or more stored datasets, and how they came about."""
+    from depprobe.cli.result_table import side_by_side
     from depprobe.cli.stored_dataset import read_all
     from depprobe.cli.summaries import files_by_kind, kind_of, summary_of
     from depprobe.errors import BadInput
@@ -45,7 +46,7 @@ def show(
         kinds = files_by_kind([(str(file), ds) for file, ds, _ in documents])
         if len(kinds) > 1:
             raise BadInput(f"one table holds one kind of dataset, not {' and '.join(kinds.values())}")
-        whole = tables.merged([made for *_, made in documents])
+        whole = side_by_side(list(found.values()), [made for *_, made in documents])
         output.echo(tables.TABLES[table](tables.chosen(whole, rows, labels)))
     else:
         for file, ds, made in documents:

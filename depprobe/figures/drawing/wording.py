@@ -127,6 +127,17 @@ def sentences(*said: str) -> str:
     return " ".join(f"{one[0].upper()}{one[1:].rstrip('.')}." for one in said if one)
 
 
+def split(caption: str) -> list[str]:
+    """The sentences of a caption.
+
+    Examples
+    --------
+    >>> split(sentences("bands: 5 to 95 %", "the lowest norm is 0.5"))
+    ['Bands: 5 to 95 %.', 'The lowest norm is 0.5.']
+    """
+    return [one for one in re.split(r"(?<=\.) (?=[A-Z$])", caption) if one]
+
+
 def sizes(parts: Sequence[xr.Dataset]) -> list[str]:
     """Length, width, and seed or numbers of seeds and samples, each where all parts share it."""
     # 0 is the length of no sequence
