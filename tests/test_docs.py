@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import re
 
 import pytest
@@ -34,3 +35,31 @@ def test_functions_and_files_named_on_a_page_exist(page):
     for name in re.findall(r"\{py:\w+\}`~?(?:[^`<]*<)?([\w.]+)>?`", text):
         module, _, attribute = name.rpartition(".")
         assert hasattr(importlib.import_module(module), attribute), name
+
+
+def told():
+    """Whatever text with values in it the package may put together, as patterns."""
+    for path in (ROOT / "depprobe").rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.JoinedStr | ast.BinOp | ast.Constant):
+                yield template(node)
+
+
+def template(node):
+    """A pattern for what an expression of text may give."""
+    if isinstance(node, ast.Constant):
+        return re.escape(str(node.value))
+    if isinstance(node, ast.JoinedStr):
+        return "".join(map(template, node.values))
+    if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Add):
+        return template(node.left) + template(node.right)
+    return ".*"
+
+
+def test_messages_that_are_explained_are_those_of_the_program():
+    text = (ROOT / "docs" / "troubleshooting.md").read_text(encoding="utf-8")
+    messages = re.findall(r"^depprobe: (.*)$", text, flags=re.MULTILINE)
+    known = [re.compile(one) for one in told() if len(re.sub(r"\W", "", one)) > 9]
+    assert len(messages) > 15
+    for message in messages:
+        assert any(one.fullmatch(message) for one in known), message

@@ -28,7 +28,10 @@ class Factory(Subject):
         self.make, self.takes_seed = make, _takes_seed(label, make)
         self.refuses = {"d": f"{label} has its own width", "finished": NOT_KEPT}
         if isinstance(make, StoredWeights):
-            self.refuses["seeds"] = f"the weights of {label} are stored, not drawn"
+            self.refuses["seeds"] = (
+                f"the weights of {label} are stored, not drawn; models that draw theirs take a call of their "
+                "own, and depprobe.combine joins both"
+            )
 
     def build(self, seed: int, request: Request, given: Sample | None = None) -> nn.Module:
         dtype, device = self._place(request)
