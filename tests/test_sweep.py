@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import json
 import re
@@ -19,7 +20,8 @@ from depprobe import store
 from depprobe.cli.commands.sweep.cells import measure, plan_of
 from depprobe.cli.commands.sweep.grid import grid_of
 from depprobe.errors import BadInput, DepprobeError
-from depprobe.runs.sweeps.engine import run_cells
+from depprobe.runs.sweeps.engine import InProcess, run_cells
+from depprobe.runs.sweeps.executors import Engine
 from depprobe.store.sweeps import opening
 from depprobe.store.sweeps.folder import SweepFolder
 
@@ -298,6 +300,39 @@ def test_where_no_worker_is_left_the_sweep_ends(tmp_path, monkeypatch):
     asked = iter([False, True])
     with pytest.raises(DepprobeError, match="the workers are gone; what is measured stays"):
         run_cells(plan.cells, folder, measure, _Silent(), lost=lambda: next(asked))
+
+
+class _LostAfterTwo(InProcess):
+    """Two cells come back, then nothing."""
+
+    def __init__(self) -> None:
+        self.left = 2
+
+    def submit(self, fn, /, *args, **kwargs):
+        self.left -= 1
+        return super().submit(fn, *args, **kwargs) if self.left >= 0 else Future()
+
+
+def test_a_cluster_that_is_gone_for_good_is_replaced_and_what_is_measured_stays(swept, tmp_path, monkeypatch):
+    monkeypatch.setattr("depprobe.runs.sweeps.engine._PATIENCE", 0.01)
+    opened = []
+
+    @contextlib.contextmanager
+    def engine(*_):
+        opened.append(_LostAfterTwo())
+        yield Engine(opened[-1], 1, 1, lambda: True)
+
+    monkeypatch.setattr("depprobe.runs.sweeps.executors.engine", engine)
+    text = '[grid]\nlayer = ["gru"]\nseed = [0, 1, 2, 3, 4]\n[fixed]\nn = 5\nd = 2\n'
+    code, out, err = swept(text, "--workers", "1")
+    assert (code, err) == (0, "")
+    assert "5 cells: 5 measured in" in out
+    assert "before" not in out
+    assert len(opened) == 3
+    code, out, err = swept(text.replace("3, 4", "3, 4, 5, 6, 7, 8, 9, 10, 11, 12"), "--workers", "1")
+    assert code != 0
+    assert "the workers are gone; what is measured stays" in err
+    assert len(opened) == 6
 
 
 def test_where_nothing_can_be_written_is_one_line(swept, run, tmp_path):

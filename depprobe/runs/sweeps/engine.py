@@ -37,6 +37,14 @@ class Tally:
     failed: dict[str, str] = field(default_factory=dict)
 
 
+class WorkersLost(DepprobeError):
+    """Nothing will come back any more; ``measured`` are the marks of what did."""
+
+    def __init__(self, measured: Sequence[str]) -> None:
+        super().__init__(f"the workers are gone; {_GOES_ON}")
+        self.measured = list(measured)
+
+
 class InProcess(Executor):
     """Runs each task at once, in this process and thread."""
 
@@ -73,7 +81,8 @@ def run_cells(
 
     Raises
     ------
-    DepprobeError : the folder cannot be written, or the executor broke; what is measured stays.
+    WorkersLost : as ``lost`` says. DepprobeError : the folder cannot be written, or the executor broke.
+        What is measured stays.
     """
     tally, waiting = Tally(), deque[Cell]()
     for cell in sorted(cells, key=lambda cell: -cell.work):
@@ -100,7 +109,7 @@ def run_cells(
                 running[executor.submit(task, cell.settings, str(folder.data(cell)))] = cell
             done = wait(running, timeout=_PATIENCE, return_when=FIRST_COMPLETED).done if running else set()
             if running and not done and lost():
-                raise DepprobeError(f"the workers are gone; {_GOES_ON}")
+                raise WorkersLost(tally.measured)
             for future in done:
                 cell = running.pop(future)
                 reason = _outcome(future)

@@ -20,7 +20,7 @@ ALONE = "alone"
 #: cells handed to a cluster before one comes back; workers may come and go
 _AHEAD = 1000
 #: seconds in which a worker that was killed is replaced, on a machine that does much else
-_STARTING = 120.0
+_STARTING = 60.0
 
 
 class Engine(NamedTuple):

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 #: cells listed by name; of more, how many there are
 _LISTED = 20
 _FAILED, _CHECK_FAILED = 1, 3
+#: clusters that are started one after another where workers are gone for good
+_CLUSTERS = 3
 
 engine_options = (
     shared("quiet"),
@@ -206,15 +208,24 @@ def _measure(
 ) -> None:
     from depprobe.cli.commands.sweep.cells import TIMED
     from depprobe.cli.commands.sweep.cells import measure as one
-    from depprobe.runs.sweeps.engine import duration, run_cells
+    from depprobe.runs.sweeps.engine import WorkersLost, duration, run_cells
     from depprobe.runs.sweeps.executors import engine
 
-    start, timed = time.monotonic(), plan.probe in TIMED
-    with progress(quiet) as report, engine(workers, scheduler, threads, timed) as with_:
-        task = partial(one, plan.probe, with_.threads, os.getcwd())
-        tally = run_cells(
-            plan.cells, folder, task, with_.executor, at_once=with_.at_once, lost=with_.lost, progress=report
-        )
+    start, timed, measured = time.monotonic(), plan.probe in TIMED, list[str]()
+    for left in reversed(range(_CLUSTERS)):
+        try:
+            with progress(quiet) as report, engine(workers, scheduler, threads, timed) as with_:
+                task = partial(one, plan.probe, with_.threads, os.getcwd())
+                go = partial(run_cells, at_once=with_.at_once, lost=with_.lost, progress=report)
+                tally = go(plan.cells, folder, task, with_.executor)
+            break
+        except WorkersLost as error:
+            # a cluster that does not replace what was killed is itself replaced
+            measured += error.measured
+            if not left:
+                raise
+    tally.there = [mark for mark in tally.there if mark not in measured]
+    tally.measured += measured
     at = {cell.mark: cell.at for cell in plan.cells}
     for mark, reason in list(tally.failed.items())[:_LISTED]:
         click.echo(f"depprobe: {_named(at[mark])}: {reason}", err=True)
