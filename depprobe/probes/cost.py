@@ -10,7 +10,7 @@ Each named layer at each length is measured in a process of its own, at batch 1.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from itertools import product
 from typing import Any
@@ -19,28 +19,28 @@ import numpy as np
 import xarray as xr
 
 from depprobe._version import __version__
-from depprobe.core.calling.passes import unharmed
 from depprobe.core.options import DEFAULT_MEMORY, parse_bytes, plain_modes, require
 from depprobe.costs.machine import machine
 from depprobe.costs.memory import predicted_bytes
 from depprobe.costs.passes import PHASES
-from depprobe.costs.point import costs, counted
+from depprobe.costs.point import counted
 from depprobe.costs.timing import all_threads
 from depprobe.errors import BadInput, unknown
-from depprobe.runs.cache import FinishedPoints
+from depprobe.probes.cost_of_models import cases_at, costs_of, width_of
+from depprobe.runs.cache import FinishedPoints, identity_of
 from depprobe.runs.cases import (
     Case,
+    Cases,
     Progress,
     Report,
-    cases_of,
     cases_of_specs,
     collect,
     require_room,
     subjects_of,
 )
 from depprobe.runs.inputs import Source
-from depprobe.runs.labelling import described, origin
-from depprobe.runs.subject import DTYPES, BuiltModule, NamedLayer, Request, asks, check_dtype, refuse
+from depprobe.runs.labelling import described, numbers_of, origin
+from depprobe.runs.subject import DTYPES, NamedLayer, Request, asks, check_dtype, refuse
 from depprobe.runs.subprocess_executor import measured_alone
 from depprobe.vocabulary import SCHEMA_VERSION
 
@@ -95,15 +95,17 @@ def cost(
 
     Parameters
     ----------
-    target : spec strings of named layers (``"attention:causal=true"``), by default those of ``COMPARED``; or
-        your ``nn.Module``, which is measured in this process, in eval mode, at the one length of its input.
-    x : (n, d_in), needed with a module.
-    n, d : lengths (256, 512, 1024) and widths (512), for spec strings.
+    target : spec strings of named layers (``"attention:causal=true"``), by default those of ``COMPARED``;
+        your ``nn.Module`` or factory, which is measured in this process, in eval mode; or a mapping from
+        labels to any of these.
+    x : of a model, floats (n, d_in) or ids (n,), measured at that length; or a ``depprobe.read_input``,
+        measured at the first n positions for every n, beside named layers too, which take noise.
+    n, d : lengths (256, 512, 1024), and widths of named layers (512); beside a model one width.
     phases : ``forward``, ``forward+backward``, or both.
     threads : numbers of threads to time with; by default one, and as many as there are processors.
     seconds : how long to time each pass at each number of threads, at least.
     seed, memory, command, progress, finished : as for ``depprobe.jacobian``; the budget is for one pass.
-    dtype : of named layers, float32 unless told otherwise: what is trained in. A module keeps its own.
+    dtype : of named layers, float32 unless told otherwise: what is trained in. A model keeps its own.
 
     Returns
     -------
@@ -145,29 +147,41 @@ def cost(
         raise BadInput(f"seconds must be above 0 and finite, not {seconds}")
     options = {"phases": wanted, "threads": counts, "least": seconds}
     attributes: dict[str, Any] = {"batch": 1, "seconds": seconds} | machine()
-    inputs = None
     subjects = subjects_of(target)
     layers = [one for one in subjects if isinstance(one, NamedLayer)]
-    if layers != subjects:
-        if len(subjects) > 1 or not isinstance(subjects[0], BuiltModule):
-            raise BadInput("costs are those of named layers, or of one module at one input x")
-        given = {"n": n, "d": d, "dtype": dtype, "finished": finished}
-        refuse(given, [(name, f"{subjects[0].label} is a module that is already built") for name in given])
-        found, case = _of_module(target, x, **options)
-        coords = {name: [value] for name, value in zip(("layer", "n", "d"), *found, strict=True)}
-        inputs, dtype = case.x.detach().cpu().numpy(), str(case.x.dtype).removeprefix("torch.")
-        attributes["process_bytes_unknown"] = "a module is measured in a process that does other things"
-    else:
-        if x is not None:
-            raise BadInput("named layers take noise: leave out x, or give a module")
+    models = {
+        one.label: target[one.label] if isinstance(target, Mapping) else target
+        for one in subjects
+        if one not in layers
+    }
+    given_whole = x is not None and not isinstance(x, Source)
+    read_file = isinstance(x, Source) and x.length is not None
+    meaningless = [("x", "named layers take noise")] if layers and (given_whole or not models) else []
+    meaningless += [("n", "x is given and brings its own")] if given_whole else []
+    meaningless += [("d", "a module has its own width")] if not layers else []
+    refuse({"n": n, "d": d, "x": x if given_whole or read_file else None}, meaningless)
+    if models and x is None and not layers:
+        raise BadInput("a module needs its input: pass x of shape (n, d), or a depprobe.read_input")
+    lengths = _sizes("n", LENGTHS if n is None else n, 2)
+    widths = _sizes("d", WIDTH if d is None else d, 1)
+    own = cases_at(models, Source("noise") if x is None else x, lengths, seed, dtype)
+    if own:
+        lengths = sorted({length for _, length in own})
+        widths = widths if layers else [width_of(next(iter(own.values())))]
+        if len(widths) > 1:
+            raise BadInput(f"models are measured beside layers of one width d, not of {len(widths)}")
+        attributes["process_bytes_unknown"] = f"{', '.join(models)}: measured in a process that does more"
+    dtypes = {Cases([], [], [case]).dtype for case in own.values()}
+    if layers:
         dtype = dtype or DTYPE
         check_dtype(dtype)
-        lengths = _sizes("n", LENGTHS if n is None else n, 2)
-        widths = _sizes("d", WIDTH if d is None else d, 1)
-        for layer, width in product(layers, widths):
-            _require_room(layer, lengths, width, wanted, dtype, budget)
-        coords = {"layer": [layer.label for layer in layers], "n": lengths, "d": widths}
-        found = _of_specs(coords, options | {"seed": seed, "dtype": dtype}, progress, finished)
+        dtypes.add(dtype)
+    for layer, width in product(layers, widths):
+        _require_room(layer, lengths, width, wanted, dtype or DTYPE, budget)
+    coords: dict[str, list[Any]] = {"layer": [one.label for one in subjects], "n": lengths, "d": widths}
+    known = {one.label: str(one.spec) for one in layers}
+    found = _of_points(coords, known, own, options | {"seed": seed, "dtype": dtype}, progress, finished)
+    inputs = numbers_of(list(own.values())) if own else None
     reasons: dict[str, dict[str, None]] = {}
     for (label, _, _), point in found.items():
         if point["no_stream"]:
@@ -181,7 +195,7 @@ def cost(
         n=coords["n"],
         d=coords["d"],
         seed=seed,
-        dtype=dtype,
+        dtype=", ".join(sorted(dtypes)),
         **attributes,
         no_stream="; ".join(f"{', '.join(labels)}: {reason}" for reason, labels in reasons.items()),
     )
@@ -220,26 +234,10 @@ def _require_room(
         require(most, budget, f"{layer.label} at n = {n}, d = {d}", f"{remedy}, or use a larger --memory")
 
 
-def _of_module(module: Any, x: Any, **options: Any) -> tuple[dict[tuple[str, int, int], Any], Case]:
-    case, *more = cases_of(module, x, Request()).cases
-    if more:
-        raise BadInput(f"costs are taken at one input (n, d), not at {1 + len(more)} samples")
-    module = case.build()
-    training = [part for part in module.modules() if part.training]
-    try:
-        # dropout and running statistics would change the module and the random numbers
-        module.eval()
-        with unharmed(module):
-            point = costs(module, case.x, **options)
-            point |= counted(module, case.x, options["phases"])
-    finally:
-        for part in training:
-            part.training = True
-    return {(case.label, *case.x.shape): point}, case
-
-
-def _of_specs(
+def _of_points(
     coords: dict[str, list[Any]],
+    specs: Mapping[str, str],
+    own: Mapping[tuple[str, int], Case],
     options: dict[str, Any],
     progress: Progress | None,
     finished: FinishedPoints | None,
@@ -249,11 +247,14 @@ def _of_specs(
     taken_on = {"machine": machine(), "version": __version__, "schema": SCHEMA_VERSION}
 
     def request(point: tuple[str, int, int]) -> dict[str, Any]:
-        return {**dict(zip(("layer", "n", "d"), point, strict=True)), **options}
+        label, n, d = point
+        return {"layer": specs.get(label, label), "n": n, "d": d, **options}
 
     def measure(point: tuple[str, int, int], report: Report) -> dict[str, Any]:
         label, n, d = point
-        (case,) = cases_of_specs([label], None, n, d, 1, [options["seed"]], options["dtype"], "cpu")
+        if (label, n) in own:
+            return costs_of(own[label, n], options["phases"], options["threads"], options["least"])
+        (case,) = cases_of_specs([specs[label]], None, n, d, 1, [options["seed"]], options["dtype"], "cpu")
         return measured_alone(request(point)) | counted(case.build(), case.x, options["phases"])
 
     found = collect(
@@ -262,7 +263,7 @@ def _of_specs(
         name=lambda point: f"{point[0]} n={point[1]}" + f" d={point[2]}" * (len(coords["d"]) > 1),
         progress=progress,
         kept=finished,
-        facts=lambda point: request(point) | taken_on,
+        facts=lambda point: request(point) | taken_on | identity_of(own.get(point[:2])),
     )
     return dict(zip(points, found, strict=True))
 

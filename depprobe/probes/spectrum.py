@@ -26,6 +26,7 @@ from depprobe.dynamics.spectra import DENSE, Spectrum, leading_spectrum, spectru
 from depprobe.dynamics.square_matrices import SquareMatrix, step_matrices, weight_matrices
 from depprobe.errors import BadInput
 from depprobe.runs.cases import Cases, Progress, cases_of, collect, subjects_of
+from depprobe.runs.inner_recurrence import at_recurrences
 from depprobe.runs.inputs import Source
 from depprobe.runs.labelling import described, input_of, numbers_of, origin
 from depprobe.runs.subject import NamedLayer, Request, asks, refuse
@@ -45,6 +46,7 @@ def spectrum(
     *,
     weight: str | Sequence[str] | None = None,
     steps: str | int | Sequence[int] | None = None,
+    part: str | None = None,
     modes: int = 16,
     powers: int = 64,
     grid: int = 33,
@@ -69,7 +71,9 @@ def spectrum(
         have a meaning where ``steps`` are asked for. Spectra are computed in float64.
     weight : name of a square parameter or buffer to take instead (``"encoder.weight"``), or several.
     steps : positions k whose step Jacobians ds_k/ds_{k-1} to take instead, each stacked layer and direction
-        on its own, its input held: ``last``, ``all``, ``every:M``, a position, a list.
+        on its own, its input held: ``last``, ``all``, ``every:M``, a position, a list. Of a model that is no
+        recurrence itself, those of the recurrence in it, at what the model hands it.
+    part : with ``steps``, name of the recurrence in a model that holds several (``"encoder.rnn"``).
     modes : number of leading modes of a matrix wider than ``dense``.
     powers : highest power of the search for transient growth.
     grid : points a side of the grid for the pseudospectrum, odd; 0 leaves it out.
@@ -107,7 +111,10 @@ def spectrum(
     asked = Request(n, d, None, seeds, seed, dtype, device, memory)
     _check(weight, steps, powers, grid, dense)
     along = steps is not None
+    if not along:
+        refuse({"part": part}, [("part", "weights of all recurrences are taken, unless steps are asked for")])
     measured = cases_of(module, x, asked) if along else _without_input(module, asked, x)
+    measured = at_recurrences(measured, part) if along else measured
     cases, labels = measured.cases, measured.labels
     if measured.samples > 1:
         raise BadInput(f"steps are taken along one input (n, d), not along {measured.samples} samples")

@@ -8,8 +8,10 @@ marker; one without it is someone else's, and nothing in it is read, written or 
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
+import sys
 from abc import ABC, abstractmethod
 from dataclasses import fields as fields_of
 from pathlib import Path
@@ -17,6 +19,7 @@ from typing import Any, Generic, TypeVar
 
 import numpy as np
 
+from depprobe.core.calling.arguments import bits_of
 from depprobe.errors import BadInput
 from depprobe.operators import LogNorms
 from depprobe.runs.cases import Case
@@ -100,9 +103,39 @@ class _Folder(ABC, Generic[Found]):
         return self.folder / f"{mark_of(facts)}{self.suffix}"
 
 
-def identity_of(case: Case) -> dict[str, Any]:
-    """The facts that tell the input of a case from others."""
-    return {"input": fingerprint(numbers_of([case]))}
+def identity_of(case: Case | None) -> dict[str, Any]:
+    """The facts that tell a case from others under its label: its input and, of a user's model, all of it.
+
+    Weights and buffers by their bits, attributes as they print, and the files that hold the code of its
+    classes, with those beside them that are loaded.
+    """
+    if case is None:
+        return {}
+    known = {"input": fingerprint(numbers_of([case]))}
+    if case.named:
+        return known
+    module = case.build()
+    digest = hashlib.sha256()
+    for name, value in (*module.named_parameters(), *module.named_buffers()):
+        digest.update(f"{name}{value.dtype}{tuple(value.shape)}".encode())
+        digest.update(bits_of(value.detach().cpu().contiguous()))
+    for name, part in module.named_modules():
+        own = {key: repr(value) for key, value in vars(part).items() if key[0] != "_"}
+        own = {key: text for key, text in own.items() if " at 0x" not in text}
+        digest.update(f"{name}{type(part).__qualname__}{sorted(own.items())}".encode())
+    for path in _code_of({type(part) for part in module.modules()}):
+        digest.update(path.read_bytes())
+    return known | {"model": digest.hexdigest()}
+
+
+def _code_of(kinds: set[type]) -> list[Path]:
+    """The files that hold these classes, and loaded ones in the folders of those outside torch."""
+    found = {getattr(sys.modules.get(kind.__module__), "__file__", None) for kind in kinds}
+    files = {Path(file) for file in found if file and file.endswith(".py")}
+    folders = {file.parent for file in files if "site-packages" not in file.parts}
+    loaded = [getattr(module, "__file__", None) for module in list(sys.modules.values())]
+    beside = {Path(file) for file in loaded if file and file.endswith(".py")}
+    return sorted(file for file in files | {b for b in beside if b.parent in folders} if file.is_file())
 
 
 class Finished(_Folder[list[Result]]):

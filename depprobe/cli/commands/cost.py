@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from depprobe.cli import completing
 from depprobe.cli.common import Run
 from depprobe.cli.grouped_help import Grouped
 from depprobe.cli.options import DRAWING, shared
@@ -24,14 +23,7 @@ _PASSES = {"both": ("forward", "forward+backward")}
 
 
 @click.command(cls=Grouped, short_help="FLOPs, bytes, seconds, sequential steps; a figure")
-@click.option(
-    "--layer",
-    "layers",
-    metavar="SPEC",
-    shell_complete=completing.layers,
-    multiple=True,
-    help="A named layer, such as lstm or attention:fused=false; repeat to compare (default: eleven kinds).",
-)
+@shared("layer")
 @click.option(
     "--n", metavar="LIST", help=f"Sequence lengths (default: {_LENGTHS}; of the efficiency table 1000,5000)."
 )
@@ -41,7 +33,7 @@ _PASSES = {"both": ("forward", "forward+backward")}
     "--threads", "counts", metavar="LIST", help="Threads to time with (default: 1 and all processors)."
 )
 @click.option("--seconds", default=0.2, help="Time each pass for so long, at least.")
-@shared("seed")
+@shared("input", "seed")
 @click.option("--dtype", default="float32", help="float32 or float64.")
 @shared("memory", "output", "figure", *DRAWING, "json")
 @click.option(
@@ -50,21 +42,23 @@ _PASSES = {"both": ("forward", "forward+backward")}
     help="The efficiency table in this form: time, memory, path, parallelism beside the article's.",
 )
 @shared("rows", "again", "quiet", "verbose")
-def cost(**options: Any) -> None:
+def cost(input_: str, **options: Any) -> None:
     """Measure what layers cost: FLOPs, memory and time at several lengths, and per-token latency.
 
-    Each layer at each length runs in a process of its own. Prints a summary, and saves the dataset (netCDF)
-    and figures. An interrupted run goes on where it was.
+    Without --layer and --model, eleven kinds of layer. Each layer at each length runs in a process of its
+    own; a model reads the first n positions of --input in this one. Prints a summary, and saves the dataset
+    (netCDF) and figures. An interrupted run goes on where it was.
 
     \b
     depprobe cost
     depprobe cost --layer attention --layer lstm --n 128,512,2048 --d 512
+    depprobe cost --model net.py:make --layer lstm --d 64 --input data.csv --n 128,256
     depprobe cost --table latex
     """
     from depprobe.runs.cache import FinishedPoints
 
     table = options["table"]
-    run = asked("noise", options)
+    run = asked(input_, options)
     kept = FinishedPoints(run.data.with_name(run.data.name + ".partial"))
     ds = run.there()
     ds = measured(run, kept) if ds is None else ds
@@ -80,28 +74,37 @@ def cost(**options: Any) -> None:
 
 def asked(input_: str, options: Mapping[str, Any]) -> Run:
     """The run that the options ask for, with the layers and lengths that go without saying."""
-    table, layers, n = (options[name] for name in ("table", "layers", "n"))
-    rest = {key: value for key, value in options.items() if key != "layers"}
+    from depprobe.cli.named_models import WORDS, named
+    from depprobe.errors import BadInput
+
+    context = click.get_current_context()
+    table, n = options["table"], options["n"]
+    given = named(context.meta[WORDS])
+    models = any(one.is_model for one in given)
+    if input_ != "noise" and not models:
+        raise BadInput(f"named layers are measured at noise: leave out --input {input_}, or give a --model")
     if n is None:
         n = ",".join(map(str, _article_lengths())) if table else _LENGTHS
     if table and len(_whole("d", options["d"])) > 1:
-        from depprobe.errors import BadInput
-
         raise BadInput(f"the efficiency table is for one --d, not for {options['d']}")
-    layers = layers or _default_layers(table is not None)
-    return Run.of("cost", input_, {**rest, "n": n, "threads": None}, layers)
+    if table and models:
+        raise BadInput("the efficiency table is of named layers: leave out --table, or --model")
+    layers = None if given else _default_layers(table is not None)
+    return Run.of("cost", input_, {**options, "n": n, "threads": None}, layers)
 
 
 def measured(run: Run, kept: FinishedPoints | None = None) -> xr.Dataset:
     """The dataset of a run, whose finished points are kept."""
     given = dict(run.options)
-    sizes: dict[str, Any] = {name: _whole(name, given.pop(name)) for name in ("n", "d")}
+    sizes: dict[str, Any] = {name: given.pop(name) for name in ("n", "d")}
+    sizes = {name: None if text is None else _whole(name, text) for name, text in sizes.items()}
     counts, phase = given.pop("counts"), given.pop("phase")
     with run.measuring() as report:
         from depprobe.probes.cost import cost as measure
 
         return measure(
             run.targets,
+            run.source,
             **sizes,
             phases=_passes(phase),
             threads=None if counts is None else _whole("threads", counts),

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 @click.command(
     cls=Grouped, short_help="eigenvalues, singular values, non-normality of recurrent weights, a figure"
 )
-@shared("layer", "d")
+@shared("layer", "part", "d")
 @click.option(
     "--weight",
     multiple=True,
@@ -44,6 +44,7 @@ def spectrum(input_: str, **options: Any) -> None:
     \b
     depprobe spectrum --layer rnn
     depprobe spectrum --layer lstm --d 64 --steps 9,99 --n 100
+    depprobe spectrum --model mine.py:make --steps last --part encoder.rnn --input data.csv
     depprobe spectrum --layer attention --d 64 --weight weights.out_proj.weight
     """
     run = asked(input_, options)

@@ -77,8 +77,6 @@ class Keys:
     def renamed(self, table: Mapping[str, Any], where: str) -> dict[str, Any]:
         """A table of the file with its keys in one spelling; raises ``BadInput`` for an unknown one."""
         known = [*dict.fromkeys((*OF_SUBJECT, *self.options))]
-        if self.probe == "cost":
-            known = [key for key in known if key not in ("model", "weights", "label")]
         found: dict[str, Any] = {}
         for written, value in table.items():
             key = written.replace("-", "_")
