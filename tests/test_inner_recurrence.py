@@ -84,3 +84,26 @@ def test_without_input_there_is_nothing_that_a_model_hands_on():
 def test_a_name_in_a_named_layer_is_refused():
     with pytest.raises(BadInput, match="unknown recurrence in attention 'rnn'"):
         depprobe.gates("attention", n=8, d=8, part="rnn")
+
+
+def test_step_spectra_are_those_of_the_recurrence_at_what_it_reads():
+    model = Tagger(several=True)
+    h = model.rnn(model.read(IDS[None]))[0][:, 0].detach()
+    found = depprobe.spectrum(model, IDS, steps=[3, 24], part="top")
+    expected = depprobe.spectrum(model.top, h, steps=[3, 24])
+    np.testing.assert_array_equal(found.eigenvalue, expected.eigenvalue)
+
+    def step(s):  # (c, h) of the top LSTM at position 24
+        c, h_ = s[:5], s[5:]
+        _, (h_after, c_after) = model.top(h[24][None, None], (h_[None, None], c[None, None]))
+        return torch.cat([c_after[0, 0], h_after[0, 0]])
+
+    before = model.top(h[:24, None])[1]
+    state = torch.cat([before[1][0, 0], before[0][0, 0]]).detach()
+    J = torch.autograd.functional.jacobian(step, state).numpy()
+    radius = np.abs(np.linalg.eigvals(J)).max()
+    np.testing.assert_allclose(found.spectral_radius[1], radius, rtol=1e-5)
+    with pytest.raises(BadInput, match="part='top' has no meaning in this call"):
+        depprobe.spectrum(model, part="top")
+    with pytest.raises(BadInput, match="holds the recurrences rnn, top; name one"):
+        depprobe.spectrum(model, IDS, steps="last")
