@@ -17,22 +17,24 @@ from typing import Any
 
 import numpy as np
 import xarray as xr
+from torch import Tensor
 
 from depprobe._version import __version__
 from depprobe.core.options import DEFAULT_MEMORY, parse_bytes, plain_modes, require
 from depprobe.costs.machine import machine
 from depprobe.costs.memory import predicted_bytes
+from depprobe.costs.of_models import costs_of, width_of
 from depprobe.costs.passes import PHASES
 from depprobe.costs.point import counted
 from depprobe.costs.timing import all_threads
 from depprobe.errors import BadInput, unknown
-from depprobe.probes.cost_of_models import cases_at, costs_of, width_of
 from depprobe.runs.cache import FinishedPoints, identity_of
 from depprobe.runs.cases import (
     Case,
     Cases,
     Progress,
     Report,
+    cases_of,
     cases_of_specs,
     collect,
     require_room,
@@ -54,6 +56,8 @@ COMPARED = (
     *("rnn", "gru", "lstm"),
 )
 
+#: what bears on what is measured of a model
+_MEASURED = ("phases", "threads", "least")
 _PASS, _TIMED = ("layer", "n", "d", "phase"), ("layer", "n", "d", "phase", "threads")
 #: variable -> the dimensions it depends on
 DEPENDS: dict[str, tuple[str, ...]] = {
@@ -145,7 +149,7 @@ def cost(
         raise BadInput(f"threads must be at most {all_threads()}, the processors here, not {counts[-1]}")
     if not 0 < seconds < math.inf:
         raise BadInput(f"seconds must be above 0 and finite, not {seconds}")
-    options = {"phases": wanted, "threads": counts, "least": seconds}
+    options = dict(zip(_MEASURED, (wanted, counts, seconds), strict=True))
     attributes: dict[str, Any] = {"batch": 1, "seconds": seconds} | machine()
     subjects = subjects_of(target)
     layers = [one for one in subjects if isinstance(one, NamedLayer)]
@@ -164,10 +168,11 @@ def cost(
         raise BadInput("a module needs its input: pass x of shape (n, d), or a depprobe.read_input")
     lengths = _sizes("n", LENGTHS if n is None else n, 2)
     widths = _sizes("d", WIDTH if d is None else d, 1)
-    own = cases_at(models, Source("noise") if x is None else x, lengths, seed, dtype)
+    own = _cases_at(models, Source("noise") if x is None else x, lengths, seed, dtype)
     if own:
         lengths = sorted({length for _, length in own})
-        widths = widths if layers else [width_of(next(iter(own.values())))]
+        case = next(iter(own.values()))
+        widths = widths if layers else [width_of(case.build(), case.given)]
         if len(widths) > 1:
             raise BadInput(f"models are measured beside layers of one width d, not of {len(widths)}")
         attributes["process_bytes_unknown"] = f"{', '.join(models)}: measured in a process that does more"
@@ -200,6 +205,21 @@ def cost(
         no_stream="; ".join(f"{', '.join(labels)}: {reason}" for reason, labels in reasons.items()),
     )
     return ds
+
+
+def _cases_at(
+    models: Mapping[str, Any], x: Any, lengths: Sequence[int], seed: int, dtype: str | None
+) -> dict[tuple[str, int], Case]:
+    """Models by label at the first n positions of a ``Source`` for each length, or at x as it is."""
+    found = {}
+    for (label, target), n in product(models.items(), lengths if isinstance(x, Source) else [None]):
+        case, *more = cases_of({label: target}, x, Request(n=n, seed=seed, dtype=dtype)).cases
+        if more:
+            raise BadInput(f"costs are taken at one input (n, d), not at {1 + len(more)} samples")
+        if not isinstance(case.given, Tensor):
+            raise BadInput("costs are taken at x of floats (n, d) or ids (n,), not at a mapping")
+        found[label, len(case.given)] = case
+    return found
 
 
 def _sizes(name: str, given: Any, least: int) -> list[int]:
@@ -253,7 +273,9 @@ def _of_points(
     def measure(point: tuple[str, int, int], report: Report) -> dict[str, Any]:
         label, n, d = point
         if (label, n) in own:
-            return costs_of(own[label, n], options["phases"], options["threads"], options["least"])
+            case = own[label, n]
+            assert isinstance(case.given, Tensor), "which _cases_at looks after"
+            return costs_of(case.build(), case.given, options["phases"], options["threads"], options["least"])
         (case,) = cases_of_specs([specs[label]], None, n, d, 1, [options["seed"]], options["dtype"], "cpu")
         return measured_alone(request(point)) | counted(case.build(), case.x, options["phases"])
 
