@@ -4,7 +4,7 @@
 
 Each law has the weakest strength at which every form with no more parameters would fit it worse by 10 in BIC
 without noise, at the known correlation and variance. Whole: 11 laws, 3 kinds of noise, n = 20 to 1000, 200
-seeds; about two hours of one processor.
+seeds; about 40 minutes of one processor.
 """
 
 from __future__ import annotations
@@ -103,16 +103,42 @@ def covered(kind: str, n: int, seeds: int, rate: float = -0.05, seed: int = 1) -
     return (float(np.array(held)[at].mean()) if at.any() else np.nan), float(at.mean())
 
 
-def coverage(quick: bool) -> xr.Dataset:
-    """Shares over (noise, n, law) and (noise, n)."""
-    lengths, seeds = ((20, 100), 20) if quick else (LENGTHS, 200)
+#: variable -> what it is, over (noise, length, law); over (noise, length)
+SHARES = {
+    "right": "share of curves whose true form is named",
+    "among": "share of curves whose true form is among those not told apart",
+    "alike": "number of forms not told apart",
+}
+RATES = {
+    "rate_covered": "share of intervals of the decay rate that hold it",
+    "rate_stated": "share of curves with an interval of the decay rate",
+}
+
+
+def coverage(quick: bool, report: Callable[[float, int, str], None]) -> xr.Dataset:
+    """Shares over (noise, length, law) and (noise, length)."""
+    lengths, seeds, draws = ((20, 100), 20, 40) if quick else (LENGTHS, 200, 500)
     laws = ("constant", "exponential", "exponential with floor") if quick else tuple(LAWS)
-    shares = np.array([[[named(form, k, n, seeds) for form in laws] for n in lengths] for k in NOISES])
-    rates = np.array([[covered(k, n, seeds) for n in lengths] for k in NOISES])
-    over = ("noise", "n", "law")
+    shares = np.empty((len(NOISES), len(lengths), len(laws), len(SHARES)))
+    rates = np.empty((len(NOISES), len(lengths), len(RATES)))
+    for i, kind in enumerate(NOISES):
+        for j, n in enumerate(lengths):
+            report(i * len(lengths) + j, len(NOISES) * len(lengths), f"forms, {kind}, n = {n}")
+            shares[i, j] = [named(form, kind, n, seeds) for form in laws]
+            rates[i, j] = covered(kind, n, draws)
+    over = ("noise", "length", "law")
     return xr.Dataset(
-        {name: (over, shares[..., i]) for i, name in enumerate(("right", "among", "alike"))}
-        | {name: (over[:2], rates[..., i]) for i, name in enumerate(("covered", "stated"))},
-        coords={"noise": list(NOISES), "n": list(lengths), "law": list(laws)},
-        attrs={"seeds": seeds, "sd": SD, "apart": APART},
+        {
+            name: (over, shares[..., i], {"long_name": words, "units": "1"})
+            for i, (name, words) in enumerate(SHARES.items())
+        }
+        | {
+            name: (over[:2], rates[..., i], {"long_name": words, "units": "1"})
+            for i, (name, words) in enumerate(RATES.items())
+        },
+        coords={
+            "noise": ("noise", list(NOISES), {"long_name": "noise in ln rms", "units": "1"}),
+            "length": ("length", list(lengths), {"long_name": "sequence length", "units": "positions"}),
+            "law": ("law", list(laws), {"long_name": "true form", "units": "1"}),
+        },
     )
