@@ -71,7 +71,9 @@ class Trajectory:
         layers, after = self._weights.advanced(x, *states)
         chains = [chain for (chain,) in layers]
         for chain, before in zip(chains, variances, strict=True):
-            chain.variances = before
+            if before is not None:
+                chain.variances = before
+                vars(chain).pop("errors", None)  # where they were recorded with the chain
         return chains, after
 
     def segment(self, which: int) -> list[CellChain]:
