@@ -720,8 +720,21 @@ def test_runs_lists_what_is_there(good, refused):
     rows = {line.split()[0]: line for line in good("runs").splitlines()[3:]}
     assert re.search(r"jacobian +lstm +noise +\d{4}-\d\d-\d\d \d\d:\d\d$", rows["a.nc"])
     assert "not readable" in rows["bad.nc"]
-    found = json.loads(good("runs", "other", "--json"))
-    assert (found["b.nc"]["question"], found["b.nc"]["layer"]) == ("spectrum", "rnn")
+    found = document_of("runs", good("runs", "other", "--json"))
+    assert [found["b.nc"][name] for name in ("question", "layer", "input")] == ["spectrum", "rnn", "-"]
+    Path("runs/gone.nc").symlink_to("nowhere.nc")
+    cell = {"at": {"layer": "gru"}, "mark": "0" * 24, "settings": {}, "work": 1.0}
+    plan = {"probe": "jacobian", "axes": ["layer"], "cells": [cell]}
+    for name, text in (("decay", json.dumps(plan)), ("torn", "{")):
+        Path("runs", name).mkdir()
+        Path("runs", name, "sweep.json").write_text(text, encoding="utf-8")
+    found = document_of("runs", good("runs", "--json"))
+    asked = {name: row["question"] for name, row in found.items()}
+    assert asked == {
+        **dict.fromkeys(("gone.nc", "bad.nc", "torn/"), "not readable"),
+        "a.nc": "jacobian",
+        "decay/": "sweep of jacobian, 1 cells",
+    }
 
 
 @pytest.mark.parametrize("command", ["jacobian", "gates", "lyapunov", "spectrum", "cost", "plot"])

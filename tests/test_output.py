@@ -115,6 +115,10 @@ def test_rows_and_labels():
     assert [record["layer"] for record in found.records] == ["A", "B"]
     with pytest.raises(BadInput, match="unknown row 'dcay'; did you mean 'decay rate'"):
         tables.chosen(many(2), rows="dcay")
+    # all that begin so
+    two = Summary("T", ["layer", "norm at lag 0", "gap", "norm at lag 9"], [["a", "1", "2", "3"]], [])
+    assert tables.chosen(two, rows="norm").columns == [["a", "1", "3"]]
+    assert tables.chosen(two, rows="norm at lag 9,gap").columns == [["a", "3", "2"]]
     named = tables.chosen(many(2), labels='A\nB, "C, D"')
     assert [column[0] for column in named.columns] == ["A B", "C, D"]
     with pytest.raises(BadInput, match="1 labels were given for 2 layers"):

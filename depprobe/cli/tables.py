@@ -75,7 +75,7 @@ def chosen(
     columns = [list(column) for column in summary.columns]
     headings = list(summary.headings)
     if rows is not None:
-        kept = [0, *dict.fromkeys(_row(one.strip(), headings) for one in names_in(rows))]
+        kept = [0, *dict.fromkeys(i for one in names_in(rows) for i in _rows(one.strip(), headings))]
         headings = [headings[i] for i in kept]
         columns = [[column[i] for i in kept] for column in columns]
     return replace(summary, headings=headings, columns=columns)
@@ -114,12 +114,13 @@ def check_forms(as_json: bool, table: str | None, rows: str | None) -> None:
         raise BadInput(f"--{'json' if as_json else 'table csv'} holds every number; leave out --rows")
 
 
-def _row(name: str, headings: Sequence[str]) -> int:
+def _rows(name: str, headings: Sequence[str]) -> list[int]:
+    """The row of a name, else all that begin so."""
     bare = {i: heading.split(" (")[0] for i, heading in enumerate(headings) if i}
     for matches in (lambda one: one == name, lambda one: one.startswith(name)):
         found = [i for i, heading in bare.items() if matches(heading) or matches(headings[i])]
         if name and found:
-            return found[0]
+            return found
     raise unknown("row", name, bare.values())
 
 

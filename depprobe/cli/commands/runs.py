@@ -25,10 +25,11 @@ def runs(folder: Path, as_json: bool) -> None:
     """
     from depprobe.errors import BadInput
 
-    files = sorted(folder.glob("*.nc"), key=lambda file: -file.stat().st_mtime)
+    sweeps = [plan.parent for plan in folder.glob("*/sweep.json")]
+    files = sorted([*folder.glob("*.nc"), *sweeps], key=lambda file: -file.lstat().st_mtime)
     if not files:
         raise BadInput(f"{str(folder)!r} holds no dataset (*.nc); commands that measure keep theirs in runs/")
-    rows = [_about(file) for file in files]
+    rows = [_about_sweep(file) if file in sweeps else _about(file) for file in files]
     if as_json:
         output.echo(output.as_json({str(row["file"]): row for row in rows}))
         return
@@ -37,12 +38,30 @@ def runs(folder: Path, as_json: bool) -> None:
     output.echo(tables.as_text(output.Summary(f"Datasets in {folder}", heads, cells, [], upright=True)))
 
 
+def _bare(file: Path) -> dict[str, Any]:
+    date = datetime.datetime.fromtimestamp(file.lstat().st_mtime).isoformat(" ", "minutes")
+    return {"file": file.name, "question": "-", "layer": "-", "input": "-", "date": date}
+
+
+def _about_sweep(folder: Path) -> dict[str, Any]:
+    from depprobe.errors import DepprobeError
+    from depprobe.store.sweeps.folder import SweepFolder
+
+    row = _bare(folder) | {"file": f"{folder.name}/"}
+    try:
+        plan = SweepFolder(folder).plan()
+    except DepprobeError:
+        return row | {"question": "not readable"}
+    asked = f"sweep of {plan.probe}, {len(plan.cells)} cells"
+    layers = dict.fromkeys(str(cell.at["layer"]) for cell in plan.cells if "layer" in cell.at)
+    return row | {"question": asked, "layer": ", ".join(layers) or "-"}
+
+
 def _about(file: Path) -> dict[str, Any]:
     from depprobe import store
     from depprobe.errors import DepprobeError
 
-    date = datetime.datetime.fromtimestamp(file.stat().st_mtime).isoformat(" ", "minutes")
-    row: dict[str, Any] = {"file": file.name, "question": "-", "layer": "-", "input": "-", "date": date}
+    row = _bare(file)
     try:
         ds = store.load(file)
     except DepprobeError:
