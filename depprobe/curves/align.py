@@ -149,9 +149,9 @@ def with_lag(ds: xr.Dataset) -> xr.Dataset:
     held = "log_norm" in ds and "lag" not in ds.dims and {"source", "position"} <= set(ds.coords)
     if not held or "source" not in ds["log_norm"].dims:
         return ds
-    lag = (ds["position"].variable.astype(np.float64) + 0.5) // 1 - ds["source"].variable
-    if not np.isnan(lag.values).any():
-        lag = lag.astype(np.int32)
+    here = (ds["position"].variable.astype(np.float64) + 0.5) // 1
+    kind = np.float64 if np.isnan(here.values).any() else np.int32
+    lag = here.astype(kind) - ds["source"].variable.astype(kind)
     if "lag" in ds.coords and ds["lag"].variable.equals(lag) and ds["lag"].dtype == lag.dtype:
         return ds
     lag.attrs = describe("lag")

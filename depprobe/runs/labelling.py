@@ -203,8 +203,9 @@ def labelled(results: list[Result], measured: Cases, depths: Sequence[str] = ())
         coords["position"] = (where, here)
         if not banded:
             # as the banded form counts them; see depprobe.curves.align.with_lag
-            lag = np.floor(here + 0.5)[..., None] - at
-            coords["lag"] = ([*where, "source"], lag if np.isnan(lag).any() else lag.astype(np.int32))
+            kind = np.float64 if np.isnan(here).any() else np.int32
+            lag = np.floor(here + 0.5).astype(kind)[..., None] - np.asarray(at).astype(kind)
+            coords["lag"] = ([*where, "source"], lag)
     tokens = {case.tokens for case in measured.cases}
     if len(tokens) == 1 and len(words := tokens.pop()) == n and not banded:
         coords["source_token"] = ("source", list(words))

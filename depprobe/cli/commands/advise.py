@@ -27,8 +27,8 @@ from depprobe.cli.progress import progress
     "--layer",
     "layers",
     metavar="SPEC",
-    shell_complete=completing.layers,
     multiple=True,
+    shell_complete=completing.layers,
     help="A layer to rank, such as lstm:forget_bias=4; repeat to compare (default: all the named ones).",
 )
 @click.option(
