@@ -171,6 +171,20 @@ def test_rows_and_products_are_those_of_the_cpu(method):
         torch.testing.assert_close(one.cpu(), other, rtol=1e-11, atol=1e-13)
 
 
+@pytest.mark.parametrize("dtype", [F32, F64])
+def test_a_long_trajectory_is_made_again_in_segments(dtype, monkeypatch):
+    module, x = drawn(nn.LSTM, D, 5, num_layers=2)
+    x = x.repeat(5, 1)
+    whole = temporal_jacobian(*on("cpu", dtype, module, x)).log_norms([334, 100])
+    monkeypatch.setattr("depprobe.operators.chain.operator._HELD", 0)
+    monkeypatch.setattr("depprobe.operators.chain.trajectories._SEGMENT_BYTES", 0)
+    for _ in range(3):  # as it runs, as it is recorded, as it is replayed
+        found = temporal_jacobian(*on(DEVICE, dtype, module, x)).log_norms([334, 100])
+        known = np.isfinite(whole.values)
+        apart = np.abs(found.values[known] - whole.values[known])
+        assert (apart <= SPREAD * (whole.error + found.error)[known]).all()
+
+
 def test_a_batched_product_that_fails_is_tried_once():
     module, x = drawn(nn.LSTM, D, D)
     operator = temporal_jacobian(*on(DEVICE, F64, module, x), method="autograd")
