@@ -23,6 +23,8 @@ extensions = [
     "myst_parser",
     "mathml",
     "registry_pages",
+    "bibliography",
+    "schema_page",
     "house_picture",
     "claims_page",
     "study_gallery",
@@ -64,6 +66,7 @@ html_copy_source = False
 html_show_sourcelink = False
 # pages without others below them have nothing to list at their left
 ALONE = ("tutorial", "theory", "generated/claims", "verification", "trust", "performance", "how-it-is-built")
+ALONE += ("own-model", "trained-models")
 html_sidebars: dict[str, list[str]] = {page: [] for page in ALONE}
 html_theme_options = {
     "show_prev_next": True,

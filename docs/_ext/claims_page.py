@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -17,37 +18,53 @@ from sphinx.application import Sphinx
 from sphinx.errors import ExtensionError
 from written import write
 
+from depprobe import store
 from depprobe.cli.output import with_error
 from depprobe.cli.summaries.claims import tally
+from depprobe.ledger.claim_cache import ClaimCache
 
 DOCS = Path(__file__).parent.parent
+KEPT = DOCS / "_build" / "claims"
 HEAD = """\
 # Claims
 
-The package grew from an overview article that compares self-attention, convolution and recurrence on long
-sequences: formulas of cost and reach, a table of times and memory on one GPU, and advice on which layer to
-take. These are its statements, restated in this project's words, each with the measurement that decides it.
-`depprobe claims` measures them in full, `depprobe claims --quick` as shown here, and `depprobe claims ID`
-prints the evidence of one.
+## What is tested here
 
-No verdict is stored: each is computed from the data by the rule that stands beside it, and every rule can
-fail: `tests/test_claims_overturned.py` has data that confirm and data that refute each part.
+depprobe grew from an overview article that compares self-attention, convolution and recurrence on long
+sequences. The article gives formulas for cost and reach, a table of times and memory on one GPU (an RTX
+3090 with PyTorch 2.0), and advice on which layer to take. Its statements are those that many introductions
+repeat.
 
-- **confirmed**: it holds in every case measured, or in as many as the rule says;
-- **qualified**: it holds under the condition named;
-- **refuted**: it does not hold, and the corrected form is named;
-- **by definition**: it restates how a layer is built; counts show it, and nothing measured could overturn it;
-- **not measured here**: what would be needed is named; also where times scatter so that two verdicts are
-  possible.
+They stand on this page as C1 to C15, every one, restated in this project's words. Each is cut into parts,
+since half of a sentence may hold while the other half does not. Times on another machine are compared as
+ratios only.
+
+## How a part is judged
+
+No verdict is stored. `depprobe claims` measures the statements and computes each verdict by the rule that
+stands beside it; `depprobe claims --quick` does so at small sizes, as on this page, and `depprobe claims
+C6` prints the evidence of one. Every rule can fail: `tests/test_claims_overturned.py` has data that confirm
+and data that refute each part.
+
+| verdict | meaning |
+| --- | --- |
+| **confirmed** | it holds in every case measured, or in as many as the rule says |
+| **qualified** | it holds under the condition that is named |
+| **refuted** | it does not hold, and the corrected form is named |
+| **by definition** | it restates how a layer is built, so that no measurement could contradict it |
+| **not measured here** | what would be needed is named; also where times scatter too much to tell |
+
+## All verdicts
 """
 
 
 def measured() -> list[dict[str, Any]]:
     """The records of all claims."""
+    from_studies()
     command = [sys.executable, "-m", "depprobe", "claims", "--quick", "--json", "--quiet"]
     paths = [str(DOCS.parent), *filter(None, [os.environ.get("PYTHONPATH")])]
     done = subprocess.run(
-        [*command, "--output", str(DOCS / "_build" / "claims")],
+        [*command, "--output", str(KEPT)],
         capture_output=True,
         text=True,
         env=os.environ | {"PYTHONPATH": os.pathsep.join(paths)},
@@ -57,6 +74,15 @@ def measured() -> list[dict[str, Any]]:
         raise ExtensionError(f"depprobe claims left with {done.returncode}:\n{done.stderr}")
     records: list[dict[str, Any]] = json.loads(done.stdout)["claims"]
     return records
+
+
+def from_studies() -> None:
+    """Take up what the quick studies measured: where a study is about a claim, its dataset is the claim's."""
+    KEPT.mkdir(parents=True, exist_ok=True)
+    for data in sorted((DOCS / "_build" / "studies" / "quick").glob("*.nc")):
+        claim = str(store.load(data).attrs.get("claim", ""))
+        if claim:
+            shutil.copyfile(data, KEPT / ClaimCache(KEPT, quick=True).path(claim).name)
 
 
 def said(number: dict[str, Any]) -> str:
@@ -73,8 +99,10 @@ def text(words: str) -> str:
 
 
 def entry(record: dict[str, Any]) -> str:
-    """One claim: statement, findings, rule."""
-    parts = [f"## {record['id']}", f"> {text(record['statement'])}"]
+    """One claim: its statement, and, to be unfolded, findings and rule."""
+    parts = [f"### {record['id']}", f"> {text(record['statement'])}"]
+    verdicts = ", ".join(dict.fromkeys(finding["verdict"] for finding in record["findings"]))
+    parts.append(f"<details>\n<summary>{verdicts}: findings, numbers and rule</summary>")
     for finding in record["findings"]:
         lines = [f"**{finding['verdict']}**: {text(finding['part'])}"]
         if finding["note"]:
@@ -83,7 +111,7 @@ def entry(record: dict[str, Any]) -> str:
         if finding["numbers"]:
             rows = [f"| {text(name)} | {said(number)} |" for name, number in finding["numbers"].items()]
             parts.append("\n".join(["| measured | |", "| --- | --- |", *rows]))
-    parts.append(f"*Rule.* {text(record['rule'])}")
+    parts += [f"*Rule.* {text(record['rule'])}", "</details>"]
     return "\n\n".join(parts)
 
 
@@ -97,7 +125,10 @@ def page() -> str:
     ]
     table = "\n".join(["| claim | part | verdict |", "| --- | --- | --- |", *rows])
     counted = tally([finding["verdict"] for record in records for finding in record["findings"]])
-    return "\n\n".join([HEAD, f"{counted}.", table, *map(entry, records)]) + "\n"
+    return (
+        "\n\n".join([HEAD, f"{counted}.", table, "## The statements, one by one", *map(entry, records)])
+        + "\n"
+    )
 
 
 def prepare(app: Sphinx, config: Any) -> None:
@@ -107,5 +138,6 @@ def prepare(app: Sphinx, config: Any) -> None:
 
 def setup(app: Sphinx) -> dict[str, Any]:
     """Prepare the page once the configuration is read."""
-    app.connect("config-inited", prepare)
+    # after the studies, whose measurements are the same
+    app.connect("config-inited", prepare, priority=600)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

@@ -10,6 +10,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+import bibliography
 import click
 from sphinx.application import Sphinx
 from written import write
@@ -28,7 +29,15 @@ GROUPS = {
     "The operator": ("depprobe.operators",),
     "Curves and distances": ("depprobe.curves",),
     "The article": ("depprobe.ledger",),
-    "Data": ("depprobe.store", "depprobe.runs.inputs", "depprobe.vocabulary"),
+    "Data and tables": ("depprobe.store", "depprobe.runs.inputs", "depprobe.cli", "depprobe.vocabulary"),
+    "Models": ("depprobe.models", "depprobe.core"),
+}
+
+#: public names that are no functions or classes -> what they are
+OTHER_NAMES = {
+    "__version__": "The version, a string.",
+    "layers": "The table of named layers, by name: :doc:`layers`. ``depprobe.layers.register`` adds one.",
+    "figures": "The module of the figures below.",
 }
 
 #: packages whose files open with their equations, in the order in which data flows
@@ -47,7 +56,9 @@ def layer_page() -> str:
     parts = []
     for name, layer in layers.items():
         options = [[f"`{option}`", f"`{parameter.default}`"] for option, parameter in layer.options.items()]
+        source = bibliography.links(layer.citation)
         parts.append(f"## {name}\n\n{layer.summary}\n\n```text\n{layer.equation}\n```\n\n{layer.citation}.")
+        parts += [f"In the bibliography: {source}."] * bool(source)
         if options:
             parts.append(table(["option", "default"], options))
         if layer.examples:
@@ -107,13 +118,20 @@ def listing(title: str, module: str, names: Iterable[str]) -> str:
 def reference_page() -> str:
     """Every public name of the package, of its figures and of its theory."""
     names = [name for name in depprobe.__all__ if callable(getattr(depprobe, name))]
-    parts = ["Reference\n========="]
+    parts = [
+        "Reference\n=========",
+        "Every public name. The commands are on a :doc:`page of their own <commands>`.",
+    ]
     for title, homes in GROUPS.items():
         here = [name for name in names if getattr(depprobe, name).__module__.startswith(homes)]
         names = [name for name in names if name not in here]
         if here:
             parts.append(listing(title, "depprobe", here))
-    parts.append(listing("Layers and errors", "depprobe", names))
+    parts.append(listing("Errors", "depprobe", names))
+    rest = [name for name in depprobe.__all__ if not callable(getattr(depprobe, name))]
+    parts.append("Other names\n-----------")
+    parts += [f"``depprobe.{name}``\n   {OTHER_NAMES[name]}" for name in rest]
+    parts.append(listing("Methods of datasets", "depprobe.runs.accessor", ["Accessor"]))
     drawing = [name for name in depprobe.figures.__all__ if callable(getattr(depprobe.figures, name))]
     parts.append(listing("Figures", "depprobe.figures", drawing))
     rules = ["beside_ranking", "beside_map", "tree", "rule_of_thumb"]
@@ -140,7 +158,11 @@ def equation_page() -> str:
             for file in sorted(folder.rglob("[a-z]*.py"))
         }
         parts += [f"## depprobe.{package}"] * bool(texts)
-        parts += [f"### {package}.{name}\n\n```text\n{text}\n```" for name, text in texts.items() if text]
+        for name, text in texts.items():
+            if text:
+                parts.append(f"### {package}.{name}\n\n```text\n{text}\n```")
+                source = bibliography.links(text)
+                parts += [f"In the bibliography: {source}."] * bool(source)
     return "\n\n".join(parts) + "\n"
 
 

@@ -21,6 +21,8 @@ from sphinx.errors import ExtensionError
 from sphinx.util import logging
 from written import write
 
+from depprobe import store
+
 DOCS = Path(__file__).parent.parent
 STUDIES = DOCS.parent / "studies"
 KEPT = DOCS / "_build" / "studies"
@@ -30,8 +32,9 @@ HEADER = """\
 Studies
 =======
 
-One claim or question a script, with its answer. ``python studies/NAME.py`` computes the dataset and draws
-the figure, ``--quick`` a small version of it.
+Each study asks one question, and its page gives the answer, the figure and the script. ``python
+studies/NAME.py`` computes the dataset and draws the figure; ``--quick`` computes a small version, in a minute
+at most.
 """
 
 log = logging.getLogger(__name__)
@@ -71,6 +74,14 @@ def run(script: Path) -> str:
     return "the dataset in studies/out" if stored else "the quick version"
 
 
+def listing(script: Path) -> list[str]:
+    """The table that a study made for a paper, as LaTeX; nothing where it made none."""
+    stored, quick = STUDIES / "out" / f"{script.stem}.nc", KEPT / "quick" / f"{script.stem}.nc"
+    table = str(store.load(stored if stored.exists() else quick).attrs.get("table", ""))
+    lines = [f"   {line}" for line in table.splitlines()]
+    return ["", ".. code-block:: latex", "", *lines] if lines else []
+
+
 def page(script: Path) -> str:
     """The script as the gallery reads it: title, picture, text, then the code."""
     source = script.read_text(encoding="utf-8")
@@ -91,6 +102,7 @@ def page(script: Path) -> str:
             f"   :alt: {title}",
             "",
             f"   ``studies/{script.name}``, drawn from {drawn}.",
+            *listing(script),
         ]
     )
     code = "\n".join(source.splitlines()[docstring.end_lineno :])

@@ -6,7 +6,7 @@ r"""C7: whether the largest eigenvalue tells how gradients decay through a recur
 Measured for tanh and for the linear recurrence, with random (N(0, g^2/d)), orthogonal (g Q) and strongly
 non-normal weights (g Q T Q^T, T triangular), all of spectral radius about g, driven by fresh noise.
 Shapes: W (d, d), x (n, d). Rates are slopes of ln norm_F against the lag over its second third.
-Source: Bengio et al. 1994, Pascanu et al. 2013 (the rule); Schoenholz et al. 2017 (mean field).
+Source: Bengio et al. 1994, Pascanu et al. 2013 (the rule); Schoenholz et al. 2016 (mean field).
 """
 
 from __future__ import annotations
