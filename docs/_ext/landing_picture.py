@@ -41,7 +41,7 @@ def draw() -> Figure:
         ax.plot(log_norm, color=COLOURS[0], linewidth=2)
         ax.plot(end, log_norm[end], "o", color=COLOURS[1], markersize=6)
         ax.text(end + 25, -8, f"float32 autodiff:\n0 from lag {end + 1} on", color=COLOURS[1], va="top")
-        ax.text(60, -185, "depprobe goes on", color=COLOURS[0], va="center")
+        ax.text(560, -95, f"depprobe:\non to 1e{log_norm[-1]:.0f}", color=COLOURS[0], va="center")
         ax.set_xlim(0, 1000)
         ax.set_xlabel("lag $t - k$ (positions)")
         ax.set_ylabel(r"$\log_{10}\, \Vert J_{t,k}\Vert$ of an LSTM")
