@@ -10,7 +10,7 @@ from torch import nn
 
 from depprobe.complexity import complexity
 from depprobe.costs.flops import count_flops
-from depprobe.errors import DepprobeError
+from depprobe.errors import BadInput, DepprobeError
 from depprobe.registry import Spec, layers
 
 N, D_IN, D = 19, 6, 8
@@ -73,6 +73,42 @@ def test_other_modules_are_counted_too():
     assert count_flops(Mixer(), torch.randn(N, 5)) == 2 * N * N * 5
 
 
+PLAIN = {
+    "pool": (nn.MaxPool1d(3, 2), "b d n", 0, (N - 3) // 2 + 1),
+    "pool that rounds up": (nn.AvgPool1d(2, ceil_mode=True), "b d n", 0, (N + 1) // 2),
+    "bins": (nn.AdaptiveAvgPool1d(4), "b d n", 0, 4),
+    "softmax": (nn.Softmax(-1), "b n d", 0, N),
+    "transposed": (nn.ConvTranspose1d(8, 6, 4, 2, 1, groups=2), "b d n", 2 * N * 4 * 4 * 6, 2 * N),
+    "stack": (nn.Sequential(nn.Conv1d(8, 6, 3, padding=1), nn.MaxPool1d(2)), "b d n", 2 * N * 24 * 6, N // 2),
+    "attention": (nn.MultiheadAttention(8, 2, batch_first=True).eval(), None, 8 * N * 64 + 4 * 8 * N * N, N),
+    "encoder layer": (
+        nn.TransformerEncoderLayer(8, 2, 12, batch_first=True).eval(),
+        None,
+        8 * N * 64 + 4 * 8 * N * N + 4 * N * 8 * 12,
+        N,
+    ),
+}
+
+
+@pytest.mark.parametrize("name", PLAIN)
+def test_plain_modules_have_the_formula_that_is_counted(name):
+    """Counted by torch's counter, by the table's formula, and by hand."""
+    module, layout, flops, n_out = PLAIN[name]
+    found = complexity(module, N)
+    assert found.total == count_flops(module, torch.randn(N, 8), layout=layout) == flops
+    assert found.n_out == n_out
+    x = torch.randn(1, 8, N) if layout == "b d n" else torch.randn(1, N, 8)
+    out = module(x, x, x)[0] if name == "attention" else module(x)
+    assert out.shape[-1 if layout == "b d n" else 1] == n_out
+
+
+def test_a_softmax_over_time_has_no_formula():
+    assert complexity(nn.Sequential(nn.Conv1d(8, 8, 3, padding=1), nn.Softmax(-1)), N) is None
+    assert complexity(nn.Softmax(1), N) is None
+    with pytest.raises(BadInput, match="n = 2 is too short for MaxPool1d"):
+        complexity(nn.MaxPool1d(3), 2)
+
+
 def test_a_count_of_nothing_for_work_done_is_refused():
     class Hidden(nn.Module):
         def __init__(self) -> None:
@@ -90,6 +126,7 @@ def test_switches_come_back_as_they_were():
     before = torch.backends.mkldnn.enabled
     count_flops(nn.Linear(2, 2), torch.zeros(3, 2))
     assert torch.backends.mkldnn.enabled is before
+    assert torch.backends.mha.get_fastpath_enabled()
 
 
 class Applied(nn.Module):

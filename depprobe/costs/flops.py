@@ -92,6 +92,8 @@ def _products_only() -> Iterator[None]:
     """Without kernels that take several products in one."""
     # the public context managers set precisions too, and warn of them
     before = torch._C._get_mkldnn_enabled(), torch._C._get_cudnn_enabled()
+    fast = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
     torch._C._set_mkldnn_enabled(False)
     torch._C._set_cudnn_enabled(False)
     try:
@@ -100,3 +102,4 @@ def _products_only() -> Iterator[None]:
     finally:
         torch._C._set_mkldnn_enabled(before[0])
         torch._C._set_cudnn_enabled(before[1])
+        torch.backends.mha.set_fastpath_enabled(fast)

@@ -19,7 +19,12 @@ from depprobe.complexity import Complexity, applications, checked, complexity
 _PER_POSITION: tuple[type[nn.Module], ...] = (
     *(nn.Identity, nn.Dropout, nn.ReLU, nn.Tanh, nn.Sigmoid, nn.GELU, nn.SiLU),
     *(nn.ELU, nn.LeakyReLU, nn.Softplus, nn.LayerNorm, nn.RMSNorm, nn.BatchNorm1d, nn.GroupNorm),
+    *(nn.PReLU, nn.ReLU6, nn.SELU, nn.CELU, nn.Mish, nn.Hardtanh, nn.Hardswish, nn.Hardsigmoid),
+    *(nn.LogSigmoid, nn.Softsign, nn.Tanhshrink, nn.Softshrink, nn.Hardshrink, nn.Threshold),
+    *(nn.Dropout1d, nn.AlphaDropout, nn.FeatureAlphaDropout),
 )
+#: of which the last axis is time, in a stack with one of these
+_CHANNELS_FIRST = (nn.Conv1d, nn.ConvTranspose1d, nn.MaxPool1d, nn.AvgPool1d)
 
 
 def _elementwise(module: nn.Module, n: int) -> Complexity:
@@ -28,6 +33,15 @@ def _elementwise(module: nn.Module, n: int) -> Complexity:
 
 for _kind in _PER_POSITION:
     complexity.register(_kind, _elementwise)
+
+
+def _of_features(module: nn.Softmax | nn.LogSoftmax, n: int) -> Complexity | None:
+    """A softmax over the last axis; over another it may mix positions."""
+    return _elementwise(module, n) if module.dim in (-1, 2) else None
+
+
+for _softmax in (nn.Softmax, nn.LogSoftmax):
+    complexity.register(_softmax, _of_features)
 
 
 @complexity.register
@@ -40,6 +54,9 @@ def _(module: nn.Linear, n: int) -> Complexity:
 def _(module: nn.Sequential, n: int) -> Complexity | None:
     parts: list[Complexity] = []
     length = checked(n)
+    softmax = any(isinstance(child, nn.Softmax | nn.LogSoftmax) for child in module)
+    if softmax and any(isinstance(child, _CHANNELS_FIRST) for child in module):
+        return None  # over time
     for child in module:
         found = complexity(child, length)
         if found is None:
