@@ -153,7 +153,10 @@ def test_help_names_packages_and_imports_none(site, broken):
     assert "shattered  From the package depprobe-broken 0.3." in done.stdout
     # those of depprobe cannot be replaced
     assert done.stdout.count("jacobian  ") == 1
-    assert "Commands of other packages" not in run("-m", "depprobe", "--help", paths=()).stdout
+    shown += "\nassert 'importlib.metadata' not in sys.modules"
+    done = run("-c", shown, paths=())
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "Commands of other packages" not in done.stdout
 
 
 @pytest.mark.parametrize(
