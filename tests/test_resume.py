@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import torch
 
 import depprobe
+import depprobe.probes.jacobian as jacobian_probe
 from depprobe.errors import BadInput
 from depprobe.operators import RecurrentJacobian
 from depprobe.runs.cache import MARKER, Finished, FinishedPoints
@@ -109,3 +111,53 @@ def test_any_damage_to_a_finished_point_is_noticed(tmp_path):
         assert kept.get({"n": 1}) is None
     file.write_bytes(whole)
     assert kept.get({"n": 1}) == {"seconds": 1.25}
+
+
+class _Halting(torch.nn.Module):
+    """A model whose code and weights are known, and which stops in the middle of a run."""
+
+    left = 10**9
+
+    def __init__(self, seed: int) -> None:
+        super().__init__()
+        torch.manual_seed(seed)
+        self.rnn = torch.nn.GRU(3, 4, batch_first=True)
+
+    def forward(self, x):
+        return self.rnn(x)[0].tanh()
+
+
+def test_finished_cases_of_a_model_are_taken_up(tmp_path, monkeypatch):
+    kept, x = Finished(tmp_path / "partial"), np.random.default_rng(0).normal(size=(12, 3))
+    measured = []
+    plain = jacobian_probe.jacobians_at_depths
+
+    def spy(module, *arguments, **options):
+        if len(measured) == 2:
+            measured.append(None)
+            raise KeyboardInterrupt
+        measured.append(module)
+        return plain(module, *arguments, **options)
+
+    monkeypatch.setattr(jacobian_probe, "jacobians_at_depths", spy)
+    with pytest.raises(KeyboardInterrupt):
+        depprobe.jacobian({"A": _Halting}, x, seeds=4, finished=kept)
+    resumed = depprobe.jacobian({"A": _Halting}, x, seeds=4, finished=kept)
+    assert len(measured) == 3 + 2, "two draws were finished"
+    assert resumed.identical(depprobe.jacobian({"A": _Halting}, x, seeds=4))
+
+    def other(seed):
+        module = _Halting(seed)
+        with torch.no_grad():
+            module.rnn.weight_hh_l0[0, 0] += 1e-3
+        return module
+
+    before = len(measured)
+    depprobe.jacobian({"A": other}, x, seeds=4, finished=kept)
+    assert len(measured) == before + 4, "other weights are other cases"
+
+
+def test_an_exact_row_of_many_outputs_is_refused_before_it_is_made():
+    module = torch.nn.Linear(2, 40_000)
+    with pytest.raises(depprobe.OverBudget, match=r"an exact row of 40000 outputs .*--method probes"):
+        depprobe.jacobian(module, np.ones((3, 2)), method="autograd", memory="100MiB")

@@ -109,7 +109,7 @@ def check(ds: xr.Dataset) -> None:
     if "position" not in ds.coords or np.isnan(ds["position"].values.astype(np.float64)).any():
         raise BadInput(
             "no coordinate 'position': where the outputs sit among the inputs is not known, and a lag needs "
-            "it; measure with position= (same, end, forecast or an array)"
+            "it; measure with position= (--position): same, end, forecast or an array"
         )
     if set(ds["position"].dims) - {*CURVES, "target"}:
         raise BadInput(f"position is over ({', '.join(map(str, ds['position'].dims))}), not over (target)")

@@ -111,7 +111,8 @@ def jacobian(
     forward : further arguments of the module's forward, such as ``attn_mask``.
     command : what to record as the command; the call itself by default.
     progress : called with (cases done, cases in all, what is under way).
-    finished : where to keep finished cases of named layers, and take them up from.
+    finished : where to keep finished cases, and take them up from; of models they are told by all weights,
+        attributes and code.
 
     Returns
     -------

@@ -17,7 +17,7 @@ from depprobe.models.checkpoint import ReadsText, StoredWeights
 from depprobe.models.trained.sound import ReadsSound
 from depprobe.runs.inputs import Source
 from depprobe.runs.module_inputs import samples_for
-from depprobe.runs.subject import DTYPES, NOT_KEPT, Request, Subject, device_of
+from depprobe.runs.subject import DTYPES, Request, Subject, device_of
 
 
 class Factory(Subject):
@@ -26,7 +26,7 @@ class Factory(Subject):
     def __init__(self, label: str, make: Callable[..., Any]) -> None:
         super().__init__(label)
         self.make, self.takes_seed = make, _takes_seed(label, make)
-        self.refuses = {"d": f"{label} has its own width", "finished": NOT_KEPT}
+        self.refuses = {"d": f"{label} has its own width"}
         if isinstance(make, StoredWeights):
             self.refuses["seeds"] = (
                 f"the weights of {label} are stored, not drawn; models that draw theirs take a call of their "

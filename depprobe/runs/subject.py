@@ -36,8 +36,6 @@ DEFAULTS |= {"dtype": "float64", "device": "cpu"}
 DTYPES = {"float32": torch.float32, "float64": torch.float64}
 #: share of the budget below which one (d x d) matrix cannot make the weights exceed it
 _SMALL_SHARE = 0.01
-#: a file is named by the spec string and the seed; of other weights it knows nothing
-NOT_KEPT = "finished cases are kept of named layers alone"
 #: functions that draw; those of ``torch.nn.init`` name their generator when they come here
 _DRAWING = {torch.rand, torch.randn, torch.randint, torch.randperm, torch.normal, torch.bernoulli}
 _DRAWING |= {torch.multinomial, torch.poisson, Tensor.multinomial, Tensor.bernoulli}
@@ -226,7 +224,6 @@ class BuiltModule(Subject):
         self.module = module
         self.refuses = {
             "d": f"{label} has its own width",
-            "finished": NOT_KEPT,
             **dict.fromkeys(("seeds", "dtype", "device"), f"{label} is a module that is already built"),
         }
 

@@ -123,12 +123,11 @@ def asked(input_: str, options: Mapping[str, Any]) -> Run:
 
 
 def measured(run: Run, kept: Finished | None = None) -> xr.Dataset:
-    """The dataset of a run, whose finished cases are kept where they may be."""
+    """The dataset of a run, whose finished cases are kept."""
     with run.measuring() as report:
         from depprobe.probes.jacobian import jacobian as measure
 
-        finished = kept if isinstance(run.targets, list) else None
-        given = run.options | {"finished": finished, "position": _position(run.options["position"])}
+        given = run.options | {"finished": kept, "position": _position(run.options["position"])}
         return measure(run.targets, run.source, command=run.command, progress=report, **given)
 
 

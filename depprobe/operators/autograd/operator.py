@@ -169,8 +169,14 @@ class AutogradJacobian(TemporalJacobian):
         return logs.cpu().numpy() - log_scale
 
     def _identity(self) -> Tensor:
-        y = self._function.y
-        return torch.eye(self.shape[1], dtype=y.dtype, device=y.device)
+        y, width = self._function.y, self.shape[1]
+        require(
+            2 * width**2 * y.element_size(),
+            self._memory,
+            f"an exact row of {width} outputs",
+            "use method='probes' (--method probes), or a larger memory",
+        )
+        return torch.eye(width, dtype=y.dtype, device=y.device)
 
     # -- blocks and products -------------------------------------------------------------------------
 
