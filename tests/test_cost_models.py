@@ -106,7 +106,7 @@ def test_the_command_line_gives_what_python_gives(tmp_path, monkeypatch, run):
         ("--layer", "gru", "--input", "data.csv"): "named layers are measured at noise: leave out --input",
         ("--model", "net.py:tagger", "--input", "data.csv"): "data.csv holds 40 positions and n = 256",
         ("--model", "net.py:tagger", "--table", "text"): "the efficiency table is of named layers",
-        ("--model", "net.py:tagger", "--d", "7"): "a module has its own width",
+        ("--model", "net.py:tagger", "--d", "7"): "tagger has its own width",
         ("--model", "net.py:characters", "--input", "data.csv", "--n", "9"): "data.csv has 3 columns",
     }.items():
         code, _, err = run("cost", *words, "-q")

@@ -161,7 +161,7 @@ def cost(
     read_file = isinstance(x, Source) and x.length is not None
     meaningless = [("x", "named layers take noise")] if layers and (given_whole or not models) else []
     meaningless += [("n", "x is given and brings its own")] if given_whole else []
-    meaningless += [("d", "a module has its own width")] if not layers else []
+    meaningless += [("d", f"{', '.join(models)} has its own width")] if not layers else []
     refuse({"n": n, "d": d, "x": x if given_whole or read_file else None}, meaningless)
     if models and x is None and not layers:
         raise BadInput("a module needs its input: pass x of shape (n, d), or a depprobe.read_input")
