@@ -207,7 +207,7 @@ def test_the_efficiency_table(run, measured):
         np.testing.assert_allclose(float(row["memory_ratio"]), ratio)
     latex = good(run, "--table", "latex", "--n", "8", *SMALL)
     body = latex.split(r"\midrule")[1].split(r"\bottomrule")[0].strip().splitlines()
-    assert latex.startswith(r"\begin{tabular}{lrrrrrrrrrrr}" + "\n" + r"\toprule")
+    assert latex.startswith(r"\begin{tabular}{lrlrrrrrrrrr}" + "\n" + r"\toprule")
     assert len(body) == 8
     assert all(line.count("&") == 11 and line.endswith(r"\\") for line in body)
     assert "µ" not in latex
