@@ -120,7 +120,7 @@ def reference_page() -> str:
     names = [name for name in depprobe.__all__ if callable(getattr(depprobe, name))]
     parts = [
         "Reference\n=========",
-        "Every public name. The commands are on a :doc:`page of their own <commands>`.",
+        "Every public name. The commands: :doc:`commands`; what is in a dataset: :doc:`schema`.",
     ]
     for title, homes in GROUPS.items():
         here = [name for name in names if getattr(depprobe, name).__module__.startswith(homes)]
