@@ -417,8 +417,10 @@ def test_what_cannot_be_answered_is_said_in_one_line():
     x = torch.randn(12, 3)
     with pytest.raises(BadInput, match="not defined for a bidirectional module"):
         temporal_jacobian(nn.LSTM(3, 4, bidirectional=True), x, wrt="h")
-    with pytest.raises(OverBudget, match=r"segment of 12 steps of the trajectory needs .* budget is 100 B"):
-        temporal_jacobian(nn.LSTM(3, 4), x, memory=100)
+    with pytest.raises(OverBudget, match=r"segment of 12 steps of the trajectory needs .* budget is 2 KiB"):
+        temporal_jacobian(nn.LSTM(3, 4), x, memory=2048)
+    with pytest.raises(OverBudget, match=r"row of 1000 norms needs"):
+        temporal_jacobian(nn.LSTM(3, 4), torch.randn(1000, 3), memory=100_000)
     with pytest.raises(OverBudget, match=r"trajectory of 200 steps needs"):
         temporal_jacobian(nn.LSTM(3, 4), torch.randn(200, 3), memory=90_000).vjp(torch.ones(200, 4))
     with pytest.raises(OverBudget, match="row of 12 blocks"):

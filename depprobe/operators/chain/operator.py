@@ -46,8 +46,8 @@ _SHARES = (0.06, 0.001, 0.0)
 _SINGLE_TOLERANCE, _MARGIN = 1e-7, 6
 #: rows swept together, and the numbers in their blocks that may be held
 _MOST_AT_ONCE, _ROW_NUMBERS = 64, 16 << 20
-#: bytes of a trajectory that is held whole; runs of rows that are held before their norms are taken
-_HELD, _MOST_TOLD = 256 << 20, 4096
+#: bytes of a trajectory that is held whole; runs held before their norms are taken; numbers held for a norm
+_HELD, _MOST_TOLD, _NUMBERS = 256 << 20, 4096, 16
 
 
 class RecurrentJacobian(TemporalJacobian):
@@ -64,7 +64,7 @@ class RecurrentJacobian(TemporalJacobian):
     Raises
     ------
     BadInput : ``wrt`` names a state the module lacks, or one of two.
-    OverBudget : a row block, or what needs the trajectory held whole, would not fit.
+    OverBudget : norms, a row block, or what needs the trajectory held whole, would not fit.
     """
 
     method = "chain"
@@ -87,6 +87,7 @@ class RecurrentJacobian(TemporalJacobian):
             raise BadInput(f"wrt={wrt!r} is not defined for a bidirectional module (two states); use x")
         self.wrt, self.tolerance, self._memory = wrt, tolerance, memory
         n = x.shape[0]
+        require(_NUMBERS * 8 * n, memory, f"a row of {n} norms", "use a smaller n")
         self._weights, self._x = RecurrentWeights.of_module(module), x.detach()
         self._dtype, self._device = x.dtype, x.device
         self._deep_both = both and module.num_layers > 1
