@@ -472,7 +472,7 @@ def test_a_layer_checks_its_options_against_the_width(refused):
 @pytest.mark.parametrize(
     ("match", "arguments"),
     [
-        (r"1e\+03 B; use a smaller --d, or --dtype float32", [*LSTM, "--memory", "1KB"]),
+        (r"1000 B; use a smaller --d, or --dtype float32", [*LSTM, "--memory", "1KB"]),
         ("the input .* needs 384 B .*smaller --n or --d", [*LSTM, "--memory", "10"]),
         (
             "needs 381 GiB .* 4 GiB; use a smaller --n",
@@ -802,12 +802,27 @@ def test_an_interrupted_comparison_resumes_and_ends_in_the_same_file(run, good, 
 
     operator = probe.jacobians_at_depths
     monkeypatch.setattr(probe, "jacobians_at_depths", second_interrupted)
-    assert run(*command)[0] == 130
+    code, _, err = run(*command)
+    assert (code, err.splitlines()[-1]) == (
+        130,
+        "depprobe: interrupted; nothing is half-written; the same command takes up every finished case and "
+        "starts the others again",
+    )
     assert not Path("data/a.nc").exists()
     stopping = False
     good(*command)
     assert measured == ["LSTM", "GRU"]
     assert files() == expected
+
+
+def test_an_interrupted_command_that_keeps_no_cases_says_so(run, monkeypatch):
+    def stops(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("depprobe.probes.gates.gates", stops)
+    code, _, err = run("gates", "--layer", "lstm", "--n", "9", "--d", "4")
+    said = "depprobe: interrupted; nothing is half-written, and the same command starts again\n"
+    assert (code, err) == (130, said)
 
 
 def test_data_that_ends_early_is_not_taken_for_an_interrupt(refused, monkeypatch):

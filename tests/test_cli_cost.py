@@ -225,7 +225,7 @@ def test_an_interrupted_run_goes_on(run, measured, monkeypatch):
     monkeypatch.setattr(probe, "measured_alone", stops)
     code, _, err = run(*call)
     assert code == 130
-    assert "the same command resumes" in err
+    assert "the same command takes up every finished point" in err
     assert len(list(Path("a.nc.partial").glob("*.json"))) == 3
     monkeypatch.setattr(probe, "measured_alone", here)
     good(run, *call)

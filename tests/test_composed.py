@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from depprobe.core.calling.passes import call_once as call
 from depprobe.core.scaled import log_norms
@@ -351,6 +352,32 @@ def test_small_budgets_take_rows_in_parts_and_smaller_ones_are_refused():
     np.testing.assert_allclose(few.log_norms([9]).values, exact, rtol=0, atol=1e-12)
     with pytest.raises(OverBudget, match=r"the forward pass needs .* and the memory budget is 500 B"):
         temporal_jacobian(module, x, memory=500).log_norms([9])
+
+
+class Largest(TorchDispatchMode):
+    """The size in bytes of the largest tensor that is made."""
+
+    size = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        made = func(*args, **(kwargs or {}))
+        for one in made if isinstance(made, tuple | list) else [made]:
+            if isinstance(one, torch.Tensor):
+                self.size = max(self.size, one.untyped_storage().nbytes())
+        return made
+
+
+def test_wide_rows_are_made_within_the_budget_from_their_unit_vectors_on():
+    module = nn.Sequential(nn.Conv1d(2, 600, 3, padding=1), nn.ReLU()).double()
+    x, budget = torch.randn(9, 2).double(), 400_000
+    expected = torch.autograd.functional.jacobian(lambda z: module(z.T[None])[0, :, 4], x).norm(dim=(0, 2))
+    J = temporal_jacobian(module, x, memory=budget)
+    with Largest() as largest:
+        next(iter(J._row_parts(4, J._chunk(4))))
+    assert largest.size <= budget < 8 * 600**2
+    np.testing.assert_allclose(np.exp(J.log_norms([4]).values[0]), expected, atol=1e-12)
+    with pytest.raises(OverBudget, match=r"a row of 3 blocks needs 84.4 KiB .* or --norm fro"):
+        temporal_jacobian(module, x, memory=80_000).log_norms([4], None, "spectral")
 
 
 def test_bad_calls():

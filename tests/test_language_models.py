@@ -12,6 +12,7 @@ import pytest
 import torch
 
 import depprobe
+from depprobe.errors import BadInput
 from depprobe.vocabulary import STATUS
 
 transformers = pytest.importorskip("transformers")
@@ -134,3 +135,43 @@ def test_norms_are_those_of_plain_autograd(name, way):
     if "sliding_window" in ARCHITECTURES[name][1] and name != "gpt-oss":
         # two layers with a window of 4
         assert bool((ds.log_norm_status.sel(target=N - 1)[: N - 7] == STATUS["zero"]).all())
+
+
+TINY = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2, "vocab_size": 9}
+TINY |= {"pad_token_id": 1, "bos_token_id": 0, "eos_token_id": 0}
+
+
+def small(kind: str, positions: int, **sizes: int) -> torch.nn.Module:
+    """A model of transformers with one block and so many positions."""
+    config = getattr(transformers, f"{kind}Config")(**TINY, **sizes, max_position_embeddings=positions)
+    torch.manual_seed(0)
+    return getattr(transformers, f"{kind}Model")(config).eval()
+
+
+@pytest.mark.parametrize(
+    ("kind", "rows", "sizes"),
+    [
+        ("GPT2", 12, {}),
+        ("Bert", 12, {"intermediate_size": 8}),
+        ("OPT", 12, {"ffn_dim": 8, "word_embed_proj_dim": 8}),
+        ("Roberta", 14, {"intermediate_size": 8}),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_more_ids_than_learned_positions_are_refused(kind: str, rows: int, sizes: dict[str, int]) -> None:
+    """As many as the model runs on are measured, one more is not."""
+    model, ids = small(kind, rows, **sizes), torch.arange(13) % 7 + 2
+    with pytest.raises((IndexError, RuntimeError, ValueError)):
+        model(ids[None])
+    assert depprobe.jacobian(model, ids[:12])["log_norm"].sizes["source"] == 12
+    said = f"{type(model).__name__} has 12 learned positions and the input holds n = 13; use n <= 12"
+    with pytest.raises(BadInput, match=f"^{said}$"):
+        depprobe.jacobian(model, ids)
+
+
+def test_more_ids_than_rotary_positions_are_measured_with_a_warning() -> None:
+    model = small("Llama", 12, intermediate_size=8, num_key_value_heads=1)
+    ids = torch.arange(13) % 7 + 2
+    assert depprobe.jacobian(model, ids[:12])["log_norm"].notnull().all()
+    with pytest.warns(UserWarning, match="configured for up to 12 positions and the input holds n = 13"):
+        assert depprobe.jacobian(model, ids)["log_norm"].notnull().all()

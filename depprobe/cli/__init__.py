@@ -44,6 +44,8 @@ COMMANDS = {
     "layers": "List the named layers, their options, equations and operators.",
     "models": "List trained models with their licences, and fetch their weights.",
 }
+#: command -> what of it is kept as soon as it is measured
+_KEPT = {"jacobian": "case", "cost": "point", "sweep": "cell", "claims": "statement", "advise": "measurement"}
 
 
 def _others() -> dict[str, EntryPoint]:
@@ -156,10 +158,10 @@ def main(arguments: list[str] | None = None) -> NoReturn:
         # what click returns for ctx.exit(code); the commands themselves return nothing
         code = left if isinstance(left, int) else 0
     except _Terminated:
-        _say("terminated; nothing is half-written, and the same command resumes")
+        _say(f"terminated; {_left(arguments)}")
         code = 143
     except (click.Abort, KeyboardInterrupt):
-        _say("interrupted; nothing is half-written, and the same command resumes")
+        _say(f"interrupted; {_left(arguments)}")
         code = 130
     except Exception as error:
         if debug:
@@ -206,6 +208,15 @@ def _warnings_on_one_line() -> Iterator[None]:
     with warnings.catch_warnings():
         warnings.showwarning = show
         yield
+
+
+def _left(arguments: list[str]) -> str:
+    """What an interrupted command leaves."""
+    kept = _KEPT.get(next((word for word in arguments if not word.startswith("-")), ""))
+    if kept is None:
+        return "nothing is half-written, and the same command starts again"
+    taken = f"takes up every finished {kept} and starts the others again"
+    return f"nothing is half-written; the same command {taken}"
 
 
 def _reading(error: Exception) -> tuple[int, str]:

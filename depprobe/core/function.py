@@ -25,7 +25,7 @@ from depprobe.core.calling.layout import check_layout
 from depprobe.core.calling.one_function import found_layout, require_function
 from depprobe.core.calling.outputs import WRT_WORDS
 from depprobe.core.calling.passes import Pass, Passes
-from depprobe.core.calling.positions import positions_of
+from depprobe.core.calling.positions import check_length, positions_of
 from depprobe.core.calling.replacements import Replacements
 from depprobe.core.options import DEFAULT_MEMORY, check_kind
 from depprobe.errors import BadInput
@@ -79,6 +79,8 @@ class SequenceFunction:
         check_kind("a mapping", forward={} if forward is None else forward)
         self.module, self.of, self.wrt, self.forward = module, of, wrt, dict(forward or {})
         self._argument = checked(argument_of(x, module), module)
+        if hasattr(module, "config") and "position_ids" not in self.forward | dict(self._argument.beside):
+            check_length(module, len(self._argument.value))
         self._position, self._memory = position, memory
         self._first: Pass | None = None
         self._kept: Pass | None = None

@@ -8,6 +8,8 @@ through. All else must fit: every weight of the module, no other, each of its sh
 from __future__ import annotations
 
 import abc
+import re
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -22,6 +24,8 @@ from depprobe.errors import BadInput
 SUFFIXES = (".safetensors", ".pt", ".pth", ".npz")
 _INSIDE = ("state_dict", "model_state_dict", "model_state", "model", "weights", "params")
 _PREFIXES = ("module.", "_orig_mod.", "model.", "net.")
+#: what torch says it would have to import
+_CODE = re.compile(r"GLOBAL ([\w.]+)")
 #: names listed in an error
 _SHOWN = 4
 
@@ -67,14 +71,20 @@ def read_weights(path: str | Path) -> dict[str, Tensor]:
 
 def _torch(path: Path) -> Any:
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            # of pickles that others wrote, which say by an error whether they can be read
+            warnings.simplefilter("ignore")
+            return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
         # the unpickler's own error, without importing what could unpickle
         if type(error).__name__ != "UnpicklingError":
             raise
+        named = _CODE.search(str(error))
+        code = named[1].removeprefix("__builtin__.") if named else ""
+        fault = f"runs {code} when it is unpickled" if code else "is damaged, or holds more than weights"
         raise BadInput(
-            f"{str(path)!r} needs code to be unpickled, or is damaged, and a checkpoint is never run; save "
-            f"module.state_dict() instead of the module ({_first_line(error)})"
+            f"{str(path)!r} {fault}, and nothing in a checkpoint is run; save module.state_dict() instead of "
+            "the module"
         ) from error
 
 

@@ -1,17 +1,22 @@
-"""Which input position each output sits at: lags and distances are counted from it."""
+"""Which input position each output sits at, from which lags are counted; and how many a model has."""
 
 from __future__ import annotations
 
+import re
+import warnings
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from torch import nn
 
 from depprobe.errors import BadInput
 
 #: positions up to which half steps are told apart, and lags fit where they are counted
 _MOST = 1e9
 WORDS = ("same", "end", "forecast")
+#: what transformers calls the table of learned positions
+_LEARNED = re.compile(r"(.*\.)?(wpe|embed_positions?|positions?_embed\w*)")
 
 
 def positions_of(given: Any, n_out: int, n_in: int, has_time: bool) -> NDArray[np.float64] | None:
@@ -61,3 +66,40 @@ def _named(word: str, n_out: int, n_in: int) -> NDArray[np.float64]:
     if n_out != 1:
         raise BadInput(f"position 'end' is for a single output, not {n_out}; use forecast, or an array")
     return np.array([n_in - 1.0])
+
+
+def check_length(module: nn.Module, n: int) -> None:
+    """Whether a model of transformers has as many positions as an input, by its ``config``.
+
+    Learned positions end with their table. Rotary ones go on beyond what the model was made for, which is
+    warned of.
+
+    Raises ``BadInput``: n exceeds the table.
+
+    Examples
+    --------
+    >>> check_length(nn.LSTM(3, 4), 10**6)
+    """
+    stated = getattr(getattr(module, "config", None), "max_position_embeddings", None)
+    if not isinstance(stated, int):
+        return
+    table = _table(module)
+    if table is not None and table.padding_idx is not None:
+        # positions begin behind the row for padding
+        stated -= table.padding_idx + 1
+    if n <= stated:
+        return
+    who = type(module).__name__
+    if table is not None:
+        raise BadInput(f"{who} has {stated} learned positions and the input holds n = {n}; use n <= {stated}")
+    warnings.warn(
+        f"{who} is configured for up to {stated} positions and the input holds n = {n}; results beyond "
+        f"{stated} are those of a model outside its range",
+        stacklevel=2,
+    )
+
+
+def _table(module: nn.Module) -> nn.Embedding | None:
+    """Its learned positions."""
+    found = (part for name, part in module.named_modules() if _LEARNED.fullmatch(name))
+    return next((part for part in found if isinstance(part, nn.Embedding)), None)

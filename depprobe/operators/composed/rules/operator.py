@@ -168,12 +168,17 @@ class LineJacobian(GraphJacobian):
         return np.ones(len(t), dtype=bool) if self._closed else is_inner(self._levels, t, t)
 
     def _norm_row(self, t: int, norm: str) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-        chunk = self._chunk(t) if norm == "fro" else self.shape[1]
+        where = support_of(self._levels, np.array([t]))
+        if norm == "fro":
+            chunk = self._chunk(t)
+        else:
+            chunk = self.shape[1]
+            size = 3 * len(where) * chunk * self.shape[3] * self._function.y.element_size()
+            require(size, self._memory, f"a row of {len(where)} blocks", "use a smaller d, or --norm fro")
         if norm == "fro" and self._rectified:
             known = rectified.row_log_norms(self._levels, t, self._memory)
             if known is not None:
                 return known
-        where = support_of(self._levels, np.array([t]))
         total = np.full(len(where), -np.inf)
         for rows in self._row_parts(t, chunk):
             place = np.searchsorted(where, rows.where.cpu().numpy())
@@ -196,8 +201,10 @@ class LineJacobian(GraphJacobian):
     def _row_parts(self, t: int, chunk: int) -> Iterator[Rows]:
         y = self._function.y
         at = torch.tensor([t], device=y.device)
-        for part in torch.eye(self.shape[1], dtype=y.dtype, device=y.device).split(chunk):
-            yield pull_through(self._levels, Rows(*Scaled.plain(part[None]), at))
+        for first in range(0, self.shape[1], chunk):
+            part = y.new_zeros(1, min(chunk, self.shape[1] - first), self.shape[1])
+            part[0].diagonal(first).fill_(1)
+            yield pull_through(self._levels, Rows(*Scaled.plain(part), at))
 
     def _chunk(self, t: int) -> int:
         """Rows pulled at once, within the budget."""
