@@ -66,7 +66,7 @@ html_copy_source = False
 html_show_sourcelink = False
 # pages without others below them have nothing to list at their left
 ALONE = ("tutorial", "theory", "generated/claims", "verification", "trust", "performance", "how-it-is-built")
-ALONE += ("own-model", "trained-models")
+ALONE += ("own-model", "trained-models", "checkpoint-tutorial")
 html_sidebars: dict[str, list[str]] = {page: [] for page in ALONE}
 html_theme_options = {
     "show_prev_next": True,

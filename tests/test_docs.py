@@ -7,7 +7,7 @@ import re
 
 import pytest
 import yaml
-from pages import ROOT, compare, run
+from pages import ROOT, compare, run, run_commands
 
 from depprobe import __version__, vocabulary
 
@@ -18,6 +18,11 @@ PAGES = sorted(str(path.relative_to(ROOT)) for path in (ROOT / "docs").glob("*.m
 def test_python_blocks_run_and_print_what_is_shown(page, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert run(page)
+
+
+def test_commands_on_the_tutorial_of_checkpoints_print_what_is_shown(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert run_commands("docs/checkpoint-tutorial.md") == 7
 
 
 def test_what_is_shown_is_compared():

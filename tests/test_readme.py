@@ -7,7 +7,7 @@ import shlex
 
 import numpy as np
 import pytest
-from pages import blocks, run
+from pages import blocks, commands, run
 from safetensors.torch import save_file
 from test_docs import PAGES
 from torch import nn
@@ -27,11 +27,11 @@ def test_every_command_of_the_readme_is_understood(tmp_path, monkeypatch, capsys
     (tmp_path / "mine.py").write_text("from torch import nn\n\ndef make(seed):\n    return nn.GRU(3, 4)\n")
     np.savetxt(tmp_path / "data.csv", np.random.default_rng(0).normal(size=(90, 3)), delimiter=",")
     save_file(nn.GRU(3, 4).state_dict(), tmp_path / "net.safetensors")
-    lines = [line for block in blocks("README.md", "console") for line in block.splitlines()]
-    measuring = re.compile(r"\$ depprobe (jacobian|spectrum|lyapunov|gates) ")
-    commands = [line.removeprefix("$ ") for line in lines if measuring.match(line)]
-    assert {command.split()[1] for command in commands} == {"jacobian", "spectrum", "lyapunov", "gates"}
-    for command in commands:
+    measuring = re.compile(r"depprobe (jacobian|spectrum|lyapunov|gates) ")
+    given = [command for block in blocks("README.md", "console") for command in commands(block)]
+    given = [command for command in given if measuring.match(command)]
+    assert {command.split()[1] for command in given} == {"jacobian", "spectrum", "lyapunov", "gates"}
+    for command in given:
         words = re.sub(r"--n \d+", "", command).split()[1:]
         words = [re.sub(r"window=\d+", "window=4", word) for word in words]
         # weights are taken apart without an input, which has no length; a model has a width of its own
@@ -51,10 +51,11 @@ def test_every_command_on_a_page_is_one(page, tmp_path, monkeypatch):
     (tmp_path / "README.md").touch()
     (tmp_path / "runs").mkdir()
     (tmp_path / "runs" / "cost.nc").touch()
-    lines = [line for block in blocks(page, "console") for line in block.splitlines()]
-    commands = [line.removeprefix("$ ") for line in lines if line.startswith("$ depprobe ")]
+    given = [command for block in blocks(page, "console") for command in commands(block)]
     context = cli.make_context("depprobe", [], resilient_parsing=True)
-    for words in map(shlex.split, commands):
+    for words in map(shlex.split, given):
+        if words[0] != "depprobe":
+            continue
         files = ["runs/cost.nc" if word == "runs/*.nc" else word for word in words[2:]]
         cli.get_command(context, words[1]).make_context(words[1], files)
 
