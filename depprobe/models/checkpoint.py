@@ -75,10 +75,9 @@ def _torch(path: Path) -> Any:
             # of pickles that others wrote, which say by an error whether they can be read
             warnings.simplefilter("ignore")
             return torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:
-        # the unpickler's own error, without importing what could unpickle
-        if type(error).__name__ != "UnpicklingError":
-            raise
+    except (OSError, MemoryError):
+        raise
+    except Exception as error:  # damage surfaces as whatever the decoder meets first
         named = _CODE.search(str(error))
         code = named[1].removeprefix("__builtin__.") if named else ""
         fault = f"runs {code} when it is unpickled" if code else "is damaged, or holds more than weights"
