@@ -31,7 +31,7 @@ import numpy as np
 import torch
 import xarray as xr
 from _character_model import CharacterModel, loss, train, windows
-from _past_laws import floor_of, law
+from _past_laws import floor_of, law, misses
 from _study import main, report
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -194,7 +194,7 @@ def correlations(one: xr.Dataset) -> tuple[float, float]:
 
 def checks(ds: xr.Dataset) -> list[str]:
     """The law of drawn weights, and that training lowered the loss."""
-    faults = []
+    faults = misses()
     trained, drawn = (float(one) for one in ds["cross_entropy"])
     if not trained < drawn - 1:
         faults.append(f"training lowered the loss from {drawn:.3f} to {trained:.3f} alone")
@@ -206,10 +206,9 @@ def checks(ds: xr.Dataset) -> list[str]:
 
 def summary(ds: xr.Dataset) -> dict[str, float]:
     """Of weights as drawn; what is trained differs with processors, and its text with Python."""
-    last = ds.attrs["n"] - 1
     return {
         "law: ln norm, first position": float(ds["log_law"].sel(source=0)),
-        "law: ln norm, one before the last": float(ds["log_law"].sel(source=last - 1)),
+        "law: ln norm, one before the last": float(ds["log_law"].sel(source=ds.attrs["n"] - 2)),
         "untrained: mean ln norm over sources": float(ds["log_drawn"].mean()),
         "untrained: cross-entropy": float(ds["cross_entropy"].sel(layer="untrained")),
     }
@@ -262,7 +261,7 @@ def _draw_attention(ax: Axes, ds: xr.Dataset) -> None:
     ax.set_xticks(ds["depth"].values + 1)
     ax.set_ylim(0)
     ax.set_title("attention to the first character", loc="left")
-    ax.set(xlabel="block", ylabel="mean weight over an even one")
+    ax.set(xlabel="block", ylabel="mean weight over even")
 
 
 def _draw_first(ax: Axes, ds: xr.Dataset) -> None:

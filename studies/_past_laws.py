@@ -43,6 +43,16 @@ def law(inverse: Floats) -> Floats:
     return 0.5 * np.log(WIDTH * (rows**2).sum(0))
 
 
+def misses() -> list[str]:
+    """A line if the law of 8 attentions of gain 1/2 over 64 positions is not its closed form."""
+    inverse = np.zeros((16, 64))
+    inverse[::2] = 0.5 / (0.25 * math.sqrt(1 - 2 / WIDTH))
+    uniform = np.tril(np.ones((64, 64))) / np.arange(1, 65)[:, None]
+    power = [math.comb(8, j) * (0.5**j * np.linalg.matrix_power(uniform, j)[-1]) ** 2 for j in range(9)]
+    apart = float(abs(2 * law(inverse) - np.log(WIDTH * np.sum(power, 0))).max())
+    return [f"the law is {apart:.3g} from its closed form"] if apart > 1e-9 else []
+
+
 class Floor(NamedTuple):
     """Least squares of ln(gamma + beta (r + 1)^-p) to a curve, and of ln(beta (r + 1)^-p)."""
 
