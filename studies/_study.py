@@ -29,7 +29,7 @@ from depprobe import store
 from depprobe.cli.progress import progress
 from depprobe.errors import DepprobeError
 from depprobe.figures import VENUES, save
-from depprobe.figures.drawing import venues as venue
+from depprobe.figures.drawing.venues import venue
 from depprobe.ledger import Finding
 
 HERE = Path(__file__).parent

@@ -199,7 +199,7 @@ def test_an_unknown_venue_names_the_known():
 
 
 def test_a_stored_dataset_is_read_back(toy):
-    run(toy, "--quick")
+    assert run(toy, "--quick", "--venue", "icml").returncode == 0
     ds = store.load(toy.parent / "out" / "quick" / "01_toy.nc")
     assert isinstance(ds, xr.Dataset)
     assert float(ds["one"]) == 1.0
