@@ -47,7 +47,7 @@ _SINGLE_TOLERANCE, _MARGIN = 1e-7, 6
 #: rows swept together, and the numbers in their blocks that may be held
 _MOST_AT_ONCE, _ROW_NUMBERS = 64, 16 << 20
 #: bytes of a trajectory that is held whole; runs held before their norms are taken; numbers held for a norm
-_HELD, _MOST_TOLD, _NUMBERS = 256 << 20, 4096, 16
+_HELD, _MOST_TOLD, _NUMBERS = 1 << 30, 4096, 16
 
 
 class RecurrentJacobian(TemporalJacobian):
