@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import statistics
 import tempfile
 import time
 from functools import partial
@@ -17,12 +18,14 @@ from pathlib import Path
 from typing import Any
 
 import depprobe
-from depprobe import store
 from depprobe.cli.commands.sweep.cells import measure, plan_of
 from depprobe.cli.commands.sweep.grid import grid_of
 from depprobe.runs.sweeps.engine import InProcess, run_cells
 from depprobe.runs.sweeps.executors import engine
 from depprobe.store.sweeps.folder import Plan, SweepFolder
+
+#: cells that one way takes before the other has its turn
+_TURN = 20
 
 
 def planned(grid: dict[str, Any], where: Path) -> tuple[Plan, SweepFolder]:
@@ -34,35 +37,43 @@ def planned(grid: dict[str, Any], where: Path) -> tuple[Plan, SweepFolder]:
 
 
 def overhead(cells: int, where: Path) -> None:
-    """Trivial cells through the sweep, beside a loop that measures and saves the same ones."""
+    """Trivial cells through the sweep, in turns with the same ones measured and saved by xarray alone."""
     small = {"n": 10, "d": 4}
     depprobe.jacobian("rnn", **small)
     start = time.process_time()
     plan, folder = planned({"grid": {"layer": ["rnn"], "seed": list(range(cells))}, "fixed": small}, where)
-    print(f"plan                       {cell_ms(start, cells)}")
+    print(f"plan                        {cell_ms(start, cells):.2f} ms a cell")
+    task, bare = partial(measure, plan.probe, None, os.getcwd()), str(where.with_suffix(".nc"))
+    took: dict[str, list[float]] = {name: [] for name in ("measure", "to_netcdf", "sweep")}
+    for first in range(0, cells, _TURN):
+        turn = plan.cells[first : first + _TURN]
+        start = time.process_time()
+        found = [depprobe.jacobian("rnn", **small, seed=first + i) for i in range(len(turn))]
+        took["measure"].append(cell_ms(start, len(turn)))
+        start = time.process_time()
+        for ds in found:
+            ds.to_netcdf(bare, engine="h5netcdf")
+        took["to_netcdf"].append(cell_ms(start, len(turn)))
+        start = time.process_time()
+        run_cells(turn, folder, task, InProcess())
+        took["sweep"].append(cell_ms(start, len(turn)))
+    alone, written, swept = (statistics.median(took[name]) for name in ("measure", "to_netcdf", "sweep"))
+    print(f"measure                     {alone:.2f} ms a cell")
+    print(f"xarray's to_netcdf          {written:.2f} ms a cell")
+    share = (swept - alone) / written
+    print(f"sweep, all in               {swept:.2f} ms a cell")
+    print(f"  beyond measuring          {swept - alone:.2f} ms a cell, {share:.2f} of to_netcdf")
     start = time.process_time()
-    found = [depprobe.jacobian("rnn", **small, seed=seed) for seed in range(cells)]
-    alone = time.process_time() - start
-    print(f"measure                    {cell_ms(start, cells)}")
-    start = time.process_time()
-    for ds in found:
-        store.save(ds, where.with_suffix(".nc"))
-    alone += time.process_time() - start
-    print(f"save                       {cell_ms(start, cells)}")
-    start = time.process_time()
-    run_cells(plan.cells, folder, partial(measure, plan.probe, None, os.getcwd()), InProcess())
-    print(f"sweep                      {cell_ms(start, cells)}")
-    print(f"  beyond measure and save  {cell_ms(start + alone, cells)}")
-    start = time.process_time()
-    run_cells(plan.cells, folder, partial(measure, plan.probe, None, os.getcwd()), InProcess())
-    print(f"again, all there           {cell_ms(start, cells)}")
+    run_cells(plan.cells, folder, task, InProcess())
+    print(f"again, all there            {cell_ms(start, cells):.2f} ms a cell")
     start = time.process_time()
     depprobe.open_sweep(where)
-    print(f"open_sweep                 {time.process_time() - start:.2f} s", flush=True)
+    print(f"open_sweep                  {time.process_time() - start:.2f} s", flush=True)
 
 
-def cell_ms(start: float, cells: int) -> str:
-    return f"{(time.process_time() - start) / cells * 1e3:.2f} ms a cell"
+def cell_ms(start: float, cells: int) -> float:
+    """Milliseconds of this process a cell."""
+    return (time.process_time() - start) / cells * 1e3
 
 
 def speedup(where: Path) -> None:

@@ -74,7 +74,6 @@ def save(ds: xr.Dataset, path: str | os.PathLike[str]) -> Path:
         if variable.dtype.kind in "iuf"
     }
     if _STATUS in plain:
-        plain = plain.assign({_STATUS: plain[_STATUS].copy()})
         encoding[_STATUS]["_FillValue"] = np.int8(STATUS["not_measured"])
         # CF: of the type of the variable
         flags = np.array(plain[_STATUS].attrs.get("flag_values", []), np.int8)
@@ -91,9 +90,29 @@ def save(ds: xr.Dataset, path: str | os.PathLike[str]) -> Path:
 def _netcdf(ds: xr.Dataset, encoding: Mapping[Any, Mapping[str, Any]]) -> bytes:
     """The file in memory: where a disk is full, HDF5 ends the process instead of raising."""
     stream = io.BytesIO()
-    with h5netcdf.File(stream, "w") as file:
+    with _Remembering(stream, "w", track_order=True) as root, h5netcdf.File(root, "w") as file:
         ds.dump_to_store(xr.backends.H5NetCDFStore(file), encoding=encoding)
     return stream.getvalue()
+
+
+class _Remembering(h5py.File):
+    """A file that opens each of its items once: h5netcdf asks for them some hundred times while it writes."""
+
+    def __init__(self, *given: Any, **more: Any) -> None:
+        super().__init__(*given, **more)
+        self._items: dict[str, Any] = {}
+
+    def __getitem__(self, name: Any) -> Any:
+        if not isinstance(name, str):
+            return super().__getitem__(name)
+        key = name.strip("/")
+        if key and key not in self._items:
+            self._items[key] = super().__getitem__(key)
+        return self._items[key] if key else self
+
+    def __delitem__(self, name: str) -> None:
+        self._items.pop(name.strip("/"), None)
+        super().__delitem__(name)
 
 
 def load(path: str | os.PathLike[str]) -> xr.Dataset:
