@@ -24,3 +24,9 @@ def weighed(rows: Tensor, logits: Tensor) -> Tensor:
     p = logits.double().softmax(0)
     s, z = p.sqrt(), rows.double()
     return (z * s - (z @ s)[:, None] * p).to(logits)
+
+
+def root_times(W: Tensor, logits: Tensor) -> Tensor:
+    """A W (V, d) at logits (V,), in float64."""
+    p = logits.double().softmax(0)
+    return p.sqrt()[:, None] * (W.double() - p @ W.double())

@@ -17,6 +17,7 @@ import math
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -30,6 +31,7 @@ from depprobe.core.scaled import Scaled, log_norms
 from depprobe.core.temporal_jacobian import LogNorms, TemporalJacobian, anchors
 from depprobe.operators.autograd import fisher
 from depprobe.operators.autograd.products import Products
+from depprobe.operators.autograd.readout import ExactRows
 from depprobe.operators.autograd.recording import Recording
 from depprobe.operators.autograd.rounding import Rounding
 from depprobe.operators.autograd.saturation import Saturation
@@ -107,7 +109,7 @@ class AutogradJacobian(TemporalJacobian):
 
     def _prepared(self, group: list[int], columns: Ints, norm: str) -> AbstractContextManager[None]:
         """Around the measurement of some rows, for what they share."""
-        return contextlib.nullcontext()
+        return self._products.up_to(group)
 
     def _norm_row(self, t: int, columns: Ints, norm: str) -> tuple[Floats, Floats, NDArray[np.int8]]:
         value = self._measured(t, columns, norm, 0.0)
@@ -158,25 +160,24 @@ class AutogradJacobian(TemporalJacobian):
 
     def _measured(self, t: int, columns: Ints, norm: str, log_scale: float) -> Floats:
         """ln norms (columns,), from cotangents scaled by exp(log_scale)."""
-        most = self.shape[1] if norm == "spectral" else 0
-        rows = self._identity()
-        if norm == fisher.NORM:
-            rows = fisher.weighed(rows, self._function.y[t])
+        most = self._exact.count if norm == "spectral" else 0
+        count = self._exact.count
+        require(
+            2 * count * self.shape[1] * self._function.y.element_size(),
+            self._memory,
+            f"an exact row of {self.shape[1]} outputs",
+            "use method='probes' (--method probes), or a larger memory",
+        )
+        rows = self._exact.cotangents(t, norm, torch.arange(count, device=self._function.y.device))
         (found,) = self._products.gathered([t], math.exp(log_scale) * rows[None], columns, most)
         logs = found.log_norm
         if norm == "spectral":
             logs = log_norms(Scaled.plain(torch.cat(found.rows).transpose(0, 1)), norm)
         return logs.cpu().numpy() - log_scale
 
-    def _identity(self) -> Tensor:
-        y, width = self._function.y, self.shape[1]
-        require(
-            2 * width**2 * y.element_size(),
-            self._memory,
-            f"an exact row of {width} outputs",
-            "use method='probes' (--method probes), or a larger memory",
-        )
-        return torch.eye(width, dtype=y.dtype, device=y.device)
+    @cached_property
+    def _exact(self) -> ExactRows:
+        return ExactRows(self._function.y, self._products.readout)
 
     # -- blocks and products -------------------------------------------------------------------------
 
@@ -188,7 +189,9 @@ class AutogradJacobian(TemporalJacobian):
             f"the row of {self.shape[2]} blocks",
             "ask for norms, or use method='probes'",
         )
-        rows = torch.cat(list(self._products.row(int(t), self._identity())))
+        y = self._function.y
+        units = torch.eye(self.shape[1], dtype=y.dtype, device=y.device)
+        rows = torch.cat(list(self._products.row(int(t), units)))
         return Scaled(rows, torch.zeros(1, 1, 1, dtype=torch.float64, device=rows.device))
 
     def vjp(self, cotangent: Tensor) -> Tensor:

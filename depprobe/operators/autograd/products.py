@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from depprobe.core.calling.arguments import HALF, bits_of
 from depprobe.core.scaled import Scaled, log_norm_of_logs
+from depprobe.operators.autograd.readout import Readout, readout_of
 from depprobe.operators.autograd.recording import Recording, bytes_of
 
 
@@ -90,6 +91,11 @@ class Products:
         """How many products fit at once."""
         return self._recording.chunk
 
+    @property
+    def readout(self) -> Readout | None:
+        """The linear map behind the output, where that is wider than what it reads."""
+        return self._recording.readout
+
     @contextlib.contextmanager
     def up_to(self, targets: Sequence[int]) -> Iterator[None]:
         """Rows of some targets: a causal forward is passed up to the last of them, and no farther."""
@@ -116,11 +122,14 @@ class Products:
         points, y = self._passed()
         flat, m = cotangents.flatten(0, 1), cotangents.shape[1]
         at = torch.tensor(targets, device=flat.device).repeat_interleave(m)
+        readout = readout_of(y, points)
+        start = y if readout is None else readout.edge
+        flat = flat if readout is None else flat @ readout.weight
         for first in range(0, len(flat), self.chunk):
             part = flat[first : first + self.chunk]
-            full = torch.zeros(len(part), *y.shape, dtype=part.dtype, device=part.device)
+            full = torch.zeros(len(part), len(y), part.shape[1], dtype=part.dtype, device=part.device)
             full[torch.arange(len(part), device=part.device), at[first : first + len(part)]] = part
-            yield range(first, first + len(part)), self._recording.many(full, points[which], y)
+            yield range(first, first + len(part)), self._recording.many(full, points[which], start)
 
     def gathered(
         self,
@@ -151,10 +160,13 @@ class Products:
         return recording.shared.of(key, self._at, work)
 
     def single(self, cotangent: Tensor, graph: tuple[Tensor, Tensor] | None = None) -> Tensor:
-        """One product: (n_out, d_out) to (n_in, d_in); of another recorded (leaf, y) where that is given."""
+        """One product: (n_out, d_out) to (n_in, d_in), or its first positions where nothing stands behind; of
+        another recorded (leaf, y) where that is given.
+        """
         if graph is not None:
             return self._recording.single(cotangent, graph[:1], graph[1])[0]
-        return self._single("plain", cotangent, self._recording.points, self._recording.y)
+        points, y = self._passed()
+        return self._single("plain", cotangent[: len(y)], points, y)
 
     def under(self, noise: Callable[[], Any], cotangent: Tensor) -> Tensor:
         """One product of a pass under a mode that changes numbers."""
@@ -182,7 +194,9 @@ class Products:
             arrived = self.single(cotangent).isnan().any(1)
         except Exception:  # code of the user's that takes no NaN: every path is possible
             return every
-        return every if self._recording.python else arrived.cpu().numpy()
+        if self._recording.python:
+            return every
+        return np.pad(arrived.cpu().numpy(), (0, len(every) - len(arrived)))
 
 
 def _digest(x: Tensor) -> bytes:

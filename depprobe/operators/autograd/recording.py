@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
+from torch.autograd.graph import GradientEdge
 
 from depprobe.core.calling.one_function import same_output
 from depprobe.core.calling.passes import TIMES
@@ -26,12 +27,15 @@ from depprobe.core.options import require
 from depprobe.core.recorded_graph import GraphFacts, backward_bytes, graph_facts, simple_nodes
 from depprobe.core.shared_work import SharedWork
 from depprobe.errors import BadInput
+from depprobe.operators.autograd.readout import Readout, readout_of
 from depprobe.units import readable
 
 #: from m outputs to the positions (m, n_in) of each variable that a path leads to
 Live = Callable[[list[int]], Sequence[Tensor]]
 #: variables and output of a recorded pass
 Recorded = tuple[tuple[Tensor, ...], Tensor]
+#: where products begin: at the output, or at what its linear read-out reads
+End = Tensor | GradientEdge
 #: nodes a position from which they are those of steps, one after another
 _STEPS = 3
 #: share of the sequence above which shortening it gains nothing
@@ -94,7 +98,9 @@ class Recording:
         most = int(max(1, (memory - facts.total) // max(1, each)))
         # of many small operations the calls take the time
         small = facts.nodes > _STEPS * len(self.y)
-        return most if small else min(most, rows_at_once(bytes_of(self.y), self.y.device))
+        width = self.y.shape[1] if self.readout is None else self.readout.weight.shape[1]
+        row = len(self.y) * width * self.y.element_size()
+        return most if small else min(most, rows_at_once(row, self.y.device))
 
     def __getstate__(self) -> dict[str, Any]:
         # a graph does not travel; it is recorded again
@@ -105,6 +111,11 @@ class Recording:
     def __setstate__(self, state: dict[str, Any]) -> None:
         vars(self).update(state)
         self.points, self.y = self.function.record_points()
+
+    @property
+    def readout(self) -> Readout | None:
+        """The linear map behind the output of the whole, where that is wider than what it reads."""
+        return readout_of(self.y, self.points)
 
     @cached_property
     def live(self) -> Live | None:
@@ -149,7 +160,7 @@ class Recording:
             self._noisy = {length: self.function.record_points(mode, length, mode.changed)}
         return self._noisy[length]
 
-    def single(self, cotangent: Tensor, points: Sequence[Tensor], y: Tensor) -> Sequence[Tensor]:
+    def single(self, cotangent: Tensor, points: Sequence[Tensor], y: End) -> Sequence[Tensor]:
         """One product, (n_out, d_out) to (n_in, d_in), in each of some variables of a recorded pass."""
         try:
             with self.function.held():
@@ -159,7 +170,7 @@ class Recording:
         except Exception as error:
             raise BadInput(backward_failure(self.function.module, error)) from error
 
-    def _pulled(self, cotangent: Tensor, points: Sequence[Tensor], y: Tensor) -> Sequence[Tensor]:
+    def _pulled(self, cotangent: Tensor, points: Sequence[Tensor], y: End) -> Sequence[Tensor]:
         if not self._whole:
             try:
                 return torch.autograd.grad(y, points, cotangent, retain_graph=True, materialize_grads=True)
@@ -176,7 +187,7 @@ class Recording:
             point.grad = None
         return grads
 
-    def many(self, cotangents: Tensor, points: Sequence[Tensor], y: Tensor) -> Sequence[Tensor]:
+    def many(self, cotangents: Tensor, points: Sequence[Tensor], y: End) -> Sequence[Tensor]:
         """Products of a batch of cotangents on y in some variables."""
         if self._batched and len(cotangents) > 1:
             try:
@@ -192,15 +203,13 @@ class Recording:
         singles = [self.single(one, points, y) for one in cotangents]
         return [torch.stack(parts) for parts in zip(*singles, strict=True)]
 
-    def _at_once(self, cotangents: Tensor, points: Sequence[Tensor], y: Tensor) -> Sequence[Tensor]:
+    def _at_once(self, cotangents: Tensor, points: Sequence[Tensor], y: End) -> Sequence[Tensor]:
         with self.function.held():
             return torch.autograd.grad(
                 y, points, cotangents, retain_graph=True, is_grads_batched=True, materialize_grads=True
             )
 
-    def _agrees(
-        self, found: Sequence[Tensor], cotangents: Tensor, points: Sequence[Tensor], y: Tensor
-    ) -> bool:
+    def _agrees(self, found: Sequence[Tensor], cotangents: Tensor, points: Sequence[Tensor], y: End) -> bool:
         """Whether Python code in the graph means the same to a batch as to one: asked once."""
         self._doubtful = False
         truth = self.single(cotangents[-1], points, y)

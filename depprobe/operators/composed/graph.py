@@ -16,8 +16,9 @@ from torch import Tensor, nn
 
 from depprobe.core.function import Record
 from depprobe.core.scaled import Scaled
+from depprobe.operators.autograd.readout import readout_of
 from depprobe.operators.composed.cotangents import Rows
-from depprobe.operators.composed.cut import Cut, Edge, flat, unflat
+from depprobe.operators.composed.cut import Cut, Edge, edge_of, flat, unflat
 from depprobe.operators.composed.glue import Glue
 from depprobe.operators.composed.partition import DEPTH, Partition
 from depprobe.operators.composed.registered import Make
@@ -67,12 +68,28 @@ class Graph:
     def _trace(self) -> None:
         self.tracer = Tracer(self._left, self._modules, self._make)
         self.points, self.y = self._record(self.tracer)
+        self.readout = readout_of(self.y, self.points)
         self._parts: tuple[Partition, Glue] | None = None
 
     @property
     def cuts(self) -> list[Cut]:
         """The calls that were cut out, in order."""
         return self.tracer.cuts
+
+    @property
+    def width(self) -> int:
+        """Numbers at a position where rows begin: those of y, or of what its read-out reads."""
+        return self.y.shape[1] if self.readout is None else self.readout.weight.shape[1]
+
+    @property
+    def _top(self) -> Edge:
+        edge = edge_of(self.y) if self.readout is None else self.readout.edge[:2]
+        assert edge is not None
+        return edge
+
+    def begun(self, rows: Tensor) -> Tensor:
+        """Rows (..., d_out) on outputs as rows (..., width) where they begin."""
+        return rows if self.readout is None else rows @ self.readout.weight
 
     @property
     def partition(self) -> Partition:
@@ -87,17 +104,17 @@ class Graph:
     def _divided(self) -> tuple[Partition, Glue]:
         if self._parts is None:
             lengths = {len(self.y), *map(len, self.points)}
-            partition = Partition(self.y, self.points, self.cuts, lengths, self._depth)
+            partition = Partition(self._top, self.points, self.cuts, lengths, self._depth)
             self.tracer.notes.clear()
             self._parts = partition, Glue(partition)
         return self._parts
 
     def pull(self, start: Scaled, live: Tensor, owner: Tensor) -> list[Pulled]:
-        """Rows on y as rows on each point.
+        """Rows as rows on each point.
 
         Parameters
         ----------
-        start : rows (u, n_out, d_out) on the output.
+        start : rows (u, n_out, width), as they are begun.
         live : (m, n_out) for each target, the positions that its rows stand on.
         owner : (u,) the target of each row.
         """
@@ -128,7 +145,7 @@ class Graph:
                 segment = step
                 given = {edge: arrived.pop(edge) for edge in step.edges if edge in arrived}
                 if step is self.partition.steps[0]:
-                    given = {step.edges[0]: start[:, :, None].expand(-1, *self.y.shape)}
+                    given = {step.edges[0]: start[:, :, None].expand(-1, -1, self.width)}
                 kept |= {edge: given[edge] for edge in self.partition.points if edge in given}
             if not given:
                 continue

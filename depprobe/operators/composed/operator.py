@@ -27,6 +27,7 @@ from depprobe.core.temporal_jacobian import LogNorms, TemporalJacobian, anchors
 from depprobe.errors import BadInput
 from depprobe.operators.autograd import fisher
 from depprobe.operators.autograd.operator import AutogradJacobian, ends_abruptly
+from depprobe.operators.autograd.readout import ExactRows
 from depprobe.operators.autograd.rounding import Rounding
 from depprobe.operators.composed.graph import Graph
 from depprobe.operators.composed.traces import GraphProducts, Traces
@@ -103,7 +104,7 @@ class GraphJacobian(TemporalJacobian):
     @property
     def targets_at_once(self) -> int:
         """How many targets fit one pull."""
-        return max(1, self._traces.rows_at_once // self.shape[1])
+        return max(1, self._traces.rows_at_once // self._traces.exact.count)
 
     # -- norms ---------------------------------------------------------------------------------------
 
@@ -215,7 +216,8 @@ class GraphJacobian(TemporalJacobian):
         size = math.prod(self.shape[1:]) * self._function.x.element_size()
         require(3 * size, self._options.memory, f"the row of {self.shape[2]} blocks", "ask for norms")
         with self._function.held():
-            found = self._traces.pulled(self._graph, [int(t) % self.shape[0]])
+            units = ExactRows(self._function.y, None)
+            found = self._traces.pulled(self._graph, [int(t) % self.shape[0]], units)
             parts = [pulled[self._at].rows for pulled, _ in found]
         scale = torch.cat([part.log_scale for part in parts])
         return Scaled(torch.cat([part.values for part in parts]), scale.nan_to_num(neginf=0.0))

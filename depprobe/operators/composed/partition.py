@@ -75,7 +75,7 @@ class Gate:
 
 
 class Partition:
-    """Segments and calls of one traced forward, from the output y to each of some points on the way.
+    """Segments and calls of one traced forward, from where rows begin to each of some points on the way.
 
     Attributes
     ----------
@@ -91,10 +91,8 @@ class Partition:
     """
 
     def __init__(
-        self, y: Tensor, points: Sequence[Tensor], cuts: list[Cut], lengths: set[int], depth: int = DEPTH
+        self, top: Edge, points: Sequence[Tensor], cuts: list[Cut], lengths: set[int], depth: int = DEPTH
     ) -> None:
-        top = edge_of(y)
-        assert top is not None
         self.points = [edge for edge in map(edge_of, points) if edge is not None]
         assert len(self.points) == len(points), "every point is in the graph"
         self.gate = Gate()
@@ -118,7 +116,7 @@ class Partition:
         self._depth = depth
         self.joins = 0
         self.runs_python = False
-        self.narrowest, self.largest, self.total = y.dtype, 0, 0
+        self.narrowest, self.largest, self.total = kind_of(top)[0], 0, 0
         order = list(_topological(top[0], self._below))
         self._lay(top, order, self._useful(order))
 

@@ -15,7 +15,7 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any, NamedTuple, TypeVar
 
 import torch
@@ -26,7 +26,7 @@ from depprobe.core.options import Options, require
 from depprobe.core.scaled import Scaled, added, log_norms
 from depprobe.core.shared_work import SharedWork
 from depprobe.errors import BadInput
-from depprobe.operators.autograd import fisher
+from depprobe.operators.autograd.readout import ExactRows
 from depprobe.operators.autograd.recording import backward_failure
 from depprobe.operators.composed.graph import Graph, Pulled
 from depprobe.operators.composed.partition import DEPTH
@@ -77,6 +77,11 @@ class Traces:
             self.whole = self._traced(function.record_points)
         self._shared: SharedWork[Norms] = SharedWork(len(self.whole.points))
         self._short: dict[int, Graph | None] = {}
+
+    @cached_property
+    def exact(self) -> ExactRows:
+        """The rows that norms are taken of."""
+        return ExactRows(self._function.y, self.whole.readout)
 
     @cached_property
     def rows_at_once(self) -> int:
@@ -140,13 +145,14 @@ class Traces:
         return self._held(lambda: self.whole.live(live))
 
     def pull(self, graph: Graph, rows: Scaled, live: Tensor, owner: Tensor) -> list[Pulled]:
-        """Rows through a graph, the module's own code held in check.
+        """Rows on outputs through a graph, the module's own code held in check.
 
         Raises
         ------
         BadInput : the module was changed since, or its own code fails on the way back.
         """
-        return self._held(lambda: graph.pull(rows, live, owner))
+        start = Scaled(graph.begun(rows.values), rows.log_scale)
+        return self._held(lambda: graph.pull(start, live, owner))
 
     def _held(self, work: Callable[[], Found]) -> Found:
         with self._function.held():
@@ -177,8 +183,9 @@ class Traces:
         lives = [torch.zeros(total.shape, dtype=torch.bool, device=device) for total in totals]
         blocks: list[list[Scaled]] = [[] for _ in points]
         sums: list[dict[int, Scaled]] = [{} for _ in points]
-        for parts, unit in self.pulled(graph, group, norm):
-            owner = unit // graph.y.shape[1]
+        weighed = {t: self.exact.weights(t, norm, units) for t, units in mix.items()}
+        for parts, unit in self.pulled(graph, group, self.exact, norm):
+            owner = unit // self.exact.count
             for at, total, lost, live, kept, mixed in zip(
                 points, totals, losts, lives, blocks, sums, strict=True
             ):
@@ -189,7 +196,7 @@ class Traces:
                 for i in owner.unique().tolist():
                     total[i, :here] = torch.logaddexp(total[i, :here], squares[owner == i].logsumexp(0))
                 lost[:, :here] = torch.logaddexp(lost[:, :here], 2 * pulled.lost.log_norm(2))
-                for t, weights in mix.items():
+                for t, weights in weighed.items():
                     mine = owner == group.index(t)
                     if bool(mine.any()):
                         found = _mixed(pulled.rows, mine, weights[unit[mine] % len(weights)], total.shape[1])
@@ -197,7 +204,7 @@ class Traces:
                 if norm == "spectral":
                     kept.append(pulled.rows)
         if norm == "spectral":
-            owner = torch.arange(m, device=device).repeat_interleave(graph.y.shape[1])
+            owner = torch.arange(m, device=device).repeat_interleave(self.exact.count)
             for total, kept in zip(totals, blocks, strict=True):
                 rows = Scaled(torch.cat([b.values for b in kept]), torch.cat([b.log_scale for b in kept]))
                 for i in range(m):
@@ -210,26 +217,23 @@ class Traces:
         ]
 
     def pulled(
-        self, graph: Graph, group: list[int], norm: str = "fro"
+        self, graph: Graph, group: list[int], rows: ExactRows, norm: str = "fro"
     ) -> Iterator[tuple[list[Pulled], Tensor]]:
-        """The rows of some targets, a chunk at a time, and the numbers of their units, (targets in turn)."""
-        n_out, d_out = graph.y.shape
-        m, device = len(group), graph.y.device
+        """The rows of some targets, a chunk at a time, and their numbers, (targets in turn)."""
+        n_out, m, device = len(graph.y), len(group), graph.y.device
         at = torch.tensor(group, device=device)
         live = torch.zeros(m, n_out, dtype=torch.bool, device=device)
         live[torch.arange(m, device=device), at] = True
-        unit = torch.arange(m * d_out, device=device)
+        unit = torch.arange(m * rows.count, device=device)
         for part in unit.split(self.rows_at_once):
-            owner = part // d_out
-            values = graph.y.new_zeros(len(part), n_out, d_out)
-            values[torch.arange(len(part), device=device), at[owner], part % d_out] = 1
-            if norm == fisher.NORM:
-                for t in at[owner].unique().tolist():
-                    mine = at[owner] == t
-                    values[mine, t] = fisher.weighed(values[mine, t], graph.y[t].detach())
+            owner = part // rows.count
+            values = graph.y.new_zeros(len(part), n_out, graph.width)
+            for t in at[owner].unique().tolist():
+                mine = at[owner] == t
+                values[mine, t] = graph.begun(rows.cotangents(t, norm, part[mine] % rows.count))
             scale = torch.full((len(part), n_out, 1), -math.inf, dtype=torch.float64, device=device)
             scale[torch.arange(len(part), device=device), at[owner]] = 0
-            yield self.pull(graph, Scaled(values, scale), live, owner), part
+            yield self._held(partial(graph.pull, Scaled(values, scale), live, owner)), part
 
 
 class GraphProducts:
