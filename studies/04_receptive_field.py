@@ -23,7 +23,7 @@ import math
 import numpy as np
 import torch
 import xarray as xr
-from _study import main, quoted, report
+from _study import finished, main, quoted, report
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import nn
@@ -56,7 +56,7 @@ def profiles(n: int, d: int, seeds: int) -> xr.Dataset:
     share, error, expected, gaussian = (np.zeros((len(PROFILES), n)) for _ in range(4))
     for i, (L, k, base) in enumerate(PROFILES):
         spec = f"dilated-conv:depth={L},kernel={k},base={base},nonlinearity=none"
-        ds = depprobe.jacobian(spec, n=n, d=d, seeds=seeds)
+        ds = depprobe.jacobian(spec, n=n, d=d, seeds=seeds, finished=finished())
         squared = np.exp(2 * ds.log_norm.values[:, 0, ::-1])
         squared /= squared.sum(1, keepdims=True)
         share[i], error[i] = squared.mean(0), squared.std(0, ddof=1) / math.sqrt(seeds)

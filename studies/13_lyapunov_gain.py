@@ -27,7 +27,7 @@ from itertools import product
 
 import numpy as np
 import xarray as xr
-from _study import main, report
+from _study import finished, main, report
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
@@ -117,7 +117,7 @@ def compute(quick: bool) -> xr.Dataset:
 
 def first(spec: str, n: int, d: int, seeds: int, drive: str | float) -> np.ndarray:
     """First exponent of each seed; a number as ``drive`` is the sd of the input's part of the arguments."""
-    options = {"d": d, "seeds": seeds, "exponents": 1}
+    options = {"d": d, "seeds": seeds, "exponents": 1, "finished": finished()}
     if isinstance(drive, str):
         ds = depprobe.lyapunov(spec, drive=drive, n=n, **options)
     else:

@@ -31,7 +31,7 @@ from typing import Any
 
 import numpy as np
 import xarray as xr
-from _study import main, report
+from _study import finished, main, report
 from _trained_twins import CASES, WEIGHTS, Case
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -89,7 +89,7 @@ def compute(quick: bool) -> xr.Dataset:
             if net is not None:
                 found["model"][case.name, weights] = reach(case, net, quick)
                 for label, rnn, x in case.running(net, case.factory, quick) if case.running else []:
-                    exponent = depprobe.lyapunov(rnn, x, exponents=1)["exponent"][0]
+                    exponent = depprobe.lyapunov(rnn, x, exponents=1, finished=finished())["exponent"][0]
                     found["state"][label, weights] = {"first_exponent": exponent}
                     layers = inner(label, rnn, x)
                     found["recurrence"] |= {(name, weights): one for name, one in layers.items()}
@@ -130,8 +130,9 @@ def _table(dim: str, rows: dict[tuple[str, str], dict[str, Any]]) -> xr.Dataset:
 def reach(case: Case, net: Any, quick: bool) -> dict[str, Any]:
     """Rms norms by lag over that at lag 0, and the median effective rank of blocks off the diagonal."""
     module, x = case.on(net, case.given(case.factory, quick))
-    curve = depprobe.decay_curve(depprobe.jacobian(module, x, **case.measured))["log_rms"]
-    ranks = depprobe.jacobian(module, x, targets=case.ranked, method="probes", probes=PROBES)
+    kept = {"finished": finished()}
+    curve = depprobe.decay_curve(depprobe.jacobian(module, x, **case.measured, **kept))["log_rms"]
+    ranks = depprobe.jacobian(module, x, targets=case.ranked, method="probes", probes=PROBES, **kept)
     known = np.isfinite(ranks["log_norm"]) & (ranks["position"] != ranks["source"])
     return {
         "log_ratio": (curve - curve.sel(lag=0)).reindex(lag=LAGS).values,

@@ -32,7 +32,7 @@ import torch
 import xarray as xr
 from _character_model import CharacterModel, loss, train, windows
 from _past_laws import floor_of, law, misses
-from _study import main, report
+from _study import finished, main, report
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
@@ -146,7 +146,7 @@ def _at_first(size: Size) -> dict[str, Floats]:
         return CharacterModel(size.blocks, seed).eval()
 
     how: dict[str, Any] = {"of": f"stream.{size.blocks}", "wrt": "stream.0", "targets": "last"}
-    how |= {"method": "probes", "probes": size.probes, "seeds": size.draws}
+    how |= {"method": "probes", "probes": size.probes, "seeds": size.draws, "finished": finished()}
     squares = 2 * depprobe.jacobian(draw, ids[0], **how)["log_norm"].squeeze("target")
     inverse = np.mean([_inverse_deviations(draw(seed), ids) for seed in range(size.draws)], 0)
     drawn = 0.5 * np.log(np.exp(squares).mean("seed"))

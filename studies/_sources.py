@@ -57,6 +57,13 @@ def used(script: Path) -> dict[str, str]:
     return marks | {"torch": torch.__version__}
 
 
+def everything(script: Path) -> str:
+    """One hash of all that could bear on numbers, before anything has run."""
+    files = [*PACKAGE.rglob("*.py"), *STUDIES.glob("_*.py"), script.resolve()]
+    held = b"".join(file.read_bytes() for file in sorted(files))
+    return hashlib.sha256(held + torch.__version__.encode()).hexdigest()
+
+
 def unchanged(marks: dict[str, str]) -> bool:
     """Whether every file is still as it was when the marks were taken."""
     for name, known in marks.items():

@@ -22,7 +22,7 @@ from typing import Any
 
 import torch
 import xarray as xr
-from _sources import unchanged, used
+from _sources import everything, unchanged, used
 from matplotlib.figure import Figure
 
 from depprobe import store
@@ -31,6 +31,7 @@ from depprobe.errors import DepprobeError
 from depprobe.figures import VENUES, save
 from depprobe.figures.drawing.venues import venue
 from depprobe.ledger import Finding
+from depprobe.runs.cache import Finished
 
 HERE = Path(__file__).parent
 #: where studies write unless told otherwise; their quick versions in a folder of it
@@ -42,12 +43,18 @@ ROUND_OFF = 1e-3
 CHECK_FAILED = 3
 
 _report: list[Callable[[float, int, str], None]] = []
+_finished: list[Finished] = []
 
 
 def report(done: float, total: int, label: str) -> None:
     """Tell how far a study is; shown where ``main`` runs it."""
     for show in _report:
         show(done, total, label)
+
+
+def finished() -> Finished | None:
+    """Where the probes of a study keep what they have measured until it ends; None outside ``main``."""
+    return _finished[-1] if _finished else None
 
 
 def quoted(findings: Iterable[Finding]) -> dict[str, float]:
@@ -71,7 +78,8 @@ def main(
 ) -> None:
     """Compute a study and write ``NAME.nc``, ``NAME.pdf``, ``NAME.png`` and ``NAME.json``, its provenance.
 
-    Nothing is computed again while the code that made the dataset is as it was. ``--quick`` computes the
+    Nothing is computed again while the code that made the dataset is as it was, and an interrupted study
+    takes up the cases that its probes had finished. ``--quick`` computes the
     small version and compares its summary with the frozen one. Exit codes: 0 done, 2 a wrong call, 3 a check
     failed.
 
@@ -137,14 +145,20 @@ def _dataset(
     began = time.monotonic()
     # one thread: sums come out bit for bit the same whatever the number of processors
     torch.set_num_threads(1)
+    kept = Finished(data.with_name(data.name + ".partial"), code=everything(script), mode=mode)
+    if given.fresh:
+        kept.clear()
     with progress(quiet=False) as show:
         if show:
             _report.append(show)
+        _finished.append(kept)
         try:
             ds = compute(given.quick)
         finally:
             _report.clear()
+            _finished.clear()
     store.save(ds, data)
+    kept.clear()
     known = {
         "study": script.stem,
         "mode": mode,

@@ -27,7 +27,7 @@ from depprobe.core.options import Options, parse_bytes, wanted_positions
 from depprobe.models.checkpoint import read_weights
 from depprobe.models.transformers_folder import _read_json as read_configuration
 from depprobe.registry import Spec, layers
-from depprobe.runs.cache import Finished, FinishedPoints
+from depprobe.runs.cache import Finished
 from depprobe.runs.inputs import read as read_input
 from depprobe.store.sweeps.folder import PLAN
 from depprobe.store.trailer import sealed
@@ -189,10 +189,10 @@ def _cell(content: bytes, folder: Path) -> None:
 
 
 def _kept(content: bytes, folder: Path) -> None:
-    """A finished case of a run, in both forms."""
-    for kind in (Finished, FinishedPoints):
-        kept = kind(folder)
-        kept._path({}).write_bytes(content)
+    """A finished case of a run, as it is and with its checksum right."""
+    kept = Finished(folder)
+    for held in (content, sealed(content)):
+        kept._path({}).write_bytes(held)
         kept.get({})
 
 

@@ -11,7 +11,7 @@ from torch.nn.utils.parametrizations import weight_norm
 import depprobe
 from depprobe import store
 from depprobe.errors import BadInput, DepprobeError
-from depprobe.runs.cache import FinishedPoints
+from depprobe.runs.cache import Finished
 from depprobe.runs.subprocess_executor import measured_alone
 
 SHORT = {"d": 8, "threads": 1, "seconds": 0.001}
@@ -45,7 +45,7 @@ def test_torchs_own_modules_cost_what_their_formulas_say(module, path, steps):
 
 
 def test_points_are_kept_and_taken_up(tmp_path):
-    kept = FinishedPoints(tmp_path / "points")
+    kept = Finished(tmp_path / "points")
     first = depprobe.cost("conv:causal=true", n=[8], finished=kept, **SHORT)
     assert first.state_bytes.item() == 2 * 8 * 4
     assert first.flops.isel(phase=0).item() == first.flops_formula.isel(phase=0).item() == 2 * 8 * 3 * 64

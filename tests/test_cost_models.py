@@ -12,7 +12,7 @@ from torch import nn
 
 import depprobe
 from depprobe.errors import BadInput
-from depprobe.runs.cache import FinishedPoints, identity_of
+from depprobe.runs.cache import Finished, identity_of
 from depprobe.runs.cases import cases_of
 from depprobe.runs.inputs import Source
 from depprobe.runs.subject import Request
@@ -127,7 +127,7 @@ def test_a_model_that_fails_at_a_length_is_named():
 
 
 def test_finished_points_of_a_model_are_those_of_its_weights_and_code(tmp_path):
-    kept = FinishedPoints(tmp_path / "points")
+    kept = Finished(tmp_path / "points")
     module = made("tagger")
     first = depprobe.cost(module, Source("noise"), n=8, finished=kept, **SHORT)
     assert depprobe.cost(module, Source("noise"), n=8, finished=kept, **SHORT).identical(first)

@@ -10,7 +10,7 @@ import depprobe
 import depprobe.probes.jacobian as jacobian_probe
 from depprobe.errors import BadInput
 from depprobe.operators import RecurrentJacobian
-from depprobe.runs.cache import MARKER, Finished, FinishedPoints
+from depprobe.runs.cache import MARKER, Finished
 
 
 @pytest.fixture
@@ -101,12 +101,12 @@ def test_an_entry_that_is_no_file_is_measured_again(tmp_path, counted):
 
 
 def test_any_damage_to_a_finished_point_is_noticed(tmp_path):
-    kept = FinishedPoints(tmp_path / "points")
+    kept = Finished(tmp_path / "points")
     kept.put({"n": 1}, {"seconds": 1.25})
-    (file,) = kept.folder.glob("*.json")
+    (file,) = kept.folder.glob("*.npz")
     whole = file.read_bytes()
-    for place in range(8 * len(whole)):
-        byte, bit = divmod(place, 8)
+    for byte in range(len(whole)):
+        bit = byte % 8
         file.write_bytes(whole[:byte] + bytes([whole[byte] ^ 1 << bit]) + whole[byte + 1 :])
         assert kept.get({"n": 1}) is None
     file.write_bytes(whole)
@@ -155,6 +155,69 @@ def test_finished_cases_of_a_model_are_taken_up(tmp_path, monkeypatch):
     before = len(measured)
     depprobe.jacobian({"A": other}, x, seeds=4, finished=kept)
     assert len(measured) == before + 4, "other weights are other cases"
+
+
+PROBES = {
+    "gates": ("gates", {"n": 12, "d": 4}),
+    "lyapunov": ("lyapunov", {"n": 12, "d": 4, "exponents": 3}),
+    "lyapunov with determinants": ("lyapunov", {"n": 12, "d": 3, "exponents": "all", "drive": "none"}),
+    "spectrum": ("spectrum", {"d": 4, "grid": 5}),
+    "leading modes of steps": ("spectrum", {"n": 6, "d": 8, "steps": "last", "dense": 4, "modes": 2}),
+}
+
+
+@pytest.mark.parametrize("name", PROBES)
+def test_finished_cases_of_every_probe_are_taken_up(name, tmp_path):
+    def stop(done, total, label):
+        if done == 2:
+            raise KeyboardInterrupt
+
+    probe, options = PROBES[name]
+    measure = getattr(depprobe, probe)
+    plain = measure("lstm", **options, seeds=3)
+    with pytest.raises(KeyboardInterrupt):
+        measure("lstm", **options, seeds=3, finished=tmp_path / "kept", progress=stop)
+    files = {file: file.stat().st_mtime_ns for file in (tmp_path / "kept").glob("*.npz")}
+    assert files
+    assert measure("lstm", **options, seeds=3, finished=str(tmp_path / "kept")).identical(plain)
+    assert files == {file: file.stat().st_mtime_ns for file in files}, "taken up as they were"
+    assert measure("lstm", **options, seeds=3, finished=tmp_path / "kept").identical(plain)
+    measure("lstm", **options, seeds=3, seed=1, finished=tmp_path / "kept")
+    assert len(list((tmp_path / "kept").glob("*.npz"))) > len(plain.get("matrix_seed", range(3)))
+
+
+def test_an_interrupted_command_takes_up_and_leaves_nothing(run, tmp_path, monkeypatch):
+    from depprobe.probes import gates
+
+    plain, calls = gates._measure, []
+
+    def spy(*arguments):
+        calls.append(arguments)
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return plain(*arguments)
+
+    monkeypatch.setattr(gates, "_measure", spy)
+    words = (
+        "gates",
+        "--layer",
+        "gru",
+        "--n",
+        "8",
+        "--d",
+        "4",
+        "--seeds",
+        "4",
+        "-o",
+        "a.nc",
+        "--figure",
+        "a.png",
+    )
+    assert run(*words)[0] == 130
+    assert (tmp_path / "a.nc.partial").is_dir()
+    assert run(*words)[0] == 0
+    assert len(calls) == 3 + 2
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["a.nc", "a.png"]
 
 
 def test_an_exact_row_of_many_outputs_is_refused_before_it_is_made():

@@ -8,12 +8,15 @@ import json
 import os
 import subprocess
 import sys
+from argparse import Namespace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import xarray as xr
 from matplotlib.figure import Figure
 
+import depprobe
 from depprobe import store
 from depprobe.errors import BadInput
 
@@ -203,3 +206,33 @@ def test_a_stored_dataset_is_read_back(toy):
     ds = store.load(toy.parent / "out" / "quick" / "01_toy.nc")
     assert isinstance(ds, xr.Dataset)
     assert float(ds["one"]) == 1.0
+
+
+def test_an_interrupted_study_takes_up_what_its_probes_had_finished(study, tmp_path):
+    script, data, done = tmp_path / "01.py", tmp_path / "01.nc", []
+    script.write_text("")
+
+    def stop(at, total, label):
+        done.append(at)
+        if at > 1 and done.count(0) == 1:
+            raise KeyboardInterrupt
+
+    def compute(quick):
+        ds = depprobe.lyapunov("rnn", n=12, d=3, seeds=3, finished=study.finished(), progress=stop)
+        return ds[["exponent_case"]].assign_attrs(provenance=ds.attrs["provenance"])
+
+    def dataset():
+        return study._dataset(compute, script, data, Namespace(plot=False, quick=True, fresh=False))
+
+    with pytest.raises(KeyboardInterrupt):
+        dataset()
+    assert len(list((tmp_path / "01.nc.partial").glob("*.npz"))) == 1
+    found = dataset()
+    assert (done.count(0), sorted(file.name for file in tmp_path.iterdir())) == (
+        2,
+        ["01.json", "01.nc", "01.py"],
+    )
+    assert study.finished() is None
+    np.testing.assert_array_equal(
+        found["exponent_case"], depprobe.lyapunov("rnn", n=12, d=3, seeds=3)["exponent_case"]
+    )

@@ -31,7 +31,7 @@ from depprobe.advice.cost_model import is_recurrence, refusal
 from depprobe.advice.stack_depth import stack
 from depprobe.core.scaled import Scaled
 from depprobe.operators import temporal_jacobian
-from depprobe.runs.cache import FinishedPoints
+from depprobe.runs.cache import Finished
 from depprobe.runs.cases import cases_of_specs
 
 #: longest sequence measured, the lengths measured where a longer one is asked for, and how many times as
@@ -63,7 +63,7 @@ class Arrival(NamedTuple):
 NOTHING, TOO_LITTLE = (Arrival(log, math.nan, False) for log in (-math.inf, math.nan))
 
 
-def arrival(spec: str, n: int, lag: int, kept: FinishedPoints) -> Arrival:
+def arrival(spec: str, n: int, lag: int, kept: Finished) -> Arrival:
     """Gradient that arrives from ``lag`` positions back in sequences of length n.
 
     Parameters
@@ -134,19 +134,19 @@ def _misses(at: NDArray[np.float64], values: NDArray[np.float64]) -> float:
     return math.sqrt(float(np.square(start + slope * at - values).mean()))
 
 
-def _at_lengths(spec: str, lags: dict[int, int], kept: FinishedPoints) -> NDArray[np.float64]:
+def _at_lengths(spec: str, lags: dict[int, int], kept: Finished) -> NDArray[np.float64]:
     """ln arrival at each length from its lag, (lengths, seeds)."""
     return np.array([_at(spec, length, lag, kept) for length, lag in lags.items()])
 
 
-def _at(spec: str, n: int, lag: int, kept: FinishedPoints) -> NDArray[np.float64]:
+def _at(spec: str, n: int, lag: int, kept: Finished) -> NDArray[np.float64]:
     wanted = stack(spec, n, lag, WIDTH)
     if not wanted.possible:
         return np.full(SEEDS, -math.inf)
     return arrivals(wanted.spec, int(wanted.applications), n, kept)[:, lag]
 
 
-def arrivals(spec: str, count: int, n: int, kept: FinishedPoints) -> NDArray[np.float64]:
+def arrivals(spec: str, count: int, n: int, kept: Finished) -> NDArray[np.float64]:
     """ln arrival at the last position through so many layers, by seed and lag, (SEEDS, n)."""
     facts = {"arrivals": spec, "count": count, "n": n, "d": WIDTH, "seeds": SEEDS}
     facts |= {"cotangents": COTANGENTS, "version": __version__}

@@ -27,7 +27,7 @@ from depprobe.costs.streaming import NoStream, prepared_step, stream
 from depprobe.costs.timing import all_threads, seconds
 from depprobe.curves.scaling import SLOWER, slowed
 from depprobe.errors import BadInput
-from depprobe.runs.cache import FinishedPoints
+from depprobe.runs.cache import Finished
 from depprobe.runs.cases import Case, cases_of_specs
 
 #: a pass that takes longer is not measured with one thread too
@@ -79,7 +79,7 @@ class Costs:
     disturbed: dict[str, list[tuple[int, int]]] = field(default_factory=dict)
 
 
-def kept_in(folder: Path | None) -> FinishedPoints:
+def kept_in(folder: Path | None) -> Finished:
     """The measurements kept in a folder, made where it is missing.
 
     Raises
@@ -94,13 +94,13 @@ def kept_in(folder: Path | None) -> FinishedPoints:
         writable = False
     if not writable:
         raise BadInput(f"measurements cannot be kept in {str(where)!r}; name a folder with --cache")
-    return FinishedPoints(where)
+    return Finished(where)
 
 
 def fitted(
     specs: Sequence[str],
     streamed: bool,
-    kept: FinishedPoints,
+    kept: Finished,
     progress: Progress | None = None,
     grid: Grid = DEFAULT_GRID,
 ) -> Costs:
@@ -151,9 +151,7 @@ def _places(spec: str, grid: Grid) -> list[tuple[int, int]]:
     return found
 
 
-def _point(
-    spec: str, n: int, d: int, streamed: bool, grid: Grid, kept: FinishedPoints
-) -> dict[str, float | str]:
+def _point(spec: str, n: int, d: int, streamed: bool, grid: Grid, kept: Finished) -> dict[str, float | str]:
     facts = {"cost of": spec, "n": n, "d": d, "streamed": streamed, "seconds": grid.seconds}
     facts |= {"threads": grid.threads, "bytes": grid.sizes, "slower": SLOWER}
     facts |= {"machine": machine(), "version": __version__}

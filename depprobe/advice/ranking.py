@@ -30,7 +30,7 @@ from depprobe.core.options import DEFAULT_MEMORY, parse_bytes
 from depprobe.costs.machine import machine
 from depprobe.errors import BadInput
 from depprobe.registry import Spec, layers
-from depprobe.runs.cache import FinishedPoints
+from depprobe.runs.cache import Finished
 from depprobe.runs.labelling import provenance
 from depprobe.vocabulary import SCHEMA_VERSION, describe
 
@@ -158,7 +158,7 @@ def ranked(
     d: int,
     lag: int,
     budget: int,
-    kept: FinishedPoints,
+    kept: Finished,
     progress: Progress | None = None,
 ) -> xr.Dataset:
     """The ranking, from models of costs; parameters as in ``advise``."""
@@ -222,7 +222,7 @@ def indistinguishable(rows: Mapping[str, Mapping[str, Any]], order: Sequence[str
 
 
 def _row(
-    spec: str, n: int, d: int, lag: int, budget: int, costs: Costs, kept: FinishedPoints
+    spec: str, n: int, d: int, lag: int, budget: int, costs: Costs, kept: Finished
 ) -> tuple[str, dict[str, Any]]:
     wanted = stack(spec, n, lag, d)
     found = arrival(spec, n, lag, kept)

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     import xarray as xr
 
     from depprobe.cli.output import Summary
+    from depprobe.runs.cache import Finished
     from depprobe.runs.inputs import Source
 
 
@@ -161,6 +162,13 @@ class Run:
             torch.set_num_threads(before)
         self._seconds = time.perf_counter() - start
 
+    @property
+    def finished(self) -> Finished:
+        """Where finished cases are kept until the result is there."""
+        from depprobe.runs.cache import Finished
+
+        return Finished(self.data.with_name(self.data.name + ".partial"))
+
     def keep(self, ds: xr.Dataset, theory: xr.Dataset | None = None, kind: str = "auto") -> list[Path]:
         """Save the dataset and draw its figures, with theory over them; returns the paths of the figures."""
         from depprobe import store
@@ -172,6 +180,7 @@ class Run:
                 ds.attrs["provenance"] = json.dumps(record, sort_keys=True)
             store.save(ds, self.data)
         drawn = draw([ds], self.figure, kind, theory, Look.of(self._saying))
+        self.finished.clear()
         return [written.path for written in drawn]
 
     def note(self, lines: Sequence[str]) -> None:

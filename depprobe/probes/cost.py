@@ -28,7 +28,7 @@ from depprobe.costs.passes import PHASES
 from depprobe.costs.point import counted
 from depprobe.costs.timing import all_threads
 from depprobe.errors import BadInput, unknown
-from depprobe.runs.cache import FinishedPoints, identity_of
+from depprobe.runs.cache import Place, holding, identity_of
 from depprobe.runs.cases import (
     Case,
     Cases,
@@ -93,7 +93,7 @@ def cost(
     memory: int | str = DEFAULT_MEMORY,
     command: str | None = None,
     progress: Progress | None = None,
-    finished: FinishedPoints | None = None,
+    finished: Place | None = None,
 ) -> xr.Dataset:
     """What layers cost at several lengths and widths, forward and with the backward pass, at batch 1.
 
@@ -259,7 +259,7 @@ def _of_points(
     own: Mapping[tuple[str, int], Case],
     options: dict[str, Any],
     progress: Progress | None,
-    finished: FinishedPoints | None,
+    finished: Place | None,
 ) -> dict[tuple[str, int, int], Any]:
     points = list(product(coords["layer"], coords["n"], coords["d"]))
     # times of one machine are never taken for those of another
@@ -283,7 +283,7 @@ def _of_points(
         measure,
         name=lambda point: f"{point[0]} n={point[1]}" + f" d={point[2]}" * (len(coords["d"]) > 1),
         progress=progress,
-        kept=finished,
+        kept=holding(finished),
         facts=lambda point: request(point) | taken_on | identity_of(own.get(point[:2])),
     )
     return dict(zip(points, found, strict=True))

@@ -10,16 +10,16 @@ Source: Hochreiter and Schmidhuber 1997; Gers et al. 2000; Tallec and Ollivier 2
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from numbers import Real
 from typing import Any
 
 import numpy as np
 import torch
 import xarray as xr
-from numpy.typing import NDArray
 from torch import nn
 
+from depprobe._version import __version__
 from depprobe.core.calling.weights_in_effect import recurrence_in_effect
 from depprobe.core.options import DEFAULT_MEMORY, plain_modes, require, wanted_positions
 from depprobe.core.scaled import log_norm_of_logs
@@ -27,6 +27,7 @@ from depprobe.errors import BadInput
 from depprobe.operators.chain.kinds.gated import GatedChain
 from depprobe.operators.chain.operator import chain_norms
 from depprobe.operators.chain.trajectories import step_chains
+from depprobe.runs.cache import Holding, Place, holding, identity_of
 from depprobe.runs.cases import Case, Progress, Report, cases_of, collect
 from depprobe.runs.inner_recurrence import at_recurrences
 from depprobe.runs.labelling import input_of, numbers_of, origin, over_cases
@@ -70,6 +71,7 @@ def gates(
     memory: int | str = DEFAULT_MEMORY,
     command: str | None = None,
     progress: Progress | None = None,
+    finished: Place | None = None,
 ) -> xr.Dataset:
     """Norms of the true Jacobian of a gated state beside the product of its gates, at every lag.
 
@@ -78,8 +80,8 @@ def gates(
     module : ``nn.LSTM`` or ``nn.GRU`` in one direction, trained or not, or a model that holds one; the spec
         string of such a named layer (``"lstm:forget_bias=2"``), or several of one kind; a factory of them, or
         a mapping from labels.
-    x, n, d, samples, seeds, seed, dtype, device, memory, command, progress : as for ``depprobe.jacobian``;
-        x is what the module reads.
+    x, n, d, samples, seeds, seed, dtype, device, memory, command, progress, finished : as for
+        ``depprobe.jacobian``; x is what the module reads.
     target : position t at which the rows end, or ``last``.
     part : name of the recurrence in a model that holds several; it is measured at what the model hands it.
     depth : the stacked layer measured, 0 being the bottom one.
@@ -122,24 +124,29 @@ def gates(
         raise BadInput(f"gates are measured at one target (last, or a position), not {target!r}")
     t = int(at[0])
     wanted = _lags(lags, length)
-    kinds: dict[str, GatedChain] = {}
+    kinds: dict[str, tuple[str, ...]] = {}
 
-    def measure(case: Case, report: Report) -> dict[str, NDArray[np.float64]]:
+    def measure(case: Case, report: Report) -> dict[str, Any]:
         chain = _chain(case, depth, hold_h, asked.memory, len(measured.cases))
-        first = next(iter(kinds.values()), chain)
-        if chain.gates != first.gates:
-            raise BadInput(
-                f"{measured.labels[0]} and {case.label} have different gates ({', '.join(first.gates)} and "
-                f"{', '.join(chain.gates)}); measure them one kind at a time"
-            )
-        kinds[case.label] = chain
+        kinds[case.label] = chain.gates
+        _check_of_one_kind(kinds)
         return _measure(chain, t, wanted, hold_h, tolerance)
 
-    results = collect(measured.cases, measure, name=lambda case: case.label, progress=progress)
-    gate = next(iter(kinds.values()))
+    def facts(case: Case) -> dict[str, Any]:
+        known = {"layer": case.label, "seed": case.seed, "d": asked.of("d"), "dtype": asked.of("dtype")}
+        known |= {"target": t, "depth": depth, "hold_h": hold_h, "lags": wanted, "tolerance": tolerance}
+        return known | {"probe": "gates", "version": __version__} | identity_of(case)
+
+    kept: Holding[dict[str, Any]] | None = holding(finished)
+    results = collect(
+        measured.cases, measure, name=lambda case: case.label, progress=progress, kept=kept, facts=facts
+    )
+    gates = [tuple(map(str, one.pop("gates"))) for one in results]
+    _check_of_one_kind({case.label: names for case, names in zip(measured.cases, gates, strict=True)})
+    keepers = [str(one.pop("keeper")) for one in results]
     sizes = {"source": t + 1, "target": length, "unit": len(results[0]["time_constant"])}
     coords: dict[str, Any] = {name: np.arange(size) for name, size in sizes.items()}
-    coords |= {"gate": list(gate.gates), "lag": wanted}
+    coords |= {"gate": list(gates[0]), "lag": wanted}
     dims = {name: _DIMS.get(name, ("source",)) for name in sorted(results[0])}
     ds = over_cases([{name: one[name] for name in dims} for one in results], dims, measured.lead, coords)
     ds.attrs = origin(
@@ -153,7 +160,7 @@ def gates(
         tolerance=tolerance,
         target=t,
         depth=depth,
-        keeper=gate.keeper,
+        keeper=keepers[0],
         n=length,
         d=ds.sizes["unit"],
         seed=seed,
@@ -161,6 +168,16 @@ def gates(
         **input_of(measured.cases),
     )
     return ds
+
+
+def _check_of_one_kind(kinds: Mapping[str, tuple[str, ...]]) -> None:
+    first, names = next(iter(kinds.items()))
+    for label, others in kinds.items():
+        if others != names:
+            raise BadInput(
+                f"{first} and {label} have different gates ({', '.join(names)} and {', '.join(others)}); "
+                "measure them one kind at a time"
+            )
 
 
 def _lags(lags: Sequence[int] | None, n: int) -> list[int]:
@@ -195,9 +212,7 @@ def _chain(case: Case, depth: int, hold_h: bool, budget: int, cases: int) -> Gat
     return chain
 
 
-def _measure(
-    chain: GatedChain, t: int, lags: list[int], hold_h: bool, tolerance: float
-) -> dict[str, NDArray[np.float64]]:
+def _measure(chain: GatedChain, t: int, lags: list[int], hold_h: bool, tolerance: float) -> dict[str, Any]:
     log_keep = chain.log_keep().cpu().numpy()
     # from t downwards, so that short lags are not small differences of large sums
     product = np.zeros((t + 1, log_keep.shape[1]))
@@ -205,7 +220,9 @@ def _measure(
     rate = log_keep.mean(0)
     with np.errstate(divide="ignore"):
         time_constant = -1 / rate
-    found = {
+    found: dict[str, Any] = {
+        "gates": list(chain.gates),
+        "keeper": chain.keeper,
         "log_norm_product": log_norm_of_logs(torch.from_numpy(product), (1,))[:, 0].numpy(),
         "log_gate_product": product,
         "gate_value": chain.gate_values().cpu().numpy(),

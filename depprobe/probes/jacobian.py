@@ -31,7 +31,7 @@ from depprobe.core.options import (
 from depprobe.errors import BadInput
 from depprobe.operators import LogNorms, TemporalJacobian
 from depprobe.operators.dispatch import jacobians_at_depths
-from depprobe.runs.cache import Finished, identity_of
+from depprobe.runs.cache import Place, fields_of_results, holding, identity_of, results_of
 from depprobe.runs.cases import Point, Progress, Report, along_depth, cases_of, collect
 from depprobe.runs.labelling import Result, input_of, labelled, numbers_of, origin, over_sources, stacked
 from depprobe.runs.module_inputs import real_positions
@@ -68,7 +68,7 @@ def jacobian(
     forward: Mapping[str, Any] | None = None,
     command: str | None = None,
     progress: Progress | None = None,
-    finished: Finished | None = None,
+    finished: Place | None = None,
 ) -> xr.Dataset:
     """Natural logs of the norms of the temporal Jacobian, as a labelled dataset.
 
@@ -111,8 +111,8 @@ def jacobian(
     forward : further arguments of the module's forward, such as ``attn_mask``.
     command : what to record as the command; the call itself by default.
     progress : called with (cases done, cases in all, what is under way).
-    finished : where to keep finished cases, and take them up from; of models they are told by all weights,
-        attributes and code.
+    finished : folder in which to keep finished cases, and to take them up from; of models they are told by
+        all weights, attributes and code.
 
     Returns
     -------
@@ -193,9 +193,8 @@ def jacobian(
         asked_for = _Wanted(case.label, targets, norm, position, compared, seed, real)
         return _norms_of(operators, asked_for, report)
 
-    found = collect(
-        points, measure, name=lambda p: p.case.label, progress=progress, kept=finished, facts=facts
-    )
+    kept = None if finished is None else holding(finished, fields_of_results, results_of)
+    found = collect(points, measure, name=lambda p: p.case.label, progress=progress, kept=kept, facts=facts)
     results = [one for every_depth in found for one in every_depth]
     if any(one.tokens for one in results):
         results = over_the_same_targets(results)

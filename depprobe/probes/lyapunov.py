@@ -19,6 +19,7 @@ import xarray as xr
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor, nn
 
+from depprobe._version import __version__
 from depprobe.core.calling.arguments import check
 from depprobe.core.calling.weights_in_effect import recurrence_in_effect
 from depprobe.core.options import DEFAULT_MEMORY, plain_modes
@@ -28,6 +29,7 @@ from depprobe.dynamics.frames import count_of, grown, require_frame, warmup_of
 from depprobe.dynamics.maps import map_stretches
 from depprobe.dynamics.trajectory import Recurrence
 from depprobe.errors import BadInput, unknown
+from depprobe.runs.cache import Place, holding, identity_of
 from depprobe.runs.cases import Case, Cases, Progress, Report, cases_of, collect, subjects_of
 from depprobe.runs.inner_recurrence import at_recurrences
 from depprobe.runs.inputs import Source
@@ -56,6 +58,7 @@ def lyapunov(
     memory: int | str = DEFAULT_MEMORY,
     command: str | None = None,
     progress: Progress | None = None,
+    finished: Place | None = None,
 ) -> xr.Dataset:
     """Leading Lyapunov exponents of a recurrent layer along a trajectory, as a labelled dataset.
 
@@ -64,9 +67,10 @@ def lyapunov(
     module : ``nn.RNN``, ``nn.GRU`` or ``nn.LSTM`` in one direction, of any depth, or a model that holds one;
         the spec string of a named layer (``"lstm:forget_bias=2"``), or several; a factory of them, or a
         mapping from labels.
-    x, n, d, samples, seeds, seed, dtype, device, memory, command, progress : as for ``depprobe.jacobian``;
-        x is what the module reads, n counts the warm-up, and ``seed`` fixes the starting state and the first
-        frame too. Without input, n and samples (starting states) are for modules too.
+    x, n, d, samples, seeds, seed, dtype, device, memory, command, progress, finished : as for
+        ``depprobe.jacobian``; x is what the module reads, n counts the warm-up, and ``seed`` fixes the
+        starting state and the first frame too. Without input, n and samples (starting states) are for modules
+        too.
     part : name of the recurrence in a model that holds several; it is measured at what the model hands it.
     exponents : how many, the largest first; ``"all"``; by default 16, or all where the state is smaller.
     drive : ``input``: driven by x from the zero state; ``none``: autonomous, zero input, from a random state
@@ -109,10 +113,9 @@ def lyapunov(
     length = len(cases[0].x)
     before = warmup_of(warmup, length)
     stops = stops_of(length - before)
-    widths: list[int] = []
     numbered = [(case, index % measured.samples) for index, case in enumerate(cases)]
 
-    def measure(item: tuple[Case, int], report: Report) -> Growth:
+    def measure(item: tuple[Case, int], report: Report) -> tuple[Growth, int]:
         case, sample = item
         recurrent = _recurrent(case.build(), case.label)
         check(recurrent, case.x)
@@ -123,11 +126,21 @@ def lyapunov(
         start = flow.random_state(rng) if drive == "none" else None
         m = count_of(exponents, flow.width)
         require_frame(flow.width, m, asked.memory)
-        widths.append(flow.width)
         stretches = flow.stretches(case.x, start)
-        return grown(stretches, flow.width, m, before, stops, case.x, rng, lambda k: report(k / length))
+        told = grown(stretches, flow.width, m, before, stops, case.x, rng, lambda k: report(k / length))
+        return told, flow.width
 
-    results = collect(numbered, measure, name=lambda item: item[0].label, progress=progress)
+    def facts(item: tuple[Case, int]) -> dict[str, Any]:
+        case, sample = item
+        known = {"layer": case.label, "seed": case.seed, "d": asked.of("d"), "dtype": asked.of("dtype")}
+        known |= {"exponents": exponents, "drive": drive, "warmup": before, "sample": sample}
+        return known | {"probe": "lyapunov", "version": __version__} | identity_of(case)
+
+    kept = holding(finished, lambda one: {**one[0]._asdict(), "width": one[1]}, _kept)
+    found = collect(
+        numbered, measure, name=lambda item: item[0].label, progress=progress, kept=kept, facts=facts
+    )
+    results, widths = [one for one, _ in found], [width for _, width in found]
     if len({result.increments.shape[1] for result in results}) > 1:
         raise BadInput(
             f"the layers have states of {', '.join(map(str, dict.fromkeys(widths)))}; "
@@ -243,6 +256,11 @@ def lyapunov_of_map(
         d=len(start),
     )
     return ds
+
+
+def _kept(fields: dict[str, Any]) -> tuple[Growth, int]:
+    growth = Growth(fields["increments"], fields.get("log_det"), float(fields["interval"]))
+    return growth, int(fields["width"])
 
 
 def _labelled(

@@ -13,19 +13,21 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
+from depprobe._version import __version__
 from depprobe.core.options import DEFAULT_MEMORY, plain_modes, require
 from depprobe.dynamics.pseudospectrum import smallest_singular_values
 from depprobe.dynamics.recurrent_weights import named_weights, recurrent_weights
 from depprobe.dynamics.spectra import DENSE, Spectrum, leading_spectrum, spectrum_of
 from depprobe.dynamics.square_matrices import SquareMatrix, step_matrices, weight_matrices
 from depprobe.errors import BadInput
-from depprobe.runs.cases import Cases, Progress, cases_of, collect, subjects_of
+from depprobe.runs.cache import Place, holding, identity_of
+from depprobe.runs.cases import Case, Cases, Progress, cases_of, collect, subjects_of
 from depprobe.runs.inner_recurrence import at_recurrences
 from depprobe.runs.inputs import Source
 from depprobe.runs.labelling import described, input_of, numbers_of, origin
@@ -33,6 +35,8 @@ from depprobe.runs.subject import NamedLayer, Request, asks, refuse
 
 #: bytes an entry of a dense matrix takes on its way through the decompositions
 _BYTES_PER_ENTRY = 160
+#: a spectrum, the circular law's radius, the grid's half width and what stands on it
+Taken: TypeAlias = tuple[Spectrum, float, float, NDArray[np.float64] | None]
 #: the grid reaches this far beyond the largest of 1, the spectral radius and the circular law's radius
 _MARGIN = 1.25
 
@@ -60,6 +64,7 @@ def spectrum(
     memory: int | str = DEFAULT_MEMORY,
     command: str | None = None,
     progress: Progress | None = None,
+    finished: Place | None = None,
 ) -> xr.Dataset:
     """Eigenvalues, singular values and non-normality of recurrent weights, or of steps along a trajectory.
 
@@ -67,8 +72,8 @@ def spectrum(
     ----------
     module : your ``nn.Module``, of which all recurrent weights are taken, gate by gate; the spec string of a
         named layer, or several; a factory, or a mapping from labels.
-    x, n, d, seeds, seed, dtype, device, memory, command, progress : as for ``depprobe.jacobian``; x and n
-        have a meaning where ``steps`` are asked for. Spectra are computed in float64.
+    x, n, d, seeds, seed, dtype, device, memory, command, progress, finished : as for ``depprobe.jacobian``; x
+        and n have a meaning where ``steps`` are asked for. Spectra are computed in float64.
     weight : name of a square parameter or buffer to take instead (``"encoder.weight"``), or several.
     steps : positions k whose step Jacobians ds_k/ds_{k-1} to take instead, each stacked layer and direction
         on its own, its input held: ``last``, ``all``, ``every:M``, a position, a list. Of a model that is no
@@ -120,7 +125,8 @@ def spectrum(
         raise BadInput(f"steps are taken along one input (n, d), not along {measured.samples} samples")
 
     names = [weight] if isinstance(weight, str) else weight
-    matrices, matrix_seeds = [], []
+    matrices: list[SquareMatrix] = []
+    of: list[Case] = []
     for case in cases:
         before, after = f"{case.label} " * (len(labels) > 1), f" seed {case.seed}" * (len(measured.seeds) > 1)
         module = case.build()
@@ -130,7 +136,7 @@ def spectrum(
             weights = named_weights(module, names) if names else recurrent_weights(module, case.label)
             own = weight_matrices(weights)
         matrices += [replace(one, label=f"{before}{one.label}{after}") for one in own]
-        matrix_seeds += [case.seed] * len(own)
+        of += [case] * len(own)
     widest = max([min(m.width, dense) for m in matrices])
     require(
         _BYTES_PER_ENTRY * widest**2 + 8.0 * len(matrices) * (grid**2 + 3 * widest),
@@ -138,13 +144,23 @@ def spectrum(
         f"the spectrum of {len(matrices)} matrices up to {widest} wide",
         "lower dense, ask for fewer steps or a smaller grid",
     )
+
+    def facts(item: tuple[SquareMatrix, Case]) -> dict[str, Any]:
+        matrix, case = item
+        known = {"matrix": matrix.label, "layer": case.label, "seed": case.seed, "d": asked.of("d")}
+        known |= {"dtype": asked.of("dtype"), "of": "steps" if along else "weights", "dense": dense}
+        known |= {"modes": modes, "powers": powers, "grid": grid}
+        return known | {"probe": "spectrum", "version": __version__} | identity_of(case)
+
     found = collect(
-        matrices,
-        lambda matrix, report: _take_apart(matrix, modes, powers, grid, dense),
-        name=lambda matrix: matrix.label,
+        list(zip(matrices, of, strict=True)),
+        lambda item, report: _take_apart(item[0], modes, powers, grid, dense),
+        name=lambda item: item[0].label,
         progress=progress,
+        kept=holding(finished, _fields, _kept),
+        facts=facts,
     )
-    ds = _labelled(matrices, matrix_seeds, found, grid)
+    ds = _labelled(matrices, [case.seed for case in of], found, grid)
     first = next(cases[0].build().parameters(), None)
     ds.attrs = origin(
         f"Spectrum of {'steps' if along else 'weights'}",
@@ -187,9 +203,7 @@ def _check(weight: Any, steps: Any, powers: int, grid: int, dense: int) -> None:
         raise BadInput(f"grid must be 0 or an odd number from 3 on, not {grid}")
 
 
-def _take_apart(
-    matrix: SquareMatrix, modes: int, powers: int, grid: int, dense: int
-) -> tuple[Spectrum, float, float, NDArray[np.float64] | None]:
+def _take_apart(matrix: SquareMatrix, modes: int, powers: int, grid: int, dense: int) -> Taken:
     """The spectrum, the circular law's radius, the grid's half width and what stands on it."""
     whole = matrix.width <= dense
     W = matrix.whole() if whole or matrix.is_weight else None
@@ -210,10 +224,29 @@ def _take_apart(
     return found, circle, radius, np.concatenate([half[:0:-1], half])
 
 
+def _fields(taken: Taken) -> dict[str, Any]:
+    known, circle, radius, resolvent = taken
+    whole = known.triangular is not None
+    kept = {**vars(known), "triangular": None, "whole": whole}
+    return kept | {"circle": circle, "radius": radius, "resolvent": resolvent}
+
+
+def _kept(fields: dict[str, Any]) -> Taken:
+    circle, radius, whole = (fields.pop(name) for name in ("circle", "radius", "whole"))
+    resolvent = fields.pop("resolvent", None)
+    # of the triangular form, what follows asks only whether there was one
+    return (
+        Spectrum(**fields, triangular=np.empty((0, 0), complex) if whole else None),
+        circle,
+        radius,
+        resolvent,
+    )
+
+
 def _labelled(
     matrices: Sequence[SquareMatrix],
     seeds: Sequence[int],
-    found: Sequence[tuple[Spectrum, float, float, NDArray[np.float64] | None]],
+    found: Sequence[Taken],
     grid: int,
 ) -> xr.Dataset:
     spectra, circles, radii, resolvents = zip(*found, strict=True)

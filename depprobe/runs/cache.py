@@ -1,21 +1,23 @@
 """Finished cases of a long run, kept on disk until all are there, so that an interrupted run goes on.
 
-Each case is one file, .npz or JSON, named by a hash of all that bears on it (module, weights' seed, options,
-input, and the machine where that does), so that nothing stale is ever taken up; its checksum, of a zip or
-behind the JSON, tells damage, and what is damaged is measured again. A folder made here holds a
-marker; one without it is someone else's, and nothing in it is read, written or removed.
+Each case is one .npz file, named by a hash of all that bears on it (module, weights' seed, options, input,
+and the machine where that does), so that nothing stale is ever taken up; a checksum behind the data tells
+damage, and what is damaged is measured again. A folder made here holds a marker; one without it is someone
+else's, and nothing in it is read, written or removed. ``holding`` makes fields of a result, and back.
 """
 
 from __future__ import annotations
 
 import hashlib
-import json
+import io
+import os
 import re
 import sys
-from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass
 from dataclasses import fields as fields_of
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, TypeAlias, TypeVar
 
 import numpy as np
 
@@ -29,6 +31,8 @@ from depprobe.store.marks import mark_of
 from depprobe.store.trailer import data_of, sealed
 
 Found = TypeVar("Found")
+#: arrays, numbers and text by name
+Fields = dict[str, Any]
 
 #: the file that says whose a folder is, and what it says
 MARKER = "depprobe-unfinished-run.txt"
@@ -39,19 +43,15 @@ _OURS = re.compile(r"[0-9a-f]{24}\.(npz|json)|\.[0-9a-f]{16}\.tmp")
 _NORMS = tuple(field.name for field in fields_of(LogNorms))
 
 
-class _Folder(ABC, Generic[Found]):
-    """Results by the facts they follow from, one file each, in a folder of their own."""
+class Finished:
+    """Results as fields, by the facts they follow from, one file each, in a folder of their own.
 
-    suffix: str
+    Fields are numbers, text and arrays of them; those that are None are left out. ``beside`` are facts that
+    hold for all of them.
+    """
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-
-    @abstractmethod
-    def _read(self, path: Path) -> Found | None: ...
-
-    @abstractmethod
-    def _write(self, path: Path, found: Found) -> None: ...
+    def __init__(self, folder: str | os.PathLike[str], **beside: Any) -> None:
+        self.folder, self.beside = Path(folder), beside
 
     def claim(self) -> None:
         """Refuse a folder that was not made here, before anything is measured; raises ``BadInput``."""
@@ -62,25 +62,30 @@ class _Folder(ABC, Generic[Found]):
                 "name another --output"
             )
 
-    def get(self, facts: dict[str, Any]) -> Found | None:
+    def get(self, facts: dict[str, Any]) -> Fields | None:
         """What was measured under these facts before, or None; a damaged file is measured again."""
         path = self._path(facts)
         try:
-            return self._read(path) if path.is_file() and not path.is_symlink() else None
+            if not path.is_file() or path.is_symlink():
+                return None
+            with np.load(io.BytesIO(data_of(path)), allow_pickle=False) as kept:
+                return {name: kept[name][()] for name in kept.files}
         except Exception:  # damage surfaces as whatever the decoder meets first
             return None
 
-    def put(self, facts: dict[str, Any], found: Found) -> None:
+    def put(self, facts: dict[str, Any], found: Fields) -> None:
         """Keep what was measured; written under another name and renamed."""
         if not self.folder.exists():
-            self.folder.mkdir(parents=True)
+            self.folder.mkdir(parents=True, exist_ok=True)
             (self.folder / MARKER).write_text(_SAYS, encoding="utf-8")
         path = self._path(facts)
         if path.is_symlink():
             # what it leads to is not ours
             path.unlink()
+        stream = io.BytesIO()
+        np.savez(stream, **{name: value for name, value in found.items() if value is not None})
         with replacing(path) as temporary:
-            self._write(temporary, found)
+            temporary.write_bytes(sealed(stream.getvalue()))
 
     def clear(self) -> None:
         """The run is whole: remove what was written here by name, and the folder if nothing else is in it."""
@@ -100,7 +105,11 @@ class _Folder(ABC, Generic[Found]):
         return marker.read_bytes() == _SAYS.encode()
 
     def _path(self, facts: dict[str, Any]) -> Path:
-        return self.folder / f"{mark_of(facts)}{self.suffix}"
+        return self.folder / f"{mark_of(facts | self.beside)}.npz"
+
+
+#: where finished cases are kept: a folder's name, or the folder as such
+Place: TypeAlias = Finished | str | os.PathLike[str]
 
 
 def identity_of(case: Case | None) -> dict[str, Any]:
@@ -138,48 +147,75 @@ def _code_of(kinds: set[type]) -> list[Path]:
     return sorted(file for file in files | {b for b in beside if b.parent in folders} if file.is_file())
 
 
-class Finished(_Folder[list[Result]]):
-    """The finished cases of one run that gives norms, each with its results at every depth."""
+@dataclass(frozen=True)
+class Holding(Generic[Found]):
+    """A folder of finished cases that takes and gives what one probe measures."""
 
-    suffix = ".npz"
+    folder: Finished
+    fields_of: Callable[[Found], Fields]
+    made_of: Callable[[Fields], Found]
 
-    def _read(self, path: Path) -> list[Result] | None:
-        with path.open("rb") as stream, np.load(stream, allow_pickle=False) as kept:
-            every = {name: kept[name] for name in kept.files}
-        depths = sorted({int(name.partition(".")[0]) for name in every})
-        found = [
-            _result({name.removeprefix(f"{i}."): v for name, v in every.items() if name.startswith(f"{i}.")})
-            for i in depths
-        ]
-        whole = bool(found) and all(len(one.norms.values) == len(one.target) for one in found)
-        return found if whole else None
+    def claim(self) -> None:
+        """As of the folder."""
+        self.folder.claim()
 
-    def _write(self, path: Path, found: list[Result]) -> None:
-        fields: dict[str, Any] = {}
-        for i, one in enumerate(found):
-            known = {name: value for name, value in vars(one).items() if name != "norms"} | vars(one.norms)
-            fields |= {f"{i}.{name}": value for name, value in known.items() if value is not None}
-        with path.open("wb") as stream:
-            np.savez(stream, **fields)
+    def get(self, facts: dict[str, Any]) -> Found | None:
+        """What was measured under these facts before, or None; what does not fit is measured again."""
+        known = self.folder.get(facts)
+        try:
+            return None if known is None else self.made_of(known)
+        except (KeyError, TypeError, ValueError):
+            return None
+
+    def put(self, facts: dict[str, Any], found: Found) -> None:
+        """Keep what was measured."""
+        self.folder.put(facts, self.fields_of(found))
 
 
-def _result(fields: dict[str, Any]) -> Result:
+def as_it_is(found: Any) -> Any:
+    """Fields that are the result themselves."""
+    return dict(found)
+
+
+def holding(
+    finished: Any,
+    fields_of: Callable[[Found], Fields] = as_it_is,
+    made_of: Callable[[Fields], Found] = as_it_is,
+) -> Holding[Found] | None:
+    """Where a probe keeps its finished cases, or None; raises ``BadInput`` for what is no such place."""
+    if finished is None:
+        return None
+    if not isinstance(finished, Finished | str | os.PathLike):
+        raise BadInput(f"finished must be a folder in which to keep finished cases, not {finished!r:.60}")
+    folder = finished if isinstance(finished, Finished) else Finished(finished)
+    return Holding(folder, fields_of, made_of)
+
+
+def fields_of_results(found: list[Result]) -> Fields:
+    """Norms of one case at every depth as fields, ``0.values``, ``0.target``, ..."""
+    fields: Fields = {}
+    for i, one in enumerate(found):
+        known = {name: value for name, value in vars(one).items() if name != "norms"} | vars(one.norms)
+        fields |= {f"{i}.{name}": value for name, value in known.items()}
+    return fields
+
+
+def results_of(every: Fields) -> list[Result]:
+    """Norms of one case at every depth; raises ``ValueError`` where they do not fit together."""
+    depths = sorted({int(name.partition(".")[0]) for name in every})
+    found = [
+        _result({name.removeprefix(f"{i}."): v for name, v in every.items() if name.startswith(f"{i}.")})
+        for i in depths
+    ]
+    if not found or any(len(one.norms.values) != len(one.target) for one in found):
+        raise ValueError("norms and targets of different numbers")
+    return found
+
+
+def _result(fields: Fields) -> Result:
     norms = LogNorms(**{name: fields.pop(name) for name in _NORMS if name in fields})
     rest: dict[str, Any] = {name: str(fields[name]) for name in ("method", "error_kind", "zero_proof")}
     rest |= {name: float(fields[name]) for name in ("tolerance", "log_floor")}
     shape = tuple(int(size) for size in fields["shape"])
     probes = int(fields["probes"])
     return Result(norms, fields["target"], fields.get("position"), shape=shape, probes=probes, **rest)
-
-
-class FinishedPoints(_Folder[dict[str, Any]]):
-    """The finished points of one run whose results are numbers by name."""
-
-    suffix = ".json"
-
-    def _read(self, path: Path) -> dict[str, Any] | None:
-        kept = json.loads(data_of(path))
-        return kept if isinstance(kept, dict) else None
-
-    def _write(self, path: Path, found: dict[str, Any]) -> None:
-        path.write_bytes(sealed(json.dumps(found).encode()))

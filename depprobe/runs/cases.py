@@ -276,8 +276,6 @@ def collect(
     [4, 9]
     """
     if kept:
-        if not hasattr(kept, "claim"):
-            raise BadInput(f"finished must be a place to keep finished cases, not {kept!r:.60}")
         kept.claim()
     results = []
     for done, item in enumerate(items):

@@ -15,7 +15,7 @@ from depprobe.cli.tables import TABLES
 if TYPE_CHECKING:
     import xarray as xr
 
-    from depprobe.runs.cache import FinishedPoints
+    from depprobe.runs.cache import Finished
 
 #: lengths at which layers are compared, and those of the efficiency table
 _LENGTHS = "256,512,1024"
@@ -55,15 +55,11 @@ def cost(input_: str, **options: Any) -> None:
     depprobe cost --model net.py:make --layer lstm --d 64 --input data.csv --n 128,256
     depprobe cost --table latex
     """
-    from depprobe.runs.cache import FinishedPoints
-
     table = options["table"]
     run = asked(input_, options)
-    kept = FinishedPoints(run.data.with_name(run.data.name + ".partial"))
     ds = run.there()
-    ds = measured(run, kept) if ds is None else ds
+    ds = measured(run, run.finished) if ds is None else ds
     figures = run.keep(ds, kind="efficiency" if table else "auto")
-    kept.clear()
     if table:
         from depprobe.cli.summaries.efficiency import summary
 
@@ -93,7 +89,7 @@ def asked(input_: str, options: Mapping[str, Any]) -> Run:
     return Run.of("cost", input_, {**options, "n": n, "threads": None}, layers)
 
 
-def measured(run: Run, kept: FinishedPoints | None = None) -> xr.Dataset:
+def measured(run: Run, kept: Finished | None = None) -> xr.Dataset:
     """The dataset of a run, whose finished points are kept."""
     given = dict(run.options)
     sizes: dict[str, Any] = {name: given.pop(name) for name in ("n", "d")}

@@ -14,6 +14,8 @@ from depprobe.cli.options import saying, shared
 if TYPE_CHECKING:
     import xarray as xr
 
+    from depprobe.runs.cache import Finished
+
 
 @click.command(cls=Grouped, short_help="forget gates: their product beside the true dc_t/dc_k")
 @shared("layer", "part", "n", "d")
@@ -39,7 +41,7 @@ def gates(input_: str, **options: Any) -> None:
     """
     run = asked(input_, options)
     ds = run.there()
-    ds = measured(run) if ds is None else ds
+    ds = measured(run, run.finished) if ds is None else ds
     run.say(ds, run.keep(ds))
 
 
@@ -48,9 +50,10 @@ def asked(input_: str, options: Mapping[str, Any]) -> Run:
     return Run.of("gates", input_, options)
 
 
-def measured(run: Run) -> xr.Dataset:
-    """The dataset of a run."""
+def measured(run: Run, kept: Finished | None = None) -> xr.Dataset:
+    """The dataset of a run, whose finished cases are kept."""
     with run.measuring() as report:
         from depprobe.probes.gates import gates as measure
 
-        return measure(run.targets, run.source, command=run.command, progress=report, **run.options)
+        given = run.options | {"finished": kept}
+        return measure(run.targets, run.source, command=run.command, progress=report, **given)

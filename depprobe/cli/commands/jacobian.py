@@ -88,14 +88,12 @@ def jacobian(input_: str, theory: bool, **options: Any) -> None:
     """
     from depprobe.curves import decay_curve, distances
     from depprobe.errors import BadInput
-    from depprobe.runs.cache import Finished
 
     run = asked(input_, options)
     if theory and not isinstance(run.targets, list):
         raise BadInput("--theory is known of named layers alone; leave it out, or --model and labels")
-    kept = Finished(run.data.with_name(run.data.name + ".partial"))
     ds = run.there()
-    ds = measured(run, kept) if ds is None else ds
+    ds = measured(run, run.finished) if ds is None else ds
     predicted = None
     if theory:
         from depprobe.probes.theory import theory as predict
@@ -103,7 +101,6 @@ def jacobian(input_: str, theory: bool, **options: Any) -> None:
         sizes = {name: run.options[name] for name in ("n", "d", "seed")}
         predicted = predict(run.targets, run.source, **sizes)
     paths = run.keep(ds, predicted)
-    kept.clear()
     extra: dict[str, Any] = {}
     beside: list[dict[str, Any]] = []
     # fits take a second of a long curve, and the summary makes them anyway

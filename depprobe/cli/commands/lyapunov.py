@@ -15,6 +15,8 @@ from depprobe.vocabulary import DRIVES
 if TYPE_CHECKING:
     import xarray as xr
 
+    from depprobe.runs.cache import Finished
+
 
 @click.command(cls=Grouped, short_help="Lyapunov exponents of a recurrence, their convergence, a figure")
 @shared("layer", "part", "n", "d")
@@ -45,7 +47,7 @@ def lyapunov(input_: str, **options: Any) -> None:
     """
     run = asked(input_, options)
     ds = run.there()
-    ds = measured(run) if ds is None else ds
+    ds = measured(run, run.finished) if ds is None else ds
     run.say(ds, run.keep(ds))
 
 
@@ -58,9 +60,10 @@ def asked(input_: str, options: Mapping[str, Any]) -> Run:
     return Run.of("lyapunov", input_, options)
 
 
-def measured(run: Run) -> xr.Dataset:
-    """The dataset of a run."""
+def measured(run: Run, kept: Finished | None = None) -> xr.Dataset:
+    """The dataset of a run, whose finished cases are kept."""
     with run.measuring() as report:
         from depprobe.probes.lyapunov import lyapunov as measure
 
-        return measure(run.targets, run.source, command=run.command, progress=report, **run.options)
+        given = run.options | {"finished": kept}
+        return measure(run.targets, run.source, command=run.command, progress=report, **given)

@@ -14,6 +14,8 @@ from depprobe.cli.options import saying, shared
 if TYPE_CHECKING:
     import xarray as xr
 
+    from depprobe.runs.cache import Finished
+
 
 @click.command(
     cls=Grouped, short_help="eigenvalues, singular values, non-normality of recurrent weights, a figure"
@@ -49,7 +51,7 @@ def spectrum(input_: str, **options: Any) -> None:
     """
     run = asked(input_, options)
     ds = run.there()
-    ds = measured(run) if ds is None else ds
+    ds = measured(run, run.finished) if ds is None else ds
     run.say(ds, run.keep(ds))
 
 
@@ -62,10 +64,10 @@ def asked(input_: str, options: Mapping[str, Any]) -> Run:
     return Run.of("spectrum", input_, options)
 
 
-def measured(run: Run) -> xr.Dataset:
-    """The dataset of a run."""
+def measured(run: Run, kept: Finished | None = None) -> xr.Dataset:
+    """The dataset of a run, whose finished cases are kept."""
     with run.measuring() as report:
         from depprobe.probes.spectrum import spectrum as measure
 
-        given = {**run.options, "weight": list(run.options["weight"]) or None}
+        given = {**run.options, "weight": list(run.options["weight"]) or None, "finished": kept}
         return measure(run.targets, run.source, command=run.command, progress=report, **given)
