@@ -86,6 +86,7 @@ VARIABLES: dict[str, tuple[str, str]] = {
     "log_norm_low": ("lower end of the 95 % interval of log_norm, from random probes", "ln 1"),
     "log_norm_high": ("upper end of the 95 % interval of log_norm, from random probes", "ln 1"),
     "effective_rank": ("effective rank of J[t,k]: (sum s^2)^2 / sum s^4 over its singular values s", "1"),
+    "probe_loading": ("how far the error from probes is common to the sources of a target", "1"),
     "log_norm_error": ("error of log_norm from compression and rounding", "ln 1"),
     "trajectory_digits": ("decimal digits that the state at target keeps of rounding from source on", "1"),
     "log_median": ("natural log of the median norm", "ln 1"),

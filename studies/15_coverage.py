@@ -115,15 +115,12 @@ def _norms_held(blocks: torch.Tensor, truth: xr.Dataset, probes: int, seed: int)
 def _curve_held(blocks: torch.Tensor, truth: xr.Dataset, seed: int) -> list[np.ndarray]:
     at = wanted_positions(TARGETS, N, seed)
     norms = probed(blocks, 1, seed).log_norms(at)
-    found = distances(curve(norms.values, at, log_norm_stderr=norms.stderr), resamples=100, seed=seed)
-    held = []
-    for name in CURVE:
-        value, error = float(found[name]), 1.96 * float(found[f"{name}_stderr"])
-        low, high = value - error, value + error
-        if f"{name}_low" in found:
-            low, high = float(found[f"{name}_low"]), float(found[f"{name}_high"])
-        held.append(np.array([low <= float(truth[name]) <= high]))
-    return held
+    beside = {"log_norm_stderr": norms.stderr, "probe_loading": norms.loading}
+    found = distances(curve(norms.values, at, **beside), resamples=100, seed=seed)
+    return [
+        np.array([float(found[f"{name}_low"]) <= float(truth[name]) <= float(found[f"{name}_high"])])
+        for name in CURVE
+    ]
 
 
 def checks(ds: xr.Dataset) -> list[str]:

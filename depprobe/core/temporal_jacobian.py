@@ -48,6 +48,8 @@ class LogNorms:
     stderr : the same shape or None; standard error of ``values`` from random probes.
     low, high : the same shape or None; ends of the 95 % interval of ``values``.
     rank : the same shape or None; effective rank of the blocks, (sum s^2)^2 / sum s^4 over singular values s.
+    loading : the same shape or None; how far the error from probes is common to the sources of a target: at
+        two of them squared norms have errors with the product of their loadings as correlation.
     lags : None where columns are the sources asked for; else the lag of each column, all blocks
         at other lags being zero.
     digits : the same shape or None; decimal digits that the state at t keeps of a rounding error made at k or
@@ -62,6 +64,7 @@ class LogNorms:
     low: NDArray[np.float64] | None = None
     high: NDArray[np.float64] | None = None
     rank: NDArray[np.float64] | None = None
+    loading: NDArray[np.float64] | None = None
     lags: NDArray[np.int64] | None = None
     status: NDArray[np.int8] | None = None
     digits: NDArray[np.float64] | None = None

@@ -48,6 +48,8 @@ class Blocks:
     error : (m,) largest ``log_norm_error`` at each lag, or None.
     repeats : (seeds, samples), whose product is R.
     here : (T,) source that lag 0 of each target is, which is its lag to source 0.
+    probed : (2, m, T, R) standard error from probes and loading of what values were measured; None if exact.
+    normalised : whether values are over that of lag 0.
     """
 
     lags: Ints
@@ -58,6 +60,8 @@ class Blocks:
     error: Floats | None
     repeats: tuple[int, int]
     here: Ints
+    probed: Floats | None = None
+    normalised: bool = False
 
     def unknown(self, axis: tuple[int, ...]) -> dict[str, Ints]:
         """Numbers of blocks whose norm is not known: all, and by kind."""
@@ -70,7 +74,8 @@ class Blocks:
         diagonal = self.values[at[0]] if len(at) else np.full(self.values.shape[1:], np.nan)
         lost = ~np.isfinite(diagonal) & (self.status != STATUS["not_measured"])
         values = np.where(lost, np.nan, self.values - np.where(np.isfinite(diagonal), diagonal, 0.0))
-        return replace(self, values=values, status=np.where(lost, STATUS["undecided"], self.status))
+        status = np.where(lost, STATUS["undecided"], self.status)
+        return replace(self, values=values, status=status, normalised=True)
 
 
 def in_words(counts: Mapping[str, int]) -> str:
@@ -268,16 +273,19 @@ def _align(ds: xr.Dataset, first: int) -> Blocks:
     values = np.where(exists[:, :, None], -np.inf, np.full((1, 1, x.shape[2]), np.nan))
     values[row, t] = x[t, c]
     status = status_of(values, exists[:, :, None])
-    if "log_norm_status" in ds:
-        # NaN where xarray joined: not measured
+    if "log_norm_status" in ds:  # NaN where xarray joined: not measured
         status[row, t] = np.nan_to_num(cells(ds["log_norm_status"])[t, c])
 
     error = None
     if "log_norm_error" in ds:
         error = np.zeros(len(support))
         np.fmax.at(error, row, np.fmax.reduce(cells(ds["log_norm_error"])[t, c], axis=1))
+    probed = np.zeros((2, *values.shape))
+    for told, name in zip(probed, ("log_norm_stderr", "probe_loading"), strict=True):
+        told[row, t] = np.nan_to_num(cells(ds[name])[t, c]) if name in ds else 0.0
     empty = ~np.isin(found, support)
-    return Blocks(support, values, status, found[empty], counts[empty] * x.shape[2], error, repeats, here)
+    zeros = found[empty], counts[empty] * x.shape[2]
+    return Blocks(support, values, status, *zeros, error, repeats, here, probed if probed[0].any() else None)
 
 
 def _lags_of_band(here: Ints, start: int, n: int) -> tuple[Ints, Ints]:

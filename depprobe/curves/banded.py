@@ -20,6 +20,7 @@ OUTSIDE: dict[str, float] = {
     "log_norm_low": -np.inf,
     "log_norm_high": -np.inf,
     "effective_rank": np.nan,
+    "probe_loading": np.nan,
 }
 
 

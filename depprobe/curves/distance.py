@@ -9,26 +9,35 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import xarray as xr
 
-from depprobe.curves.align import REPEATS, Blocks, Floats, by_layer, over_layers
-from depprobe.curves.form import FORMS, NONE, SMOOTH, UNDETERMINED, Fit
+from depprobe.curves.align import REPEATS, Blocks, Ints, by_layer, over_layers
+from depprobe.curves.form import FORMS, Fit
 from depprobe.curves.names import of_each
-from depprobe.curves.noise import Slope, slope_error
-from depprobe.curves.pool import Curves, collect, weigh
-from depprobe.curves.reach import dominance, fit_forms, numbers, residuals
+from depprobe.curves.noise import Slope
+from depprobe.curves.pool import Curves, Units, collect, weigh
+from depprobe.curves.reach import (
+    best_form,
+    dominance,
+    fit_forms,
+    numbers,
+    rates_of,
+    residuals,
+    slope_of,
+)
 from depprobe.curves.resample import (
-    drawn_residuals,
+    drawn_lags,
+    drawn_probes,
     drawn_units,
     interval,
+    mirrored,
     spread_factor,
     standard_error,
     target_runs,
 )
-from depprobe.curves.shapes import line
 from depprobe.errors import BadInput, unknown
 from depprobe.vocabulary import POOLINGS, RELATIVE_TO, describe
 
@@ -136,10 +145,9 @@ def distances(
       where there are any, receptive field and width are lower bounds.
 
     NaN stands where there are too few distances. Attributes: the options; ``share_power``; ``resampled``
-    (what was drawn again: "target", "seed", "sample" or several; "lag" where there is one curve);
-    ``resampled_for_rates`` (the same for ``decay_rate`` and ``half_life``: "target or lag" where targets
-    share one input, the larger of two errors); ``resampled_run`` (neighbouring targets, or lags, drawn
-    together); ``resamples``; ``resample_seed``; ``criterion``; ``fit_space``.
+    (what was drawn again: "probe", "target", "seed", "sample"; "lag" where there is one curve);
+    ``resampled_for_rates`` (the same for ``decay_rate``, ``half_life``: "target or lag" where targets share
+    one input, the larger of two errors); ``resampled_run`` (neighbours drawn together); ``criterion``.
 
     Raises
     ------
@@ -151,7 +159,8 @@ def distances(
     squares. Targets near the start of the sequence see a short past and draw mean and range down: measure
     the last target, or late ones, to compare layers. Targets of one input share their past: for an error that
     holds for other inputs and weights measure several samples and seeds. A bootstrap of a maximum (receptive
-    field) understates its error.
+    field) understates its error. Of norms from random probes, numbers are freed of the bias of logs and
+    ratios of few probes, and intervals say where exact norms at all targets would put them.
 
     Examples
     --------
@@ -188,36 +197,67 @@ def distances(
     return found
 
 
-def _measure(blocks: Blocks, choices: Choices) -> xr.Dataset:
+class _Drawn(NamedTuple):
+    """A curve, its form, draws of it, what these vary ``about``; ``factor``: what their spread lacks."""
+
+    pooled: Curves
+    form: Fit
+    drawn: Curves
+    factor: float
+    names: list[str]
+    run: int
+    slope: Slope
+    about: Curves | None = None
+
+
+def _drawn(blocks: Blocks, choices: Choices) -> _Drawn:
     # every layer starts from the same seed, so that adding one leaves the others as they were
     rng = np.random.default_rng(choices.seed)
     starts = target_runs(blocks.values.shape[1])
     sizes = (len(starts), *blocks.repeats)
-    units = collect(blocks, choices.power, starts, choices.skip_lags)
+    several = [n for n, size in zip(("target", *REPEATS), sizes, strict=True) if size > 1]
+
+    def collected(given: Blocks, first: Ints) -> Units:
+        return collect(given, choices.power, first, choices.skip_lags)
+
+    if blocks.probed is not None:
+        pooled, base, drawn = drawn_probes(blocks, collected, choices.pooling, choices.resamples, rng)
+        form = fit_forms(pooled, choices.skip_lags)
+        factor = spread_factor(blocks.repeats) if max(blocks.repeats) > 1 else 1.0
+        slope = slope_of(pooled, form, choices.skip_lags)
+        return _Drawn(pooled, form, drawn, factor, [", ".join(["probe", *several])], 1, slope, base)
+    units = collected(blocks, starts)
     pooled = weigh(units, np.ones((1, len(units.rows))), choices.pooling)
     form = fit_forms(pooled, choices.skip_lags)
-    draws: list[tuple[Curves, float]] = []
-    names, run = [], 1
-    if max(sizes) > 1:
+    slope, names = slope_of(pooled, form, choices.skip_lags), [", ".join(several)] if several else []
+    if several:
         drawn = weigh(units, drawn_units(sizes, choices.resamples, rng), choices.pooling)
-        draws.append((drawn, spread_factor(sizes)))
-        names.append(", ".join(n for n, size in zip(("target", *REPEATS), sizes, strict=True) if size > 1))
-        run = int(starts[1]) if len(starts) > 1 else 1
-    slope = _slope(pooled, form, choices)
+        factor, run = spread_factor(sizes), int(starts[1]) if len(starts) > 1 else 1
     if max(blocks.repeats) == 1:
         # all targets of one input decay along the same steps: for their slope they are one curve
         names.append("lag")
-        by_lag, lag_run = _drawn_lags(pooled, form, choices, rng)
-        if draws:
+        residual = np.full(pooled.distance.shape, np.nan)
+        residual[pooled.distance >= max(1, choices.skip_lags)] = form.residual[0]
+        fitted = np.flatnonzero(np.isfinite(residual))
+        by_lag = drawn_lags(pooled, residual[fitted], fitted, choices.power, choices.resamples, rng)
+        if several:
             # pooled over targets, what is new at each lag is correlated too, which runs of lags keep
-            slope = slope.at_least(standard_error(_rates(by_lag, choices), slope.rate, 1.0))
+            slope = slope.at_least(standard_error(rates_of(by_lag, choices.skip_lags), slope.rate, 1.0))
         else:
-            run = lag_run
-            draws.append((by_lag, 1.0))
-    curves, factor = draws[0]
+            drawn, factor, run = by_lag, 1.0, math.isqrt(len(fitted))
+    return _Drawn(pooled, form, drawn, factor, names, run, slope)
+
+
+def _measure(blocks: Blocks, choices: Choices) -> xr.Dataset:
+    pooled, form, curves, factor, names, run, slope, base = _drawn(blocks, choices)
     forms = fit_forms(curves, choices.skip_lags, form)
     about = (choices.threshold, choices.relative_to, choices.skip_lags)
     values, spreads = numbers(pooled, form, *about), numbers(curves, forms, *about)
+    if base is not None:
+        spreads = {
+            name: mirrored(spreads[name], float(values[name][0]), float(at[0]), name == "mean_distance")
+            for name, at in numbers(base, fit_forms(base, choices.skip_lags, form), *about).items()
+        }
     furthest = float(max(pooled.distance.max(initial=0), pooled.empty.max(initial=0)))
 
     out: dict[str, tuple[Any, ...]] = {}
@@ -246,7 +286,7 @@ def _measure(blocks: Blocks, choices: Choices) -> xr.Dataset:
             ("_high", high, "upper end of the 95 % interval: "),
         ):
             out[f"{name}{suffix}"] = ((), float(number), said | {"long_name": words + said["long_name"]})
-    scalars: dict[str, Any] = {"best_form": _best(form), "independent_lags": slope.lags}
+    scalars: dict[str, Any] = {"best_form": best_form(form), "independent_lags": slope.lags}
     scalars |= dict(zip(("residual_sd", "residual_autocorrelation"), residuals(form), strict=True))
     scalars |= dominance(pooled)
     scalars |= {name: int(count) for name, count in blocks.unknown((0, 1, 2)).items()}
@@ -258,42 +298,3 @@ def _measure(blocks: Blocks, choices: Choices) -> xr.Dataset:
         out[name] = ("form", along, describe(name))
     attrs = {"resampled": names[0], "resampled_for_rates": " or ".join(names), "resampled_run": run}
     return xr.Dataset(out, {"form": ("form", list(FORMS), describe("form"))}, attrs)
-
-
-def _best(form: Fit) -> str:
-    if form.best[0] < 0:
-        return UNDETERMINED
-    return NONE if form.unfit[0] else FORMS[form.best[0]]
-
-
-def _slope(pooled: Curves, form: Fit, choices: Choices) -> Slope:
-    """How well the lags of one curve fix its decay rate."""
-    if form.smooth[0] < 0:
-        return Slope(*[math.nan] * 5)
-    apart = pooled.distance >= max(1, choices.skip_lags)
-    shape, theta = list(SMOOTH.values())[form.smooth[0]], form.theta[form.smooth[0]]
-    seen = np.isfinite(form.residual[0])
-    _, tangents = shape(theta, pooled.distance[apart])
-    rate = float(form.slope[0, FORMS.index("exponential")])
-    return slope_error(pooled.distance[apart][seen], rate, form.residual[0][seen], tangents[0][:, seen])
-
-
-def _rates(curves: Curves, choices: Choices) -> Floats:
-    apart = curves.distance >= max(1, choices.skip_lags)
-    y = curves.log_rms[:, apart]
-    seen = np.isfinite(y)
-    return line(curves.distance[apart].astype(np.float64), np.where(seen, y, 0.0), seen)[1]
-
-
-def _drawn_lags(pooled: Curves, form: Fit, choices: Choices, rng: np.random.Generator) -> tuple[Curves, int]:
-    """Curves like the only one there is, its residuals drawn again in runs, and the length of a run."""
-    residual = np.full(pooled.distance.shape, np.nan)
-    residual[pooled.distance >= max(1, choices.skip_lags)] = form.residual[0]
-    fitted = np.flatnonzero(np.isfinite(residual))
-    change = np.full((choices.resamples, len(residual)), np.nan)
-    if len(fitted):
-        change[:] = 0.0
-        change[:, fitted] = drawn_residuals(residual[fitted], choices.resamples, rng) - residual[fitted]
-        # lag 0 has no residual and moves with its neighbour, so that a common offset changes no share
-        change[:, pooled.distance == 0] = change[:, fitted[:1]]
-    return pooled.moved(change, choices.power), math.isqrt(len(fitted))

@@ -16,9 +16,10 @@ import math
 import numpy as np
 
 from depprobe.curves.align import Floats
-from depprobe.curves.form import FORMS, Fit, fit
-from depprobe.curves.noise import RESOLUTION
+from depprobe.curves.form import FORMS, NONE, SMOOTH, UNDETERMINED, Fit, fit
+from depprobe.curves.noise import RESOLUTION, Slope, slope_error
 from depprobe.curves.pool import Curves
+from depprobe.curves.shapes import line
 
 #: share that lies within the effective range
 HELD = 0.95
@@ -98,3 +99,30 @@ def dominance(curves: Curves) -> dict[str, float]:
         "lag_zero_excess": falls[0] - falls[1],
         "first_source_share": float(curves.first[0]),
     }
+
+
+def best_form(form: Fit) -> str:
+    """Name of the form, or what is said in its place."""
+    if form.best[0] < 0:
+        return UNDETERMINED
+    return NONE if form.unfit[0] else FORMS[form.best[0]]
+
+
+def slope_of(pooled: Curves, form: Fit, skip_lags: int) -> Slope:
+    """How well the lags of one curve fix its decay rate."""
+    if form.smooth[0] < 0:
+        return Slope(*[math.nan] * 5)
+    apart = pooled.distance >= max(1, skip_lags)
+    shape, theta = list(SMOOTH.values())[form.smooth[0]], form.theta[form.smooth[0]]
+    seen = np.isfinite(form.residual[0])
+    _, tangents = shape(theta, pooled.distance[apart])
+    rate = float(form.slope[0, FORMS.index("exponential")])
+    return slope_error(pooled.distance[apart][seen], rate, form.residual[0][seen], tangents[0][:, seen])
+
+
+def rates_of(curves: Curves, skip_lags: int) -> Floats:
+    """Decay rates (B,) by plain least squares."""
+    apart = curves.distance >= max(1, skip_lags)
+    y = curves.log_rms[:, apart]
+    seen = np.isfinite(y)
+    return line(curves.distance[apart].astype(np.float64), np.where(seen, y, 0.0), seen)[1]

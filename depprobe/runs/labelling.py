@@ -32,6 +32,7 @@ _FIELDS: dict[str, tuple[str, float]] = {
     "log_norm_low": ("low", -np.inf),
     "log_norm_high": ("high", -np.inf),
     "effective_rank": ("rank", np.nan),
+    "probe_loading": ("loading", np.nan),
     "log_norm_status": ("status", STATUS["zero"]),
     "trajectory_digits": ("digits", np.nan),
 }
@@ -244,8 +245,7 @@ def labelled(results: list[Result], measured: Cases, depths: Sequence[str] = ())
         lag = ds["lag"] if "lag" in ds.coords else ds["target"] - ds[column]
         ds.attrs["horizon_lag"] = int(np.ceil(lag.where(lost).min()))
     proofs = sorted({one.zero_proof for one in per_layer if one.zero_proof})
-    if proofs:
-        ds.attrs["zero_proof"] = "; ".join(proofs)
+    ds.attrs |= {"zero_proof": "; ".join(proofs)} if proofs else {}
     dtype = getattr(torch, measured.dtype)
     doubtful = bool(ds["log_norm_status"].isin([STATUS["underflow"], STATUS["undecided"]]).any())
     if doubtful or dtype in HALF:

@@ -22,7 +22,7 @@ from depprobe.store.labelled import completed
 from depprobe.vocabulary import ABOUT, SCHEMA_VERSION, STATUS, describe
 
 #: where a run has no such variable: beside an estimate, an exact norm errs by nothing
-_ABSENT = {"log_norm_error": 0.0, "log_norm_stderr": 0.0, "effective_rank": np.nan}
+_ABSENT = {"log_norm_error": 0.0, "log_norm_stderr": 0.0, "effective_rank": np.nan, "probe_loading": np.nan}
 _ABSENT |= {"trajectory_digits": np.nan}
 _ENDS = ("log_norm_low", "log_norm_high")
 #: attributes that may differ between layers

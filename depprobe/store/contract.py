@@ -19,7 +19,11 @@ from depprobe.vocabulary import (
 
 #: dimensions that may stand before those of a block
 _LEADING = ("layer", "depth", "seed", "sample")
-BESIDE_LOG_NORM = ("log_norm_error", "log_norm_stderr", "log_norm_low", "log_norm_high", "effective_rank")
+BESIDE_LOG_NORM = (
+    *(f"log_norm_{name}" for name in ("error", "stderr", "low", "high")),
+    "effective_rank",
+    "probe_loading",
+)
 _FLAGS = {name: describe("log_norm_status")[name] for name in ("flag_values", "flag_meanings")}
 
 

@@ -1,17 +1,6 @@
-r"""Frobenius norms from a few random rows, and how well they are known.
+r"""Frobenius norms from a few random rows a target, how well they are known, and which rows tell that.
 
-    est = (d/m) sum_i |v_i^T J|^2,    v_1..v_m orthonormal in R^d, Haar:    E est = |J|_F^2,  exact at m = d
-
-    Var est / (E est)^2 = 2 d (d-m) / (m (d-1) (d+2)) (1/r - 1/d),    r = (tr B)^2 / tr B^2,    B = J J^T
-
-r is the effective rank, 1 to d. From the Gram matrix G_ij = v_i^T B v_j follow unbiased (tr B)^2 and tr B^2:
-
-    E (tr G)^2 = a (tr B)^2 + 2 b tr B^2,    E tr G^2 = b (tr B)^2 + (a + b) tr B^2
-    m^2 = a d^2 + 2 b d,    m = a d + b d (d + 1)
-
-est / |J|_F^2 is taken for (d/m) Beta(m p/2, (d-m) p/2), p such that the variance is right: exact for rank
-one, chi-squared with m r degrees of freedom where m is far below d.
-Source: Hutchinson 1990 (random rows); Mezzadri 2007 (Haar matrices by QR, signs corrected).
+The estimate, its law and what ``effective_rank`` is: ``probe_statistics``.
 """
 
 from __future__ import annotations
@@ -21,7 +10,6 @@ import math
 import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -34,6 +22,14 @@ from depprobe.core.scaled import Scaled
 from depprobe.core.temporal_jacobian import LogNorms
 from depprobe.operators.autograd import fisher
 from depprobe.operators.autograd.operator import AutogradJacobian
+from depprobe.operators.autograd.probe_statistics import (
+    Traces,
+    orthonormal_rows,
+    pooled,
+    rows_for,
+    traces,
+    uncertainty,
+)
 from depprobe.operators.autograd.products import Gathered, Products
 from depprobe.operators.autograd.rounding import beyond, farther
 
@@ -43,8 +39,6 @@ LEAST_ROWS, MOST_ROWS = 16, 64
 PILOT_ROWS, PILOT_TARGETS = 8, 3
 #: rows of a pilot beside probes that are too few to tell the rank
 FEW_ROWS = 4
-#: lags whose effective ranks are pooled
-WINDOW = 7
 #: neighbouring targets for which a causal forward is recorded up to the last of them
 TOGETHER = 8
 
@@ -73,6 +67,7 @@ class ProbedJacobian(AutogradJacobian):
         d, asked = self.shape[1], options.probes
         #: lags and traces of the pilots of each norm
         self._pilots: dict[str, list[tuple[NDArray[np.int64], Traces]]] = {}
+        #: effective ranks and loadings (2, sources)
         self._ranks: dict[int, Floats] = {}
         self._ready: dict[int, Gathered] = {}
         #: rows a target
@@ -92,14 +87,16 @@ class ProbedJacobian(AutogradJacobian):
     ) -> LogNorms:
         found = super().log_norms(targets, sources, norm)
         columns = np.arange(self.shape[2]) if sources is None else np.asarray(sources, dtype=np.int64)
-        rank = np.stack([self._rank(t, columns, norm) for t in targets])
+        rank, loading = np.stack([self._rank(t, columns, norm) for t in targets], axis=1)
         self._ranks.clear()
-        rank[~np.isfinite(found.values)] = np.nan
+        unknown = ~np.isfinite(found.values)
+        rank[unknown] = loading[unknown] = np.nan
         # an exact zero is known
         stderr, low, high = np.where(
             np.isneginf(found.values), 0.0, uncertainty(self.probes, self.shape[1], rank)
         )
-        return replace(found, stderr=stderr, rank=rank, low=found.values + low, high=found.values + high)
+        ends = {"low": found.values + low, "high": found.values + high}
+        return replace(found, stderr=stderr, rank=rank, loading=loading, **ends)
 
     @property
     def _ranks_itself(self) -> bool:
@@ -164,7 +161,8 @@ class ProbedJacobian(AutogradJacobian):
             return self._log_norms_of(found) - log_scale
         found = self._ready[t]
         if self._ranks_itself:
-            self._ranks[t] = traces(torch.cat(found.rows), self.shape[1]).effective_rank(self.shape[1])
+            told, d = traces(torch.cat(found.rows), self.shape[1]), self.shape[1]
+            self._ranks[t] = np.stack([told.effective_rank(d), told.loading(d)])
         return self._log_norms_of(found)
 
     def _rounded(self, t: int, logs: Floats, norm: str) -> Floats:
@@ -177,12 +175,13 @@ class ProbedJacobian(AutogradJacobian):
     # -- effective ranks -----------------------------------------------------------------------------
 
     def _rank(self, t: int, columns: NDArray[np.int64], norm: str) -> Floats:
-        """Effective ranks of a row; beyond the lags of all pilots they are taken to fall with the lag."""
+        """Effective ranks and loadings of a row; beyond the lags of all pilots ranks are taken to fall."""
         if t in self._ranks:
             return self._ranks[t]
-        lags, ranks = pooled(self._pilots[norm], self.shape[1])
+        lags, ranks, loadings = pooled(self._pilots[norm], self.shape[1])
         here = self._lags(t)[columns]
-        return np.maximum(1.0, np.interp(here, lags, ranks) / beyond(here, lags))
+        falling = np.maximum(1.0, np.interp(here, lags, ranks) / beyond(here, lags))
+        return np.stack([falling, np.interp(here, lags, loadings)])
 
     def _pilot(self, t: int, norm: str, rows: int = FEW_ROWS) -> None:
         """A few rows of one target more."""
@@ -200,78 +199,3 @@ class ProbedJacobian(AutogradJacobian):
         for t in chosen:
             self._pilot(t, norm, PILOT_ROWS)
         return float(np.nanmedian(pooled(self._pilots[norm], d)[1]))
-
-
-class Traces(NamedTuple):
-    """Unbiased (tr B)^2 and tr B^2 of some blocks, each over the square of its own estimated norm^2."""
-
-    squared: Floats
-    of_square: Floats
-
-    def effective_rank(self, d: int) -> Floats:
-        """(tr B)^2 / tr B^2 between 1 and d; NaN where a block is zero."""
-        with np.errstate(divide="ignore", invalid="ignore"):
-            rank = np.where(self.squared > 0, self.squared / self.of_square, 1.0)
-        return np.where(np.isnan(self.squared), np.nan, np.clip(rank, 1.0, d))
-
-
-def pooled(pilots: Sequence[tuple[NDArray[np.int64], Traces]], d: int) -> tuple[NDArray[np.int64], Floats]:
-    """Effective rank by lag, from pilots of some targets: lags ascending, and the rank at each."""
-    lag = np.concatenate([lags for lags, _ in pilots])
-    squared, of_square = (np.concatenate([found[i] for _, found in pilots]) for i in (0, 1))
-    seen = np.isfinite(squared)
-    lags, at = np.unique(lag[seen], return_inverse=True)
-    # neighbouring lags have similar ranks, and the farthest ones are those of a single target
-    window = np.ones(min(WINDOW, len(lags)))
-    sums = (np.bincount(at, values[seen]) for values in (squared, of_square))
-    every = Traces(*(np.convolve(one, window, "same") for one in sums))
-    return (lags, every.effective_rank(d)) if len(lags) else (np.zeros(1, int), np.ones(1))
-
-
-def orthonormal_rows(seed: list[int], m: int, d: int) -> Floats:
-    """m <= d orthonormal rows of R^d, uniformly distributed, (m, d)."""
-    q, r = np.linalg.qr(np.random.default_rng(seed).standard_normal((d, m)))
-    # the signs of R would otherwise say where Q points
-    return (q * np.sign(np.diagonal(r))).T
-
-
-def traces(rows: Tensor, d: int) -> Traces:
-    """Of blocks whose images (m, n, d_in) under m >= 2 orthonormal rows are given: (n,) each."""
-    m = rows.shape[0]
-    unit = Scaled.plain(rows.transpose(0, 1).double()).rescaled((1, 2)).values
-    gram = unit @ unit.mT if m <= unit.shape[2] else unit.mT @ unit
-    square = unit.square().sum((1, 2)).square()
-    ratio = (gram.square().sum((1, 2)) / square).cpu().numpy()
-    a, b = np.linalg.solve([[d * d, 2 * d], [d, d * (d + 1)]], [m * m, m])
-    found = np.linalg.solve([[a, 2 * b], [b, a + b]], np.stack([np.ones_like(ratio), ratio]))
-    # over the square of the estimate (d/m) tr G; a block of zeros has no rank
-    return Traces(*np.where(np.isnan(ratio), np.nan, found * (m / d) ** 2))
-
-
-def relative_variance(m: int, d: int, rank: Floats) -> Floats:
-    """Of the estimated squared norm."""
-    return 2 * d * (d - m) / (m * max(1, d - 1) * (d + 2)) * (1 / rank - 1 / d)
-
-
-def rows_for(error: float, d: int, rank: float) -> int:
-    """Fewest rows with which the squared norm has at most this relative standard deviation."""
-    one = 2 * d / (max(1, d - 1) * (d + 2)) * (1 / rank - 1 / d)
-    return min(d, max(1, int(np.ceil(one * d / (error**2 + one) - 1e-9))))
-
-
-def uncertainty(m: int, d: int, rank: Floats) -> Floats:
-    """Standard error of the ln of an estimated norm, and what to add for the ends of its 95 % interval.
-
-    (3, ...) for ranks (...): all 0 at m = d, and NaN where the rank is.
-    """
-    from scipy.special import betaincinv  # slow to import, and only this needs it
-
-    ranks, at = np.unique(rank, return_inverse=True)
-    variance = relative_variance(m, d, ranks)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        half = np.clip(((d - m) / (m * variance) - 1) / d, 1e-6, 1e12)
-    a, b = (torch.from_numpy(k * half) for k in (m, d))
-    spread = (torch.special.polygamma(1, a) - torch.special.polygamma(1, b)).clamp_min(0).sqrt().numpy()
-    ends = [0.5 * np.log(m / d / betaincinv(m * half, (d - m) * half, q)) for q in (0.975, 0.025)]
-    found = np.where(variance > 0, np.stack([spread / 2, *ends]), 0.0)
-    return np.where(np.isnan(ranks), np.nan, found)[:, at].reshape(3, *rank.shape)
