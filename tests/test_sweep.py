@@ -5,7 +5,11 @@ from __future__ import annotations
 import contextlib
 import itertools
 import json
+import os
 import re
+import resource
+import subprocess
+import sys
 from concurrent.futures import BrokenExecutor, Executor, Future, ProcessPoolExecutor
 from functools import partial
 from multiprocessing import get_context
@@ -22,8 +26,9 @@ from depprobe.cli.commands.sweep.grid import grid_of
 from depprobe.errors import BadInput, DepprobeError
 from depprobe.runs.sweeps.engine import InProcess, run_cells
 from depprobe.runs.sweeps.executors import Engine
+from depprobe.store.atomic import this_process
 from depprobe.store.sweeps import opening
-from depprobe.store.sweeps.folder import SweepFolder
+from depprobe.store.sweeps.folder import Cell, SweepFolder
 
 GRID = """
 [grid]
@@ -229,30 +234,79 @@ ENDS = """
 def error(): raise MemoryError("no more")
 def leaves(): raise SystemExit(3)
 def deep(): return deep()
+def large(): return __import__("torch").ones(1 << 28)
 """
 
 
-def test_cells_that_raise_or_exceed_memory_are_kept_and_the_rest_goes_on(swept, tmp_path):
+def test_cells_that_raise_or_exceed_memory_are_kept_and_the_rest_goes_on(swept, tmp_path, monkeypatch):
+    monkeypatch.setattr("depprobe.runs.sweeps.within_memory.available", lambda: float(1 << 28))
     (tmp_path / "net.py").write_text(ENDS)
     np.save(tmp_path / "x.npy", np.zeros((6, 3)))
-    grid = (
-        '[grid]\nmodel = ["net.py:error", "net.py:leaves", "net.py:deep"]\n[fixed]\ninput = "x.npy"\nn = 6\n'
-    )
+    models = [f"net.py:{name}" for name in ("error", "leaves", "deep", "large")]
+    grid = f'[grid]\nmodel = {models}\n[fixed]\ninput = "x.npy"\nn = 6\n'
     grid += '[[include]]\nlayer = ["lstm", "gru"]\nd = 2048\nmemory = "20MiB"\n'
     grid += '[[include]]\nlayer = "rnn"\nd = 4\n'
     code, _, err = swept(grid)
-    assert (code, err.count("\n")) == (1, 5)
+    assert (code, err.count("\n")) == (1, 6)
+    assert resource.getrlimit(resource.RLIMIT_DATA)[0] == resource.RLIM_INFINITY, "the limit goes as it came"
     reasons = depprobe.open_sweep(tmp_path / "out").missing_reason.to_series()
     said = {index[0]: reason for index, reason in reasons.items() if reason != "not asked for"}
     assert said["rnn"] == ""
     words = {
         "error": "no more",
+        "large": "more memory than this machine has left",
         "leaves": "3",
         "deep": "recursion",
         "lstm": "budget is 20 MiB",
         "gru": "20 MiB",
     }
-    assert [name for name, word in words.items() if word not in said[name]] == []
+    assert {name: said[name] for name, word in words.items() if word not in said[name]} == {}
+
+
+KILLED = """
+import os, sys
+from pathlib import Path
+from depprobe.runs.sweeps.engine import InProcess, run_cells
+from depprobe.store.sweeps.folder import Cell, Plan, SweepFolder
+from depprobe.store.trailer import sealed
+
+def task(settings, path):
+    print(settings["i"], flush=True)
+    if settings["i"] == 0:
+        os.kill(os.getpid(), 9)
+    Path(path).write_bytes(sealed(b""))
+
+folder = SweepFolder(Path("out"))
+cells = [Cell(f"{i:024x}", {"i": i}, {"i": i}, 3.0 - i) for i in range(3)]
+folder.claim()
+folder.write(Plan("jacobian", ["i"], cells))
+print(run_cells(cells, folder, task, InProcess()).failed)
+"""
+
+
+def test_a_cell_at_which_processes_are_killed_waits_for_the_others_and_is_then_kept_as_failed(run, tmp_path):
+    def go():
+        done = subprocess.run([sys.executable, "-c", KILLED], cwd=tmp_path, capture_output=True, text=True)
+        return done.returncode, done.stdout.split("\n")[:-1]
+
+    assert go() == (-9, ["0"])
+    assert "not measured yet; processes killed at it: 1" in run("sweep", "status", "out")[1]
+    assert go() == (-9, ["1", "2", "0"])
+    code, (said,) = go()
+    assert code == 0
+    assert "2 processes that measured it were killed" in said
+    assert "1 failed, 2 measured" in run("sweep", "status", "out")[1]
+    assert [file.name for file in (tmp_path / "out").glob("*.begun")] == []
+
+
+def test_a_process_leaves_the_cells_of_another_for_later(tmp_path):
+    cells = [Cell(f"{i:024x}", {"i": i}, {"i": i}, 3.0 - i) for i in range(3)]
+    folder, order = SweepFolder(tmp_path / "out"), []
+    folder.claim()
+    # the first is at another process, which lives
+    (folder.folder / f"{cells[0].mark}.begun").write_text(f"{this_process()[:4]}{os.getppid():06x}\n")
+    run_cells(cells, folder, lambda settings, path: order.append(settings["i"]), InProcess())
+    assert order == [1, 2, 0]
 
 
 class _Gone(Executor):

@@ -46,6 +46,7 @@ COMMANDS = {
 }
 #: command -> what of it is kept as soon as it is measured
 _KEPT = {"jacobian": "case", "cost": "point", "sweep": "cell", "claims": "statement", "advise": "measurement"}
+_KEPT |= {"gates": "case", "lyapunov": "case", "spectrum": "matrix"}
 
 
 def _others() -> dict[str, EntryPoint]:

@@ -46,7 +46,7 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
     """
     final = Path(os.path.realpath(path))
     # short whatever the final name, which may use the full length a file system allows
-    temporary = final.with_name(f".{_machine()}{os.getpid() % 16**6:06x}{secrets.token_hex(3)}.tmp")
+    temporary = final.with_name(f".{this_process()}{secrets.token_hex(3)}.tmp")
     try:
         if final.exists() and not final.is_file():
             raise BadInput(f"cannot write {str(path)!r}: it is {'a folder' if final.is_dir() else 'no file'}")
@@ -70,16 +70,27 @@ def remove_forgotten(folder: Path) -> None:
         found = _TEMPORARY.fullmatch(path.name)
         if not found:
             continue
+        process = found[1] + found[2]
         try:
-            if found[1] == _machine():
-                gone = int(found[2], 16) != os.getpid() and not _lives(int(found[2], 16))
-            else:
-                gone = time.time() - path.stat().st_mtime > _FORGOTTEN
+            gone = process != this_process() and is_gone(process, path)
             if gone:
                 path.unlink()
         except OSError:
             # someone else removed it, or may
             continue
+
+
+def this_process() -> str:
+    """This machine and process, in ten hexadecimal digits."""
+    return f"{_machine()}{os.getpid() % 16**6:06x}"
+
+
+def is_gone(process: str, noted: Path) -> bool:
+    """Whether another process, by its ten digits, has ended; one of another machine a day after its note."""
+    if process[:4] != _machine():
+        return time.time() - noted.stat().st_mtime > _FORGOTTEN
+    number = int(process[4:], 16)
+    return number == os.getpid() or not _lives(number)
 
 
 def _machine() -> str:

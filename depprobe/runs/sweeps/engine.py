@@ -11,10 +11,12 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, Executor, Future, wait
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
 from depprobe.errors import DepprobeError
+from depprobe.runs.sweeps.within_memory import within_memory
 from depprobe.store.sweeps.folder import DAMAGED, FAILED, MEASURED, Cell, SweepFolder
 
 #: called with (cells done by their share of the work, cells in all, what is under way)
@@ -26,6 +28,12 @@ _GOES_ON = "what is measured stays, and the same command goes on"
 _PATIENCE = 5.0
 #: exceptions of an executor that mean one cell cannot be measured: it has ended several workers
 _OF_ONE_CELL = ("KilledWorker",)
+#: processes that may be killed at one cell before it is kept as failed, and what is said of it
+_TRIES = 2
+_KILLED = (
+    f"{_TRIES} processes that measured it were killed, as systems do when memory runs out; sweep retry with "
+    "--workers 1 measures it in a process of its own"
+)
 
 
 @dataclass
@@ -46,12 +54,13 @@ class WorkersLost(DepprobeError):
 
 
 class InProcess(Executor):
-    """Runs each task at once, in this process and thread."""
+    """Runs each task at once, in this process and thread, within what memory there is."""
 
     def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
         future: Future[Any] = Future()
         try:
-            future.set_result(fn(*args, **kwargs))
+            with within_memory():
+                future.set_result(fn(*args, **kwargs))
         except Exception as error:
             future.set_exception(error)
         return future
@@ -85,7 +94,10 @@ def run_cells(
         What is measured stays.
     """
     tally, waiting = Tally(), deque[Cell]()
-    for cell in sorted(cells, key=lambda cell: -cell.work):
+    # what is measured here ends with this process, and so does what measures it
+    here = isinstance(executor, InProcess)
+    # a cell at which a process was killed before waits for all others
+    for cell in sorted(cells, key=lambda cell: (folder.killed(cell) > 0, -cell.work)):
         state = folder.state(cell)
         if state == DAMAGED:
             folder.forget(cell)
@@ -93,10 +105,15 @@ def run_cells(
             tally.there.append(cell.mark)
         elif state == FAILED:
             tally.failed[cell.mark] = folder.reason(cell)
+        elif here and folder.killed(cell) >= _TRIES:
+            folder.forget(cell)
+            folder.fail(cell, _KILLED)
+            tally.failed[cell.mark] = _KILLED
         else:
             waiting.append(cell)
     clock = _Clock(sum(cell.work for cell in waiting), len(waiting), progress)
     running: dict[Future[str | None], Cell] = {}
+    passed = set[str]()  # left for later once, since another process was at them
     try:
         while waiting or running:
             while waiting and len(running) < at_once:
@@ -105,8 +122,13 @@ def run_cells(
                     tally.there.append(cell.mark)
                     clock.done(cell.work)
                     continue
+                if here and waiting and cell.mark not in passed and folder.is_taken(cell):
+                    passed.add(cell.mark)
+                    waiting.append(cell)
+                    continue
                 clock.say(len(tally.failed))
-                running[executor.submit(task, cell.settings, str(folder.data(cell)))] = cell
+                with folder.under_way(cell) if here else nullcontext():
+                    running[executor.submit(task, cell.settings, str(folder.data(cell)))] = cell
             done = wait(running, timeout=_PATIENCE, return_when=FIRST_COMPLETED).done if running else set()
             if running and not done and lost():
                 raise WorkersLost(tally.measured)

@@ -3,6 +3,7 @@
     sweep.json          the cells that the last call asked for, and the axes along which they lie
     <mark>.nc           the dataset of a cell, whole and with its checksum, or not there
     <mark>.failed.json  why a cell could not be measured
+    <mark>.begun        processes that began to measure a cell and have not ended it: it goes with the cell
 
 ``mark`` is the hash of a cell's full configuration (``store.marks``). A cell is ``measured``, ``failed``,
 ``damaged`` (its file does not fit its checksum) or ``missing``. Only these names are ever written or removed.
@@ -12,18 +13,19 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from depprobe.errors import BadInput, harmless
-from depprobe.store.atomic import one_line, reason_of, remove_forgotten, replacing
+from depprobe.errors import BadInput, DepprobeError, harmless
+from depprobe.store.atomic import is_gone, one_line, reason_of, remove_forgotten, replacing, this_process
 from depprobe.store.trailer import verify
 
 PLAN = "sweep.json"
 MEASURED, FAILED, DAMAGED, MISSING = "measured", "failed", "damaged", "missing"
-_MARK = re.compile(r"[0-9a-f]{24}")
+_MARK, _PROCESS = re.compile(r"[0-9a-f]{24}"), re.compile(r"[0-9a-f]{10}")
 #: bytes of a plan above which it is none of ours: some million cells
 _LARGEST = 1 << 29
 
@@ -65,6 +67,9 @@ class SweepFolder:
         """Where the dataset of a cell is, or would be."""
         return self.folder / f"{cell.mark}.nc"
 
+    def _begun(self, cell: Cell) -> Path:
+        return self.folder / f"{cell.mark}.begun"
+
     def _failure(self, cell: Cell) -> Path:
         return self.folder / f"{cell.mark}.failed.json"
 
@@ -90,6 +95,9 @@ class SweepFolder:
                     "with --output"
                 )
         remove_forgotten(self.folder)
+        for begun in self.folder.glob("*.begun"):
+            if _MARK.fullmatch(begun.stem) and begun.with_suffix(".nc").is_file():
+                begun.unlink(missing_ok=True)
 
     def write(self, plan: Plan) -> None:
         """Say which cells are asked for."""
@@ -134,7 +142,8 @@ class SweepFolder:
         if state == DAMAGED:
             return "its file is damaged: the same command measures it again"
         if state == MISSING:
-            return "not measured yet"
+            killed = self.killed(cell)
+            return "not measured yet" + f"; processes killed at it: {killed}" * bool(killed)
         try:
             reason = json.loads(self._failure(cell).read_text(encoding="utf-8"))["reason"]
         except (OSError, ValueError, KeyError, TypeError, RecursionError):
@@ -147,11 +156,41 @@ class SweepFolder:
             document = {"reason": on_one_line(reason), "settings": cell.settings}
             temporary.write_text(json.dumps(document), encoding="utf-8")
 
+    @contextmanager
+    def under_way(self, cell: Cell) -> Iterator[None]:
+        """Note that this process measures a cell; the note stays where the process is killed meanwhile."""
+        try:
+            with self._begun(cell).open("a", encoding="ascii") as stream:
+                stream.write(this_process() + "\n")
+        except OSError as error:
+            raise DepprobeError(f"could not write {str(self._begun(cell))!r}: {reason_of(error)}") from None
+        try:
+            yield
+        finally:
+            self._begun(cell).unlink(missing_ok=True)
+
+    def killed(self, cell: Cell) -> int:
+        """How many processes began to measure a cell and were killed, as far as can be known here."""
+        return sum(self._ends(cell))
+
+    def is_taken(self, cell: Cell) -> bool:
+        """Whether another process is at this cell, as far as can be known here."""
+        return not all(self._ends(cell))
+
+    def _ends(self, cell: Cell) -> list[bool]:
+        """For each process that began a cell, whether it was killed."""
+        try:
+            lines = self._begun(cell).read_text(encoding="ascii").splitlines()
+            return [is_gone(line, self._begun(cell)) for line in lines if _PROCESS.fullmatch(line)]
+        except (OSError, ValueError):
+            return []
+
     def forget(self, cell: Cell) -> None:
         """Remove what is damaged of a cell, and why it failed."""
         if self.state(cell) == DAMAGED and (self.data(cell).is_symlink() or self.data(cell).is_file()):
             self.data(cell).unlink(missing_ok=True)
         self._failure(cell).unlink(missing_ok=True)
+        self._begun(cell).unlink(missing_ok=True)
 
 
 def on_one_line(text: str) -> str:

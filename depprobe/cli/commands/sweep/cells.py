@@ -6,6 +6,7 @@ import contextlib
 import importlib
 import importlib.util
 import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,8 @@ from depprobe.store.marks import content_of, mark_of
 from depprobe.store.sweeps.folder import Cell, Plan, on_one_line
 from depprobe.vocabulary import SCHEMA_VERSION
 
+#: what torch says where memory is refused
+_REFUSED = re.compile(r"(can't|not) allocate memory|out of memory", re.IGNORECASE)
 #: probes that measure time, whose cells run alone on their machine
 TIMED = ("cost",)
 
@@ -89,13 +92,15 @@ def _said(error: BaseException) -> str:
     from depprobe.errors import DepprobeError
 
     if isinstance(error, click.ClickException):
-        return error.format_message()
-    if isinstance(error, DepprobeError):
-        return str(error)
-    if isinstance(error, OSError) and error.strerror:
-        return reason_of(error)
-    first = (str(error).strip().splitlines() or [""])[0]
-    return f"{type(error).__name__}: {first}"
+        said = error.format_message()
+    elif isinstance(error, DepprobeError):
+        said = str(error)
+    elif isinstance(error, OSError) and error.strerror:
+        said = reason_of(error)
+    else:
+        said = f"{type(error).__name__}: {(str(error).strip().splitlines() or [''])[0]}"
+    refused = isinstance(error, MemoryError) or _REFUSED.search(said)
+    return f"more memory than this machine has left: {said}" if refused else said
 
 
 def _mark(keys: Keys, settings: Settings, contents: Mapping[str, str]) -> str:
