@@ -259,6 +259,11 @@ def describe(name: str) -> dict[str, Any]:
     return dict(ABOUT[name])
 
 
+def at_lag_0(position: Any) -> Any:
+    """The source at lag 0 of targets at these positions; half a position rounds up."""
+    return (position + 0.5) // 1
+
+
 def status_of(log_norm: NDArray[np.float64], exists: Any = True) -> NDArray[np.int8]:
     """Status of norms of which nothing else is known: NaN is undecided, or not measured where none exists.
 

@@ -27,17 +27,16 @@ from itertools import product
 
 import numpy as np
 import xarray as xr
-from _study import finished, main, report
+from _study import attributes, finished, main, report
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 import depprobe
 from depprobe.figures.drawing.style import COLOURS, GREY, LINES, MARKERS, PAGE, styled
-from depprobe.runs.labelling import provenance
 from depprobe.theory.critical import critical_gain_gru
 from depprobe.theory.gated import Gate, lstm_forget
 from depprobe.theory.meanfield import mean_field
-from depprobe.vocabulary import SCHEMA_VERSION, describe
+from depprobe.vocabulary import describe
 
 LAYERS = ("rnn", "gru", "lstm")
 CELLS = LAYERS[1:]
@@ -101,17 +100,15 @@ def compute(quick: bool) -> xr.Dataset:
         ds[key].attrs = describe(key)
     ds["cell"].attrs = {"long_name": "gated layer", "units": "1"}
     ds["width"].attrs = describe("d")
-    ds.attrs = {
-        "title": "First Lyapunov exponent against gain and forget bias",
-        "layer": ", ".join(LAYERS),
-        "n": sizes["n"],
-        "d": d,
-        "seed": 0,
-        "dtype": "float64",
-        "depprobe_version": depprobe.__version__,
-        "schema_version": SCHEMA_VERSION,
-        "provenance": provenance("studies/13_lyapunov_gain.py" + " --quick" * quick),
-    }
+    ds.attrs = attributes(
+        __file__,
+        quick,
+        "First Lyapunov exponent against gain and forget bias",
+        LAYERS,
+        n=sizes["n"],
+        d=d,
+        dtype="float64",
+    )
     return ds
 
 

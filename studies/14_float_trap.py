@@ -27,7 +27,7 @@ import numpy as np
 import torch
 import xarray as xr
 from _floats import FACTORS, VALUES, many_digits, powers
-from _study import main, report
+from _study import attributes, main, report
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure, SubFigure
 from torch import Tensor, nn
@@ -36,8 +36,7 @@ import depprobe
 from depprobe.curves import distances
 from depprobe.figures.drawing.log_axis import LN10, log10_of, use_decades
 from depprobe.figures.drawing.style import COLOURS, GREY, MARKERS, PAGE, SMALL, styled
-from depprobe.runs.labelling import provenance
-from depprobe.vocabulary import SCHEMA_VERSION, describe
+from depprobe.vocabulary import describe
 
 LAYERS = {"lstm": nn.LSTM, "rnn": nn.RNN}
 #: (n, d, rows of the Jacobian at a time)
@@ -62,17 +61,9 @@ def compute(quick: bool) -> xr.Dataset:
     ds = xr.concat(parts, "layer").merge(many_digits()).merge(powers()).merge(reach())
     for key in ("layer", "lag"):
         ds[key].attrs = describe(key)
-    ds.attrs = {
-        "title": "What plain autodiff prints and what is true",
-        "layer": ", ".join(LAYERS),
-        "n": n,
-        "d": d,
-        "seed": 0,
-        "dtype": "float64",
-        "depprobe_version": depprobe.__version__,
-        "schema_version": SCHEMA_VERSION,
-        "provenance": provenance("studies/14_float_trap.py" + " --quick" * quick),
-    }
+    ds.attrs = attributes(
+        __file__, quick, "What plain autodiff prints and what is true", LAYERS, n=n, d=d, dtype="float64"
+    )
     return ds
 
 

@@ -37,7 +37,7 @@ import torch
 import xarray as xr
 from _form_coverage import NOISES, coverage
 from _known_blocks import KINDS, curve, exact, known_blocks, probed
-from _study import main, report
+from _study import attributes, main, report
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
@@ -45,8 +45,6 @@ import depprobe
 from depprobe.core.options import wanted_positions
 from depprobe.curves import distances
 from depprobe.figures.drawing.style import COLOURS, GREY, MARKERS, PAGE, SMALL, styled
-from depprobe.runs.labelling import provenance
-from depprobe.vocabulary import SCHEMA_VERSION
 
 N, D, TARGETS = 48, 12, "random:32"
 SEEDS_QUICK, SEEDS = 40, 500
@@ -89,18 +87,16 @@ def compute(quick: bool) -> xr.Dataset:
         },
     )
     ds = ds.merge(coverage(quick, report))
-    ds.attrs = {
-        "title": "Coverage of 95 % intervals",
-        "layer": "linear maps of known blocks",
-        "n": N,
-        "d": D,
-        "seed": 0,
-        "seeds": seeds,
-        "dtype": "float64",
-        "depprobe_version": depprobe.__version__,
-        "schema_version": SCHEMA_VERSION,
-        "provenance": provenance("studies/15_coverage.py" + " --quick" * quick),
-    }
+    ds.attrs = attributes(
+        __file__,
+        quick,
+        "Coverage of 95 % intervals",
+        ["linear maps of known blocks"],
+        n=N,
+        d=D,
+        seeds=seeds,
+        dtype="float64",
+    )
     return ds
 
 

@@ -31,8 +31,9 @@ from typing import Any
 
 import numpy as np
 import xarray as xr
-from _study import finished, main, report
+from _study import attributes, finished, main, report
 from _trained_twins import CASES, WEIGHTS, Case
+from _weights_look import LOOK, add_weights_legend
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Circle
@@ -41,9 +42,8 @@ from numpy.typing import NDArray
 
 import depprobe
 from depprobe.figures.drawing.log_axis import LN10, use_decades
-from depprobe.figures.drawing.style import COLOURS, GREY, PAGE, SMALL, styled
-from depprobe.runs.labelling import provenance
-from depprobe.vocabulary import SCHEMA_VERSION, describe
+from depprobe.figures.drawing.style import GREY, PAGE, SMALL, styled
+from depprobe.vocabulary import describe
 
 Floats = NDArray[np.float64]
 #: lags of the curves
@@ -100,15 +100,9 @@ def compute(quick: bool) -> xr.Dataset:
         ds[name].attrs = {"long_name": words, "units": "1"}
     for name in ("lag", "gate", "mode", "part"):
         ds[name].attrs = describe(name)
-    ds.attrs = {
-        "title": "Trained networks beside their untrained twins",
-        "layer": ", ".join(ds["model"].values),
-        "seed": 0,
-        "dtype": "float32",
-        "depprobe_version": depprobe.__version__,
-        "schema_version": SCHEMA_VERSION,
-        "provenance": provenance("studies/16_trained.py" + " --quick" * quick),
-    }
+    ds.attrs = attributes(
+        __file__, quick, "Trained networks beside their untrained twins", ds["model"].values, dtype="float32"
+    )
     return ds
 
 
@@ -198,10 +192,6 @@ def summary(ds: xr.Dataset) -> dict[str, float]:
     }
 
 
-#: colour and marker of trained and untrained
-LOOK = {"trained": (COLOURS[0], "o"), "untrained": (COLOURS[1], "s")}
-
-
 def plot(ds: xr.Dataset) -> Figure:
     """Decay curves of every network; then ranks, spectra, time constants and exponents."""
     names = [str(name) for name in ds["model"].values]
@@ -218,17 +208,15 @@ def plot(ds: xr.Dataset) -> Figure:
         _draw_cloud(cloud, ds)
         _draw_times(held, ds)
         _draw_exponents(exponents, ds)
-        handles = [ranks.plot([], [], look[1], color=look[0], label=one)[0] for one, look in LOOK.items()]
-        figure.legend(handles=handles, loc="outside upper center", ncols=2)
+        add_weights_legend(figure, "marker")
     return figure
 
 
 def _draw_curve(ax: Axes, row: xr.Dataset, name: str) -> None:
-    for weights, (colour, _) in LOOK.items():
+    for weights, look in LOOK.items():
         values = row["log_ratio"].sel(weights=weights).values / LN10
         seen = np.isfinite(values)
-        line = "-" if weights == "trained" else "--"
-        ax.plot(LAGS[seen], values[seen], color=colour, linewidth=1, linestyle=line)
+        ax.plot(LAGS[seen], values[seen], color=look.colour, linewidth=1, linestyle=look.line)
     use_decades(ax.yaxis)
     ax.set_title(name, loc="left")
 
@@ -262,7 +250,7 @@ def _spread(ax: Axes, low: float, high: float) -> None:
 def _draw_pairs(ax: Axes, values: xr.DataArray, dim: str) -> None:
     """One line for each name, trained and untrained on it; bars between quartiles, where values have them."""
     names = [str(name) for name in values[dim].values]
-    for weights, (colour, marker) in LOOK.items():
+    for weights, (colour, marker, _) in LOOK.items():
         at = np.arange(len(names)) + (0.12 if weights == "untrained" else -0.12)
         here = values.sel(weights=weights)
         middle, bars = here, None
@@ -275,7 +263,7 @@ def _draw_pairs(ax: Axes, values: xr.DataArray, dim: str) -> None:
 
 
 def _draw_cloud(ax: Axes, ds: xr.Dataset) -> None:
-    for weights, (colour, marker) in LOOK.items():
+    for weights, (colour, marker, _) in LOOK.items():
         values = ds["eigenvalue"].sel(recurrence=CLOUD[0], weights=weights)
         real, imag = (values.sel(part=part).values for part in ("real", "imag"))
         ax.plot(real, imag, marker, color=colour, markersize=2, alpha=0.6)

@@ -32,7 +32,8 @@ import torch
 import xarray as xr
 from _character_model import CharacterModel, loss, train, windows
 from _past_laws import floor_of, law, misses
-from _study import finished, main, report
+from _study import attributes, finished, main, report
+from _weights_look import LOOK, add_weights_legend
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
@@ -40,8 +41,7 @@ from numpy.typing import NDArray
 import depprobe
 from depprobe.figures.drawing.log_axis import LN10, use_decades
 from depprobe.figures.drawing.style import COLOURS, PAGE, styled
-from depprobe.runs.labelling import provenance
-from depprobe.vocabulary import SCHEMA_VERSION, describe
+from depprobe.vocabulary import describe
 
 Floats = NDArray[np.float64]
 WEIGHTS = ("trained", "untrained")
@@ -93,16 +93,14 @@ def compute(quick: bool) -> xr.Dataset:
     ds["even_attention"] = ((), float(np.mean([1 / (t + 1) for t in targets])), ABOUT["even_attention"])
     for name, values in _at_first(size).items():
         ds[name] = ("source", values, ABOUT[name])
-    ds.attrs = {
-        "title": "A language model of characters, trained and as drawn",
-        "layer": ", ".join(WEIGHTS),
-        "n": size.n,
-        "seed": 0,
-        "dtype": "float32",
-        "depprobe_version": depprobe.__version__,
-        "schema_version": SCHEMA_VERSION,
-        "provenance": provenance("studies/17_language_model.py" + " --quick" * quick),
-    }
+    ds.attrs = attributes(
+        __file__,
+        quick,
+        "A language model of characters, trained and as drawn",
+        WEIGHTS,
+        n=size.n,
+        dtype="float32",
+    )
     return ds
 
 
@@ -214,10 +212,6 @@ def summary(ds: xr.Dataset) -> dict[str, float]:
     }
 
 
-#: colour and line of trained and untrained
-LOOK = {"trained": (COLOURS[0], "-"), "untrained": (COLOURS[1], "--")}
-
-
 def plot(ds: xr.Dataset) -> Figure:
     """Curves and their law, by depth, the first positions, the law of drawn weights, rollout beside norms."""
     with styled():
@@ -229,13 +223,12 @@ def plot(ds: xr.Dataset) -> Figure:
         _draw_first(first, ds)
         _draw_law(drawn, ds)
         _draw_rollout(rollout, ds)
-        handles = [form.plot([], [], look[1], color=look[0], label=one)[0] for one, look in LOOK.items()]
-        figure.legend(handles=handles, loc="outside upper center", ncols=2)
+        add_weights_legend(figure, "line")
     return figure
 
 
 def _draw_form(ax: Axes, ds: xr.Dataset) -> None:
-    for weights, (colour, line) in LOOK.items():
+    for weights, (colour, _, line) in LOOK.items():
         lag, y = curve(ds.sel(layer=weights, depth=0))
         ax.plot(lag, y / LN10, ".", color=colour, markersize=2)
         found = floor_of(lag, y)
@@ -255,7 +248,7 @@ def _draw_depths(ax: Axes, ds: xr.Dataset) -> None:
 
 
 def _draw_attention(ax: Axes, ds: xr.Dataset) -> None:
-    for weights, (colour, line) in LOOK.items():
+    for weights, (colour, _, line) in LOOK.items():
         share = ds["first_attention"].sel(layer=weights).values / ds["even_attention"].item()
         ax.plot(ds["depth"].values + 1, share, linestyle=line, color=colour, marker="o")
     ax.set_xticks(ds["depth"].values + 1)
@@ -265,7 +258,7 @@ def _draw_attention(ax: Axes, ds: xr.Dataset) -> None:
 
 
 def _draw_first(ax: Axes, ds: xr.Dataset) -> None:
-    for weights, (colour, line) in LOOK.items():
+    for weights, (colour, _, line) in LOOK.items():
         log_norm = ds["log_norm"].sel(layer=weights, depth=0).sel(source=slice(0, 31))
         y = log_norm.median(["sample", "target"]).values / LN10
         ax.plot(np.arange(len(y)), y, linestyle=line, color=colour, marker=".")
@@ -281,7 +274,7 @@ def _draw_law(ax: Axes, ds: xr.Dataset) -> None:
 
 
 def _draw_rollout(ax: Axes, ds: xr.Dataset) -> None:
-    for weights, (colour, _) in reversed(LOOK.items()):
+    for weights, (colour, *_) in reversed(LOOK.items()):
         one = ds.sel(layer=weights, depth=0).stack(pair=("sample", "target", "source"))
         one = one.isel(pair=(one["lag"] > 0).values)
         x, y = (one[name].values / LN10 for name in ("log_rollout", "log_norm"))

@@ -25,13 +25,15 @@ import xarray as xr
 from _sources import everything, unchanged, used
 from matplotlib.figure import Figure
 
-from depprobe import store
+from depprobe import __version__, store
 from depprobe.cli.progress import progress
 from depprobe.errors import DepprobeError
 from depprobe.figures import VENUES, save
 from depprobe.figures.drawing.venues import venue
 from depprobe.ledger import Finding
 from depprobe.runs.cache import Finished
+from depprobe.runs.labelling import provenance
+from depprobe.vocabulary import SCHEMA_VERSION
 
 HERE = Path(__file__).parent
 #: where studies write unless told otherwise; their quick versions in a folder of it
@@ -60,6 +62,19 @@ def finished() -> Finished | None:
 def quoted(findings: Iterable[Finding]) -> dict[str, float]:
     """The numbers of a claim's findings, by part and name."""
     return {f"{one.part}: {name}": number.value for one in findings for name, number in one.numbers.items()}
+
+
+def attributes(script: str, quick: bool, title: str, layers: Iterable[str], **more: Any) -> dict[str, Any]:
+    """What the dataset of a study says of itself."""
+    return {
+        "title": title,
+        "layer": ", ".join(layers),
+        "seed": 0,
+        **more,
+        "depprobe_version": __version__,
+        "schema_version": SCHEMA_VERSION,
+        "provenance": provenance(f"studies/{Path(script).name}" + " --quick" * quick),
+    }
 
 
 def no_checks(ds: xr.Dataset) -> list[str]:

@@ -90,7 +90,7 @@ def test_times_within_their_errors_are_indistinguishable(run, made):
     assert (
         "says attention: attention is number 3, and its time is indistinguishable from the first's\n" in out
     )
-    assert json.loads(run(*call, "--json")[1])["attributes"]["indistinguishable"] == "conv;attention"
+    assert json.loads(run(*call, "--json")[1])["attributes"]["indistinguishable"] == ["conv", "attention"]
 
 
 def test_an_error_that_is_no_float_as_a_factor(run, made):

@@ -6,6 +6,7 @@ import errno
 import re
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import matplotlib
 import numpy as np
@@ -17,10 +18,12 @@ from matplotlib.colors import to_rgba
 from matplotlib.figure import Figure
 from matplotlib.text import Text
 
+import depprobe
 from depprobe import figures
 from depprobe.curves import decay_curve
 from depprobe.errors import BadInput, DepprobeError
 from depprobe.figures import heatmap as draw_heatmap
+from depprobe.figures.drawing import style
 from depprobe.figures.drawing.float_limits import LIMITS
 from depprobe.figures.drawing.log_axis import LN10, BetweenDecades, DecadeLocator, PowerOfTen
 from depprobe.figures.drawing.style import line_style, styled
@@ -417,6 +420,64 @@ def test_same_layer_twice_is_told_apart():
     short, long = falling(n=20), falling(n=30)
     assert legend_texts(figures.decay([short, long]))[:2] == ["lstm (n=20)", "lstm (n=30)"]
     assert legend_texts(figures.decay([short, short]))[:2] == ["lstm (1)", "lstm (2)"]
+    # of three, two agree in what tells the third
+    assert legend_texts(figures.decay([short, long, short]))[:3] == [
+        "lstm (n=20, 1)",
+        "lstm (n=30)",
+        "lstm (n=20, 2)",
+    ]
+
+
+def test_datasets_that_differ_in_nothing_are_told_apart_by_their_files(tmp_path):
+    ds = falling()
+    files = [tmp_path / name for name in ("before.nc", "jacobian_lstm_0123abcd.nc", "b/same.nc", "c/same.nc")]
+    held = [depprobe.load(depprobe.save(ds, file)) for file in files]
+    names = ["lstm (before)", "lstm (jacobian_lstm)"]
+    assert legend_texts(figures.decay(held[:2]))[:2] == names
+    assert [ax.get_title() for ax in figures.heatmap(held[:2]).axes] == names
+    assert depprobe.distances(held[2:]).layer.values.tolist() == ["lstm (b/same)", "lstm (c/same)"]
+
+
+def test_a_style_in_force_leaves_a_figure_of_the_house_as_it_is(tmp_path):
+    def saved(name):
+        return figures.save(figures.decay(falling()), tmp_path / name, dpi=40).read_bytes()
+
+    plain = saved("plain.png")
+    with matplotlib.rc_context({"text.color": "white", "axes.edgecolor": "white", "axes.grid": True}):
+        assert saved("dark.png") == plain
+
+
+def test_formulas_in_labels_are_set_and_other_dollars_drawn():
+    for label, drawn in (
+        ("LSTM, $d_1=64$", "LSTM, $d_1=64$"),
+        (r"$\nothing{x}$", r"\$\nothing{x}\$"),
+        ("$5 or $6", r"\$5 or \$6"),
+    ):
+        made = figures.decay(falling(), labels=[label])
+        rendered(made)
+        assert legend_texts(made)[0] == drawn
+
+
+def test_characters_that_no_font_has_are_named_once(tmp_path, monkeypatch):
+    ds = falling(n=9).assign_coords(source_token=("source", list("ab\u4f60\u597d\u4f60cdef")))
+    with pytest.warns(UserWarning, match="drawn as boxes: \u4f60 \u597d; install") as said:
+        figures.save(figures.heatmap(ds), tmp_path / "a.png")
+    assert len(said) == 1
+    # a sign that STIX lacks comes from DejaVu
+    with figures.venue("icml"):
+        figures.save(figures.decay(falling(), labels=["a \u2423 \U0001f600"]), tmp_path / "b.pdf")
+
+
+def test_other_scripts_are_drawn_in_fonts_that_are_installed(monkeypatch):
+    names = ["DejaVu Sans", "Malgun Gothic", "WenQuanYi Micro Hei", "Noto Sans CJK JP"]
+    monkeypatch.setattr(
+        style, "fontManager", SimpleNamespace(ttflist=[SimpleNamespace(name=n) for n in names])
+    )
+    style._others.cache_clear()
+    try:
+        assert style._others() == ["Noto Sans CJK JP", "Malgun Gothic"]
+    finally:
+        style._others.cache_clear()
 
 
 @pytest.mark.parametrize("name", ["_Net", "cost $x$ and $y", "a_b^c\\d", "x" * 90, "a:" + "b=1," * 30])

@@ -59,6 +59,20 @@ def test_a_table_from_python_is_that_of_the_command_line(tmp_path, capsys):
         "| G | 19 |",
         "| L | 19 |",
     ]
+    files = [str(tmp_path / f"{name}.nc") for name in ("short", "long")]
+    words = [*files, "--panels", "12,20", "--labels", "G,L"]
+    with pytest.raises(SystemExit):
+        main(["show", *words, "--table", "markdown", "--rows", "receptive"])
+    assert capsys.readouterr().out.strip() == grouped
+    with pytest.raises(SystemExit):
+        main(["plot", *words, "--figure", str(tmp_path / "panels.svg")])
+    caption = capsys.readouterr().out.split("caption  ")[1].strip()
+    assert caption == depprobe.figures.panels({"12": short, "20": long}, share_floor=True).caption
+    for command in (["show"], ["plot", "--figure", str(tmp_path / "p.png")]):
+        with pytest.raises(SystemExit) as left:
+            main([*command, *files, "--panels", "12"])
+        assert left.value.code == 2
+        assert "1 panels were given for 2 datasets" in capsys.readouterr().err
     with pytest.raises(BadInput, match="unknown form 'tex'; did you mean 'text'"):
         depprobe.table(short, "tex")
     with pytest.raises(BadInput, match="a table is made of datasets, not of str"):

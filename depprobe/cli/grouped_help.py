@@ -16,23 +16,13 @@ GROUPS: dict[str, tuple[str, ...]] = {
         *("part", "depth", "weight", "hold_h", "dtype"),
     ),
     "Input": (
-        "n",
-        "input_",
-        "columns",
-        "delimiter",
-        "decimal",
-        "standardise",
-        "samples",
-        "seed",
-        "steps",
-        "drive",
-        "lag",
-        "kind",
+        *("n", "input_", "columns", "delimiter", "decimal", "standardise", "samples", "seed", "steps"),
+        *("drive", "lag", "dependency", "stream", "archive"),
     ),
     "Output": (
-        *("output_", "figure", "theory", "venue", "width", "title", "labels", "legend", "only", "rows"),
-        *("table", "as_json", "again", "quiet", "verbose", "power", "skip_lags", "skip_first", "pooling"),
-        *("normalise", "map_"),
+        *("output_", "folder", "cache", "figure", "kind", "panels", "theory", "venue", "width", "title"),
+        *("labels", "legend", "only", "rows", "table", "as_json", "again", "fresh", "quiet", "verbose"),
+        *("power", "skip_lags", "skip_first", "pooling", "normalise", "threshold", "relative_to", "map_"),
     ),
     "Computation": (),
 }
@@ -61,6 +51,8 @@ class Grouped(click.Command):
             record = param.get_help_record(ctx)
             if record is not None:
                 heading = "Output" if "--help" in param.opts else placed.get(str(param.name), last)
+                # what a command is given by its place is what it reads
+                heading = "Input" if isinstance(param, click.Argument) else heading
                 found[heading].append(record)
         for heading in ("Model", "Input", "Computation", "Output"):
             if found[heading]:

@@ -45,6 +45,10 @@ def _list(of: Schema) -> Schema:
     return {"type": "array", "items": of}
 
 
+def _each(of: Schema, *names: str) -> dict[str, Schema]:
+    return dict.fromkeys(names, of)
+
+
 def _ref(name: str) -> Schema:
     return {"$ref": f"#/$defs/{name}"}
 
@@ -53,23 +57,11 @@ def _ref(name: str) -> Schema:
 _RECORDS: dict[str, Schema] = {
     "jacobian": _object(
         _NUMBER,
-        layer=_TEXT,
-        method=_TEXT,
-        near_lag=_WHOLE,
-        log_norm_near=_NUMBER,
-        far_lag=_WHOLE,
-        log_norm_far=_NUMBER,
-        best_form=_TEXT,
+        **_each(_TEXT, "layer", "method", "best_form"),
+        **_each(_WHOLE, "near_lag", "far_lag", "unknown", "underflow", "overflow", "undecided"),
+        **_each(_NUMBER, "log_norm_near", "log_norm_far", "decay_rate", "half_life", "mean_distance"),
+        **_each(_NUMBER, "effective_range", "receptive_field"),
         alike=_TEXTS,
-        unknown=_WHOLE,
-        underflow=_WHOLE,
-        overflow=_WHOLE,
-        undecided=_WHOLE,
-        decay_rate=_NUMBER,
-        half_life=_NUMBER,
-        mean_distance=_NUMBER,
-        effective_range=_NUMBER,
-        receptive_field=_NUMBER,
     ),
     "spectrum": _object(_NUMBER, matrix=_TEXT, width=_WHOLE, seed=_WHOLE, spectral_radius=_NUMBER),
     "lyapunov": _object(_NUMBER, layer=_TEXT, state=_WHOLE, exponent_1=_NUMBER),
@@ -95,37 +87,24 @@ _FINDING = _object(
     note=_TEXT,
 )
 _CLAIM = _object(
-    id=_TEXT,
-    statement=_TEXT,
-    rule=_TEXT,
+    **_each(_TEXT, "id", "statement", "rule", "dataset"),
     findings=_list(_FINDING),
     failed_checks=_TEXTS,
     attributes=_ref("attributes"),
-    dataset=_TEXT,
 )
 _NAMED_LAYER = _object(
-    summary=_TEXT,
-    equation=_TEXT,
-    citation=_TEXT,
-    operator=_TEXT,
+    **_each(_TEXT, "summary", "equation", "citation", "operator"),
     options=_map(_object(type=_TEXT, default={})),
     examples=_TEXTS,
 )
 _TRAINED = _object(
-    family=_TEXT,
-    reads=_TEXT,
-    package=_TEXT,
-    version=_TEXT,
+    **_each(_TEXT, "family", "reads", "package", "version", "licence", "source", "fetch", "folder"),
     size=_WHOLE,
-    licence=_TEXT,
-    source=_TEXT,
     files=_map(_TEXT),
-    fetch=_TEXT,
-    folder=_TEXT,
     fetched={"type": "boolean"},
 )
 _PREDICTED = _object(
-    layer=_TEXT, theory=_TEXT, quantity=_TEXT, units=_TEXT, predicted=_NUMBER, measured=_NUMBER
+    **_each(_TEXT, "layer", "theory", "quantity", "units"), **_each(_NUMBER, "predicted", "measured")
 )
 _VALUES: Schema = {"type": "array", "items": {"anyOf": [_NUMBER, _list(_NUMBER)]}}
 

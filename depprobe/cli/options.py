@@ -128,6 +128,9 @@ OPTIONS: dict[str, Callable[[Any], Any]] = {
         "--labels", metavar="A,B,...", help="Names in figure and table, one a layer, in their order."
     ),
     "legend": click.option("--legend/--no-legend", default=True, help="Draw a legend, or none."),
+    "panels": click.option(
+        "--panels", metavar="A,B,...", help="A panel for each dataset, under these titles, in their order."
+    ),
     "json": click.option(
         "--json", "as_json", is_flag=True, help="Print one JSON document instead of the table."
     ),

@@ -40,13 +40,14 @@ class Look:
     title: str | None = None
     labels: Sequence[str] | None = None
     legend: bool = True
+    panels: Sequence[str] | None = None
 
     @classmethod
     def of(cls, options: Mapping[str, Any]) -> Look:
         """From the options of a command; those a command does not have keep their defaults."""
         given = {field.name: options[field.name] for field in fields(cls) if field.name in options}
-        labels = given.get("labels")
-        return cls(**given | {"labels": names_in(labels) if labels else None})
+        listed = {name: names_in(given[name]) for name in ("labels", "panels") if given.get(name)}
+        return cls(**given | {"labels": None, "panels": None} | listed)
 
     def words(self) -> dict[str, Any]:
         """What every figure function takes of it."""
@@ -77,6 +78,9 @@ def draw(
     from depprobe.figures import venue
 
     look = look or Look()
+    if look.panels is not None:
+        with venue(look.venue, look.width):
+            return [_in_panels(datasets, path, kind, look, look.panels)]
     by_kind: dict[str, list[xr.Dataset]] = {}
     for ds in datasets:
         by_kind.setdefault(kind_of(ds), []).append(ds)
@@ -106,6 +110,27 @@ def _paths(found: str, given: Sequence[xr.Dataset], path: Path, kind: str, besid
         names.append("speedup")
     apart = {name: path.with_name(f"{path.stem}_{name}{path.suffix}") for name in names}
     return apart if beside else apart | {names[0]: path}
+
+
+def _in_panels(
+    datasets: Sequence[xr.Dataset], path: Path, kind: str, look: Look, titles: Sequence[str]
+) -> Written:
+    """All datasets in one figure, each in a panel under its title, which show the same range of norms."""
+    from depprobe import figures
+    from depprobe.errors import BadInput
+
+    if len(titles) != len(datasets):
+        raise BadInput(f"{len(titles)} panels were given for {len(datasets)} datasets")
+    twice = next((title for title in titles if titles.count(title) > 1), None)
+    if twice is not None:
+        raise BadInput(f"two panels are called {twice!r}; give each a title of its own")
+    if kind == "efficiency":
+        raise BadInput("the efficiency table is a figure by itself; leave out --panels")
+    given = dict(zip(titles, datasets, strict=True))
+    draw = None if kind == "auto" else getattr(figures, kind)
+    norms = all("log_norm" in ds for ds in datasets)
+    drawn = figures.panels(given, draw=draw, share_floor=norms, **look.words())
+    return Written(figures.save(drawn, path), drawn.caption)
 
 
 def _drawn(name: str, given: Sequence[xr.Dataset], where: Path, theory: Any, look: Look) -> Written:

@@ -86,7 +86,9 @@ def merged(summaries: Sequence[Summary], groups: Sequence[str] = ()) -> Summary:
     told = [dict(zip(one.headings, column, strict=True)) for one in summaries for column in one.columns]
     columns = [[cells.get(heading, tables.MISSING) for heading in headings] for cells in told]
     records = [record for one in summaries for record in one.records]
-    whole = Summary(summaries[0].title, headings, columns, records, upright=summaries[0].upright)
+    said = [one.title.split(", ") for one in summaries]
+    title = ", ".join(words for words in said[0] if all(words in each for each in said))
+    whole = Summary(title, headings, columns, records, upright=summaries[0].upright)
     if not groups:
         return whole
     above = [group for group, one in zip(groups, summaries, strict=True) for _ in one.columns]

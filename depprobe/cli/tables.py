@@ -236,7 +236,13 @@ def _first(text: str) -> str:
 
 
 def _words(text: str) -> str:
-    return "".join(_LATEX.get(character, character) for character in text)
+    """Words as LaTeX prints them; formulas between dollars stay."""
+    from depprobe.curves.names import in_formulas
+
+    return "".join(
+        piece if formula else "".join(_LATEX.get(character, character) for character in piece)
+        for piece, formula in in_formulas(text)
+    )
 
 
 def _latex(cell: str) -> str:

@@ -20,7 +20,7 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from depprobe.errors import BadInput, unknown
-from depprobe.vocabulary import NORMALISED, STATUS, describe, status_of
+from depprobe.vocabulary import NORMALISED, STATUS, at_lag_0, describe, status_of
 
 #: leading dimensions a dataset may have: a curve for each layer and depth, pooled over repeats
 CURVES, REPEATS = ("layer", "depth"), ("seed", "sample")
@@ -154,7 +154,7 @@ def with_lag(ds: xr.Dataset) -> xr.Dataset:
     held = "log_norm" in ds and "lag" not in ds.dims and {"source", "position"} <= set(ds.coords)
     if not held or "source" not in ds["log_norm"].dims:
         return ds
-    here = (ds["position"].variable.astype(np.float64) + 0.5) // 1
+    here = at_lag_0(ds["position"].variable.astype(np.float64))
     kind = np.float64 if np.isnan(here.values).any() else np.int32
     lag = here.astype(kind) - ds["source"].variable.astype(kind)
     if "lag" in ds.coords and ds["lag"].variable.equals(lag) and ds["lag"].dtype == lag.dtype:
@@ -173,6 +173,8 @@ def by_layer(
     if isinstance(ds, xr.Dataset):
         ds = placed(ds)
     check(ds)
+    if "source" in ds.dims:
+        ds = with_lag(ds.assign_coords(source=ds["source"]))
     if normalise not in NORMALISED:
         raise unknown("normalise", str(normalise), NORMALISED)
     if not isinstance(skip_first, int) or skip_first < 0:
@@ -228,11 +230,9 @@ def _joined(ds: xr.Dataset, results: list[xr.Dataset], dim: str, fill: dict[str,
     return joined.assign_coords({k: v for k, v in ds.coords.items() if v.dims == (dim,)})
 
 
-def sources_of(ds: xr.Dataset, position: Floats) -> Ints:
-    """Source position of every column of ``log_norm``: (T, C), or (1, C) where all targets share it."""
-    if "source" in ds["log_norm"].dims:
-        return ds["source"].values.astype(np.int64)[None, :]
-    return np.floor(position[:, None] - ds["lag"].values[None, :] + 0.5).astype(np.int64)
+def band_sources(position: Floats, lags: NDArray[Any]) -> Ints:
+    """Source of every target and lag of a banded ``log_norm``, also where there is none: (T, m)."""
+    return at_lag_0(position).astype(np.int64)[:, None] - lags.astype(np.int64)
 
 
 def _align(ds: xr.Dataset, first: int) -> Blocks:
@@ -247,9 +247,10 @@ def _align(ds: xr.Dataset, first: int) -> Blocks:
 
     x = cells(ds["log_norm"]).astype(np.float64, copy=False)
     position = ds["position"].values.astype(np.float64)
-    here = np.floor(position + 0.5).astype(np.int64)
-    source = sources_of(ds, position)
-    lag = here[:, None] - source
+    here = at_lag_0(position).astype(np.int64)
+    lag = (ds["lag"] if banded else ds["lag"].transpose("target", "source")).values.astype(np.int64)
+    lag = np.broadcast_to(lag, x.shape[:2])
+    source = band_sources(position, ds["lag"].values) if banded else ds["source"].values
     inside = np.broadcast_to(source >= first, x.shape[:2])
     if banded:
         n = int(ds.attrs["n"])

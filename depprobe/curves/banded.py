@@ -8,7 +8,7 @@ from __future__ import annotations
 import numpy as np
 import xarray as xr
 
-from depprobe.curves.align import check, placed, sources_of, with_lag
+from depprobe.curves.align import band_sources, check, placed, with_lag
 from depprobe.vocabulary import STATUS, describe
 
 #: what stands outside the band: no norm, known exactly
@@ -74,7 +74,7 @@ def dense(ds: xr.Dataset) -> xr.Dataset:
         return with_lag(joined.transpose(*ds["log_norm"].dims[:-1], "source")).assign_attrs(ds.attrs)
 
     n = int(ds.attrs["n"])
-    source = sources_of(ds, ds["position"].values.astype(np.float64))
+    source = band_sources(ds["position"].values.astype(np.float64), ds["lag"].values)
     t, c = np.nonzero((source >= 0) & (source < n))
     out = ds.drop_dims("lag").assign_coords(source=("source", np.arange(n), describe("source")))
     for name, fill in OUTSIDE.items():

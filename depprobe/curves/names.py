@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import re
 import shlex
 from collections.abc import Callable, Sequence
+from os.path import splitext
+from pathlib import Path
 from typing import Any
 
 import xarray as xr
@@ -15,33 +18,63 @@ from depprobe.errors import BadInput
 _DISTINGUISHING = ("depth", "n", "d", "seed", "norm", "of", "wrt", "dtype", "method", "tolerance")
 #: options of a command that name the layer, which is told already
 _NAMING = ("layer", "model", "weights")
+#: entry of a dataset's encoding that holds the file it was read from, as xarray has it
+FILE = "source"
+#: what the commands put at the end of a file's name
+_HASH = re.compile(r"_[0-9a-f]{8}$")
+#: a formula: no blank behind its first dollar or before its last, and nothing that ends or escapes it
+_FORMULA = re.compile(r"(?<!\\)(\$(?!\s)[^$#%&~\n]+(?<![\s\\])\$)(?!\d)")
 
 
 def told_apart(parts: Sequence[xr.Dataset]) -> list[str]:
-    """A name for each curve: its spec string, with what differs where several have the same."""
-    names = [_spec(part) for part in parts]
-    result = []
-    for i, (name, part) in enumerate(zip(names, parts, strict=True)):
-        same = [other for other, theirs in zip(parts, names, strict=True) if theirs == name]
-        differing = [a for a in _DISTINGUISHING if len({str(value_of(other, a)) for other in same}) > 1]
-        said = [f"{a}={value_of(part, a)}" for a in differing] or _options_apart(part, same)
-        if len(same) == 1:
-            result.append(name)
-        else:
-            result.append(f"{name} ({', '.join(said) or names[: i + 1].count(name)})")
-    return result
+    """A name for each curve: its spec string, with what differs where several have the same.
+
+    What was measured comes first, then the options of the commands, the files, and at last a number.
+    """
+    names = [str(value_of(part, "layer") or "layer") for part in parts]
+    said: list[list[str]] = [[] for _ in parts]
+    for differing in (_settings, _options, _files, _numbers):
+        alike: dict[tuple[str, ...], list[int]] = {}
+        for i, name in enumerate(names):
+            alike.setdefault((name, *said[i]), []).append(i)
+        for same in alike.values():
+            if len(same) > 1:
+                for i, words in zip(same, differing([parts[i] for i in same]), strict=True):
+                    said[i] += words
+    return [
+        f"{name} ({', '.join(words)})" if words else name for name, words in zip(names, said, strict=True)
+    ]
 
 
-def _options_apart(part: xr.Dataset, same: Sequence[xr.Dataset]) -> list[str]:
-    """The options in which the commands of datasets differ, as this one has them."""
-    own = _options(part)
-    every = [_options(other) for other in same]
+def _settings(parts: Sequence[xr.Dataset]) -> list[list[str]]:
+    """What was measured, where it differs."""
+    differing = [a for a in _DISTINGUISHING if len({str(value_of(part, a)) for part in parts}) > 1]
+    return [[f"{a}={value_of(part, a)}" for a in differing] for part in parts]
+
+
+def _options(parts: Sequence[xr.Dataset]) -> list[list[str]]:
+    """The options in which the commands of datasets differ."""
+    every = [_given(part) for part in parts]
     names = [name for name in dict.fromkeys(key for one in every for key in one) if name not in _NAMING]
     differing = [name for name in names if len({one.get(name) for one in every}) > 1]
-    return [f"{name}={own.get(name, 'default')}" for name in differing]
+    return [[f"{name}={one.get(name, 'default')}" for name in differing] for one in every]
 
 
-def _options(part: xr.Dataset) -> dict[str, str]:
+def _files(parts: Sequence[xr.Dataset]) -> list[list[str]]:
+    """The files that datasets were read from, without a hash in their names, and a folder only if needed."""
+    files = [Path(splitext(part.encoding.get(FILE, ""))[0]) for part in parts]
+    for depth in (1, 2):
+        names = [_HASH.sub("", "/".join(file.parts[-depth:])) for file in files]
+        if len(set(names)) > 1:
+            return [[name] if name else [] for name in names]
+    return [[] for _ in parts]
+
+
+def _numbers(parts: Sequence[xr.Dataset]) -> list[list[str]]:
+    return [[str(number)] for number, _ in enumerate(parts, 1)]
+
+
+def _given(part: xr.Dataset) -> dict[str, str]:
     """The options in the command that a dataset records."""
     try:
         words = shlex.split(str(json.loads(part.attrs["provenance"])["command"]))
@@ -54,15 +87,27 @@ def _options(part: xr.Dataset) -> dict[str, str]:
     return found
 
 
-def _spec(part: xr.Dataset) -> str:
-    return str(value_of(part, "layer") or "layer")
-
-
 def value_of(part: xr.Dataset, name: str) -> Any:
     """The coordinate or attribute of that name, None where there is neither."""
     if name in part.coords and part[name].ndim == 0:
         return part[name].item()
     return part.attrs.get(name)
+
+
+def in_formulas(name: str) -> list[tuple[str, bool]]:
+    """A name in pieces, and of each whether it is a formula, between dollars as in LaTeX.
+
+    Where a dollar belongs to no formula, none is one.
+
+    Examples
+    --------
+    >>> in_formulas("LSTM, $d=64$"), in_formulas("$5 or $6")
+    ([('LSTM, ', False), ('$d=64$', True)], [('$5 or $6', False)])
+    """
+    pieces = [(piece, i % 2 == 1) for i, piece in enumerate(_FORMULA.split(name)) if piece]
+    odd = any("$" in piece.strip("$" * formula) for piece, formula in pieces)
+    even = all(piece.count("{") == piece.count("}") for piece, formula in pieces if formula)
+    return pieces if even and not odd else [(name, False)]
 
 
 def of_each(datasets: Any, measure: Callable[[xr.Dataset], xr.Dataset]) -> xr.Dataset:

@@ -192,7 +192,12 @@ def _axes(panels: int, curves: int) -> list[Axes]:
 
 
 def _pooled(ds: xr.Dataset) -> xr.Dataset:
-    return decay_curve(ds) if "log_median" not in ds else ds
+    if "log_median" in ds:
+        return ds
+    curves = decay_curve(ds)
+    # the file that it was read from, which may have to name it
+    curves.encoding = dict(ds.encoding)
+    return curves
 
 
 def _scale_lags(ax: Axes, xscale: str, curves: Sequence[Curve]) -> None:

@@ -38,6 +38,8 @@ ZERO, UNKNOWN, GAP = "#FFFFFF", "#CC79A7", "#E8E8E8"
 
 #: most tokens on an inch of an axis
 _TOKENS_PER_INCH = 14
+#: most letters of a token on an axis
+_LONGEST = 14
 #: most panels in a row, and how wide one is at least with its labels, in inches
 _ACROSS, _NARROWEST = 4, 1.1
 #: inches that pictures of a single row are high
@@ -236,8 +238,9 @@ def _name_tokens(ax: Axes, part: xr.Dataset, side: float) -> None:
 
 
 def _readable(word: str) -> str:
-    """A token with its blanks and line ends to be seen, and no mathematics read into it."""
+    """A token, cut where it is long, with blanks and line ends to be seen and no mathematics read into it."""
     marks = {" ": "\u2423", "\n": "\u21b5", "\t": "\u21e5", "$": r"\$"}
+    word = word if len(word) <= _LONGEST else f"{word[: _LONGEST - 1]}\u2026"
     return "".join(marks.get(letter, letter if letter.isprintable() else "\u00b7") for letter in word)
 
 

@@ -86,7 +86,8 @@ def panels(
         in the style of the house.
     title : heads the figure; None leaves it out.
     legend : whether to add legends.
-    labels : one name for each layer of all panels given as datasets, in their order.
+    labels : one name for each layer of the panels given as datasets, in their order; a layer that several
+        panels have may be named once, or in each.
     floor : log10 of the lowest norm shown in panels given as datasets.
     across : panels in a row; None takes as many as fit.
 
@@ -133,8 +134,10 @@ def panels(
     with style_for(theirs), shared_looks(list(every) if share_legend else []):
         axes = theirs or _axes(len(contents), across)
         for place, (name, given) in zip(axes, contents.items(), strict=True):
-            # names of matrices are not those of layers
-            names = None if drawing.get(name) is spectrum else called.get(name)
+            # names of matrices are not those of layers, and one heat map goes by the title of its panel
+            figured = drawing.get(name)
+            nameless = figured is spectrum or (figured is heatmap and labels is None)
+            names = None if nameless else called.get(name)
             own = {"labels": names, "legend": legend and not share_legend}
             try:
                 drawn[name] = (
@@ -144,7 +147,9 @@ def panels(
                 if not re.search(r"needs \d+ axes, not 1", str(error)):
                     raise
                 raise BadInput(f"panel {name!r}: {error}; a panel is one, so draw it by itself") from None
-            place.set_title(wording.printable(name), loc="left")
+            own_title = place.get_title()
+            place.set_title("")
+            place.set_title(": ".join(filter(None, [wording.printable(name), own_title])), loc="left")
         figure = figure_of(axes[0])
         handles = _merged(drawn) if share_legend and legend else []
         if handles:
@@ -161,9 +166,13 @@ def _names(held: Mapping[str, list[xr.Dataset]], labels: Sequence[str] | None) -
     own = {name: [label for label, _ in wording.by_layer(given, None)] for name, given in held.items()}
     if labels is None:
         return own
-    total = sum(map(len, own.values()))
-    if len(labels) != total:
-        raise BadInput(f"{len(labels)} labels were given for {total} layers")
+    every = [label for found in own.values() for label in found]
+    different = list(dict.fromkeys(every))
+    if len(labels) == len(different):
+        names = dict(zip(different, labels, strict=True))
+        return {name: [names[label] for label in found] for name, found in own.items()}
+    if len(labels) != len(every):
+        raise BadInput(f"{len(labels)} labels were given for {len(different)} layers")
     rest = iter(labels)
     return {name: [next(rest) for _ in found] for name, found in own.items()}
 

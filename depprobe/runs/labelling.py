@@ -203,9 +203,9 @@ def labelled(results: list[Result], measured: Cases, depths: Sequence[str] = ())
         here, where = (position[0], ["target"]) if shared else (position, ["layer", "target"])
         coords["position"] = (where, here)
         if not banded:
-            # as the banded form counts them; see depprobe.curves.align.with_lag
+            # as depprobe.vocabulary.at_lag_0 counts them
             kind = np.float64 if np.isnan(here).any() else np.int32
-            lag = np.floor(here + 0.5).astype(kind)[..., None] - np.asarray(at).astype(kind)
+            lag = ((here + 0.5) // 1).astype(kind)[..., None] - np.asarray(at).astype(kind)
             coords["lag"] = ([*where, "source"], lag)
     tokens = {case.tokens for case in measured.cases}
     if len(tokens) == 1 and len(words := tokens.pop()) == n and not banded:

@@ -73,6 +73,8 @@ def combine(datasets: Iterable[xr.Dataset], labels: Sequence[str] | None = None)
         joined = [one.isel(seed=0, drop=True) for one in joined]
     ds = _side_by_side(joined, layers)
     ds.attrs = _attributes(ds, parts, layers)
+    # it was read from none of their files
+    ds.encoding = {}
     return ds
 
 

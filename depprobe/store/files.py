@@ -17,6 +17,7 @@ import h5py
 import numpy as np
 import xarray as xr
 
+from depprobe.curves.names import FILE
 from depprobe.errors import BadInput
 from depprobe.store.atomic import as_path, one_line, reason_of, replacing
 from depprobe.store.labelled import completed
@@ -180,8 +181,10 @@ def load(path: str | os.PathLike[str]) -> xr.Dataset:
     for holder in holders:
         holder.attrs = {name: _as_python(value) for name, value in holder.attrs.items()}
     if ds.attrs.get("schema_version") == "1":
-        return completed(from_version_1(ds))
-    return completed(ds) if _is_measured(ds) else ds
+        ds = from_version_1(ds)
+    ds = completed(ds) if _is_measured(ds) else ds
+    ds.encoding[FILE] = str(file.absolute())
+    return ds
 
 
 def _is_measured(ds: xr.Dataset) -> bool:

@@ -95,11 +95,11 @@ def advise(
 
         shown = [named.get(name, name) for name in sorted(map(str, grid["layer"].values))]
         save(decision(beside_map(grid), labels=shown if named else None).figure, map_)
-    from depprobe.cli.summaries.ranking import records, summary
+    from depprobe.cli.summaries.ranking import alike, records, summary
 
     if as_json:
         document = {
-            "attributes": output.attributes_of(ds),
+            "attributes": output.attributes_of(ds) | {"indistinguishable": alike(ds)},
             "layers": records(ds),
             "map": None if map_ is None else str(map_),
         }

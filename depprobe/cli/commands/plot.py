@@ -10,7 +10,7 @@ import click
 
 from depprobe.cli import output
 from depprobe.cli.grouped_help import Grouped
-from depprobe.cli.options import drawing
+from depprobe.cli.options import drawing, shared
 from depprobe.cli.plotting import KINDS
 
 if TYPE_CHECKING:
@@ -32,12 +32,14 @@ if TYPE_CHECKING:
     help="Of a Jacobian decay curves, heat maps; of costs their growth, speed-up, the efficiency table.",
 )
 @click.option("--only", metavar="PATTERN", help="Draw the layers whose names match, such as 'lstm*'.")
+@shared("panels")
 @drawing
 def plot(files: tuple[Path, ...], figure: Path | None, kind: str, only: str | None, **options: Any) -> None:
     """Draw datasets in one figure of each kind, and print captions for a paper.
 
     \b
     depprobe plot a.nc b.nc --labels "LSTM,TCN" --venue icml
+    depprobe plot a.nc b.nc --panels "data,English text"
     depprobe plot runs --only "lstm*" --figure lstm.pdf
     """
     from depprobe.cli.plotting import Look, draw

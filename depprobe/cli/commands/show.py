@@ -8,15 +8,16 @@ from typing import Any
 import click
 
 from depprobe.cli import output, tables
+from depprobe.cli.grouped_help import Grouped
 from depprobe.cli.options import given, shared, weighing
 
 
-@click.command(short_help="summarise stored datasets")
+@click.command(cls=Grouped, short_help="summarise stored datasets")
 @click.argument(
     "files", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="FILE.nc|FOLDER ..."
 )
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
-@shared("table", "rows", "labels")
+@shared("table", "rows", "labels", "panels")
 @weighing
 def show(
     files: tuple[Path, ...],
@@ -24,16 +25,25 @@ def show(
     table: str | None,
     rows: str | None,
     labels: str | None,
+    panels: str | None,
     **options: Any,
 ) -> None:
-    """Print the summary of one or more stored datasets, and how they came about."""
-    from depprobe.cli.result_table import side_by_side
+    """Print the summary of one or more stored datasets, and how they came about.
+
+    \b
+    depprobe show runs
+    depprobe show a.nc b.nc --table latex --rows "decay rate,half-life"
+    depprobe show a.nc b.nc --table latex --panels "data,English text"
+    """
+    from depprobe.cli.result_table import merged, side_by_side
     from depprobe.cli.stored_dataset import read_all
     from depprobe.cli.summaries import files_by_kind, kind_of, summary_of
     from depprobe.errors import BadInput
     from depprobe.vocabulary import KINDS
 
     tables.check_forms(as_json, table, rows)
+    if as_json and panels:
+        raise BadInput("--panels are parts of a table; leave it out beside --json")
     found, faults = read_all(files)
     documents = [(file, ds, summary_of(ds, **given(options))) for file, ds in found.items()]
     if as_json:
@@ -42,12 +52,15 @@ def show(
             for file, ds, made in documents
         }
         output.echo(output.as_json(said))
-    elif table not in (None, "text"):
+    elif panels or table not in (None, "text"):
         kinds = files_by_kind([(str(file), ds) for file, ds, _ in documents])
         if len(kinds) > 1:
             raise BadInput(f"one table holds one kind of dataset, not {' and '.join(kinds.values())}")
-        whole = side_by_side(list(found.values()), [made for *_, made in documents])
-        output.echo(tables.TABLES[table](tables.chosen(whole, rows, labels)))
+        summaries, titles = [made for *_, made in documents], tables.names_in(panels or "")
+        if titles and len(titles) != len(summaries):
+            raise BadInput(f"{len(titles)} panels were given for {len(summaries)} datasets")
+        whole = merged(summaries, titles) if titles else side_by_side(list(found.values()), summaries)
+        output.echo(tables.TABLES[table or "text"](tables.chosen(whole, rows, labels)))
     else:
         for file, ds, made in documents:
             output.echo(tables.as_text(tables.chosen(made, rows, labels)))

@@ -64,16 +64,16 @@ def _verdict(ds: xr.Dataset, rows: list[dict[str, Any]]) -> list[str]:
     """What to take and why; what the tree and the rules of thumb would take, and what is said against it."""
     usable = [row for row in rows if row["group"] == _USABLE]
     lag = ds.attrs["lag"]
-    alike = _alike(ds)
+    fast = alike(ds)
     if usable:
-        names = [usable[0]["layer"], *alike]
+        names = [usable[0]["layer"], *fast]
         why = f"the cheapest layer through which the gradient arrives from lag {lag}"
-        if alike:
+        if fast:
             why = f"their times are indistinguishable within noise; the gradient arrives from lag {lag}"
         slower = [row for row in usable if row["layer"] not in names]
         if slower:
             times = slower[0]["predicted_time"] / usable[0]["predicted_time"]
-            why += f"; {slower[0]['layer']} takes {times:.2g} times as long" + f" as {names[0]}" * bool(alike)
+            why += f"; {slower[0]['layer']} takes {times:.2g} times as long" + f" as {names[0]}" * bool(fast)
         lines = [f"take     {_either(names)}: {why}"]
     else:
         lines = [f"take     none: {_against(rows[0])}, and so on down the table"]
@@ -84,11 +84,11 @@ def _verdict(ds: xr.Dataset, rows: list[dict[str, Any]]) -> list[str]:
             continue
         said = "decision tree says" if key == "tree" else "rules of thumb say"
         line = f"{name:<9}the article's {said} {family}"
-        lines.append(line + (": the same" if ds.attrs[f"{key}_agrees"] else _differs(family, rows, alike)))
+        lines.append(line + (": the same" if ds.attrs[f"{key}_agrees"] else _differs(family, rows, fast)))
     return lines
 
 
-def _alike(ds: xr.Dataset) -> list[str]:
+def alike(ds: xr.Dataset) -> list[str]:
     """Usable layers as fast as the first within noise."""
     return [name for name in str(ds.attrs["indistinguishable"]).split(";") if name]
 

@@ -13,7 +13,7 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
-from depprobe.curves.align import CURVES, REPEATS, check, sources_of
+from depprobe.curves.align import CURVES, REPEATS, band_sources, check
 from depprobe.errors import BadInput
 from depprobe.figures.drawing.log_axis import log10_of
 
@@ -83,7 +83,7 @@ def cells(ds: xr.Dataset, finest: int) -> Cells:
         norms = _over_repeats(stored[:, some])
         ranked = np.where(np.isnan(norms), _UNKNOWN, norms)
         if banded:
-            k = sources_of(ds, position[some])
+            k = band_sources(position[some], ds["lag"].values)
             inside = (k >= 0) & (k < len(source))
             np.maximum.at(values[row], columns[k[inside]], ranked[inside])
         else:

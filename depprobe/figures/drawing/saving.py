@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import os
+import re
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
 
 from matplotlib.figure import Figure
 
-from depprobe.errors import BadInput, unknown
-from depprobe.figures.drawing.style import style_of
+from depprobe.errors import BadInput, harmless, unknown
+from depprobe.figures.drawing.style import NO_GLYPH, style_of
 from depprobe.store import replacing
 from depprobe.store.atomic import as_path
 
@@ -19,6 +23,9 @@ FORMATS: dict[str, dict[str, Any]] = {
     "png": {"Software": None},
     "svg": {"Date": None},
 }
+
+#: most characters that are named
+_NAMED = 12
 
 
 class Drawn(Protocol):
@@ -58,9 +65,35 @@ def save(drawn: Figure | Drawn, path: str | os.PathLike[str], *, dpi: float = 30
     figure = drawn if isinstance(drawn, Figure) else getattr(drawn, "figure", None)
     if not isinstance(figure, Figure):
         raise BadInput(f"save takes a figure or what a figure function returned, not {type(drawn).__name__}")
-    with style_of(figure), replacing(path) as temporary:
+    with style_of(figure), _boxes_told(), replacing(path) as temporary:
         figure.savefig(temporary, format=suffix, dpi=dpi, metadata=FORMATS[suffix])
     return Path(path)
+
+
+@contextmanager
+def _boxes_told() -> Iterator[None]:
+    """Context of a save: one warning for all characters that no font has, not one for each."""
+    lost: dict[str, None] = {}
+    with warnings.catch_warnings():
+        before = warnings.showwarning
+
+        def show(message: Warning | str, *where: Any, **more: Any) -> None:
+            found = re.match(NO_GLYPH, str(message))
+            if found:
+                lost[chr(int(found[1]))] = None
+            else:
+                before(message, *where, **more)
+
+        warnings.filterwarnings("always", message=NO_GLYPH)
+        warnings.showwarning = show
+        yield
+    if lost:
+        named = harmless(" ".join(list(lost)[:_NAMED])) + " ..." * (len(lost) > _NAMED)
+        warnings.warn(
+            f"no installed font has these characters, which are drawn as boxes: {named}; "
+            "install one that does, such as Noto Sans in their script",
+            stacklevel=4,
+        )
 
 
 def format_of(path: str | os.PathLike[str]) -> str:

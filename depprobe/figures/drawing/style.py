@@ -5,15 +5,18 @@ Colours: Okabe and Ito 2008, https://jfly.uni-koeln.de/color/.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from contextvars import ContextVar
+from functools import cache
 from typing import Any, NamedTuple
 from weakref import WeakKeyDictionary
 
 import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.font_manager import fontManager
 from matplotlib.rcsetup import cycler
 
 from depprobe.errors import BadInput
@@ -29,6 +32,25 @@ COLUMN, PAGE = 4.2, 6.9
 
 SMALL = 6.5
 GREY = "#666666"
+
+#: scripts and signs that DejaVu lacks: of each line the first font that is installed draws them
+OTHER_SCRIPTS = (
+    ("Noto Sans CJK SC", "Noto Sans CJK JP", "Noto Sans SC", "Source Han Sans SC", "WenQuanYi Micro Hei"),
+    ("WenQuanYi Zen Hei", "Droid Sans Fallback", "PingFang SC", "Hiragino Sans GB", "Microsoft YaHei"),
+    ("Noto Sans JP", "Hiragino Sans", "Yu Gothic", "MS Gothic", "IPAexGothic", "IPAGothic"),
+    ("Noto Sans KR", "Apple SD Gothic Neo", "Malgun Gothic", "NanumGothic"),
+    ("Noto Sans Devanagari", "Kohinoor Devanagari", "Nirmala UI", "Lohit Devanagari"),
+    ("Noto Sans Thai", "Thonburi", "Leelawadee UI"),
+    ("Noto Sans Symbols 2", "Noto Sans Symbols2", "Segoe UI Symbol", "Apple Symbols", "Symbola"),
+    ("Noto Emoji", "Segoe UI Emoji"),
+    ("Arial Unicode MS", "Unifont"),
+)
+#: settings that say how a figure looks
+_LOOKS = ("axes.", "errorbar.", "figure.constrained", "figure.subplot", "figure.title", "font.", "grid.")
+_LOOKS += ("hatch.", "image.", "legend.", "lines.", "markers.", "mathtext.", "patch.", "path.", "savefig.")
+_LOOKS += ("scatter.", "text.", "xaxis.", "xtick.", "yaxis.", "ytick.")
+#: how matplotlib begins to say that a character is in none of its fonts
+NO_GLYPH = r"Glyph (\d+) \("
 
 #: a type narrower than Any here would have to list every setting matplotlib has
 RC: Any = {
@@ -84,9 +106,13 @@ _NAMES: ContextVar[tuple[str, ...]] = ContextVar("names", default=())
 _MADE_WITH: WeakKeyDictionary[Figure, Any] = WeakKeyDictionary()
 
 
-def styled() -> AbstractContextManager[None]:
+@contextmanager
+def styled() -> Iterator[None]:
     """Context in which figures are drawn; the caller's own settings come back after it."""
-    return matplotlib.rc_context(_settings())
+    with matplotlib.rc_context(_settings()), warnings.catch_warnings():
+        # said once, when the figure is saved
+        warnings.filterwarnings("ignore", message=NO_GLYPH)
+        yield
 
 
 def style_for(given: Any) -> AbstractContextManager[None]:
@@ -115,7 +141,24 @@ def width_for(panels: int) -> float:
 
 def _settings() -> Any:
     wanted = _ASKED.get() or Asked()
-    return RC | (wanted.settings or {})
+    settings = _defaults() | RC | (wanted.settings or {})
+    # characters that a font lacks are taken from the next
+    return settings | {
+        "font.family": [*dict.fromkeys([*settings["font.family"], *RC["font.family"]]), *_others()]
+    }
+
+
+@cache
+def _defaults() -> dict[str, Any]:
+    """Settings of matplotlib itself, so that a style that is in force does not mix with that of the house."""
+    return {name: matplotlib.rcParamsDefault[name] for name in matplotlib.rcParams if name.startswith(_LOOKS)}
+
+
+@cache
+def _others() -> list[str]:
+    installed = {font.name for font in fontManager.ttflist}
+    found = (next((name for name in names if name in installed), None) for names in OTHER_SCRIPTS)
+    return [name for name in found if name is not None]
 
 
 @contextmanager

@@ -8,9 +8,10 @@ from typing import Any
 
 import numpy as np
 import xarray as xr
+from matplotlib.mathtext import MathTextParser
 
 from depprobe.curves.align import UNKNOWN, each_curve, in_words, placed
-from depprobe.curves.names import told_apart, value_of
+from depprobe.curves.names import in_formulas, told_apart, value_of
 from depprobe.errors import BadInput, unknown
 from depprobe.vocabulary import NORMS, repeats
 
@@ -50,19 +51,35 @@ def by_layer(
 
 
 def printable(name: str, width: int = 30) -> str:
-    """A name as it can be drawn: no accidental mathematics, long spec strings broken after their marks.
+    """A name as it can be drawn: formulas, no accidental mathematics, long names in lines.
 
     Examples
     --------
-    >>> printable("cost$x")
-    'cost\\\\$x'
+    >>> printable("cost$x"), printable("LSTM, $d=64$")
+    ('cost\\\\$x', 'LSTM, $d=64$')
     """
+    pieces: list[str] = []
+    for words, formula in in_formulas(name):
+        if formula and _can_be_set(words):
+            pieces.append(words)
+        else:
+            cut = _pieces(words, width, (" ", ",:", "=", "-", ""))
+            pieces += [piece.replace("$", r"\$") for piece in cut]
     lines = [""]
-    for piece in _pieces(name, width, (",:", "=", "-", "")):
+    for piece in pieces:
         if lines[-1] and len(lines[-1]) + len(piece) > width:
             lines.append("")
         lines[-1] += piece
-    return "\n".join(lines).replace("$", r"\$")
+    return "\n".join(lines)
+
+
+def _can_be_set(formula: str) -> bool:
+    """Whether matplotlib reads a formula, which may be LaTeX that it does not know."""
+    try:
+        MathTextParser("path").parse(formula)
+    except ValueError:
+        return False
+    return True
 
 
 def _pieces(name: str, width: int, marks: Sequence[str]) -> list[str]:
