@@ -46,7 +46,15 @@ OTHER_SCRIPTS = (
     ("Arial Unicode MS", "Unifont"),
 )
 #: settings that say how a figure looks
-_LOOKS = ("axes.", "errorbar.", "figure.constrained", "figure.subplot", "figure.title", "font.", "grid.")
+_LOOKS: tuple[str, ...] = (
+    "axes.",
+    "errorbar.",
+    "figure.constrained",
+    "figure.subplot",
+    "figure.title",
+    "font.",
+    "grid.",
+)
 _LOOKS += ("hatch.", "image.", "legend.", "lines.", "markers.", "mathtext.", "patch.", "path.", "savefig.")
 _LOOKS += ("scatter.", "text.", "xaxis.", "xtick.", "yaxis.", "ytick.")
 #: how matplotlib begins to say that a character is in none of its fonts
