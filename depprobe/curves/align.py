@@ -246,11 +246,10 @@ def _align(ds: xr.Dataset, first: int) -> Blocks:
         return stored.reshape(*stored.shape[:2], -1)
 
     x = cells(ds["log_norm"]).astype(np.float64, copy=False)
-    position = ds["position"].values.astype(np.float64)
-    here = at_lag_0(position).astype(np.int64)
-    lag = (ds["lag"] if banded else ds["lag"].transpose("target", "source")).values.astype(np.int64)
+    here = at_lag_0(ds["position"].values.astype(np.float64)).astype(np.int64)
+    lag = ds["lag"].transpose("target", column, missing_dims="ignore").values.astype(np.int64)
     lag = np.broadcast_to(lag, x.shape[:2])
-    source = band_sources(position, ds["lag"].values) if banded else ds["source"].values
+    source = here[:, None] - lag if banded else ds["source"].values
     inside = np.broadcast_to(source >= first, x.shape[:2])
     if banded:
         n = int(ds.attrs["n"])
