@@ -87,3 +87,15 @@ def test_a_dtype_asked_of_a_sum_sets_the_floor(x):
     known = values.isfinite()
     truth = 0.5 * math.log(4) + lag * math.log(1e-9)
     torch.testing.assert_close(values[known], truth[known].double(), rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("method", ["auto", "autograd"])
+def test_the_error_of_what_is_not_known_is_not_known(method):
+    """A state that overflows: no norm, and no error of 0 beside it."""
+    module = nn.RNN(1, 2, nonlinearity="relu", bias=False).double()
+    with torch.no_grad():
+        module.weight_hh_l0.copy_(torch.tensor([[3.0, -1], [0, 3]]))
+        module.weight_ih_l0.fill_(1)
+    ds = depprobe.jacobian(module, torch.ones(700, 1, dtype=torch.float64), method=method)
+    assert ds["log_norm"].isnull().any()
+    assert (ds["log_norm"].isnull() == ds["log_norm_error"].isnull()).all()

@@ -44,7 +44,8 @@ class LogNorms:
     ----------
     values : (targets, columns) float64; -inf for an exact zero, NaN where a zero cannot be told
         from an underflow.
-    error : the same shape or None; what compression and rounding can have changed in ``values``.
+    error : the same shape or None; what compression and rounding can have changed in ``values``, NaN where
+        these are.
     stderr : the same shape or None; standard error of ``values`` from random probes.
     low, high : the same shape or None; ends of the 95 % interval of ``values``.
     rank : the same shape or None; effective rank of the blocks, (sum s^2)^2 / sum s^4 over singular values s.
@@ -68,6 +69,10 @@ class LogNorms:
     lags: NDArray[np.int64] | None = None
     status: NDArray[np.int8] | None = None
     digits: NDArray[np.float64] | None = None
+
+    def __post_init__(self) -> None:
+        if self.error is not None:
+            object.__setattr__(self, "error", np.where(np.isnan(self.values), np.nan, self.error))
 
 
 class TemporalJacobian(abc.ABC):
