@@ -80,10 +80,11 @@ def test_weights_within_strata_have_the_variance_of_a_stratified_mean():
 
 
 def test_draws_are_mirrored_about_the_value():
-    draws = np.array([1.0, 3.0])
-    assert mirrored(draws, 5.0, 2.0, ratio=False).tolist() == [6.0, 4.0]
-    assert mirrored(draws, 6.0, 3.0, ratio=True).tolist() == [18.0, 6.0]
-    assert mirrored(-draws, -5.0, -2.0, ratio=True).tolist() == [-6.0, -4.0]
+    draws = np.array([1.0, 2.0, 4.0])
+    assert mirrored(draws, 6.0, 2.0, whole=False).tolist() == [12.0, 6.0, 3.0]
+    assert mirrored(-draws, -5.0, -2.0, whole=False).tolist() == [-6.0, -5.0, -3.0]
+    # a whole number hides up to one more on either side
+    assert mirrored(draws, 5.0, 2.0, whole=True).tolist() == [7.0, 5.0, 2.0]
 
 
 def test_loadings_from_gram_matrices():

@@ -165,6 +165,28 @@ def test_default_layers_determine_their_trajectories(spec, dtype):
     assert "trajectory_digits" not in ds
 
 
+class Residual(nn.Module):
+    """A recurrence inside a forward of one's own."""
+
+    def __init__(self, inner):
+        super().__init__()
+        self.inner = inner
+
+    def forward(self, x):
+        return x.sum(-1, keepdim=True) + self.inner(x)[0]
+
+
+def test_a_forward_around_a_chaotic_recurrence_says_so_and_one_around_a_default_layer_does_not():
+    module, x = chaotic(30.0)
+    whole = depprobe.jacobian(Residual(module), x[:60], layout="n b d")
+    assert whole.attrs["method"] == "composed"
+    # roundings of x are a part of those of the states
+    alone = depprobe.jacobian(module, x[:60].numpy(), layout="n d")
+    assert 0 <= whole.attrs["horizon_lag"] - alone.attrs["horizon_lag"] <= 12
+    for layer in (nn.LSTM(3, 8), nn.GRU(3, 8)):
+        assert "horizon_lag" not in depprobe.jacobian(Residual(layer), x.float(), layout="n b d").attrs
+
+
 def test_the_summary_says_from_which_lag_a_trajectory_is_not_determined():
     module, x = chaotic(30.0)
     ds = depprobe.jacobian(module, x.numpy(), layout="n d")

@@ -255,7 +255,7 @@ def _measure(blocks: Blocks, choices: Choices) -> xr.Dataset:
     values, spreads = numbers(pooled, form, *about), numbers(curves, forms, *about)
     if base is not None:
         spreads = {
-            name: mirrored(spreads[name], float(values[name][0]), float(at[0]), name == "mean_distance")
+            name: mirrored(spreads[name], float(values[name][0]), float(at[0]), name in WHOLE)
             for name, at in numbers(base, fit_forms(base, choices.skip_lags, form), *about).items()
         }
     furthest = float(max(pooled.distance.max(initial=0), pooled.empty.max(initial=0)))

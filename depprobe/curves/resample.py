@@ -273,9 +273,16 @@ def within_strata(targets: int, share: float, resamples: int, rng: np.random.Gen
     return weights
 
 
-def mirrored(draws: Floats, value: float, about: float, ratio: bool) -> Floats:
-    """Where the truth lies if the value errs as the draws do ``about`` what they were made from."""
+def mirrored(draws: Floats, value: float, about: float, whole: bool) -> Floats:
+    """Where the truth lies if the value errs as the draws do ``about`` what they were made from.
+
+    Of what is positive, ratios are mirrored; of whole numbers, which hide by how much they miss the next one,
+    differences, and a difference counts one more.
+    """
     with np.errstate(invalid="ignore", divide="ignore"):
-        if ratio and about > 0 and (draws > 0).all():
+        if whole:
+            apart = about - draws
+            return np.asarray(value + apart + np.sign(apart))
+        if about > 0 and (draws > 0).all():
             return np.asarray(value * about / draws)
         return value + about - draws

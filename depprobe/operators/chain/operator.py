@@ -25,7 +25,7 @@ from depprobe.core.device import at_once, waits
 from depprobe.core.options import DEFAULT_MEMORY, Options, require
 from depprobe.core.parallel import Stopped, each
 from depprobe.core.scaled import Scaled, log_hypot, log_norms
-from depprobe.core.temporal_jacobian import LogNorms, TemporalJacobian
+from depprobe.core.temporal_jacobian import LogNorms, TemporalJacobian, digits_kept
 from depprobe.errors import BadInput
 from depprobe.operators.chain.cells import CellChain, SweptChain
 from depprobe.operators.chain.compression import Step
@@ -131,9 +131,7 @@ class RecurrentJacobian(TemporalJacobian):
         size = self._stacks[0][-1].size.double().cpu().numpy()
         with np.errstate(divide="ignore", invalid="ignore"):
             moved = growth + np.log(size) - np.log(size[t, None] * math.sqrt(self.shape[1]))
-        most = np.maximum.accumulate(np.nan_to_num(moved, nan=-np.inf)[:, ::-1], 1)[:, ::-1]
-        digits = -(math.log(torch.finfo(self._dtype).eps / 2) + np.maximum(most, 0)) / math.log(10)
-        return np.where(np.isneginf(growth), np.nan, digits.clip(0))
+        return digits_kept(np.where(np.isneginf(growth), -np.inf, moved), self._dtype)
 
     @property
     def position(self) -> NDArray[np.float64]:

@@ -19,11 +19,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from depprobe.core.calling.arguments import HALF
 from depprobe.core.function import SequenceFunction
 from depprobe.core.options import Options, require
 from depprobe.core.scaled import Scaled
 from depprobe.core.shared_work import SharedWork
-from depprobe.core.temporal_jacobian import LogNorms, TemporalJacobian, anchors
+from depprobe.core.temporal_jacobian import LogNorms, TemporalJacobian, anchors, digits_kept
 from depprobe.errors import BadInput
 from depprobe.operators.autograd import fisher
 from depprobe.operators.autograd.operator import AutogradJacobian, ends_abruptly
@@ -127,10 +128,24 @@ class GraphJacobian(TemporalJacobian):
                     values, error, status = self._judged(t, total, lost, live, norm)
                     rounded = self._rounded(rounding, t, values, mix.get(t), mixed.get(t))
                     found[t] = values, error + rounded, status
-        values, error, status = (
-            np.stack(parts)[:, columns] for parts in zip(*(found[t] for t in wanted), strict=True)
+        values, error, status = (np.stack(parts) for parts in zip(*(found[t] for t in wanted), strict=True))
+        digits = None
+        if norm == "fro" and self._function.y.dtype not in HALF:
+            digits = self._digits(wanted, values)[:, columns]
+        return LogNorms(values[:, columns], error[:, columns], status=status[:, columns], digits=digits)
+
+    def _digits(self, targets: Sequence[int], values: Floats) -> Floats:
+        """Of roundings of the x_k alone: at most what the states within keep.
+
+        An output near zero by chance is not chaotic, so it is taken for as large as half of all are.
+        """
+        x, y = (
+            part.detach().double().norm(dim=1).cpu().numpy() for part in (self._function.x, self._function.y)
         )
-        return LogNorms(values, error, status=status)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            size = np.log(np.maximum(y[targets], np.median(y)) * math.sqrt(self.shape[3]))
+            moved = values + np.log(x) - size[:, None]
+        return digits_kept(np.where(np.isnan(moved), -np.inf, moved), self._function.y.dtype)
 
     def _rounded(
         self, rounding: Rounding, t: int, values: Floats, mix: Tensor | None, first: Scaled | None
