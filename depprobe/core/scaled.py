@@ -219,14 +219,14 @@ def log_hypot(a: NDArray[np.float64], b: NDArray[np.float64]) -> NDArray[np.floa
 
 
 def with_rounding(values: Any, share: Any, error: Any = 0.0) -> tuple[Any, Any]:
-    """ln norms, NaN where rounding may have changed all, and bounds on their errors; arrays or tensors."""
+    """ln norms, NaN where rounding may have changed them by 1 or more, and bounds on their errors."""
     if not isinstance(values, Tensor):
         found, bound = with_rounding(*(torch.as_tensor(z, device="cpu") for z in (values, share, error)))
         return found.numpy(), bound.numpy()
     known = values.isfinite()
-    lost = known & ~(share < 1)
+    lost = known & ~(share < 1 - math.exp(-1))
     places = 4 * np.finfo(np.float64).eps * (1 + torch.where(known, values, 0).abs())
-    bound = torch.where(known & ~lost, error - torch.where(share < 1, -share, 0).log1p() + places, 0.0)
+    bound = torch.where(known & ~lost, error - torch.where(lost, 0, -share).log1p() + places, 0.0)
     return torch.where(lost, math.nan, values), bound
 
 

@@ -44,8 +44,7 @@ class LogNorms:
     ----------
     values : (targets, columns) float64; -inf for an exact zero, NaN where a zero cannot be told
         from an underflow.
-    error : the same shape or None; what compression and rounding can have changed in ``values``, NaN where
-        these are.
+    error : the same shape or None; what compression and rounding can have changed in ``values``.
     stderr : the same shape or None; standard error of ``values`` from random probes.
     low, high : the same shape or None; ends of the 95 % interval of ``values``.
     rank : the same shape or None; effective rank of the blocks, (sum s^2)^2 / sum s^4 over singular values s.
@@ -69,21 +68,6 @@ class LogNorms:
     lags: NDArray[np.int64] | None = None
     status: NDArray[np.int8] | None = None
     digits: NDArray[np.float64] | None = None
-
-    def __post_init__(self) -> None:
-        if self.error is not None:
-            object.__setattr__(self, "error", np.where(np.isnan(self.values), np.nan, self.error))
-
-
-def digits_kept(moved: NDArray[np.float64], dtype: torch.dtype) -> NDArray[np.float64]:
-    """Decimal digits (T, n) that y_t keeps of roundings at k or later.
-
-    ``moved`` is the ln of how far a relative change at k moves y_t, relative to it; there is no number of
-    digits where it is -inf.
-    """
-    most = np.maximum.accumulate(np.nan_to_num(moved, nan=-np.inf)[:, ::-1], 1)[:, ::-1]
-    digits = -(math.log(torch.finfo(dtype).eps / 2) + np.maximum(most, 0)) / math.log(10)
-    return np.where(np.isneginf(moved), np.nan, digits.clip(0))
 
 
 class TemporalJacobian(abc.ABC):

@@ -172,7 +172,7 @@ def labelled(results: list[Result], measured: Cases, depths: Sequence[str] = ())
     labels, lags = measured.labels, results[0].norms.lags
     every = len(results) // len(labels)
     per_layer = results[::every]
-    banded = len(labels) == 1 and lags is not None and all(_same(one.norms.lags, lags) for one in results)
+    banded = len(labels) == 1 and all(_same(one.norms.lags, lags) for one in results)
     norms = [one.norms if banded else over_sources(one.norms, one.position, n) for one in results]
     unknown = np.full(len(results[0].target), np.nan)
     position = np.stack([unknown if one.position is None else one.position for one in per_layer])
@@ -196,6 +196,8 @@ def labelled(results: list[Result], measured: Cases, depths: Sequence[str] = ())
             # beside an estimate, an exact operator errs by nothing but round-off
             exact = one.values if field in ("low", "high") else np.full_like(one.values, fill)
             found[name] = exact if values is None else np.asarray(values)
+            if field == "error":  # of what is not known it is not known
+                found[name] = np.where(np.isnan(one.values), np.nan, found[name])
     lead = measured.lead | ({"depth": range(len(depths))} if depths else {})
     coords: dict[str, Any] = {"target": results[0].target, column: at}
     if not np.isnan(position).all():
@@ -221,20 +223,18 @@ def labelled(results: list[Result], measured: Cases, depths: Sequence[str] = ())
     if len(depths) > 1:
         coords["submodule"] = ("depth", list(depths))
     if len(labels) > 1:
-        coords |= {"method": ("layer", [one.method for one in per_layer])}
-        coords |= {"tolerance": ("layer", [one.tolerance for one in per_layer])}
+        for name in ("method", "tolerance"):
+            coords[name] = ("layer", [getattr(one, name) for one in per_layer])
         if "log_norm_stderr" in columns[0]:
             coords["probes"] = ("layer", [one.probes for one in per_layer])
         if "log_norm_error" in columns[0]:
             coords["kind"] = ("layer", [one.error_kind for one in per_layer])
     dims = dict.fromkeys(columns[0], ("target", column))
     ds = over_cases(columns, dims, lead, coords)
-    if len(set(symbols)) == 1 and symbols[0]:
-        ds.attrs["symbol"] = symbols[0]
+    ds.attrs |= {"symbol": symbols[0]} if len(set(symbols)) == 1 and symbols[0] else {}
     if len(labels) == 1:
         ds.attrs |= {"method": results[0].method, "tolerance": results[0].tolerance}
-        if results[0].probes:
-            ds.attrs["probes"] = results[0].probes
+        ds.attrs |= {"probes": results[0].probes} if results[0].probes else {}
         if "log_norm_error" in ds:
             ds["log_norm_error"].attrs["kind"] = results[0].error_kind
     if "tokens" in ds.coords:
@@ -254,13 +254,13 @@ def labelled(results: list[Result], measured: Cases, depths: Sequence[str] = ())
     return ds
 
 
-def _same(lags: NDArray | None, others: NDArray) -> bool:
-    return lags is not None and np.array_equal(lags, others)
-
-
 def _inside(position: NDArray[np.float64], lags: NDArray[np.int64], n: int) -> NDArray[np.bool_]:
     source = np.floor(position[:, None] - lags[None, :] + 0.5)
     return (source >= 0) & (source < n)
+
+
+def _same(lags: NDArray | None, others: NDArray | None) -> bool:
+    return lags is not None and others is not None and np.array_equal(lags, others)
 
 
 def stacked(parts: list[LogNorms], position: NDArray[np.float64] | None, n: int) -> LogNorms:
@@ -268,7 +268,7 @@ def stacked(parts: list[LogNorms], position: NDArray[np.float64] | None, n: int)
     if len(parts) == 1:
         return parts[0]
     lags = parts[0].lags
-    if lags is None or not all(_same(part.lags, lags) for part in parts):
+    if not all(_same(part.lags, lags) for part in parts):
         lags = None
         ends = np.cumsum([len(part.values) for part in parts])
         parts = [

@@ -25,12 +25,12 @@ from depprobe.core.device import at_once, waits
 from depprobe.core.options import DEFAULT_MEMORY, Options, require
 from depprobe.core.parallel import Stopped, each
 from depprobe.core.scaled import Scaled, log_hypot, log_norms
-from depprobe.core.temporal_jacobian import LogNorms, TemporalJacobian, digits_kept
+from depprobe.core.temporal_jacobian import LogNorms, TemporalJacobian
 from depprobe.errors import BadInput
 from depprobe.operators.chain.cells import CellChain, SweptChain
 from depprobe.operators.chain.compression import Step
 from depprobe.operators.chain.recurrence import RecurrentWeights
-from depprobe.operators.chain.rounding import rounded
+from depprobe.operators.chain.rounding import digits_kept, rounded
 from depprobe.operators.chain.runs import is_wide
 from depprobe.operators.chain.sweep import sweep
 from depprobe.operators.chain.trajectories import stacks_of

@@ -181,3 +181,14 @@ def rounded(
             for logs in rounding
         )
     return with_rounding(values, np.minimum(along + whole**2, whole), error)
+
+
+def digits_kept(moved: NDArray[np.float64], dtype: torch.dtype) -> NDArray[np.float64]:
+    """Decimal digits (T, n) that y_t keeps of roundings at k or later.
+
+    ``moved`` is the ln of how far a relative change at k moves y_t, relative to it; there is no number of
+    digits where it is -inf.
+    """
+    most = np.maximum.accumulate(np.nan_to_num(moved, nan=-np.inf)[:, ::-1], 1)[:, ::-1]
+    digits = -(math.log(torch.finfo(dtype).eps / 2) + np.maximum(most, 0)) / math.log(10)
+    return np.where(np.isneginf(moved), np.nan, digits.clip(0))

@@ -24,12 +24,13 @@ from depprobe.core.function import SequenceFunction
 from depprobe.core.options import Options, require
 from depprobe.core.scaled import Scaled
 from depprobe.core.shared_work import SharedWork
-from depprobe.core.temporal_jacobian import LogNorms, TemporalJacobian, anchors, digits_kept
+from depprobe.core.temporal_jacobian import LogNorms, TemporalJacobian, anchors
 from depprobe.errors import BadInput
 from depprobe.operators.autograd import fisher
 from depprobe.operators.autograd.operator import AutogradJacobian, ends_abruptly
 from depprobe.operators.autograd.readout import ExactRows
 from depprobe.operators.autograd.rounding import Rounding
+from depprobe.operators.chain.rounding import digits_kept
 from depprobe.operators.composed.graph import Graph
 from depprobe.operators.composed.traces import GraphProducts, Traces
 from depprobe.vocabulary import STATUS
