@@ -206,7 +206,7 @@ def test_the_same_command_goes_on(swept, tmp_path):
     assert {file: file.stat().st_mtime_ns for file in rest} == before
 
 
-def test_status_verify_and_retry(swept, run, tmp_path):
+def test_status_verify_and_retry(swept, run, tmp_path, monkeypatch):
     (tmp_path / "net.py").write_text("def make():\n    raise OSError('no \\x1b[31m weights')\n")
     np.save(tmp_path / "x.npy", np.zeros((6, 3)))
     code, out, err = swept(
@@ -228,6 +228,11 @@ def test_status_verify_and_retry(swept, run, tmp_path):
     file.write_bytes(b"\x89HDF\r\n\x1a\n")
     code, out, err = run("sweep", "verify", "out")
     assert (code, str(file.name) in err) == (3, True)
+    before = (tmp_path / "out" / "sweep.json").read_bytes()
+    monkeypatch.chdir(tmp_path / "out")
+    code, out, err = run("sweep", "retry", ".")
+    assert (code, "'x.npy', which is not there as seen from" in err) == (2, True), "where marks would differ"
+    assert (tmp_path / "out" / "sweep.json").read_bytes() == before
 
 
 ENDS = """
@@ -415,6 +420,15 @@ def test_where_nothing_can_be_written_is_one_line(swept, run, tmp_path):
         ('[grid]\nlayer = ["lstm"]\nn = [3]\n[fixed]\nn = 3', "stands in .grid. and in .fixed."),
         ('[grid]\nlayer = ["lstm"]\n[fixed]\noutput = "../x.nc"', "unknown key of jacobian"),
         ('[grid]\nlayer = ["lstm", {layer = "gru", label = "lstm"}]', "two layers would be called 'lstm'"),
+        (
+            '[grid]\nlayer = ["lstm"]\nseed = [0]\n[fixed]\nseeds = 2',
+            "seed is an axis .* several of it .seeds = 2.",
+        ),
+        ('probe = "cost"\n[grid]\nlayer = ["lstm"]\nn = ["8,16"]', "n is an axis .* .n = 8,16.: give one"),
+        (
+            '[grid]\nmodel = [{model = "net.py:make", label = "../x"}]',
+            "a label holds no : / .* which '../x' does",
+        ),
         ("[grid", "is not TOML"),
         ("x = " + "[" * 5000, "is not TOML"),
     ],

@@ -15,6 +15,7 @@ from depprobe._version import __version__
 from depprobe.cli.commands.sweep.grid import Grid
 from depprobe.cli.commands.sweep.keys import SUBJECT, Keys, Settings, check_together
 from depprobe.cli.named_models import WORDS
+from depprobe.errors import BadInput
 from depprobe.store.atomic import reason_of
 from depprobe.store.marks import content_of, mark_of
 from depprobe.store.sweeps.folder import Cell, Plan, on_one_line
@@ -22,15 +23,21 @@ from depprobe.vocabulary import SCHEMA_VERSION
 
 #: what torch says where memory is refused
 _REFUSED = re.compile(r"(can't|not) allocate memory|out of memory", re.IGNORECASE)
+#: stands for the content of a file that is not there
+_NOT_READABLE = "not readable"
 #: probes that measure time, whose cells run alone on their machine
 TIMED = ("cost",)
 
 
-def plan_of(grid: Grid) -> Plan:
-    """The cells of a grid with their marks; raises ``BadInput`` where two cannot be told apart."""
+def plan_of(grid: Grid, before: Plan | None = None) -> Plan:
+    """The cells of a grid with their marks.
+
+    Raises ``BadInput`` where two cannot be told apart, and where a file is not there that cells of the plan
+    made ``before`` read: seen from another folder, all would have other marks.
+    """
     from depprobe.cli.commands.sweep.prediction import work_of
 
-    check_together(grid.keys, grid.cells)
+    check_together(grid.keys, grid.cells, grid.axes)
     cells: dict[str, Cell] = {}
     contents = _Contents()
     for settings in grid.cells:
@@ -38,6 +45,11 @@ def plan_of(grid: Grid) -> Plan:
         given = {"subject": dict(settings.subject), "values": settings.values}
         mark = _mark(grid.keys, settings, contents)
         cells.setdefault(mark, Cell(mark, given, at, work_of(grid.keys, settings)))
+    if before is not None and contents.absent and {cell.mark for cell in before.cells} != set(cells):
+        raise BadInput(
+            f"the grid reads {contents.absent[0]!r}, which is not there as seen from {os.getcwd()!r}: retry "
+            "where the sweep was run"
+        )
     return Plan(grid.keys.probe, grid.axes, list(cells.values()))
 
 
@@ -132,10 +144,15 @@ def _code(model: str) -> str:
 class _Contents(dict[str, str]):
     """Hashes of files by name, each read once."""
 
+    @property
+    def absent(self) -> list[str]:
+        """Names of those that are not there."""
+        return [file for file, content in self.items() if content == _NOT_READABLE]
+
     def __missing__(self, file: str) -> str:
         path = Path(file)
         # whoever reads it says what is wrong with it
-        self[file] = "not readable"
+        self[file] = _NOT_READABLE
         with contextlib.suppress(OSError):
             if path.is_file() or path.is_dir():
                 self[file] = content_of(path)

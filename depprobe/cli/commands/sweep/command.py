@@ -163,7 +163,8 @@ def retry(folder: Path, **how: Any) -> None:
     from depprobe.store.sweeps.folder import FAILED, SweepFolder
 
     of = SweepFolder(folder)
-    plan = plan_of(grid_again(of.plan()))
+    before = of.plan()
+    plan = plan_of(grid_again(before), before)
     of.claim()
     of.write(plan)
     for cell in plan.cells:

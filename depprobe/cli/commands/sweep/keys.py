@@ -7,9 +7,10 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import product
 from typing import Any
 
 import click
@@ -23,6 +24,8 @@ PROBES = ("jacobian", "spectrum", "gates", "lyapunov", "cost")
 SUBJECT = "layer"
 _SUBJECTS = ("layer", "model")
 OF_SUBJECT = (*_SUBJECTS, "weights", "label")
+#: axis -> option that gives a cell several values of it
+_SEVERAL = {"seed": "seeds", "n": "n", "d": "d", "threads": "threads"}
 #: options that do not bear on a dataset
 _OTHERS = ("help", "theory", *SAYING)
 
@@ -114,6 +117,8 @@ class Keys:
                 raise unknown("key of a layer", key, OF_SUBJECT)
             if not isinstance(value, str) or not value:
                 raise BadInput(f"{key} must be text, not {value!r:.60}")
+        if set(said.get("label", "")) & set(":/\\="):
+            raise BadInput(f"a label holds no : / \\ or =, which {said['label']!r:.60} does")
         if sum(key in said for key in _SUBJECTS) != 1:
             raise BadInput(f"one of layer and model names what is measured, not {sorted(said)}")
         made = tuple(sorted(said.items()))
@@ -209,8 +214,8 @@ class Keys:
         return single == wanted or there in _all(wanted) or str(there) in map(str, _all(wanted))
 
 
-def check_together(keys: Keys, cells: list[Settings]) -> None:
-    """Refuse two layers or models of one name, which one axis could not tell apart."""
+def check_together(keys: Keys, cells: list[Settings], axes: Sequence[str]) -> None:
+    """Refuse layers of one name, which one axis could not tell apart, and cells that lie along an axis."""
     subjects = dict.fromkeys(cell.subject for cell in cells)
     names: dict[str, Any] = {}
     for subject in subjects:
@@ -218,6 +223,14 @@ def check_together(keys: Keys, cells: list[Settings]) -> None:
         name = _named(dict(subject)).name
         if names.setdefault(name, apart) != apart:
             raise BadInput(f"two layers would be called {name!r}: give each a label")
+    for cell, (axis, option) in product(cells, _SEVERAL.items()):
+        if axis not in axes or option not in keys.options:
+            continue
+        held = keys.at(cell, option)
+        if "," in str(held) or (axis != option and held != 1):
+            raise BadInput(
+                f"{axis} is an axis of the grid and a cell holds several of it ({option} = {held}): give one"
+            )
 
 
 def _named(subject: Mapping[str, str]) -> Named:
