@@ -8,6 +8,7 @@ import json
 import os
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -145,6 +146,22 @@ def test_same_dataset_same_bytes(tmp_path):
     time.sleep(1.1)
     again = store.save(store.load(tmp_path / "a.nc"), tmp_path / "other" / "b.nc").read_bytes()
     assert first == again
+
+
+def test_same_bytes_while_a_profiler_holds_what_runs(tmp_path):
+    held, done, caller = [], threading.Event(), threading.get_ident()
+
+    def sample():
+        while not done.wait(0.004):
+            held[:] = [sys._current_frames()[caller]]
+
+    profiler = threading.Thread(target=sample)
+    plain = store.save(jacobian(), tmp_path / "a.nc").read_bytes()
+    profiler.start()
+    found = {store.save(jacobian(), tmp_path / "b.nc").read_bytes() for _ in range(20)}
+    done.set()
+    profiler.join()
+    assert found == {plain}
 
 
 def test_same_bytes_from_another_process(tmp_path):

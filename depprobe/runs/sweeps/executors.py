@@ -68,7 +68,11 @@ def _started(workers: int) -> Iterator[tuple[Executor, Callable[[], bool]]]:
     distributed = _distributed()
     import logging
 
+    import dask
+
     with (
+        # sampling what runs takes time, and nobody looks at it
+        dask.config.set({"distributed.worker.profile.enabled": False}),
         distributed.LocalCluster(
             n_workers=workers,
             threads_per_worker=1,
