@@ -447,6 +447,24 @@ def test_a_style_in_force_leaves_a_figure_of_the_house_as_it_is(tmp_path):
         assert saved("dark.png") == plain
 
 
+def test_a_colour_bar_is_as_tall_as_its_panel_in_a_part_of_a_figure_too():
+    figure = Figure(figsize=(8, 5), layout="constrained")
+    ax = figure.subfigures(1, 2)[1].subplots()
+    drawn = figures.heatmap(falling(), ax=ax)
+    rendered(drawn)
+    panel, bar = ax.get_window_extent(), drawn.colorbar.ax.get_window_extent()
+    assert (bar.y0, bar.y1) == pytest.approx((panel.y0, panel.y1), abs=0.5)
+
+
+def test_long_tokens_leave_room_for_the_picture():
+    words = ["antidisestablishmentarianism" * 3, *"bcdefgh"]
+    ds = falling(n=8).assign_coords(source_token=("source", words), target_token=("target", words))
+    drawn = figures.heatmap(ds)
+    rendered(drawn)
+    assert next(text for _, text in tick_labels(drawn.axes[0].yaxis)) == "antidisestabl\u2026"
+    assert drawn.axes[0].get_window_extent().width > 0.5 * drawn.figure.get_figwidth() * drawn.figure.dpi
+
+
 def test_formulas_in_labels_are_set_and_other_dollars_drawn():
     for label, drawn in (
         ("LSTM, $d_1=64$", "LSTM, $d_1=64$"),

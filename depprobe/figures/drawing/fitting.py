@@ -137,7 +137,9 @@ def bar_beside(panels: Sequence[Axes]) -> Axes:
         for ax in panels:
             ax.apply_aspect()
         tall = Bbox.union([ax.get_position() for ax in panels])
-        across, up = figure_of(place).get_size_inches()
+        # positions are shares of the part of the figure that the panels are in
+        part, dpi = panels[0].figure.bbox, figure_of(place).dpi
+        across, up = part.width / dpi, part.height / dpi
         left = tall.x1 + _APART / across
         # room for the width that follows from the height
         wide = 1.5 * tall.height * up / across / _SLENDER
