@@ -12,7 +12,7 @@ FILES = {"signal": "signal.csv", "English text": "english.txt"}
 
 
 def measure(n: int = 400, seeds: int = 5, samples: int = 5) -> dict[str, xr.Dataset]:
-    """Norms of dh_t/dx_k for each input: the trained LSTM, and the other models at several draws."""
+    """Norms of dh_t/dx_k for each input, of the trained LSTM and of models as drawn."""
     lstm = LSTM()
     lstm.load_state_dict(torch.load("lstm.pt", weights_only=True))
     results = {}
