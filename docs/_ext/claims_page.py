@@ -35,14 +35,14 @@ sequences. The article gives formulas for cost and reach, a table of times and m
 3090 with PyTorch 2.0), and advice on which layer to take. Its statements are those that many introductions
 repeat.
 
-They stand on this page as C1 to C15, every one, restated in this project's words. Each is cut into parts,
-since half of a sentence may hold while the other half does not. Times on another machine are compared as
-ratios only.
+All of them are on this page, as C1 to C15, restated in this project's words. Each is divided into parts,
+since half of a sentence may hold while the other half does not. Times measured on another machine are
+compared as ratios only.
 
 ## How a part is judged
 
 No verdict is stored. `depprobe claims` measures the statements and computes each verdict by the rule that
-stands beside it; `depprobe claims --quick` does so at small sizes, as on this page, and `depprobe claims
+is printed with it; `depprobe claims --quick` does so at small sizes, as on this page, and `depprobe claims
 C6` prints the evidence of one. Every rule can fail: `tests/test_claims_overturned.py` has data that confirm
 and data that refute each part.
 
