@@ -8,6 +8,7 @@ import torch
 import xarray as xr
 from scipy import special
 
+import depprobe
 from depprobe.curves import distances
 from depprobe.curves.align import by_layer
 from depprobe.curves.pool import collect
@@ -98,3 +99,21 @@ def test_loadings_from_gram_matrices():
         told = traces(torch.from_numpy(np.einsum("mi,kij->mkj", v, blocks)), d)
         assert told.effective_rank(d) == pytest.approx(1.0)
         assert told.loading(d) == pytest.approx(expected, abs=1e-6)
+
+
+@pytest.mark.parametrize("memory", ["4GiB", "1MiB"])
+def test_auto_draws_no_probes_however_little_memory_there_is(monkeypatch, memory):
+    def refused(*given):
+        raise AssertionError("probes were drawn")
+
+    monkeypatch.setattr("depprobe.operators.dispatch.ProbedJacobian", refused)
+    module = torch.nn.Sequential(torch.nn.Linear(4, 64), torch.nn.Tanh(), torch.nn.Flatten(2))
+    try:
+        ds = depprobe.jacobian(module, torch.randn(30, 4), targets="all", memory=memory)
+    except depprobe.errors.BadInput:  # more than the budget
+        assert memory == "1MiB"
+    else:
+        assert "log_norm_stderr" not in ds
+        assert "probes" not in ds.attrs
+    with pytest.raises(AssertionError, match="probes were drawn"):
+        depprobe.jacobian(module, torch.randn(30, 4), method="probes")

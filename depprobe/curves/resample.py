@@ -281,7 +281,7 @@ def mirrored(draws: Floats, value: float, about: float, whole: bool) -> Floats:
     """
     with np.errstate(invalid="ignore", divide="ignore"):
         if whole:
-            apart = about - draws
+            apart = np.where(draws == about, 0.0, about - draws)
             return np.asarray(value + apart + np.sign(apart))
         if about > 0 and (draws > 0).all():
             return np.asarray(value * about / draws)

@@ -35,10 +35,8 @@ from depprobe.operators.autograd.rounding import beyond, farther
 
 #: orthonormal rows from which effective ranks are estimated, at least (where there are so many) and at most
 LEAST_ROWS, MOST_ROWS = 16, 64
-#: rows of a pilot that settles how many probes there are, and its targets
+#: rows of a pilot, which tells ranks, and targets of those that settle how many probes there are
 PILOT_ROWS, PILOT_TARGETS = 8, 3
-#: rows of a pilot beside probes that are too few to tell the rank
-FEW_ROWS = 4
 #: neighbouring targets for which a causal forward is recorded up to the last of them
 TOGETHER = 8
 
@@ -183,9 +181,9 @@ class ProbedJacobian(AutogradJacobian):
         falling = np.maximum(1.0, np.interp(here, lags, ranks) / beyond(here, lags))
         return np.stack([falling, np.interp(here, lags, loadings)])
 
-    def _pilot(self, t: int, norm: str, rows: int = FEW_ROWS) -> None:
+    def _pilot(self, t: int, norm: str) -> None:
         """A few rows of one target more."""
-        rows, every = min(rows, self.shape[1]), np.arange(self.shape[2])
+        rows, every = min(PILOT_ROWS, self.shape[1]), np.arange(self.shape[2])
         with self._products.up_to([t]):
             (found,) = self._rows([t], [self._drawn(t, rows)], every, rows, norm)
         self._pilots.setdefault(norm, []).append(
@@ -197,5 +195,5 @@ class ProbedJacobian(AutogradJacobian):
         n_out, d = self.shape[:2]
         chosen = np.unique(np.linspace(0, n_out - 1, PILOT_TARGETS + 1).round().astype(int)[1:]).tolist()
         for t in chosen:
-            self._pilot(t, norm, PILOT_ROWS)
+            self._pilot(t, norm)
         return float(np.nanmedian(pooled(self._pilots[norm], d)[1]))
