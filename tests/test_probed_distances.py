@@ -85,7 +85,8 @@ def test_draws_are_mirrored_about_the_value():
     assert mirrored(draws, 6.0, 2.0, whole=False).tolist() == [12.0, 6.0, 3.0]
     assert mirrored(-draws, -5.0, -2.0, whole=False).tolist() == [-6.0, -5.0, -3.0]
     # a whole number hides up to one more on either side
-    assert mirrored(draws, 5.0, 2.0, whole=True).tolist() == [7.0, 5.0, 2.0]
+    assert mirrored(draws, 5.0, 2.0, whole=True).tolist() == [7.0, 4.0, 2.0]
+    assert mirrored(np.full(4, 2.0), 5.0, 2.0, whole=True).tolist() == [5.0] * 4
 
 
 def test_loadings_from_gram_matrices():

@@ -276,13 +276,14 @@ def within_strata(targets: int, share: float, resamples: int, rng: np.random.Gen
 def mirrored(draws: Floats, value: float, about: float, whole: bool) -> Floats:
     """Where the truth lies if the value errs as the draws do ``about`` what they were made from.
 
-    Of what is positive, ratios are mirrored; of whole numbers, which hide by how much they miss the next one,
-    differences, and a difference counts one more.
+    Of what is positive, ratios are mirrored. Of whole numbers differences are, and where draws differ at all
+    each counts one more, since a whole number does not say how nearly it is the next.
     """
     with np.errstate(invalid="ignore", divide="ignore"):
         if whole:
             apart = np.where(draws == about, 0.0, about - draws)
-            return np.asarray(value + apart + np.sign(apart))
+            side = np.where(apart == 0, (-1.0) ** np.arange(len(draws)), np.sign(apart))
+            return np.asarray(value + apart + side * apart.any())
         if about > 0 and (draws > 0).all():
             return np.asarray(value * about / draws)
         return value + about - draws
