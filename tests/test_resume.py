@@ -8,8 +8,10 @@ import torch
 
 import depprobe
 import depprobe.probes.jacobian as jacobian_probe
+from depprobe.core import device, under_way
 from depprobe.errors import BadInput
 from depprobe.operators import RecurrentJacobian
+from depprobe.operators.composed import traces
 from depprobe.runs.cache import MARKER, Finished
 
 
@@ -224,3 +226,54 @@ def test_an_exact_row_of_many_outputs_is_refused_before_it_is_made():
     module = torch.nn.Sequential(torch.nn.Linear(2, 40_000), torch.nn.Tanh())
     with pytest.raises(depprobe.OverBudget, match=r"an exact row of 40000 outputs .*--method probes"):
         depprobe.jacobian(module, np.ones((3, 2)), method="autograd", memory="100MiB")
+
+
+class _Read(torch.nn.Module):
+    def __init__(self, seed: int) -> None:
+        super().__init__()
+        torch.manual_seed(seed)
+        self.first, self.second = (torch.nn.GRU(5, 5, batch_first=True) for _ in range(2))
+        self.head = torch.nn.Linear(5, 12)
+
+    def forward(self, x):
+        h = self.first(x)[0].tanh()
+        return self.head(self.second(h)[0] + h.cumsum(-2).sin())
+
+
+@pytest.mark.parametrize("share", [0.04, 0.5])
+@pytest.mark.parametrize(
+    "asked",
+    [
+        *({}, {"norm": "fisher"}, {"norm": "spectral"}, {"method": "autograd"}, {"wrt": "*"}, {"of": "*"}),
+        *({"method": "probes", "probes": 2}, {"method": "probes", "wrt": "*"}),
+    ],
+    ids=str,
+)
+def test_a_case_is_taken_up_in_its_middle(tmp_path, monkeypatch, asked, share):
+    monkeypatch.setattr(under_way, "_EVERY", -1.0)
+    monkeypatch.setattr(traces, "_MOST_ROWS", 2)
+    monkeypatch.setattr(device, "_CACHED", 0)
+    kept, x = Finished(tmp_path / "partial"), np.random.default_rng(0).normal(size=(16, 5))
+    given = {"targets": "every:2", "method": "auto"} | asked
+    batches: list[int] = []
+    measured = under_way.UnderWay._measured
+
+    def count(self, *arguments):
+        batches.append(1)
+        return measured(self, *arguments)
+
+    monkeypatch.setattr(under_way.UnderWay, "_measured", count)
+
+    def halt(done: float, total: int, label: str) -> None:
+        if done > share * total:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        depprobe.jacobian({"A": _Read}, x, finished=kept, progress=halt, **given)
+    before = len(batches)
+    resumed = depprobe.jacobian({"A": _Read}, x, finished=kept, **given)
+    between = len(batches)
+    assert resumed.identical(depprobe.jacobian({"A": _Read}, x, **given))
+    # the batch that was under way is measured twice
+    assert between <= len(batches) - between + 1, "finished batches were taken up"
+    assert before > 0

@@ -216,7 +216,7 @@ def _left(arguments: list[str]) -> str:
     kept = _KEPT.get(next((word for word in arguments if not word.startswith("-")), ""))
     if kept is None:
         return "nothing is half-written, and the same command starts again"
-    taken = f"takes up every finished {kept} and starts the others again"
+    taken = f"takes up every finished {kept} and goes on with the others"
     return f"nothing is half-written; the same command {taken}"
 
 

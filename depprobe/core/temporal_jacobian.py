@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import abc
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -118,6 +118,14 @@ class TemporalJacobian(abc.ABC):
         None where they would share nothing.
         """
         return None
+
+    def state(self) -> dict[str, NDArray[Any]] | None:
+        """What it learned from targets so far that bears on those to come; None where that cannot be told."""
+        return None
+
+    def resume(self, state: Mapping[str, NDArray[Any]]) -> None:
+        """Go on as one that has learned the same."""
+        assert not state, "only what is told can be taken up"
 
     @property
     def targets_at_once(self) -> int:

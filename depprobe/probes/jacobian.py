@@ -8,7 +8,6 @@ decided by the module; the attributes say which ran.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -28,6 +27,7 @@ from depprobe.core.options import (
     require,
     wanted_positions,
 )
+from depprobe.core.under_way import UnderWay
 from depprobe.errors import BadInput
 from depprobe.operators import LogNorms, TemporalJacobian
 from depprobe.operators.dispatch import jacobians_at_depths
@@ -167,12 +167,16 @@ def jacobian(
             "ask for fewer targets (last, every:M), or fewer layers, samples or seeds",
         )
 
+    identities: dict[int, dict[str, Any]] = {}
+
     def facts(point: Point) -> dict[str, Any]:
         case = point.case
         known = {"layer": case.label, "seed": case.seed, "d": asked.of("d"), "dtype": asked.of("dtype")}
         known |= {"of": point.of, "wrt": point.wrt, "position": position, "first": seed}
         known |= {"targets": targets, "compared": compared, "version": __version__}
-        return known | options | identity_of(case)
+        if id(case) not in identities:
+            identities[id(case)] = identity_of(case)
+        return known | options | identities[id(case)]
 
     def measure(point: Point, report: Report) -> list[Result]:
         case = point.case
@@ -191,7 +195,8 @@ def jacobian(
         # a tensor holds no padding
         real = None if isinstance(case.given, Tensor) else real_positions(case.given)
         asked_for = _Wanted(case.label, targets, norm, position, compared, seed, real)
-        return _norms_of(operators, asked_for, report)
+        under_way = UnderWay(report, kept.folder if kept else None, facts(point) if kept else {})
+        return _norms_of(operators, asked_for, under_way)
 
     kept = None if finished is None else holding(finished, fields_of_results, results_of)
     found = collect(points, measure, name=lambda p: p.case.label, progress=progress, kept=kept, facts=facts)
@@ -241,18 +246,10 @@ class _Chosen(NamedTuple):
     position: NDArray[np.float64] | None
 
 
-def _norms_of(operators: Sequence[TemporalJacobian], wanted: _Wanted, report: Report) -> list[Result]:
-    """The norms of one case from each of some operators; ``report`` is called with the share done."""
+def _norms_of(operators: Sequence[TemporalJacobian], wanted: _Wanted, under_way: UnderWay) -> list[Result]:
+    """The norms of one case from each of some operators."""
     chosen = [_chosen(operator, wanted) for operator in operators]
-    parts: list[list[LogNorms]] = [[] for _ in operators]
-    count = len(chosen[0].outputs)
-    # a hundred parts are enough to see progress by, and few enough to leave large products whole
-    size = max(operators[0].targets_at_once, math.ceil(count / 100))
-    for first in range(0, count, size):
-        # every depth in turn, so that what they share need not be kept for long
-        for operator, one, done in zip(operators, chosen, parts, strict=True):
-            done.append(operator.log_norms(one.outputs[first : first + size].tolist(), None, wanted.norm))
-        report(min(first + size, count) / count)
+    parts = under_way.norms(operators, [one.outputs for one in chosen], wanted.norm)
     found = zip(operators, chosen, parts, strict=True)
     results = [_result(operator, one, done, wanted) for operator, one, done in found]
     return results if wanted.real is None else [without_padding(one, wanted.real) for one in results]

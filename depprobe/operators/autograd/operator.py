@@ -15,9 +15,10 @@ from __future__ import annotations
 import contextlib
 import math
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 import torch
@@ -33,7 +34,7 @@ from depprobe.operators.autograd import fisher
 from depprobe.operators.autograd.products import Products
 from depprobe.operators.autograd.readout import ExactRows
 from depprobe.operators.autograd.recording import Recording
-from depprobe.operators.autograd.rounding import Rounding
+from depprobe.operators.autograd.rounding import Rounding, resume_each, states_of
 from depprobe.operators.autograd.saturation import Saturation
 from depprobe.vocabulary import STATUS
 
@@ -90,6 +91,12 @@ class AutogradJacobian(TemporalJacobian):
     @property
     def position(self) -> Floats | None:
         return self._function.position
+
+    def state(self) -> dict[str, NDArray[Any]]:
+        return states_of(self._rounding)
+
+    def resume(self, state: Mapping[str, NDArray[Any]]) -> None:
+        resume_each(self._rounding, state)
 
     # -- norms ---------------------------------------------------------------------------------------
 

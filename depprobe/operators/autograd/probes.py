@@ -8,8 +8,9 @@ from __future__ import annotations
 import contextlib
 import math
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -74,6 +75,21 @@ class ProbedJacobian(AutogradJacobian):
             if isinstance(asked, int)
             else rows_for(float(asked[:-1]) / 100, d, self._typical_rank(options.norm))
         )
+
+    def state(self) -> dict[str, NDArray[Any]]:
+        found = super().state()
+        for norm, pilots in self._pilots.items():
+            for i, (lags, traced) in enumerate(pilots):
+                found[f"pilots/{norm}/{i}"] = np.stack([lags, *traced])
+        return found
+
+    def resume(self, state: Mapping[str, NDArray[Any]]) -> None:
+        super().resume(state)
+        self._pilots = {}
+        for name in (name for name in state if name.startswith("pilots/")):
+            lags, *traced = state[name]
+            pilot = lags.astype(np.int64), Traces(*traced)
+            self._pilots.setdefault(name.split("/")[1], []).append(pilot)
 
     @property
     def targets_at_once(self) -> int:

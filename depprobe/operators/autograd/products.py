@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from depprobe.core.calling.arguments import HALF, bits_of
 from depprobe.core.scaled import Scaled, log_norm_of_logs
+from depprobe.core.under_way import pieces
 from depprobe.operators.autograd.readout import Readout, readout_of
 from depprobe.operators.autograd.recording import Recording, bytes_of
 
@@ -51,6 +52,18 @@ class Gathered:
         if self._left > 0:
             self.rows.append(self._wide(chosen[: self._left].movedim(1, 0), 0.0).movedim(0, 1))
             self._left -= len(chosen)
+
+    def state(self) -> dict[str, Any]:
+        """What the chunks so far have come to, but for rows."""
+        found = {"total": self.total} if self.total is not None else {}
+        found |= {"logs": torch.stack(self.logs)} if self.logs else {}
+        return {name: value.to(torch.float64).cpu().numpy() for name, value in found.items()}
+
+    def resume(self, kept: Mapping[str, Any], like: Tensor) -> None:
+        """Take that up, sums in the dtype of ``like``."""
+        arrays = {name: torch.from_numpy(value).to(like.device) for name, value in kept.items()}
+        self.logs = list(arrays.get("logs", ()))
+        self.total = arrays["total"].to(like) if "total" in arrays else None
 
     def _chosen(self, part: Tensor) -> Tensor:
         """The columns, or the first of them where they are all positions in turn."""
@@ -116,16 +129,19 @@ class Products:
             yield nn.functional.pad(part, (0, 0, 0, n - part.shape[1]))
 
     def _chunks(
-        self, targets: Sequence[int], cotangents: Tensor, which: slice
+        self, targets: Sequence[int], cotangents: Tensor, which: slice, chunks: Iterable[int] | None = None
     ) -> Iterator[tuple[range, Sequence[Tensor]]]:
-        """Rows of (g, m, d_out) at g targets, target by target: their numbers, and (chunk, n, d_in)."""
+        """Rows of (g, m, d_out) at g targets, target by target: their numbers, and (chunk, n, d_in).
+
+        ``chunks`` are numbers of those to take, by default all.
+        """
         points, y = self._passed()
         flat, m = cotangents.flatten(0, 1), cotangents.shape[1]
         at = torch.tensor(targets, device=flat.device).repeat_interleave(m)
         readout = readout_of(y, points)
         start = y if readout is None else readout.edge
         flat = flat if readout is None else flat @ readout.weight
-        for first in range(0, len(flat), self.chunk):
+        for first in range(0, len(flat), self.chunk) if chunks is None else (self.chunk * i for i in chunks):
             part = flat[first : first + self.chunk]
             full = torch.zeros(len(part), len(y), part.shape[1], dtype=part.dtype, device=part.device)
             full[torch.arange(len(part), device=part.device), at[first : first + len(part)]] = part
@@ -147,7 +163,25 @@ class Products:
 
         def work() -> list[list[Gathered]]:
             every = [[Gathered(columns, most, summed) for _ in targets] for _ in recording.points[which]]
-            for numbers, parts in self._chunks(targets, cotangents, which):
+            flat = [one for each in every for one in each]
+
+            def state() -> dict[str, Any]:
+                return {
+                    f"{i}/{key}": value for i, one in enumerate(flat) for key, value in one.state().items()
+                }
+
+            def resume(kept: Mapping[str, Any]) -> None:
+                for i, one in enumerate(flat):
+                    one.resume(
+                        {key.partition("/")[2]: kept[key] for key in kept if key.startswith(f"{i}/")}, y
+                    )
+
+            y = recording.y
+            count = -(-g * m // self.chunk)
+            # rows are not kept
+            ways = (None, None) if most else (state, resume)
+            numbered = pieces(f"{which} {[*targets]} {m} {summed} {_digest(cotangents).hex()}", count, *ways)
+            for numbers, parts in self._chunks(targets, cotangents, which, numbered):
                 for i in range(numbers[0] // m, numbers[-1] // m + 1):
                     mine = slice(max(0, i * m - numbers[0]), (i + 1) * m - numbers[0])
                     for one, part in zip(every, parts, strict=True):

@@ -109,6 +109,19 @@ class Rounding:
         self._begun: set[int] = set()
         self._known: dict[int, tuple[NDArray[np.int64], Floats]] = {}
 
+    def state(self) -> dict[str, NDArray[Any]]:
+        """What is known, as arrays."""
+        found = {"done": np.array(self._done), "begun": np.array(sorted(self._begun), dtype=np.int64)}
+        for t, (lags, relative) in self._known.items():
+            found |= {f"{t}.lags": lags, f"{t}.relative": relative}
+        return found
+
+    def resume(self, state: Mapping[str, NDArray[Any]]) -> None:
+        """Take up what was known."""
+        self._done, self._begun = int(state["done"]), set(state["begun"].tolist())
+        named = [name.removesuffix(".lags") for name in state if name.endswith(".lags")]
+        self._known = {int(t): (state[f"{t}.lags"], state[f"{t}.relative"]) for t in named}
+
     def begin(self, t: int) -> Tensor | None:
         """Weights of output units (d_out,) whose sum of rows at t is to be repeated; None where others stand
         for it.
@@ -184,6 +197,18 @@ class Rounding:
         pooled = np.minimum(np.sqrt(total / np.maximum(count, 1)), _SPOILED * relative)
         eps = torch.finfo(self._products.narrowest).eps
         self._known[t] = lags, _FACTOR * np.maximum(pooled, relative) + eps
+
+
+def states_of(each: Mapping[str, Rounding]) -> dict[str, NDArray[Any]]:
+    """What is known of each norm, by the norm's name."""
+    return {f"{norm}/{name}": value for norm, one in each.items() for name, value in one.state().items()}
+
+
+def resume_each(each: Mapping[str, Rounding], state: Mapping[str, NDArray[Any]]) -> None:
+    """Take up what was known of each norm."""
+    for norm, one in each.items():
+        mine = {name: value for name, value in state.items() if name.startswith(f"{norm}/")}
+        one.resume({name.removeprefix(f"{norm}/"): value for name, value in mine.items()})
 
 
 def beyond(lags: NDArray[np.int64], known: NDArray[np.int64]) -> Floats:

@@ -11,8 +11,9 @@ outputs ignore what follows them is traced up to the largest target only.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 import torch
@@ -29,10 +30,10 @@ from depprobe.errors import BadInput
 from depprobe.operators.autograd import fisher
 from depprobe.operators.autograd.operator import AutogradJacobian, ends_abruptly
 from depprobe.operators.autograd.readout import ExactRows
-from depprobe.operators.autograd.rounding import Rounding
+from depprobe.operators.autograd.rounding import Rounding, resume_each, states_of
 from depprobe.operators.chain.rounding import digits_kept
 from depprobe.operators.composed.graph import Graph
-from depprobe.operators.composed.traces import GraphProducts, Traces
+from depprobe.operators.composed.traces import Traces
 from depprobe.vocabulary import STATUS
 
 #: share of a norm that may have been lost before the norm counts as unknown
@@ -107,6 +108,13 @@ class GraphJacobian(TemporalJacobian):
     def targets_at_once(self) -> int:
         """How many targets fit one pull."""
         return max(1, self._traces.rows_at_once // self._traces.exact.count)
+
+    def state(self) -> dict[str, NDArray[Any]]:
+        return states_of(self._rounding) | {"proof": np.array(self.zero_proof)}
+
+    def resume(self, state: Mapping[str, NDArray[Any]]) -> None:
+        self.zero_proof = str(state["proof"])
+        resume_each(self._rounding, state)
 
     # -- norms ---------------------------------------------------------------------------------------
 
@@ -259,3 +267,33 @@ class GraphJacobian(TemporalJacobian):
     def jvp(self, tangent: Tensor) -> Tensor:
         """Sum over k of J[:,k] tangent_k: (n_in, d_in) to (n_out, d_out)."""
         return self._autograd.jvp(tangent)
+
+
+class GraphProducts:
+    """Products of the Jacobian with one cotangent, for the points of a graph, each of which asks for all.
+
+    Attributes
+    ----------
+    narrowest : the narrowest dtype on the way.
+    """
+
+    def __init__(self, traces: Traces, at: int, shared: SharedWork[Scaled]) -> None:
+        self._traces, self._at, self._shared = traces, at, shared
+        self.narrowest = traces.whole.partition.narrowest
+
+    def single(self, cotangent: Tensor) -> Scaled:
+        """Sum over t of cotangent_t^T J[t,:]."""
+        return self._rows(self._traces.whole, cotangent)[self._at]
+
+    def under(self, noise: Callable[[], Any], cotangent: Tensor) -> Scaled:
+        """The same through a trace that is made under a mode that changes numbers."""
+        key = tuple((cotangent != 0).any(1).nonzero()[:, 0].tolist())
+        return self._shared.of(key, self._at, lambda: self._rows(self._traces.again(noise), cotangent))
+
+    def _rows(self, graph: Graph, cotangent: Tensor) -> list[Scaled]:
+        standing = (cotangent != 0).any(1)
+        scale = torch.zeros(1, len(cotangent), 1, dtype=torch.float64, device=cotangent.device)
+        scale[:, ~standing] = -torch.inf
+        owner = torch.zeros(1, dtype=torch.long, device=cotangent.device)
+        found = self._traces.pull(graph, Scaled(cotangent[None], scale), standing[None], owner)
+        return [Scaled(part.rows.values[0], part.rows.log_scale[0]) for part in found]

@@ -12,7 +12,7 @@ Shapes: m targets; rows (u, n_out, d_out), u = m d_out, pulled some at a time.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
 from functools import cached_property, partial
@@ -25,6 +25,7 @@ from depprobe.core.function import Record, SequenceFunction
 from depprobe.core.options import Options, require
 from depprobe.core.scaled import Scaled, added, log_norms
 from depprobe.core.shared_work import SharedWork
+from depprobe.core.under_way import pieces
 from depprobe.errors import BadInput
 from depprobe.operators.autograd.readout import ExactRows
 from depprobe.operators.autograd.recording import backward_failure
@@ -184,7 +185,29 @@ class Traces:
         blocks: list[list[Scaled]] = [[] for _ in points]
         sums: list[dict[int, Scaled]] = [{} for _ in points]
         weighed = {t: self.exact.weights(t, norm, units) for t, units in mix.items()}
-        for parts, unit in self.pulled(graph, group, self.exact, norm):
+        every: list[tuple[str, Any]] = [("total", totals), ("lost", losts), ("live", lives)]
+
+        def state() -> dict[str, Any]:
+            found = {f"{name} {i}": one.cpu().numpy() for name, each in every for i, one in enumerate(each)}
+            for i, mixed in enumerate(sums):
+                for t, (values, log_scale) in mixed.items():
+                    found |= {f"mix {i} {t}": values.cpu().numpy(), f"scale {i} {t}": log_scale.cpu().numpy()}
+            return found
+
+        def resume(kept: Mapping[str, Any]) -> None:
+            arrays = {name: torch.from_numpy(value).to(device) for name, value in kept.items()}
+            for name, each in every:
+                for i, one in enumerate(each):
+                    one.copy_(arrays[f"{name} {i}"])
+            for name in (name for name in arrays if name.startswith("mix")):
+                at, t = map(int, name.split()[1:])
+                sums[at][t] = Scaled(arrays[name], arrays[f"scale {at} {t}"])
+
+        count = -(-m * self.exact.count // self.rows_at_once)
+        # whole blocks are not kept
+        ways = (None, None) if norm == "spectral" else (state, resume)
+        which = pieces(f"{len(graph.y)} {graph.partition.joins} {group} {[*points]}", count, *ways)
+        for parts, unit in self.pulled(graph, group, self.exact, norm, which):
             owner = unit // self.exact.count
             for at, total, lost, live, kept, mixed in zip(
                 points, totals, losts, lives, blocks, sums, strict=True
@@ -217,15 +240,24 @@ class Traces:
         ]
 
     def pulled(
-        self, graph: Graph, group: list[int], rows: ExactRows, norm: str = "fro"
+        self,
+        graph: Graph,
+        group: list[int],
+        rows: ExactRows,
+        norm: str = "fro",
+        which: Iterable[int] | None = None,
     ) -> Iterator[tuple[list[Pulled], Tensor]]:
-        """The rows of some targets, a chunk at a time, and their numbers, (targets in turn)."""
+        """The rows of some targets, a chunk at a time, and their numbers (targets in turn).
+
+        ``which`` are the chunks to take, by default all.
+        """
         n_out, m, device = len(graph.y), len(group), graph.y.device
         at = torch.tensor(group, device=device)
         live = torch.zeros(m, n_out, dtype=torch.bool, device=device)
         live[torch.arange(m, device=device), at] = True
         unit = torch.arange(m * rows.count, device=device)
-        for part in unit.split(self.rows_at_once):
+        chunks = unit.split(self.rows_at_once)
+        for part in chunks if which is None else map(chunks.__getitem__, which):
             owner = part // rows.count
             values = graph.y.new_zeros(len(part), n_out, graph.width)
             for t in at[owner].unique().tolist():
@@ -234,36 +266,6 @@ class Traces:
             scale = torch.full((len(part), n_out, 1), -math.inf, dtype=torch.float64, device=device)
             scale[torch.arange(len(part), device=device), at[owner]] = 0
             yield self._held(partial(graph.pull, Scaled(values, scale), live, owner)), part
-
-
-class GraphProducts:
-    """Products of the Jacobian with one cotangent, for the points of a graph, each of which asks for all.
-
-    Attributes
-    ----------
-    narrowest : the narrowest dtype on the way.
-    """
-
-    def __init__(self, traces: Traces, at: int, shared: SharedWork[Scaled]) -> None:
-        self._traces, self._at, self._shared = traces, at, shared
-        self.narrowest = traces.whole.partition.narrowest
-
-    def single(self, cotangent: Tensor) -> Scaled:
-        """Sum over t of cotangent_t^T J[t,:]."""
-        return self._rows(self._traces.whole, cotangent)[self._at]
-
-    def under(self, noise: Callable[[], Any], cotangent: Tensor) -> Scaled:
-        """The same through a trace that is made under a mode that changes numbers."""
-        key = tuple((cotangent != 0).any(1).nonzero()[:, 0].tolist())
-        return self._shared.of(key, self._at, lambda: self._rows(self._traces.again(noise), cotangent))
-
-    def _rows(self, graph: Graph, cotangent: Tensor) -> list[Scaled]:
-        standing = (cotangent != 0).any(1)
-        scale = torch.zeros(1, len(cotangent), 1, dtype=torch.float64, device=cotangent.device)
-        scale[:, ~standing] = -torch.inf
-        owner = torch.zeros(1, dtype=torch.long, device=cotangent.device)
-        found = self._traces.pull(graph, Scaled(cotangent[None], scale), standing[None], owner)
-        return [Scaled(part.rows.values[0], part.rows.log_scale[0]) for part in found]
 
 
 def _mixed(rows: Scaled, mine: Tensor, weights: Tensor, n: int) -> Scaled:
