@@ -5,7 +5,6 @@ Whoever waits for the work watches it; what does the work goes through it in pie
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -20,8 +19,6 @@ from numpy.typing import NDArray
 from depprobe.core.temporal_jacobian import LogNorms, TemporalJacobian
 
 Arrays = Mapping[str, NDArray[Any]]
-
-Ints = NDArray[np.int64]
 
 _DONE = "pieces done"
 _NORMS = tuple(field.name for field in fields(LogNorms))
@@ -116,24 +113,25 @@ class UnderWay:
         self._kept = kept
         self._span, self._last, self._kept_at = (0.0, 1.0), 0.0, time.monotonic()
 
-    def norms(
-        self, operators: Sequence[TemporalJacobian], outputs: Sequence[Ints], norm: str
-    ) -> list[list[LogNorms]]:
-        """The norms of every operator at its targets, (T,) each, in batches."""
-        parts: list[list[LogNorms]] = [[] for _ in operators]
-        count = len(outputs[0])
-        # a hundred parts are enough to see progress by, and few enough to leave large products whole
-        size = max(operators[0].targets_at_once, math.ceil(count / 100))
-        for first in range(0, count, size):
-            batch = slice(first, min(first + size, count))
-            self._span = batch.start / count, batch.stop / count
-            found = self._taken_up(operators)
-            if found is None:
-                found = self._measured(operators, [every[batch].tolist() for every in outputs], norm)
-            for part, one in zip(parts, found, strict=True):
-                part.append(one)
-            self.done(1.0)
-        return parts
+    def batch(
+        self,
+        span: tuple[float, float],
+        operators: Sequence[TemporalJacobian],
+        work: Callable[[], list[LogNorms]],
+    ) -> list[LogNorms]:
+        """Norms of a batch of targets, of every operator; ``span`` is where it begins and ends, 0 to 1."""
+        self._span = span
+        found = self._taken_up(operators)
+        if found is None:
+            with watched(self):
+                found = work()
+            if self._kept is not None:
+                states = [operator.state() for operator in operators]
+                if all(state is not None for state in states):
+                    norms = found
+                    self.put("norms", lambda: _arrays(norms, states))
+        self.done(1.0)
+        return found
 
     def _taken_up(self, operators: Sequence[TemporalJacobian]) -> list[LogNorms] | None:
         kept = self.get("norms")
@@ -146,18 +144,6 @@ class UnderWay:
             LogNorms(**{name: kept[f"{i}.{name}"] for name in _NORMS if f"{i}.{name}" in kept})
             for i in range(len(operators))
         ]
-
-    def _measured(
-        self, operators: Sequence[TemporalJacobian], targets: Sequence[list[int]], norm: str
-    ) -> list[LogNorms]:
-        with watched(self):
-            # every depth in turn, so that what they share need not be kept for long
-            each = zip(operators, targets, strict=True)
-            found = [operator.log_norms(chosen, None, norm) for operator, chosen in each]
-        states = [operator.state() for operator in operators]
-        if all(state is not None for state in states):
-            self.put("norms", lambda: _arrays(found, states))
-        return found
 
     def done(self, share: float) -> None:
         """This share of the batch."""

@@ -8,7 +8,9 @@ decided by the module; the attributes say which ran.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -167,16 +169,12 @@ def jacobian(
             "ask for fewer targets (last, every:M), or fewer layers, samples or seeds",
         )
 
-    identities: dict[int, dict[str, Any]] = {}
-
     def facts(point: Point) -> dict[str, Any]:
         case = point.case
         known = {"layer": case.label, "seed": case.seed, "d": asked.of("d"), "dtype": asked.of("dtype")}
         known |= {"of": point.of, "wrt": point.wrt, "position": position, "first": seed}
         known |= {"targets": targets, "compared": compared, "version": __version__}
-        if id(case) not in identities:
-            identities[id(case)] = identity_of(case)
-        return known | options | identities[id(case)]
+        return known | options | identity_of(case)
 
     def measure(point: Point, report: Report) -> list[Result]:
         case = point.case
@@ -195,7 +193,8 @@ def jacobian(
         # a tensor holds no padding
         real = None if isinstance(case.given, Tensor) else real_positions(case.given)
         asked_for = _Wanted(case.label, targets, norm, position, compared, seed, real)
-        under_way = UnderWay(report, kept.folder if kept else None, facts(point) if kept else {})
+        place = (kept.folder, facts(point)) if kept else (None, {})
+        under_way = UnderWay(report, *place) if kept or progress else None
         return _norms_of(operators, asked_for, under_way)
 
     kept = None if finished is None else holding(finished, fields_of_results, results_of)
@@ -246,12 +245,24 @@ class _Chosen(NamedTuple):
     position: NDArray[np.float64] | None
 
 
-def _norms_of(operators: Sequence[TemporalJacobian], wanted: _Wanted, under_way: UnderWay) -> list[Result]:
+def _norms_of(operators: Sequence[TemporalJacobian], wanted: _Wanted, watch: UnderWay | None) -> list[Result]:
     """The norms of one case from each of some operators."""
     chosen = [_chosen(operator, wanted) for operator in operators]
-    parts = under_way.norms(operators, [one.outputs for one in chosen], wanted.norm)
-    found = zip(operators, chosen, parts, strict=True)
-    results = [_result(operator, one, done, wanted) for operator, one, done in found]
+    count, parts = len(chosen[0].outputs), []
+
+    def measured(batch: slice) -> list[LogNorms]:
+        # every depth in turn, so that what they share need not be kept for long
+        each = zip(operators, chosen, strict=True)
+        return [operator.log_norms(one.outputs[batch].tolist(), None, wanted.norm) for operator, one in each]
+
+    # a hundred parts are enough to see progress by, and few enough to leave large products whole
+    size = max(operators[0].targets_at_once, math.ceil(count / 100))
+    for first in range(0, count, size):
+        work = partial(measured, slice(first, first + size))
+        span = first / count, min(first + size, count) / count
+        parts.append(watch.batch(span, operators, work) if watch else work())
+    found = zip(operators, chosen, zip(*parts, strict=True), strict=True)
+    results = [_result(operator, one, [*done], wanted) for operator, one, done in found]
     return results if wanted.real is None else [without_padding(one, wanted.real) for one in results]
 
 
