@@ -115,16 +115,17 @@ class UnderWay:
 
     def batch(
         self,
-        span: tuple[float, float],
+        batch: slice,
+        count: int,
         operators: Sequence[TemporalJacobian],
-        work: Callable[[], list[LogNorms]],
+        work: Callable[[slice], list[LogNorms]],
     ) -> list[LogNorms]:
-        """Norms of a batch of targets, of every operator; ``span`` is where it begins and ends, 0 to 1."""
-        self._span = span
+        """Norms of a batch of so many targets, of every operator."""
+        self._span = batch.start / count, batch.stop / count
         found = self._taken_up(operators)
         if found is None:
             with watched(self):
-                found = work()
+                found = work(batch)
             if self._kept is not None:
                 states = [operator.state() for operator in operators]
                 if all(state is not None for state in states):

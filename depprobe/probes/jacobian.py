@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -258,11 +257,10 @@ def _norms_of(operators: Sequence[TemporalJacobian], wanted: _Wanted, watch: Und
     # a hundred parts are enough to see progress by, and few enough to leave large products whole
     size = max(operators[0].targets_at_once, math.ceil(count / 100))
     for first in range(0, count, size):
-        work = partial(measured, slice(first, first + size))
-        span = first / count, min(first + size, count) / count
-        parts.append(watch.batch(span, operators, work) if watch else work())
-    found = zip(operators, chosen, zip(*parts, strict=True), strict=True)
-    results = [_result(operator, one, [*done], wanted) for operator, one, done in found]
+        batch = slice(first, min(first + size, count))
+        parts.append(watch.batch(batch, count, operators, measured) if watch else measured(batch))
+    each = zip(operators, chosen, zip(*parts, strict=True), strict=True)
+    results = [_result(one, at, [*norms], wanted) for one, at, norms in each]
     return results if wanted.real is None else [without_padding(one, wanted.real) for one in results]
 
 
