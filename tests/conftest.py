@@ -6,6 +6,12 @@ import gc
 
 import pytest
 import torch
+from matplotlib.figure import Figure
+
+from depprobe.figures.drawing import fitting
+
+#: dots an inch of figures that are sketched
+SKETCH_DPI = 50
 
 
 def tolerance(dtype: torch.dtype = torch.float64) -> float:
@@ -26,7 +32,20 @@ def _what_is_loaded_is_no_garbage():
 
 
 @pytest.fixture
-def run(capsys, tmp_path, monkeypatch):
+def sketched(monkeypatch):
+    """Figures are drawn without fitting them to their page: how they look is tested apart from commands."""
+    save = Figure.savefig
+
+    def sketch(figure, *args, dpi, **kwargs):
+        figure.set_layout_engine("none")
+        return save(figure, *args, dpi=min(dpi, SKETCH_DPI), **kwargs)
+
+    monkeypatch.setattr(fitting, "_lay_out", lambda figure: None)
+    monkeypatch.setattr(Figure, "savefig", sketch)
+
+
+@pytest.fixture
+def run(capsys, tmp_path, monkeypatch, sketched):
     """Run the command in this process and a folder of its own: (exit code, stdout, stderr)."""
     monkeypatch.chdir(tmp_path)
 

@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 import torch
 import xarray as xr
+from conftest import SKETCH_DPI
 from json_documents import document_of
 
 import depprobe
@@ -652,9 +653,9 @@ def test_figures_in_the_words_of_a_venue(good, refused):
         "--no-legend",
     )
     width = int.from_bytes(Path("v.png").read_bytes()[16:20], "big")
-    assert width == round(300 * 3.25)
+    assert width == int(SKETCH_DPI * 3.25)
     good(*LSTM, "--width", "5", "-o", "b.nc", "--figure", "b.png")
-    assert int.from_bytes(Path("b.png").read_bytes()[16:20], "big") == 1500
+    assert int.from_bytes(Path("b.png").read_bytes()[16:20], "big") == 5 * SKETCH_DPI
     # how a figure looks does not bear on the data
     assert Path("a.nc").read_bytes() == Path("b.nc").read_bytes()
     refused("unknown venue 'imcl'; did you mean 'icml'", "plot", "a.nc", "--venue", "imcl")

@@ -498,6 +498,7 @@ def test_other_scripts_are_drawn_in_fonts_that_are_installed(monkeypatch):
         style._others.cache_clear()
 
 
+@pytest.mark.usefixtures("sketched")
 @pytest.mark.parametrize("name", ["_Net", "cost $x$ and $y", "a_b^c\\d", "x" * 90, "a:" + "b=1," * 30])
 def test_any_name_can_be_drawn(name):
     for draw in (figures.decay, figures.heatmap):
@@ -845,6 +846,7 @@ def test_no_text_is_cut_or_covered(draw, case):
 STARTS = {"png": b"\x89PNG", "pdf": b"%PDF", "svg": b"<?xml"}
 
 
+@pytest.mark.usefixtures("sketched")
 @pytest.mark.parametrize("suffix", STARTS)
 @pytest.mark.parametrize("draw", [figures.decay, draw_heatmap])
 def test_saved_whole_and_the_same_every_time(tmp_path, draw, suffix):

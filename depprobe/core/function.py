@@ -47,6 +47,8 @@ class SequenceFunction:
     position : where outputs sit among inputs: ``same``, ``end``, ``forecast``, an array, or None.
     forward : further arguments of the module's forward, fixed.
     memory : bytes that the job may take.
+    copy : whether x is copied, so that changes of it in place do not count later; a module with code of its
+        own, which may write into x, gets a copy always.
 
     Raises
     ------
@@ -72,13 +74,16 @@ class SequenceFunction:
         position: Any = None,
         forward: Mapping[str, Any] | None = None,
         memory: int = DEFAULT_MEMORY,
+        copy: bool = True,
     ) -> None:
         if not isinstance(module, nn.Module):
             raise BadInput(f"a module must be an nn.Module, not {type(module).__name__}")
         check_kind("text", of=of, wrt=wrt)
         check_kind("a mapping", forward={} if forward is None else forward)
         self.module, self.of, self.wrt, self.forward = module, of, wrt, dict(forward or {})
-        self._argument = checked(argument_of(x, module), module)
+        #: whether all its parts are torch's (or this package's) own, as they come
+        self.is_known = is_torchs_own(module)
+        self._argument = checked(argument_of(x, module), module, copy or not self.is_known)
         if hasattr(module, "config") and "position_ids" not in self.forward | dict(self._argument.beside):
             check_length(module, len(self._argument.value))
         self._position, self._memory = position, memory
@@ -86,8 +91,6 @@ class SequenceFunction:
         self._kept: Pass | None = None
         #: submodules whose outputs are recorded together, as the denominators of so many functions
         self.points: tuple[str, ...] = ()
-        #: whether all its parts are torch's (or this package's) own, as they come
-        self.is_known = is_torchs_own(module)
         if layout is not None:
             check_layout(layout)
         own = natural_layout(module) or "b n d"

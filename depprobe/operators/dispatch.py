@@ -127,13 +127,14 @@ def temporal_jacobian(
     layout: str | None = None,
     position: Any = None,
     forward: Mapping[str, Any] | None = None,
+    copy: bool = True,
     **options: Any,
 ) -> TemporalJacobian:
     """The temporal Jacobian of a module at one input, as an operator.
 
     Parameters
     ----------
-    module, x, of, wrt, layout, position, forward : see ``SequenceFunction``.
+    module, x, of, wrt, layout, position, forward, copy : see ``SequenceFunction``.
     options : ``method``, ``tolerance``, ``probes``, ``memory``, ``seed``, see ``Options``.
 
     Raises
@@ -150,7 +151,7 @@ def temporal_jacobian(
     """
     how = Options(wrt=wrt, forward={} if forward is None else forward, **options)
     given: dict[str, Any] = {"wrt": wrt, "layout": layout, "position": position, "forward": forward}
-    given |= {"memory": how.memory}
+    given |= {"memory": how.memory, "copy": copy}
     if how.norm == fisher.NORM and of == "output":
         try:
             return operator_of(SequenceFunction(module, x, of="logits", **given), how)

@@ -187,6 +187,7 @@ def jacobian(
             seed=(case.seed + case.sample * _APART) % 2**63,
             layout=layout,
             position=position,
+            copy=False,
             **options,
         )
         # a tensor holds no padding

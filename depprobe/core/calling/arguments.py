@@ -212,8 +212,8 @@ def check(module: nn.Module, x: Tensor) -> None:
         )
 
 
-def checked(argument: Argument, module: nn.Module) -> Argument:
-    """The argument, copied as it is now, once it and the module have passed all checks."""
+def checked(argument: Argument, module: nn.Module, copy: bool) -> Argument:
+    """The argument, or a copy of it as it is now, once it and the module have passed all checks."""
     value = argument.value
     if argument.is_ids:
         if len(value) < 2:
@@ -223,7 +223,7 @@ def checked(argument: Argument, module: nn.Module) -> Argument:
         check_input(value)
         check_module(module)
         check_together(module, value)
-    return argument._replace(value=value.detach().clone())
+    return argument._replace(value=value.detach().clone() if copy else value.detach())
 
 
 def check_input(x: Tensor) -> None:

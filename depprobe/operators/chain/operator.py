@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from threading import Event
 
 import numpy as np
@@ -226,13 +226,12 @@ def chain_norms(
 
             def swept(
                 part: list[int], stop: Event, threshold: float = threshold, single: bool = single
-            ) -> tuple[NDArray[np.float64], ...]:
-                wanted = [targets[index] for index in part]
-                return _swept(stack, wanted, lowest, wrt, norm, threshold, of, single, stop)
+            ) -> None:
+                wanted = {index: targets[index] for index in part}
+                found = values, error, rounding
+                _swept(stack, wanted, lowest, wrt, norm, threshold, of, single, stop, found)
 
-            found = each(swept, parts) if count > 1 else [swept(parts[0], Event())]
-            for part, (rows, bounds, lost) in zip(parts, found, strict=True):
-                values[part], error[part], rounding[:, part] = rows, bounds, lost
+            each(swept, parts)
         single = False
         left = [i for i in left if (np.nan_to_num(error[i], nan=np.inf) > tolerance).any()]
     for row, t in zip(values, targets, strict=True):
@@ -253,7 +252,7 @@ def targets_at_once(stack: Sequence[SweptChain]) -> int:
 
 def _swept(
     stack: Sequence[SweptChain],
-    targets: Sequence[int],
+    targets: Mapping[int, int],
     lowest: int,
     wrt: str,
     norm: str,
@@ -261,20 +260,24 @@ def _swept(
     of: str,
     single: bool,
     stop: Event,
-) -> tuple[NDArray[np.float64], ...]:
-    """Norms, their errors from compression (infinite where float32 did not hold the rows), (T, n) each, and
-    ln norms (3, T, n) of rounding errors, whole and along the rows, and of dh_t/ds_k."""
-    shape = len(targets), stack[-1].n
-    values, error, rounding = np.full(shape, -np.inf), np.zeros(shape), np.full((3, *shape), -np.inf)
+    found: tuple[NDArray[np.float64], ...],
+) -> None:
+    """Fill the rows of some targets in norms, their errors from compression (infinite where float32 did not
+    hold the rows), (T, n) each, and ln norms (3, T, n) of rounding errors, whole and along the rows, and of
+    dh_t/ds_k.
+    """
+    values, error, rounding = found
+    rows = list(targets)
+    values[rows], error[rows], rounding[:, rows] = -np.inf, 0.0, -np.inf
     told: list[tuple[int, Step]] = []
 
     def fetch() -> None:
         tensors = {id(part): part for _, step in told for part in (step.told, step.read) if part is not None}
         fetched = dict(zip(tensors, at_once(tensors.values()), strict=True))
         for index, step in told:
-            found = step.norms(fetched[id(step.told)], fetched.get(id(step.read)))
-            where = step.start - np.arange(len(found[0]))
-            values[index, where], error[index, where], rounding[:, index, where] = found
+            read = step.norms(fetched[id(step.told)], fetched.get(id(step.read)))
+            row, where = rows[index], step.start - np.arange(len(read[0]))
+            values[row, where], error[row, where], rounding[:, row, where] = read
         told.clear()
 
     def visit(index: int, step: Step) -> None:
@@ -284,10 +287,10 @@ def _swept(
             fetch()
         told.append((index, step))
 
-    deviation = sweep(stack, targets, lowest, wrt, threshold, visit, of, single, norm)
+    deviation = sweep(stack, list(targets.values()), lowest, wrt, threshold, visit, of, single, norm)
     fetch()
-    error[np.isfinite(values)] += _MARGIN * deviation
-    return values, error, rounding
+    for row in rows if deviation else []:
+        error[row, np.isfinite(values[row])] += _MARGIN * deviation
 
 
 @register_jacobian(nn.RNN, nn.GRU, nn.LSTM)

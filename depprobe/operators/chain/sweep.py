@@ -257,8 +257,8 @@ class _Sweep:
                         taps.append(found[kind].taps[0][:, start:stop])
                 read = row.block.read(logs, taps, self._norm) if taps and self._norm else None
                 self._visit(row.index, Step(k, row.block, last, here, own, place, targets, read, taps))
-        if self._runs:
-            self._sound.append(told[self._dtype][:, -1])
+        if self._runs and not self._look:
+            self._sound.append(told[self._dtype][:, -1].clone())  # alone, not the whole table
         self._runs.clear()
 
     def _settle(self, active: Sequence[_Row]) -> None:

@@ -88,7 +88,8 @@ class LSTMChain(GatedChain):
 
     def last_variances(self) -> Tensor:
         of_x, of_h = self.argument_errors()
-        return self._cell_variances(of_x + of_h)[-1]
+        # its own memory: a view would keep those of every step
+        return self._cell_variances(of_x + of_h)[-1].clone()
 
     def row_errors(self) -> Tensor:
         i, f, g, o = self._slopes.abs().unbind(1)
