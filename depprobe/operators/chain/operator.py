@@ -227,9 +227,8 @@ def chain_norms(
             def swept(
                 part: list[int], stop: Event, threshold: float = threshold, single: bool = single
             ) -> None:
-                wanted = {index: targets[index] for index in part}
-                found = values, error, rounding
-                _swept(stack, wanted, lowest, wrt, norm, threshold, of, single, stop, found)
+                wanted, into = {index: targets[index] for index in part}, (values, error, rounding)
+                _swept(stack, wanted, lowest, wrt, norm, threshold, of, single, stop, into)
 
             each(swept, parts)
         single = False
@@ -260,13 +259,11 @@ def _swept(
     of: str,
     single: bool,
     stop: Event,
-    found: tuple[NDArray[np.float64], ...],
+    into: tuple[NDArray[np.float64], ...],
 ) -> None:
-    """Fill the rows of some targets in norms, their errors from compression (infinite where float32 did not
-    hold the rows), (T, n) each, and ln norms (3, T, n) of rounding errors, whole and along the rows, and of
-    dh_t/ds_k.
-    """
-    values, error, rounding = found
+    """Fill the rows of some targets in norms (T, n), errors from compression (infinite where float32 did not
+    hold the rows), and ln norms (3, T, n) of rounding errors, whole and along the rows, and of dh_t/ds_k."""
+    values, error, rounding = into
     rows = list(targets)
     values[rows], error[rows], rounding[:, rows] = -np.inf, 0.0, -np.inf
     told: list[tuple[int, Step]] = []
