@@ -380,6 +380,10 @@ def test_a_trajectory_made_again_in_segments_is_the_one_held_whole(name, dtype, 
         monkeypatch.setattr("depprobe.operators.chain.trajectories._SEGMENT_BYTES", 0)
         made = temporal_jacobian(module, x, wrt=wrt)
         assert made._stacks[0][0]._trajectory.length == 64  # five segments, the last of 45 steps
+        starts = made._stacks[0][0]._trajectory._starts
+        kept = [part for states in starts for parts in states for part in parts]
+        # a view of one step would keep the numbers of every step
+        assert all(one.untyped_storage().nbytes() < 64 * one.nbytes for one in kept if one is not None)
         monkeypatch.undo()
         if dtype == F64:
             # what a step is made of, and the errors that a cell gathers from all steps before

@@ -92,3 +92,26 @@ def test_products_take_other_dtypes(operator):
 def test_positions_too_large_to_count_lags_from_are_refused():
     with pytest.raises(BadInput, match=r"position holds 1e\+300"):
         positions_of([0.0, 1e300], 2, 5, True)
+
+
+class Centred(nn.Module):
+    """Writes into what it is given."""
+
+    def forward(self, x):
+        x -= x.mean(1, keepdim=True)
+        return x.tanh()
+
+
+@pytest.mark.parametrize("copy", [True, False])
+@pytest.mark.parametrize("module", [*MODULES.values(), Centred()], ids=[*MODULES, "in place"])
+def test_an_input_may_change_after_it_was_copied(module, copy):
+    layout = "b n d" if isinstance(module, Centred) else None
+    x = torch.randn(N, D)
+    given = x.clone()
+    truth = temporal_jacobian(module, x.clone(), layout=layout).log_norms([N - 1]).values
+    operator = temporal_jacobian(module, x, layout=layout, copy=copy)
+    assert torch.equal(x, given)
+    if copy:
+        x.zero_()
+    np.testing.assert_array_equal(operator.log_norms([N - 1]).values, truth)
+    assert torch.equal(x, torch.zeros_like(x) if copy else given)

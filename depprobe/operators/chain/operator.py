@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from threading import Event
 
 import numpy as np
@@ -223,14 +223,13 @@ def chain_norms(
             apart = is_wide(stack) and not waits(stack[0].size.device)
             count = min(len(group), torch.get_num_threads()) if apart else 1
             parts = [group[first::count] for first in range(count)]
-
-            def swept(
-                part: list[int], stop: Event, threshold: float = threshold, single: bool = single
-            ) -> None:
-                wanted, into = {index: targets[index] for index in part}, (values, error, rounding)
-                _swept(stack, wanted, lowest, wrt, norm, threshold, of, single, stop, into)
-
-            each(swept, parts)
+            swept = functools.partial(
+                _swept, stack, targets, lowest, wrt, norm, threshold, of, single, (values, error, rounding)
+            )
+            if count > 1:
+                each(swept, parts)
+            else:
+                swept(parts[0], Event())
         single = False
         left = [i for i in left if (np.nan_to_num(error[i], nan=np.inf) > tolerance).any()]
     for row, t in zip(values, targets, strict=True):
@@ -251,20 +250,20 @@ def targets_at_once(stack: Sequence[SweptChain]) -> int:
 
 def _swept(
     stack: Sequence[SweptChain],
-    targets: Mapping[int, int],
+    targets: Sequence[int],
     lowest: int,
     wrt: str,
     norm: str,
     threshold: float,
     of: str,
     single: bool,
-    stop: Event,
     into: tuple[NDArray[np.float64], ...],
+    rows: Sequence[int],
+    stop: Event,
 ) -> None:
-    """Fill the rows of some targets in norms (T, n), errors from compression (infinite where float32 did not
+    """Fill some rows, one a target, in norms (T, n), errors from compression (infinite where float32 did not
     hold the rows), and ln norms (3, T, n) of rounding errors, whole and along the rows, and of dh_t/ds_k."""
     values, error, rounding = into
-    rows = list(targets)
     values[rows], error[rows], rounding[:, rows] = -np.inf, 0.0, -np.inf
     told: list[tuple[int, Step]] = []
 
@@ -284,7 +283,7 @@ def _swept(
             fetch()
         told.append((index, step))
 
-    deviation = sweep(stack, list(targets.values()), lowest, wrt, threshold, visit, of, single, norm)
+    deviation = sweep(stack, [targets[row] for row in rows], lowest, wrt, threshold, visit, of, single, norm)
     fetch()
     for row in rows if deviation else []:
         error[row, np.isfinite(values[row])] += _MARGIN * deviation
