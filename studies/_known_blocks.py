@@ -2,7 +2,8 @@ r"""A linear map of known blocks, and random probes of it. No module runs, so hu
 
     J[t,k] = e^{-lag/10 + 0.3 z} B / |B|_F,   lag = t - k >= 0,   z ~ N(0, 1),   B (d, d)
 
-B of rank one, of rank three (singular values 1, .7, .5), or full (Gaussian entries).
+B of rank one, rank three (singular values 1, .7, .5), or full (Gaussian entries), unlike ones at every lag;
+or the blocks of a GRU, whose far lags come through the same few directions.
 """
 
 from __future__ import annotations
@@ -22,11 +23,16 @@ from depprobe.core.options import Options
 from depprobe.operators.autograd.probes import ProbedJacobian
 from depprobe.operators.autograd.products import Gathered
 
-KINDS = ("rank one", "rank three", "full")
+KINDS = ("rank one", "rank three", "full", "GRU")
 
 
 def known_blocks(kind: str, n: int, d: int) -> Tensor:
     """Blocks (n, n, d, d), float64."""
+    if kind == "GRU":
+        torch.manual_seed(0)
+        module, x = torch.nn.GRU(d, d).double(), torch.randn(n, d, dtype=torch.float64)
+        rows = torch.autograd.functional.jacobian(lambda z: module(z)[0], x, vectorize=True)
+        return rows.transpose(1, 2).contiguous()
     rng = np.random.default_rng([n, d, KINDS.index(kind)])
     found = rng.standard_normal((n, n, d, d))
     if kind != "full":
