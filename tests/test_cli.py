@@ -820,8 +820,8 @@ def test_an_interrupted_command_that_keeps_no_cases_says_so(run, monkeypatch):
     def stops(*_, **__):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("depprobe.probes.gates.gates", stops)
-    code, _, err = run("gates", "--layer", "lstm", "--n", "9", "--d", "4")
+    monkeypatch.setattr("depprobe.cli.commands.layers._operator_of", stops)
+    code, _, err = run("layers")
     said = "depprobe: interrupted; nothing is half-written, and the same command starts again\n"
     assert (code, err) == (130, said)
 

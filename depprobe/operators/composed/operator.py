@@ -109,7 +109,7 @@ class GraphJacobian(TemporalJacobian):
         """How many targets fit one pull."""
         return max(1, self._traces.rows_at_once // self._traces.exact.count)
 
-    def state(self) -> dict[str, NDArray[Any]]:
+    def state(self) -> dict[str, NDArray[Any]] | None:
         return states_of(self._rounding) | {"proof": np.array(self.zero_proof)}
 
     def resume(self, state: Mapping[str, NDArray[Any]]) -> None:

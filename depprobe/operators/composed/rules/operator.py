@@ -68,6 +68,9 @@ class LineJacobian(GraphJacobian):
         """Rows of a line pass each depth in closed form."""
         return
 
+    def state(self) -> None:
+        """A line is soon done: nothing is kept of a part of it."""
+
     def __repr__(self) -> str:
         return f"{type(self).__name__}({type(self._function.module).__name__}, {len(self._levels)} layers)"
 
