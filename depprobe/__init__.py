@@ -93,7 +93,7 @@ def __getattr__(name: str) -> Any:
 def _know_datasets() -> None:
     """Make ``ds.depprobe`` known where xarray is loaded, which makes the datasets."""
     if "xarray" in sys.modules:
-        importlib.import_module("depprobe.runs.accessor").register()
+        importlib.import_module("depprobe.cli.notebook.accessor").register()
 
 
 _know_datasets()

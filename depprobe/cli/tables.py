@@ -38,7 +38,7 @@ _LATEX = {character: f"\\{character}" for character in "&%_#$"} | {
     "\u2013": "--",
 }
 #: most layers that stand side by side in LaTeX and Markdown; of more, each has a row
-_BESIDE = 4
+BESIDE = 4
 #: characters from which a column of text is set in lines of its own in LaTeX
 _LONG = 40
 MISSING, _EN_DASH, _MINUS = "-", "\u2013", "\N{MINUS SIGN}"
@@ -131,10 +131,10 @@ def as_text(summary: Summary, width: int | None = None) -> str:
     """
     if width is None and sys.stdout.isatty():
         width = shutil.get_terminal_size().columns
-    laid = _laid_out(summary)
+    laid = laid_out(summary)
     if width is None or _needed(laid) <= width:
         return "\n".join([summary.title, _printed(laid)])
-    first, *rest = _laid_out(replace(summary, upright=True))
+    first, *rest = laid_out(replace(summary, upright=True))
     blocks: list[list[int]] = [[]]
     for i in range(1, len(first)):
         held = [0, *blocks[-1], i]
@@ -171,7 +171,7 @@ def _of_numbers(rows: Sequence[Sequence[str]]) -> list[bool]:
     return [False, *(2 * sum(column) >= len(column) for column in list(zip(*told, strict=True))[1:])]
 
 
-def _laid_out(summary: Summary, most: int | None = None) -> list[list[str]]:
+def laid_out(summary: Summary, most: int | None = None) -> list[list[str]]:
     """Rows of cells as they are printed, headings first; of more layers than ``most``, each is a row."""
     rows = [summary.headings, *summary.columns]
     if summary.groups:
@@ -209,7 +209,7 @@ def as_csv(summary: Summary) -> str:
 
 def as_latex(summary: Summary) -> str:
     """The table as a LaTeX tabular (booktabs): numbers in math mode, a missing one as an en dash."""
-    table = _laid_out(summary, _BESIDE)
+    table = laid_out(summary, BESIDE)
     sides = []
     for column, numbers in zip(zip(*table, strict=True), _of_numbers(table), strict=True):
         wide = max(map(len, column)) > _LONG and not numbers
@@ -271,17 +271,17 @@ def _latex(cell: str) -> str:
 
 def as_markdown(summary: Summary) -> str:
     """The table in Markdown, a missing number as an en dash."""
-    table = _laid_out(summary, _BESIDE)
+    table = laid_out(summary, BESIDE)
     heads, *rows = table
     lines = [
         heads,
         ["---:" if numbers else "---" for numbers in _of_numbers(table)],
-        *([row[0], *map(_marked, row[1:])] for row in rows),
+        *([row[0], *map(marked, row[1:])] for row in rows),
     ]
     return "\n".join(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in row)} |" for row in lines)
 
 
-def _marked(cell: str) -> str:
+def marked(cell: str) -> str:
     """A cell with true minus signs."""
     if cell == MISSING:
         return _EN_DASH

@@ -23,6 +23,7 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, NullLocat
 from depprobe.curves import scaling
 from depprobe.curves.scaling import grow_tellably
 from depprobe.errors import BadInput, unknown
+from depprobe.figures.displaying import displayed
 from depprobe.figures.drawing import wording
 from depprobe.figures.drawing.cost_lines import costs_by_layer, length_axis, look
 from depprobe.figures.drawing.fitting import ABREAST, add_legend, add_title, fit_height, in_lines
@@ -47,6 +48,7 @@ PANELS = {
 PER = ("pairs",)
 
 
+@displayed
 class CostDrawing(NamedTuple):
     """What ``cost`` drew.
 

@@ -22,6 +22,7 @@ from matplotlib.ticker import FuncFormatter, SymmetricalLogLocator
 
 from depprobe.curves import decay_curve
 from depprobe.errors import BadInput, unknown
+from depprobe.figures.displaying import displayed
 from depprobe.figures.drawing import wording
 from depprobe.figures.drawing.decay_marks import Marks
 from depprobe.figures.drawing.drawn_curve import Curve
@@ -40,6 +41,7 @@ _HIGH, _NARROW = 2.2, 2.4
 _SHARE_SEEN = 0.05
 
 
+@displayed
 class DecayDrawing(NamedTuple):
     """What ``decay`` drew.
 

@@ -15,6 +15,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch, Rectangle
 
 from depprobe.errors import BadInput
+from depprobe.figures.displaying import displayed
 from depprobe.figures.drawing import wording
 from depprobe.figures.drawing.fitting import ABREAST, add_legend, add_title, fit_height
 from depprobe.figures.drawing.style import (
@@ -32,6 +33,7 @@ _HATCHES = ("", "///", "...", "xxx", "\\\\\\", "ooo", "+++", "---", "|||", "***"
 _NONE = "none of them"
 
 
+@displayed
 class DecisionMap(NamedTuple):
     """The figure, its axes, one for each map, what the legend shows, and a caption for a paper."""
 

@@ -21,6 +21,7 @@ from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter, PercentF
 from numpy.typing import NDArray
 
 from depprobe.errors import BadInput
+from depprobe.figures.displaying import displayed
 from depprobe.figures.drawing import wording
 from depprobe.figures.drawing.fitting import ABREAST, add_legend, add_title, fit_height
 from depprobe.figures.drawing.float_limits import draw_limits
@@ -51,6 +52,7 @@ _NARROW = 2.6
 _BINS, _ODDS = 60, 8.0
 
 
+@displayed
 class GatesDrawing(NamedTuple):
     """What ``gates`` drew.
 

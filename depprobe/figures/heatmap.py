@@ -23,6 +23,7 @@ from matplotlib.ticker import FixedLocator, MaxNLocator
 from numpy.typing import NDArray
 
 from depprobe.curves.align import UNKNOWN as UNKNOWN_KINDS
+from depprobe.figures.displaying import displayed
 from depprobe.figures.drawing import style, wording
 from depprobe.figures.drawing.fitting import add_legend, add_title, bar_beside, fit_height, fit_shapes
 from depprobe.figures.drawing.grid_cells import Cells, cells
@@ -48,6 +49,7 @@ _STRIP = 0.4
 _PER_INCH = 200
 
 
+@displayed
 class HeatmapDrawing(NamedTuple):
     """What ``heatmap`` drew.
 

@@ -20,6 +20,7 @@ from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
 
 from depprobe.errors import BadInput
+from depprobe.figures.displaying import displayed
 from depprobe.figures.drawing import wording
 from depprobe.figures.drawing.fitting import ABREAST, add_legend, add_title, fit_height
 from depprobe.figures.drawing.style import (
@@ -36,6 +37,7 @@ from depprobe.renaming import renamed_argument
 _UNIT = "nats per step"
 
 
+@displayed
 class LyapunovDrawing(NamedTuple):
     """What ``lyapunov`` drew.
 

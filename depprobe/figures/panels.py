@@ -15,6 +15,7 @@ from matplotlib.lines import Line2D
 from depprobe.errors import BadInput
 from depprobe.figures.cost import cost
 from depprobe.figures.decay import decay
+from depprobe.figures.displaying import displayed
 from depprobe.figures.drawing import wording
 from depprobe.figures.drawing.fitting import ABREAST, add_legend, add_title, fit_height
 from depprobe.figures.drawing.style import figure_of, new_figure, shared_looks, style_for
@@ -40,6 +41,7 @@ _OF_KIND: dict[str, Callable[..., Any]] = {
 _HIGH = 2.0
 
 
+@displayed
 class Panels(NamedTuple):
     """What ``panels`` drew.
 

@@ -26,6 +26,7 @@ from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
 from depprobe.errors import BadInput
+from depprobe.figures.displaying import displayed
 from depprobe.figures.drawing import wording
 from depprobe.figures.drawing.fitting import add_legend, add_title, fit_shapes
 from depprobe.figures.drawing.style import (
@@ -49,6 +50,7 @@ _NARROWEST = 1.6
 _LEVELS = (-5.0, -4.0, -3.0, -2.0, -1.5, -1.0, -0.5)
 
 
+@displayed
 class SpectrumDrawing(NamedTuple):
     """What ``spectrum`` drew, one entry a panel.
 

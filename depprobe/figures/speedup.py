@@ -18,6 +18,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from depprobe.errors import BadInput
+from depprobe.figures.displaying import displayed
 from depprobe.figures.drawing import wording
 from depprobe.figures.drawing.cost_lines import costs_by_layer, length_axis, look
 from depprobe.figures.drawing.fitting import add_legend, add_title, fit_height
@@ -25,6 +26,7 @@ from depprobe.figures.drawing.style import GREY, axes_given, figure_of, new_figu
 from depprobe.renaming import renamed_argument
 
 
+@displayed
 class SpeedupDrawing(NamedTuple):
     """What ``speedup`` drew: figure, axes, one line a layer, what the legend shows, and a caption."""
 

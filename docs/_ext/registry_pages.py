@@ -131,7 +131,7 @@ def reference_page() -> str:
     rest = [name for name in depprobe.__all__ if not callable(getattr(depprobe, name))]
     parts.append("Other names\n-----------")
     parts += [f"``depprobe.{name}``\n   {OTHER_NAMES[name]}" for name in rest]
-    parts.append(listing("Methods of datasets", "depprobe.runs.accessor", ["Accessor"]))
+    parts.append(listing("Methods of datasets", "depprobe.cli.notebook.accessor", ["Accessor"]))
     drawing = [name for name in depprobe.figures.__all__ if callable(getattr(depprobe.figures, name))]
     parts.append(listing("Figures", "depprobe.figures", drawing))
     rules = ["beside_ranking", "beside_map", "tree", "rule_of_thumb"]

@@ -19,6 +19,7 @@ from matplotlib.figure import Figure
 from matplotlib.text import Text
 
 from depprobe.errors import BadInput
+from depprobe.figures.displaying import displayed
 from depprobe.figures.drawing import wording
 from depprobe.figures.drawing.style import GREY, SMALL, figure_of, styled
 from depprobe.ledger.costs.efficiency_table import efficiency as efficiency_table
@@ -34,6 +35,7 @@ _SHARED = ("n", "pass")
 _ROW, _GAP = 0.17, 0.08
 
 
+@displayed
 class EfficiencyTable(NamedTuple):
     """What ``efficiency`` drew: figure, axes, and the cells, a list of texts for each row.
 

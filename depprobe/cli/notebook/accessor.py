@@ -1,16 +1,21 @@
 """``ds.depprobe``: what can be done with a dataset, said of the dataset itself.
 
 ds.depprobe.distances()    ds.depprobe.decay()    ds.depprobe.plot()    ds.depprobe.lag
+
+As the value of a notebook's cell, ``ds.depprobe`` is the figure, and the table that ``depprobe show`` prints.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import xarray as xr
 
+from depprobe.cli.summaries import summary_of
 from depprobe.curves.align import with_lag
-from depprobe.errors import BadInput
+from depprobe.errors import BadInput, DepprobeError, harmless
 from depprobe.vocabulary import KINDS
 
 #: kind of dataset -> its figure, where it has another name
@@ -55,10 +60,40 @@ class Accessor:
         """The figure of this kind of dataset; ``how`` are options of its function in ``depprobe.figures``."""
         from depprobe import figures  # matplotlib takes a while to load
 
-        for kind, variable in (KINDS | {"decay": "log_median"}).items():
-            if variable in self._ds.data_vars:
-                return getattr(figures, _FIGURES.get(kind, kind))(self._ds, **how)
-        raise BadInput(f"no figure for a dataset of {', '.join(map(str, self._ds.data_vars)) or 'nothing'}")
+        if self._kind is None:
+            raise BadInput(
+                f"no figure for a dataset of {', '.join(map(str, self._ds.data_vars)) or 'nothing'}"
+            )
+        return getattr(figures, _FIGURES.get(self._kind, self._kind))(self._ds, **how)
+
+    @property
+    def _kind(self) -> str | None:
+        kinds = KINDS | {"decay": "log_median"}
+        return next((kind for kind, variable in kinds.items() if variable in self._ds.data_vars), None)
+
+    def __repr__(self) -> str:
+        sizes = ", ".join(f"{dim} {size}" for dim, size in self._ds.sizes.items()) or "no dimensions"
+        about = self._ds.coords.get("layer", self._ds.attrs.get("layer"))
+        layers = ", ".join(map(str, np.ravel(about))) if about is not None else ""
+        what = " ".join([*filter(None, [self._kind]), "dataset", *(["of", layers] if layers else [])])
+        return f"<depprobe: {harmless(what)} ({sizes}); plot(), distances(), decay(), lag>"
+
+    def _repr_html_(self) -> str:
+        from depprobe.cli.notebook.html_table import as_html
+        from depprobe.figures.displaying import escaped
+
+        def or_why_not(made: Callable[[], str]) -> str:
+            try:
+                return made()
+            except DepprobeError as error:
+                return f"<p>{escaped(str(error))}</p>"
+
+        if self._kind is None:
+            return f"<p>{escaped(repr(self))}</p>"
+        figure = or_why_not(lambda: self.plot()._repr_html_())
+        table = or_why_not(lambda: as_html(summary_of(self._ds))) if self._kind in KINDS else ""
+        # a dataset that can be neither drawn nor summarised is so for one reason
+        return "\n".join(dict.fromkeys([figure, table]))
 
     @property
     def lag(self) -> xr.DataArray:
