@@ -177,21 +177,21 @@ def _grid(path: Path) -> None:
 
 
 def _plan(path: Path) -> None:
-    (path.parent / f"{_MARK}.nc").write_bytes(seed_file("nc"))
+    (path.parent / f"{_MARK}.nc").write_bytes(sealed(seed_file("nc"), _MARK))
     depprobe.open_sweep(path.parent)
 
 
 def _cell(content: bytes, folder: Path) -> None:
     """A dataset in a sweep, its checksum right whatever it holds."""
     (folder / PLAN).write_bytes(seed_file("plan"))
-    (folder / f"{_MARK}.nc").write_bytes(sealed(content))
+    (folder / f"{_MARK}.nc").write_bytes(sealed(content, _MARK))
     depprobe.open_sweep(folder).compute()
 
 
 def _kept(content: bytes, folder: Path) -> None:
     """A finished case of a run, as it is and with its checksum right."""
     kept = Finished(folder)
-    for held in (content, sealed(content)):
+    for held in (content, sealed(content, kept._path({}).stem)):
         kept._path({}).write_bytes(held)
         kept.get({})
 

@@ -42,6 +42,13 @@ def test_finished_cases_are_taken_up_and_the_data_are_the_same(tmp_path, counted
     for path in kept.folder.glob("*.npz"):
         path.write_bytes(path.read_bytes()[:100])
     assert depprobe.jacobian("gru", **options, finished=kept).identical(resumed)
+    one, two, *_ = kept.folder.glob("*.npz")
+    (content, other), before = (one.read_bytes(), two.read_bytes()), len(counted)
+    one.write_bytes(other)
+    two.write_bytes(content)
+    assert depprobe.jacobian("gru", **options, finished=kept).identical(resumed), "files under wrong names"
+    assert len(counted) == before + 2
+    assert (one.read_bytes(), two.read_bytes()) == (content, other)
     before = len(counted)
     depprobe.jacobian("gru", n=12, d=4, seeds=5, tolerance=0, finished=kept)
     assert len(counted) == before + 5, "another tolerance is another measurement"

@@ -197,13 +197,34 @@ def test_the_same_command_goes_on(swept, tmp_path):
     ds = depprobe.open_sweep(tmp_path / "out")
     assert sorted(set(ds.missing_reason.values.ravel().tolist())) == [
         "",
-        "its file is damaged: the same command measures it again",
+        "its file is damaged, or that of another cell: the same command measures it again",
         "not asked for",
         "not measured yet",
     ]
     assert "3 measured" in swept(GRID)[1]
     assert {file: file.read_bytes() for file in (tmp_path / "out").glob("*.nc")} == files
     assert {file: file.stat().st_mtime_ns for file in rest} == before
+
+
+def test_a_file_under_the_name_of_another_cell_is_not_read_as_that_cell(swept, run, tmp_path):
+    grid = '[grid]\nlayer = ["gru"]\nseed = [0, 1, 2]\n[fixed]\nn = 5\nd = 2\n'
+    swept(grid)
+    whole = {file: file.read_bytes() for file in (tmp_path / "out").glob("*.nc")}
+    one, two, three = whole
+    one.write_bytes(whole[two])
+    two.write_bytes(whole[one])
+    assert store.load(one).identical(store.load(two)) is False, "each is a sound file"
+    code, _, err = run("sweep", "verify", "out")
+    assert (code, one.name in err, two.name in err, three.name in err) == (3, True, True, False)
+    reasons = depprobe.open_sweep(tmp_path / "out").missing_reason.values.ravel().tolist()
+    assert sorted(reason != "" for reason in reasons) == [False, True, True]
+    assert "2 measured in" in swept(grid)[1]
+    assert {file: file.read_bytes() for file in whole} == whole
+    # what the cell's own command writes holds the same, and is not known to belong here
+    run("jacobian", "--layer", "gru", "--n", "5", "--d", "2", "--seed", "1", "-o", "own.nc", "-q")
+    one.write_bytes((tmp_path / "own.nc").read_bytes())
+    assert "1 measured in" in swept(grid)[1]
+    assert run("sweep", "verify", "out")[0] == 0
 
 
 def test_status_verify_and_retry(swept, run, tmp_path, monkeypatch):
@@ -279,7 +300,7 @@ def task(settings, path):
     print(settings["i"], flush=True)
     if settings["i"] == 0:
         os.kill(os.getpid(), 9)
-    Path(path).write_bytes(sealed(b""))
+    Path(path).write_bytes(sealed(b"", Path(path).stem))
 
 folder = SweepFolder(Path("out"))
 cells = [Cell(f"{i:024x}", {"i": i}, {"i": i}, 3.0 - i) for i in range(3)]

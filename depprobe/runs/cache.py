@@ -68,7 +68,7 @@ class Finished:
         try:
             if not path.is_file() or path.is_symlink():
                 return None
-            with np.load(io.BytesIO(data_of(path)), allow_pickle=False) as kept:
+            with np.load(io.BytesIO(data_of(path, path.stem)), allow_pickle=False) as kept:
                 return {name: kept[name][()] for name in kept.files}
         except Exception:  # damage surfaces as whatever the decoder meets first
             return None
@@ -85,7 +85,7 @@ class Finished:
         stream = io.BytesIO()
         np.savez(stream, **{name: value for name, value in found.items() if value is not None})
         with replacing(path) as temporary:
-            temporary.write_bytes(sealed(stream.getvalue()))
+            temporary.write_bytes(sealed(stream.getvalue(), path.stem))
 
     def clear(self) -> None:
         """The run is whole: remove what was written here by name, and the folder if nothing else is in it."""

@@ -59,6 +59,11 @@ def save(ds: xr.Dataset, path: str | os.PathLike[str]) -> Path:
     ...     load(save(ds, folder + "/runs/a.nc")).identical(ds)
     True
     """
+    return save_named(ds, path, "")
+
+
+def save_named(ds: xr.Dataset, path: str | os.PathLike[str], name: str) -> Path:
+    """As ``save``; the file carries the name, which tells whether it was renamed (``store.trailer``)."""
     if not isinstance(ds, xr.Dataset):
         several = isinstance(ds, list | tuple)
         way_out = ": save each to a file of its own" if several else ""
@@ -85,7 +90,7 @@ def save(ds: xr.Dataset, path: str | os.PathLike[str]) -> Path:
             content = _netcdf(plain, encoding)
         except (AttributeError, NotImplementedError, TypeError, ValueError) as error:
             raise BadInput(f"cannot store the dataset: {one_line(error)}") from error
-        temporary.write_bytes(sealed(content))
+        temporary.write_bytes(sealed(content, name))
     return Path(path)
 
 

@@ -6,7 +6,8 @@
     <mark>.begun        processes that began to measure a cell and have not ended it: it goes with the cell
 
 ``mark`` is the hash of a cell's full configuration (``store.marks``). A cell is ``measured``, ``failed``,
-``damaged`` (its file does not fit its checksum) or ``missing``. Only these names are ever written or removed.
+``damaged`` (its file does not fit its checksum, or is that of another cell) or ``missing``. Only these names
+are ever written or removed.
 """
 
 from __future__ import annotations
@@ -127,7 +128,7 @@ class SweepFolder:
             return DAMAGED
         if data.is_file():
             try:
-                return MEASURED if verify(data) else DAMAGED
+                return MEASURED if verify(data, cell.mark) else DAMAGED
             except (OSError, BadInput):
                 return DAMAGED
         if data.exists():
@@ -140,7 +141,7 @@ class SweepFolder:
         if state == MEASURED:
             return ""
         if state == DAMAGED:
-            return "its file is damaged: the same command measures it again"
+            return "its file is damaged, or that of another cell: the same command measures it again"
         if state == MISSING:
             killed = self.killed(cell)
             return "not measured yet" + f"; processes killed at it: {killed}" * bool(killed)

@@ -70,7 +70,7 @@ def measure(probe: str, threads: int | None, where: str, given: Mapping[str, Any
 
     Raises ``DepprobeError`` where the file cannot be written.
     """
-    from depprobe import store
+    from depprobe.store.files import save_named
 
     keys, data = Keys(probe), Path(path)
     if os.getcwd() != where:
@@ -79,7 +79,8 @@ def measure(probe: str, threads: int | None, where: str, given: Mapping[str, Any
         ds = _measured(keys, settings_of(given, keys), threads, data)
     except (Exception, SystemExit) as error:
         return on_one_line(_said(error))
-    store.save(ds, data)
+    # named after the mark
+    save_named(ds, data, data.stem)
     return None
 
 

@@ -176,7 +176,7 @@ def retry(folder: Path, **how: Any) -> None:
 @sweep.command(short_help="check every file against its checksum")
 @click.argument("folder", metavar="FOLDER", type=click.Path(path_type=Path))
 def verify(folder: Path) -> None:
-    """Check every file of a sweep against its checksum and the contract of datasets."""
+    """Check every file of a sweep against its checksum, its name and the contract of datasets."""
     from depprobe import store
     from depprobe.store.sweeps.folder import DAMAGED, MEASURED, SweepFolder, on_one_line
 
@@ -185,7 +185,9 @@ def verify(folder: Path) -> None:
     for cell in of.plan().cells:
         state = of.state(cell)
         if state == DAMAGED:
-            faults.append(f"{of.data(cell)}: damaged; the same command measures it again")
+            faults.append(
+                f"{of.data(cell)}: damaged, or the file of another cell; the same command measures it again"
+            )
         elif state == MEASURED:
             checked += 1
             try:
