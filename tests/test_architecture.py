@@ -32,6 +32,7 @@ ORDER = (
     ("curves",),
     ("store",),
     ("figures",),
+    ("report",),
     ("runs",),
     ("probes",),
     ("advice",),
@@ -42,7 +43,7 @@ ORDER = (
 RANK = {component: rank for rank, line in enumerate(ORDER) for component in line}
 WITHOUT_TORCH = {
     *("_version", "errors", "vocabulary", "units", "registry", "renaming", "complexity"),
-    *("store", "curves", "theory", "figures", "cli"),
+    *("store", "curves", "theory", "figures", "report", "cli"),
 }
 #: packages of one idea a file, which know nothing of each other
 SIBLINGS = ("layers", "probes")

@@ -25,6 +25,7 @@ CASES = [
     ("depprobe layers", "gr", ["plain,gru"]),
     ("depprobe claims", "c1", ["plain,C1", "plain,C10"]),
     ("depprobe models fetch", "g", ["plain,g2p"]),
+    ("depprobe report runs", "--no-", ["plain,--no-interactive"]),
     ("depprobe show", "runs/a", ["file,runs/a"]),
     ("depprobe sweep", "st", ["file,st", "plain,status"]),
     ("depprobe sweep", "--dry", ["plain,--dry-run"]),

@@ -40,6 +40,7 @@ COMMANDS = {
     "sweep": "A probe over a grid of layers, sizes and seeds, resumable, on one machine or a cluster.",
     "show": "Summarise stored datasets.",
     "plot": "Draw stored datasets, overlaid.",
+    "report": "One HTML page on the datasets of a folder or sweep: tables, figures, curves to explore.",
     "runs": "List stored datasets: what was asked, of what input, when.",
     "layers": "List the named layers, their options, equations and operators.",
     "models": "List trained models with their licences, and fetch their weights.",

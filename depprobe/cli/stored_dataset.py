@@ -13,8 +13,8 @@ from depprobe.cli.output import command_of
 from depprobe.errors import BadInput
 
 
-def read_all(paths: Sequence[Path]) -> tuple[dict[Path, xr.Dataset], int]:
-    """The datasets of files and of folders, and how many files could not be taken, each said on stderr.
+def read_all(paths: Sequence[Path]) -> tuple[dict[Path, xr.Dataset], dict[Path, str]]:
+    """The datasets of files and of folders, and why other files could not be taken, each said on stderr.
 
     Raises
     ------
@@ -22,14 +22,14 @@ def read_all(paths: Sequence[Path]) -> tuple[dict[Path, xr.Dataset], int]:
     """
     files = [file for path in paths for file in (_within(path) if path.is_dir() else [path])]
     if len(files) == 1:
-        return {files[0]: read(files[0])}, 0
-    found, faults = {}, 0
+        return {files[0]: read(files[0])}, {}
+    found, faults = dict[Path, xr.Dataset](), dict[Path, str]()
     for file in files:
         try:
             found[file] = read(file)
         except BadInput as error:
-            faults += 1
-            click.echo(f"depprobe: {' '.join(str(error).split())}", err=True)
+            faults[file] = " ".join(str(error).split())
+            click.echo(f"depprobe: {faults[file]}", err=True)
     if not found:
         raise BadInput(f"none of {len(files)} files holds a dataset that can be shown or drawn")
     return found, faults

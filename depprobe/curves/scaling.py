@@ -19,7 +19,7 @@ import xarray as xr
 
 from depprobe.curves.align import Floats
 from depprobe.errors import BadInput
-from depprobe.vocabulary import describe
+from depprobe.vocabulary import ABOUT, describe
 
 #: what grows
 QUANTITIES = ("time", "flops", "peak_bytes")
@@ -268,7 +268,8 @@ def _described(result: xr.Dataset, ds: xr.Dataset) -> xr.Dataset:
     if "d" not in ds.dims and "d" in result.dims:
         result = result.squeeze("d", drop=True)
     for name in result.variables:
-        result[name].attrs = describe(str(name))
+        # a sweep keeps what cells say in words as coordinates
+        result[name].attrs = describe(str(name)) if name in ABOUT else {}
     kept = ("layer", "n", "d", "seed", "dtype", "depprobe_version", "schema_version", "provenance")
     result.attrs = {name: ds.attrs[name] for name in kept if name in ds.attrs}
     return result
