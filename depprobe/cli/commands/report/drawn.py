@@ -12,6 +12,7 @@ import xarray as xr
 from depprobe.cli import plotting
 from depprobe.cli.summaries import kind_of
 from depprobe.errors import BadInput
+from depprobe.figures.drawing.style import COLUMN
 from depprobe.report import Picture
 from depprobe.store.sweeps.opening import open_sweep
 
@@ -64,8 +65,10 @@ def _few(datasets: Sequence[xr.Dataset]) -> list[xr.Dataset]:
 
 
 def _drawn(title: str, datasets: Sequence[xr.Dataset]) -> list[Picture]:
+    # a column, which a phone shows whole
+    look = plotting.Look(width=COLUMN)
     with tempfile.TemporaryDirectory() as folder:
-        written = plotting.draw(datasets, Path(folder) / "figure.svg")
+        written = plotting.draw(datasets, Path(folder) / "figure.svg", look=look)
         return [
             Picture(title, one.path.read_bytes(), one.path.suffix.removeprefix("."), one.caption)
             for one in written
