@@ -138,7 +138,7 @@ def test_a_damaged_cell_is_listed(swept, page, tmp_path, undrawn):
     file = next((tmp_path / "cut").glob("*.nc"))
     file.write_bytes(file.read_bytes()[:-100])
     text, said = page("cut", code=2)
-    assert "its file is damaged: the same command measures it again" in text
+    assert "its file is damaged" in text
     assert "without  2 of 9" in said
 
 
