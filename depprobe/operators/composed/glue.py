@@ -24,7 +24,7 @@ from depprobe.core.by_position import axes_below, shape_of
 from depprobe.core.scaled import Scaled
 from depprobe.operators.composed.cotangents import Rows
 from depprobe.operators.composed.cut import Edge, flat, unflat
-from depprobe.operators.composed.partition import Partition, Routes, Segment, kind_of
+from depprobe.operators.composed.partition import Partition, Routes, Segment, facts_of
 from depprobe.operators.composed.views import axis_below, below_view, moved
 
 #: exponents this far apart pass glue separately: half of the float range is left for the glue's own factors
@@ -111,10 +111,9 @@ class Glue:
                 shape = shape_of(target)
                 _either(found, target, unflat(here, shape, axis).expand(-1, *shape))
         if rest and segment.targets:
-            kinds = [kind_of(edge) for edge in rest]
             marks = [
                 torch.where(mask, 0.0 if segment.opaque else math.nan, 0.0).to(dtype)
-                for mask, (dtype, _) in zip(rest.values(), kinds, strict=True)
+                for mask, (_, dtype, _) in zip(rest.values(), facts_of([*rest]), strict=True)
             ]
             for edge, product in zip(
                 segment.targets, self._products(segment, list(rest), marks), strict=True
@@ -207,15 +206,15 @@ class Glue:
         axis = self._partition.axis
         if any(axis[edge] is None for edge in (*segment.edges, *segment.targets)):
             return None
-        shapes = [shape_of(edge) for edge in segment.edges]
-        sizes = [shape[self._axis(edge)] for shape, edge in zip(shapes, segment.edges, strict=True)]
+        facts = facts_of(segment.edges)
+        sizes = [shape[self._axis(edge)] for (shape, *_), edge in zip(facts, segment.edges, strict=True)]
         # wherever tensors are made by default: the user's default device may be another
         digits = torch.arange(max(1, (sum(sizes) - 1).bit_length()), device="cpu")[:, None]
         bits = (torch.arange(sum(sizes), device="cpu") >> digits) & 1
         chosen = torch.cat([bits, 1 - bits]).bool()
         marks = []
-        for edge, shape, here in zip(segment.edges, shapes, chosen.split(sizes, 1), strict=True):
-            dtype, device = kind_of(edge)
+        places = zip(segment.edges, facts, chosen.split(sizes, 1), strict=True)
+        for edge, (shape, dtype, device), here in places:
             mark = unflat(here[..., None].to(device), shape, self._axis(edge))
             marks.append(torch.where(mark, math.nan, 0).to(dtype).expand(-1, *shape))
         sources = {}

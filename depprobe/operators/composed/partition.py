@@ -20,7 +20,6 @@ import torch
 from torch import Tensor
 from torch.autograd.graph import Node
 
-from depprobe.core.by_position import shape_of
 from depprobe.core.recorded_graph import swallows_nan
 from depprobe.operators.composed.cut import Cut, Edge, edge_of
 
@@ -191,8 +190,8 @@ class Partition:
         segment = Segment([(node, number) for number in numbers], node)
         self.steps.append(segment)
         self.joins += 1
-        for edge in segment.edges:
-            self.axis.setdefault(edge, self._guess(shape_of(edge)))
+        for edge, (shape, *_) in zip(segment.edges, facts_of(segment.edges), strict=True):
+            self.axis.setdefault(edge, self._guess(shape))
         node.register_prehook(self.gate.hook(node))
         return segment
 
@@ -201,13 +200,18 @@ class Partition:
         return axes[0] if len(axes) == 1 else None
 
 
+def facts_of(edges: Sequence[Edge]) -> list[tuple[torch.Size, torch.dtype, torch.device]]:
+    """Shape, dtype and device of the tensor at each of some places in the graph."""
+    # a node tells of all its outputs, in a list that is made anew each time
+    nodes = {node for node, _ in edges}
+    told = {node: [node.variable] if hasattr(node, "variable") else node._input_metadata for node in nodes}
+    pieces = [told[node][number] for node, number in edges]
+    return [(torch.Size(piece.shape), piece.dtype, piece.device) for piece in pieces]
+
+
 def kind_of(edge: Edge) -> tuple[torch.dtype, torch.device]:
     """dtype and device of the tensor at a place in the graph."""
-    node, number = edge
-    if hasattr(node, "variable"):
-        return node.variable.dtype, node.variable.device
-    piece = node._input_metadata[number]
-    return piece.dtype, piece.device
+    return facts_of([edge])[0][1:]
 
 
 def _topological(start: Any, below: Callable[[Any], list[Any]]) -> Iterator[Any]:
