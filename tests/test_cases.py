@@ -385,7 +385,11 @@ def test_probes_for_a_stated_error_bring_it_about():
         (depprobe.jacobian, {"progress": 3}, "progress must be a function, not 3"),
         (depprobe.jacobian, {"command": 3}, "command must be text, not 3"),
         (depprobe.jacobian, {"norm": []}, r"norm must be text, not \[\]"),
-        (depprobe.jacobian, {"finished": 3}, "finished must be a place to keep finished cases, not 3"),
+        (
+            depprobe.jacobian,
+            {"finished": 3},
+            "finished must be a folder in which to keep finished cases, not 3",
+        ),
         (depprobe.gates, {"depth": "top"}, "depth must be a whole number, not 'top'"),
         (depprobe.gates, {"lags": 3}, "lags must be a list, not 3"),
         (depprobe.gates, {"lags": ["a"]}, "lags must be whole numbers"),
