@@ -267,14 +267,31 @@ def chromium(address: str, *more: str) -> tuple[str, str]:
     return done.stdout, "\n".join(line for line in done.stderr.splitlines() if "CONSOLE" in line)
 
 
-#: loads a page in a frame as wide as a phone, opens what is folded, and says how wide it became
+#: loads a page in a frame as wide as a phone, opens what is folded, says how wide and high it became, then
+#: chooses the first layer, a logarithmic axis and the other logarithm, and says what is seen
 FRAME = """<iframe id=f src="page.html" style="width:390px;height:844px;border:0"></iframe><script>
-document.getElementById("f").onload = () => setTimeout(() => {
-  const d = document.getElementById("f").contentDocument
+const wait = (ms) => new Promise(done => setTimeout(done, ms))
+document.getElementById("f").onload = async () => {
+  await wait(1000)
+  const w = document.getElementById("f").contentWindow, d = w.document, root = d.documentElement
   d.querySelectorAll("details").forEach(e => e.open = true)
-  document.title = ["measured", d.documentElement.scrollWidth - d.documentElement.clientWidth,
-    d.getElementById("curves")?.getBoundingClientRect().height ?? 0].join(" ")
-}, 1500)</script>"""
+  const high = d.getElementById("curves")?.getBoundingClientRect().height ?? 0
+  const said = ["measured", root.scrollWidth - root.clientWidth, high]
+  if (w.Bokeh) {
+    const models = [...w.Bokeh.documents[0]._all_models.values()]
+    const choice = (title) => models.find(m => m.title === title && m.options)
+    const of = (type) => models.filter(m => m.type === type)
+    choice("layer").value = choice("layer").options.slice(0, 1)
+    choice("lag").value = "logarithmic"
+    choice("axis of norms").value = "ln norm"
+    await wait(500)
+    const name = (line) => line.data_source.get_column("name")[0]
+    said.push(of("GlyphRenderer").filter(m => m.visible).map(m => name(m).slice(-1)).join(""))
+    said.push(of("Figure").map(m => +m.visible).join(""))
+    said.push(of("GlyphRenderer")[0].glyph.y.field)
+  }
+  document.title = said.join(" ")
+}</script>"""
 
 
 @pytest.mark.skipif(CHROMIUM is None, reason="no Chromium is installed")
@@ -284,9 +301,10 @@ def test_a_browser_shows_it_on_a_phone_without_errors(name, tmp_path):
     (tmp_path / "page.html").write_text(html_of(made(name=name)), encoding="utf-8")
     (tmp_path / "frame.html").write_text(FRAME)
     document, said = chromium((tmp_path / "frame.html").as_uri())
-    word, beyond, high = re.search(r"<title>(.*?)</title>", document)[1].split()
+    word, beyond, high, *chosen = re.search(r"<title>(.*?)</title>", document)[1].split()
     assert (word, int(beyond)) == ("measured", 0)
     assert float(high) > 300
+    assert chosen == ["00", "01", "ln"]
     assert not [line for line in said.splitlines() if not re.search(r'INFO:CONSOLE.*"\[bokeh', line)]
 
 
