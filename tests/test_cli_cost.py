@@ -226,7 +226,7 @@ def test_an_interrupted_run_goes_on(run, measured, monkeypatch):
     code, _, err = run(*call)
     assert code == 130
     assert "the same command takes up every finished point" in err
-    assert len(list(Path("a.nc.partial").glob("*.json"))) == 3
+    assert len(list(Path("a.nc.partial").glob("*.npz"))) == 3
     monkeypatch.setattr(probe, "measured_alone", here)
     good(run, *call)
     assert measured == [("conv", 8), ("conv", 16), ("rnn", 8), ("rnn", 16)]

@@ -184,7 +184,7 @@ def test_figures_have_the_width_of_the_venue(name, page, column):
         with styled():
             import matplotlib
 
-            assert matplotlib.rcParams["font.family"] == ["STIXGeneral"]
+            assert matplotlib.rcParams["font.family"][0] == "STIXGeneral"
             assert matplotlib.rcParams["figure.figsize"][0] == pytest.approx(page)
             assert matplotlib.rcParams["axes.labelsize"] == 8
             assert matplotlib.rcParams["xtick.labelsize"] == 7

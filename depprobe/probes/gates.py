@@ -10,7 +10,7 @@ Source: Hochreiter and Schmidhuber 1997; Gers et al. 2000; Tallec and Ollivier 2
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from numbers import Real
 from typing import Any
 
@@ -25,6 +25,8 @@ from depprobe.core.options import DEFAULT_MEMORY, plain_modes, require, wanted_p
 from depprobe.core.scaled import log_norm_of_logs
 from depprobe.errors import BadInput
 from depprobe.operators.chain.kinds.gated import GatedChain
+from depprobe.operators.chain.kinds.gru import GRUChain
+from depprobe.operators.chain.kinds.lstm import LSTMChain
 from depprobe.operators.chain.operator import chain_norms
 from depprobe.operators.chain.trajectories import step_chains
 from depprobe.runs.cache import Holding, Place, holding, identity_of
@@ -124,12 +126,11 @@ def gates(
         raise BadInput(f"gates are measured at one target (last, or a position), not {target!r}")
     t = int(at[0])
     wanted = _lags(lags, length)
-    kinds: dict[str, tuple[str, ...]] = {}
+    # before anything is measured, and kept
+    _check_of_one_kind(measured.cases, depth, hold_h)
 
     def measure(case: Case, report: Report) -> dict[str, Any]:
         chain = _chain(case, depth, hold_h, asked.memory, len(measured.cases))
-        kinds[case.label] = chain.gates
-        _check_of_one_kind(kinds)
         return _measure(chain, t, wanted, hold_h, tolerance)
 
     def facts(case: Case) -> dict[str, Any]:
@@ -142,7 +143,6 @@ def gates(
         measured.cases, measure, name=lambda case: case.label, progress=progress, kept=kept, facts=facts
     )
     gates = [tuple(map(str, one.pop("gates"))) for one in results]
-    _check_of_one_kind({case.label: names for case, names in zip(measured.cases, gates, strict=True)})
     keepers = [str(one.pop("keeper")) for one in results]
     sizes = {"source": t + 1, "target": length, "unit": len(results[0]["time_constant"])}
     coords: dict[str, Any] = {name: np.arange(size) for name, size in sizes.items()}
@@ -170,7 +170,13 @@ def gates(
     return ds
 
 
-def _check_of_one_kind(kinds: Mapping[str, tuple[str, ...]]) -> None:
+def _check_of_one_kind(cases: Sequence[Case], depth: int, hold_h: bool) -> None:
+    one_of_each = {case.label: case for case in cases}
+    modules = {label: _recurrence(case, depth, hold_h) for label, case in one_of_each.items()}
+    kinds = {
+        label: (LSTMChain if isinstance(module, nn.LSTM) else GRUChain).gates
+        for label, module in modules.items()
+    }
     first, names = next(iter(kinds.items()))
     for label, others in kinds.items():
         if others != names:
@@ -190,7 +196,7 @@ def _lags(lags: Sequence[int] | None, n: int) -> list[int]:
     return [int(lag) for lag in given]
 
 
-def _chain(case: Case, depth: int, hold_h: bool, budget: int, cases: int) -> GatedChain:
+def _recurrence(case: Case, depth: int, hold_h: bool) -> nn.LSTM | nn.GRU:
     built = case.build()
     module = recurrence_in_effect(built)
     if not isinstance(module, nn.LSTM | nn.GRU):
@@ -203,6 +209,11 @@ def _chain(case: Case, depth: int, hold_h: bool, budget: int, cases: int) -> Gat
         raise BadInput(f"depth must lie between 0 and {last} for {case.label}, not {depth}")
     if hold_h and isinstance(module, nn.GRU):
         raise BadInput(f"hold_h needs a cell state and {case.label} has none; leave it out")
+    return module
+
+
+def _chain(case: Case, depth: int, hold_h: bool, budget: int, cases: int) -> GatedChain:
+    module = _recurrence(case, depth, hold_h)
     # what all cases give, and a copy of it
     size = 80.0 * cases * len(case.x) * module.hidden_size
     what = f"gates at {len(case.x)} positions of {cases} cases"
