@@ -22,17 +22,8 @@ GROUPS: dict[str, tuple[str, ...]] = {
     "Output": (
         *("output_", "folder", "cache", "figure", "kind", "panels", "theory", "venue", "width", "title"),
         *("labels", "legend", "only", "rows", "table", "as_json", "again", "fresh", "quiet", "verbose"),
-        *(
-            "interactive",
-            "power",
-            "skip_lags",
-            "skip_first",
-            "pooling",
-            "normalise",
-            "threshold",
-            "relative_to",
-            "map_",
-        ),
+        *("interactive", "power", "skip_lags", "skip_first", "pooling", "normalise", "threshold"),
+        *("relative_to", "map_"),
     ),
     "Computation": (),
 }

@@ -172,6 +172,8 @@ def gates(
 
 def _check_of_one_kind(cases: Sequence[Case], depth: int, hold_h: bool) -> None:
     one_of_each = {case.label: case for case in cases}
+    if len(one_of_each) == 1:  # need not be built for this
+        return
     modules = {label: _recurrence(case, depth, hold_h) for label, case in one_of_each.items()}
     kinds = {
         label: (LSTMChain if isinstance(module, nn.LSTM) else GRUChain).gates
