@@ -10,6 +10,7 @@ from __future__ import annotations
 import ast
 import hashlib
 import sys
+from functools import cache
 from pathlib import Path
 
 import torch
@@ -21,6 +22,7 @@ _DRAWING = ("depprobe.figures", "depprobe.cli")
 _DRAWERS = ("plot", "summary", "main", "_draw")
 
 
+@cache
 def mark(source: str) -> str:
     """Hash of what a source does: the same whatever its comments, layout, documentation and figures.
 
@@ -47,9 +49,9 @@ def used(script: Path) -> dict[str, str]:
     files = {script.resolve()}
     for name, module in sorted(sys.modules.items()):
         file = getattr(module, "__file__", None)
-        if file is None or name.startswith(_DRAWING):
+        # torch has modules that name a file which is nowhere
+        if file is None or name.startswith(_DRAWING) or not (path := Path(file).resolve()).is_file():
             continue
-        path = Path(file).resolve()
         if path.is_relative_to(PACKAGE) or (path.parent == STUDIES and path.name.startswith("_")):
             files.add(path)
     root = PACKAGE.parent

@@ -1,4 +1,7 @@
-"""Studies: each runs in its quick version, gives its frozen numbers again and breaks no truth."""
+"""Studies: each runs in its quick version, gives its frozen numbers again and breaks no truth.
+
+They run in the tests' process, which has torch loaded, and one of them as it is run by hand.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +9,7 @@ import ast
 import importlib.util
 import json
 import os
+import runpy
 import subprocess
 import sys
 from argparse import Namespace
@@ -13,6 +17,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 import xarray as xr
 from matplotlib.figure import Figure
 
@@ -24,10 +29,32 @@ STUDIES = Path(__file__).parent.parent / "studies"
 SCRIPTS = sorted(STUDIES.glob("[0-9][0-9]_*.py"))
 
 
-def run(script: Path, *words: str) -> subprocess.CompletedProcess[str]:
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(STUDIES.parent), *sys.path])}
-    command = [sys.executable, str(script), *words]
-    return subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+@pytest.fixture
+def run(capsys, monkeypatch):
+    """Run a script as ``python SCRIPT WORDS`` does, in this process: (exit code, stdout, stderr)."""
+
+    def go(script: Path, *words: str) -> tuple[int, str, str]:
+        monkeypatch.syspath_prepend(script.parent)
+        monkeypatch.setattr(sys, "argv", [str(script), *words])
+        capsys.readouterr()
+        threads, code = torch.get_num_threads(), 0
+        _forget_what_is_beside(script)
+        try:
+            runpy.run_path(str(script), run_name="__main__")
+        except SystemExit as stop:
+            code = stop.code
+        finally:
+            _forget_what_is_beside(script)
+            torch.set_num_threads(threads)
+        printed = capsys.readouterr()
+        return code, printed.out, printed.err
+
+    return go
+
+
+def _forget_what_is_beside(script: Path) -> None:
+    for path in script.parent.glob("_*.py"):
+        sys.modules.pop(path.stem, None)
 
 
 def module_of(path: Path):
@@ -50,17 +77,33 @@ def sources(monkeypatch):
 
 
 @pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.stem)
-def test_quick_version_gives_the_frozen_numbers(script, tmp_path):
+def test_quick_version_gives_the_frozen_numbers(script, tmp_path, run):
     assert (STUDIES / "frozen" / f"{script.stem}.json").exists()
-    done = run(script, "--quick", "--out", str(tmp_path))
-    assert done.returncode == 0, done.stderr
-    written = [tmp_path / f"{script.stem}{suffix}" for suffix in (".nc", ".pdf", ".png")]
-    assert done.stdout.split() == [str(path) for path in written]
+    code, out, err = run(script, "--quick", "--out", str(tmp_path))
+    assert code == 0, err
+    assert_written(script, tmp_path, out)
+
+
+def assert_written(script: Path, folder: Path, out: str) -> dict[str, str]:
+    """What a study says that it wrote is there; the marks of its sources."""
+    written = [folder / f"{script.stem}{suffix}" for suffix in (".nc", ".pdf", ".png")]
+    assert out.split() == [str(path) for path in written]
     assert all(path.stat().st_size > 5000 for path in written)
     facts = json.loads(written[0].with_suffix(".json").read_text())
     assert facts["mode"] == "quick"
     assert f"studies/{script.name}" in facts["sources"]
-    assert any(name.startswith(("depprobe/ledger/", "depprobe/probes/")) for name in facts["sources"])
+    return facts["sources"]
+
+
+def test_a_study_runs_by_hand_from_its_own_folder(tmp_path):
+    script = STUDIES / "02_eigenvalues.py"
+    command = [sys.executable, script.name, "--quick", "--out", str(tmp_path)]
+    path = {"PYTHONPATH": os.pathsep.join([str(STUDIES.parent), *sys.path])}
+    done = subprocess.run(command, capture_output=True, text=True, env=os.environ | path, cwd=STUDIES)
+    assert done.returncode == 0, done.stderr
+    sources = assert_written(script, tmp_path, done.stdout)
+    assert "depprobe/ledger/gradients/eigenvalues.py" in sources
+    assert "depprobe/ledger/gradients/lstm_highway.py" not in sources, "what it did not run"
 
 
 @pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.stem)
@@ -111,36 +154,36 @@ def toy(tmp_path):
     return script
 
 
-def test_only_what_changed_is_computed_again(toy):
-    assert "computing" in run(toy, "--quick").stderr
+def test_only_what_changed_is_computed_again(toy, run):
+    assert "computing" in run(toy, "--quick")[2]
     data = toy.parent / "out" / "quick" / "01_toy.nc"
     first = store.load(data)
-    assert "computing" not in run(toy, "--quick").stderr
+    assert "computing" not in run(toy, "--quick")[2]
     assert not (toy.parent / "out" / "01_toy.nc").exists()
 
     toy.write_text(
         TOY.replace("Is one one?", "Is it?").replace('"one")\n    return f', '"uno")\n    return f')
     )
-    assert "computing" not in run(toy, "--quick").stderr
+    assert "computing" not in run(toy, "--quick")[2]
     toy.write_text(TOY.replace("1.0}", "2 - 1.0}"))
-    assert "computing" in run(toy, "--quick").stderr
+    assert "computing" in run(toy, "--quick")[2]
     xr.testing.assert_equal(store.load(data), first)
 
     data.write_bytes(data.read_bytes()[:-9])
-    assert "computing" in run(toy, "--quick").stderr
-    assert "computing" in run(toy, "--quick", "--fresh").stderr
+    assert "computing" in run(toy, "--quick")[2]
+    assert "computing" in run(toy, "--quick", "--fresh")[2]
 
 
-def test_frozen_numbers_and_checks(toy):
-    assert run(toy, "--quick", "--freeze").returncode == 0
+def test_frozen_numbers_and_checks(toy, run):
+    assert run(toy, "--quick", "--freeze")[0] == 0
     frozen = toy.parent / "frozen" / "01_toy.json"
     assert json.loads(frozen.read_text())["numbers"] == {"one": 1.0}
-    assert run(toy, "--quick").returncode == 0
+    assert run(toy, "--quick")[0] == 0
     toy.write_text(TOY.replace("1.0}", "1.1}"))
-    done = run(toy, "--quick")
-    assert done.returncode == 3
-    assert "check failed: one is not one" in done.stderr
-    assert "check failed: one is 1.1, not 1 within 1e-06" in done.stderr
+    code, _, said = run(toy, "--quick")
+    assert code == 3
+    assert "check failed: one is not one" in said
+    assert "check failed: one is 1.1, not 1 within 1e-06" in said
 
 
 @pytest.mark.parametrize(
@@ -151,11 +194,11 @@ def test_frozen_numbers_and_checks(toy):
         (["--quick", "--venue", "nature"], "invalid choice: 'nature'"),
     ],
 )
-def test_wrong_calls_are_one_clear_line(toy, words, said):
-    done = run(toy, *words)
-    assert done.returncode == 2
-    assert said in done.stderr
-    assert "Traceback" not in done.stderr
+def test_wrong_calls_are_one_clear_line(toy, run, words, said):
+    code, _, err = run(toy, *words)
+    assert code == 2
+    assert said in err
+    assert "Traceback" not in err
 
 
 def test_marks_follow_what_a_source_does(sources):
@@ -201,8 +244,8 @@ def test_an_unknown_venue_names_the_known():
         pass
 
 
-def test_a_stored_dataset_is_read_back(toy):
-    assert run(toy, "--quick", "--venue", "icml").returncode == 0
+def test_a_stored_dataset_is_read_back(toy, run):
+    assert run(toy, "--quick", "--venue", "icml")[0] == 0
     ds = store.load(toy.parent / "out" / "quick" / "01_toy.nc")
     assert isinstance(ds, xr.Dataset)
     assert float(ds["one"]) == 1.0

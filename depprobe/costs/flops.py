@@ -2,9 +2,9 @@
 
 ``torch.utils.flop_counter`` sees products as they are dispatched, and nothing of what a fused kernel does
 inside: it counts 0 for the fused LSTM and the fused attention of a CPU. So fused kernels are off while it
-counts, and the pass runs on fake tensors, which have shapes only, unless it takes many small steps. Of a
-recurrence, whose steps are all alike, two short sequences are counted and the line through them is continued.
-Elementwise work is not counted; a multiply-add is 2 FLOPs.
+counts, and the pass runs on fake tensors, which have shapes only, unless it is short. Of a recurrence, whose
+steps are all alike, two short sequences are counted and the line through them is continued. Elementwise work
+is not counted; a multiply-add is 2 FLOPs.
 """
 
 from __future__ import annotations
@@ -25,6 +25,8 @@ from depprobe.errors import DepprobeError
 
 #: steps that follow one another from which a pass on real tensors is faster than one on fake ones
 _MANY_STEPS = 64
+#: positions times positions and weights, up to which it is faster too
+_FEW_PRODUCTS = 10**7
 
 
 def count_flops(module: nn.Module, x: Tensor, *, backward: bool = False, layout: str | None = None) -> int:
@@ -47,7 +49,7 @@ def count_flops(module: nn.Module, x: Tensor, *, backward: bool = False, layout:
         )
         return long + (long - short) // _MANY_STEPS * (len(x) - 2 * _MANY_STEPS)
     found = None
-    if formula is None or formula.sequential_steps < _MANY_STEPS:
+    if not _is_short(module, len(x)) and (formula is None or formula.sequential_steps < _MANY_STEPS):
         # what cannot run on shapes alone is counted as it runs
         with contextlib.suppress(Exception), fake_tensors() as mode:
             found = _counted(one_pass(module, mode.from_tensor(x.detach()), phase, layout))
@@ -60,6 +62,10 @@ def count_flops(module: nn.Module, x: Tensor, *, backward: bool = False, layout:
             "does not know"
         )
     return found
+
+
+def _is_short(module: nn.Module, n: int) -> bool:
+    return n * (n + sum(p.numel() for p in module.parameters())) <= _FEW_PRODUCTS
 
 
 def _grows_by_steps(module: nn.Module, n: int) -> bool:

@@ -12,7 +12,6 @@ import abc
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import signal
 
 from depprobe.models.checkpoint import StoredWeights
 
@@ -37,14 +36,16 @@ def at_rate(sound: Floats, rate: float, wanted: int) -> Floats:
     common = np.gcd(round(rate), wanted)
     if round(rate) == wanted:
         return mono
-    return np.asarray(signal.resample_poly(mono, wanted // common, round(rate) // common))
+    from scipy.signal import resample_poly  # slow to import, and only this needs it
+
+    return np.asarray(resample_poly(mono, wanted // common, round(rate) // common))
 
 
 def mel_powers(wave: Floats, bands: int = 40, window: int = 400, hop: int = 160) -> Floats:
     """Powers (n, bands) of windows centred at multiples of ``hop``; zeros stand around the sound."""
     padded = np.pad(wave, window // 2)
     parts = np.lib.stride_tricks.sliding_window_view(padded, window)[::hop]
-    powers = np.abs(np.fft.rfft(parts * signal.get_window("hann", window))) ** 2
+    powers = np.abs(np.fft.rfft(parts * np.hanning(window + 1)[:-1])) ** 2
     return powers @ mel_bands(bands, window).T
 
 
