@@ -23,6 +23,7 @@ import depprobe
 from depprobe import store
 from depprobe.cli.commands.sweep.cells import measure, plan_of
 from depprobe.cli.commands.sweep.grid import grid_of
+from depprobe.cli.summaries import summary_of
 from depprobe.errors import BadInput, DepprobeError
 from depprobe.runs.sweeps.engine import InProcess, run_cells
 from depprobe.runs.sweeps.executors import Engine
@@ -106,6 +107,8 @@ def test_missing_cells_are_nan_with_their_reason(swept, tmp_path):
     assert bool(np.isnan(short.log_norm).all())
     assert bool((short.log_norm_status == 0).all())
     assert str(ds.missing_reason.sel(layer="lstm", n=12, seed=1).values) == "not asked for"
+    with pytest.raises(BadInput, match=r"^a sweep over n \(3 values\): choose one, as in ds.sel\(n=12\)$"):
+        ds.depprobe.distances()
     assert bool(np.isfinite(ds.log_norm.sel(layer="lstm", n=12, seed=0, target=9, source=slice(0, 9))).all())
 
 
@@ -147,6 +150,15 @@ def test_every_probe(swept, tmp_path, probe, more, variable):
     assert {"layer", "d"} <= set(ds[variable].dims)
     assert not (ds.missing_reason != "").any()
     assert bool(np.isfinite(ds[variable].sel(layer="lstm", d=3)).any())
+    if probe != "cost":
+        with pytest.raises(BadInput, match=r"a sweep over d \(2 values\): choose one, as in ds.sel\(d=3\)$"):
+            ds.depprobe.plot()
+    mark = next(cell.mark for cell in SweepFolder(tmp_path / "out").plan().cells if cell.at["d"] == 3)
+    own = store.load(tmp_path / "out" / f"{mark}.nc")
+    one = ds if probe == "cost" else ds.sel(d=3)
+    assert summary_of(one).columns == summary_of(own).columns, "as its own command gives it"
+    assert probe == "cost" or summary_of(one).title == summary_of(own).title
+    assert type(one.depprobe.plot()) is type(own.depprobe.plot())
 
 
 MODEL = """
@@ -477,9 +489,20 @@ def test_a_folder_of_other_files_is_refused(swept, tmp_path):
 def test_dry_run_measures_nothing(swept, tmp_path):
     code, out, _ = swept(GRID, "--dry-run")
     assert code == 0
-    assert re.search(r"^ lstm +3 +0 ", out, re.M)
+    assert re.search(r"^ lstm +8 +4 +2 +0 +[\d.e-]+ +[\d.]+ KiB$", out, re.M)
+    assert re.search(r"^ lstm +12 +4 +1 +0 ", out, re.M)
     assert "8 cells of depprobe jacobian (layer 3, n 3, seed 2) into out" in out
     assert not (tmp_path / "out").exists()
+    # more sizes than have a row each: one a layer, from the smallest to the largest
+    fixed = "[fixed]\nd = 4\n"
+    out = swept(f'[grid]\nlayer = ["rnn", "conv"]\nn = {[*range(10, 31)]}\n{fixed}', "--dry-run")[1]
+    for layer in ("rnn", "conv"):
+        few = [swept(f'[grid]\nlayer = ["{layer}"]\nn = [{n}]\n{fixed}', "--dry-run")[1] for n in (10, 30)]
+        memory = [re.search(r"([\d.]+ KiB)$", one, re.M)[1] for one in few]
+        assert re.search(rf"^ {layer} +10 to 30 +4 +21 +0 .* {memory[0]} to {memory[1]}$", out, re.M)
+    spectra = 'probe = "spectrum"\n[grid]\nlayer = ["rnn"]\nd = [4]\n[[include]]\nlayer = "rnn"\nsteps = 1\n'
+    out = swept(spectra, "--dry-run")[1]
+    assert not re.search("sentinel|unset|none", out, re.I)
 
 
 def test_any_executor_gives_the_same_bytes_largest_first(swept, tmp_path):

@@ -10,6 +10,7 @@ import xarray as xr
 
 from depprobe import store
 from depprobe.cli.output import command_of
+from depprobe.curves.names import one_setting
 from depprobe.errors import BadInput
 
 
@@ -55,6 +56,7 @@ def read(file: Path) -> xr.Dataset:
     if "claim" in ds.attrs and made.startswith("depprobe claims "):
         raise BadInput(f"{str(file)!r} is the evidence of claim {ds.attrs['claim']}; to see it: {made}")
     try:
+        ds = one_setting(ds)
         store.validate(ds)
     except BadInput as error:
         raise BadInput(f"{str(file)!r}: {error}") from None

@@ -13,7 +13,7 @@ import gc
 import math
 import re
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
@@ -84,6 +84,14 @@ def predicted_bytes(
     >>> predicted_bytes(lambda: nn.Linear(4, 4), 100, 4, torch.float32, "forward")
     3280.0
     """
+    found = predicted_bytes_at(build, [n], d_in, dtype, phase)
+    return None if found is None else found[0]
+
+
+def predicted_bytes_at(
+    build: Callable[[], nn.Module], lengths: Sequence[int], d_in: int, dtype: torch.dtype, phase: str
+) -> list[float] | None:
+    """``predicted_bytes`` at several lengths, for which a recurrence runs no oftener than for one or two."""
 
     def peak(module: nn.Module, length: int) -> float:
         return tensor_bytes(module.eval(), torch.zeros(length, d_in, dtype=dtype), phase).peak
@@ -93,16 +101,17 @@ def predicted_bytes(
             module = build()
             weights = sum(p.nbytes for p in (*module.parameters(), *module.buffers()))
             stepwise = any(isinstance(part, nn.RNNBase) for part in module.modules())
-            most = math.nan if stepwise else peak(module, n)
+            most = {} if stepwise else {n: peak(module, n) for n in lengths}
     except Exception:  # whatever goes wrong on fake tensors says nothing about real ones
         return None
     if stepwise:
         module, longest = build().to(dtype), min(max(4 * d_in, _SHORTEST), _LONGEST)
-        most = peak(module, min(n, longest))
-        if n > longest:
-            short = longest // 4 * 3
-            most += (most - peak(module, short)) / (longest - short) * (n - longest)
-    return most + weights + float(n * d_in * dtype.itemsize)
+        short = longest // 4 * 3
+        taken = {n for n in lengths if n <= longest} | ({short, longest} if max(lengths) > longest else set())
+        most = {n: peak(module, n) for n in taken}
+        for n in set(lengths) - taken:
+            most[n] = most[longest] + (most[longest] - most[short]) / (longest - short) * (n - longest)
+    return [most[n] + weights + float(n * d_in * dtype.itemsize) for n in lengths]
 
 
 @contextmanager

@@ -19,6 +19,7 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
+from depprobe.curves.names import one_setting
 from depprobe.errors import BadInput, unknown
 from depprobe.vocabulary import NORMALISED, STATUS, at_lag_0, describe, status_of
 
@@ -171,7 +172,7 @@ def by_layer(
     ``skip_first`` sources are left out as if they did not exist; ``normalise`` is one of ``NORMALISED``.
     """
     if isinstance(ds, xr.Dataset):
-        ds = placed(ds)
+        ds = placed(one_setting(ds))
     check(ds)
     if "source" in ds.dims:
         ds = with_lag(ds.assign_coords(source=ds["source"]))
@@ -217,16 +218,8 @@ def over_layers(ds: xr.Dataset, results: list[xr.Dataset], fill: dict[str, Any])
 
 
 def _joined(ds: xr.Dataset, results: list[xr.Dataset], dim: str, fill: dict[str, Any]) -> xr.Dataset:
-    joined = xr.concat(
-        results,
-        dim=dim,
-        data_vars="all",
-        coords="minimal",
-        compat="override",
-        join="outer",
-        fill_value=fill,
-        combine_attrs="override",
-    )
+    how: dict[str, Any] = {"data_vars": "all", "coords": "minimal", "compat": "override"}
+    joined = xr.concat(results, dim=dim, join="outer", fill_value=fill, combine_attrs="override", **how)
     return joined.assign_coords({k: v for k, v in ds.coords.items() if v.dims == (dim,)})
 
 

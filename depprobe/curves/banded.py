@@ -9,6 +9,7 @@ import numpy as np
 import xarray as xr
 
 from depprobe.curves.align import band_sources, check, placed, with_lag
+from depprobe.curves.names import one_setting
 from depprobe.vocabulary import STATUS, describe
 
 #: what stands outside the band: no norm, known exactly
@@ -56,7 +57,7 @@ def dense(ds: xr.Dataset) -> xr.Dataset:
            [-inf,  -1.,   0.]])
     """
     if isinstance(ds, xr.Dataset):
-        ds = placed(ds)
+        ds = placed(one_setting(ds))
     check(ds)
     if "source" in ds["log_norm"].dims:
         return ds

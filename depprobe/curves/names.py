@@ -1,4 +1,7 @@
-"""Names for the curves of several datasets: spec strings, with what differs where several are the same."""
+"""Names for the curves of several datasets: spec strings, with what differs where several are the same.
+
+Of a sweep, which holds cells of several settings, one is taken, or refused by the settings to choose from.
+"""
 
 from __future__ import annotations
 
@@ -10,9 +13,11 @@ from os.path import splitext
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import xarray as xr
 
 from depprobe.errors import BadInput
+from depprobe.vocabulary import KINDS
 
 #: where two datasets show the same layer, what may tell them apart; options of their commands come after
 _DISTINGUISHING = ("depth", "n", "d", "seed", "norm", "of", "wrt", "dtype", "method", "tolerance")
@@ -24,6 +29,14 @@ FILE = "source"
 _HASH = re.compile(r"_[0-9a-f]{8}$")
 #: a formula: no blank behind its first dollar or before its last, and nothing that ends or escapes it
 _FORMULA = re.compile(r"(?<!\\)(\$(?!\s)[^$#%&~\n]+(?<![\s\\])\$)(?!\d)")
+#: in a sweep, what says over its axes why cells hold nothing
+REASON = "missing_reason"
+#: axes of a sweep that summaries and figures of a kind tell apart or pool
+_TOLD = {
+    "jacobian": ("layer", "depth", "seed", "sample"),
+    "lyapunov": ("layer",),
+    "cost": ("layer", "n", "d", "phase", "threads"),
+}
 
 
 def told_apart(parts: Sequence[xr.Dataset]) -> list[str]:
@@ -92,6 +105,49 @@ def value_of(part: xr.Dataset, name: str) -> Any:
     if name in part.coords and part[name].ndim == 0:
         return part[name].item()
     return part.attrs.get(name)
+
+
+def one_setting(ds: xr.Dataset) -> xr.Dataset:
+    """A dataset of a sweep at the one setting that it holds, without padding; any other as it is.
+
+    Raises
+    ------
+    BadInput : it holds several, along axes that nothing of its kind tells apart; says how to choose one.
+
+    Examples
+    --------
+    >>> reason = (("n", "d"), [["", ""], ["", ""]])
+    >>> one_setting(xr.Dataset({"missing_reason": reason}, coords={"n": [9, 99], "d": [2, 3]}))
+    Traceback (most recent call last):
+    depprobe.errors.BadInput: a sweep over n (2 values) and d (2 values): choose one, as in ds.sel(n=9, d=2)
+    """
+    if not isinstance(ds, xr.Dataset) or REASON not in ds:
+        return ds
+    kind = next((kind for kind, variable in KINDS.items() if variable in ds), "")
+    axes = [str(axis) for axis in ds[REASON].dims if axis not in _TOLD.get(kind, ())]
+    several = [axis for axis in axes if ds.sizes[axis] > 1]
+    if several:
+        over = " and ".join(f"{axis} ({ds.sizes[axis]} values)" for axis in several)
+        there = dict(zip(ds[REASON].dims, np.argwhere(ds[REASON].values == "")[:1].T.ravel(), strict=False))
+        one = ", ".join(f"{axis}={ds[axis].values[there.get(axis, 0)].item()!r}" for axis in several)
+        raise BadInput(f"a sweep over {over}: choose one, as in ds.sel({one})")
+    ds = ds.squeeze(axes)
+    known = {str(name): value.item() for name, value in ds.coords.items() if value.ndim == 0}
+    ds = ds.assign_attrs(known | ds.attrs)
+    if kind == "cost":
+        ds = ds.expand_dims([axis for axis in ("layer", "n") if axis in ds.coords and axis not in ds.dims])
+        ds = ds.assign_attrs({axis: ds[axis].values.tolist() for axis in ("n", "d") if axis in ds.dims})
+    return ds if kind == "jacobian" else _without_padding(ds.compute())
+
+
+def _without_padding(ds: xr.Dataset) -> xr.Dataset:
+    """Without the positions that only cells of other settings have."""
+    for dim in [dim for dim in ds.dims if dim not in ds[REASON].dims]:
+        held = [variable for variable in ds.data_vars.values() if dim in variable.dims]
+        there = [(one.notnull() & (one != "")).any([d for d in one.dims if d != dim]) for one in held]
+        if there:
+            ds = ds.isel({dim: np.flatnonzero(np.any([one.values for one in there], axis=0))})
+    return ds
 
 
 def in_formulas(name: str) -> list[tuple[str, bool]]:

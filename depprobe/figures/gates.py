@@ -182,7 +182,7 @@ def _draw_norms(
 ) -> tuple[list[Line2D], list[Line2D]]:
     lines, curves = [], []
     for i, (layer, part) in enumerate(named):
-        lag = int(part.attrs["target"]) - part["source"].values
+        lag = int(part["source"].values[-1]) - part["source"].values
         for name, (words, line) in QUANTITIES.items():
             if name not in part:
                 continue

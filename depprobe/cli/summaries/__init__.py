@@ -12,6 +12,7 @@ from typing import Any
 import xarray as xr
 
 from depprobe.cli.output import Summary
+from depprobe.curves.names import one_setting
 from depprobe.errors import BadInput
 from depprobe.vocabulary import KINDS
 
@@ -39,8 +40,9 @@ def summary_of(ds: xr.Dataset, **how: Any) -> Summary:
 
     Raises
     ------
-    BadInput : no such kind, or options for a dataset that has no distances.
+    BadInput : no such kind, several settings of a sweep, or options for a dataset that has no distances.
     """
+    ds = one_setting(ds)
     kind = kind_of(ds)
     if how and kind != "jacobian":
         raise BadInput(f"{', '.join(how)}: only a Jacobian has distances; this is a dataset of {kind}")

@@ -18,7 +18,7 @@ _FOLLOWS = {"cell": ", h_k following c_k", "c": ", h_k held", "h": ""}
 def summary(ds: xr.Dataset) -> Summary:
     """Table and notes of a dataset that ``depprobe.gates`` gave."""
     state, keeper = ("cc", "f") if "log_norm_cc" in ds else ("hh", "z")
-    lag = int(ds.attrs["target"]) - int(ds["source"].values[0])
+    lag = int(ds["source"].values[-1]) - int(ds["source"].values[0])
     holding = [int(one) for one in ds["lag"].values]
     rows = []
     for index in range(ds.sizes.get("layer", 1)):
@@ -63,7 +63,7 @@ def _record(ds: xr.Dataset, state: str, layer: str) -> dict[str, Any]:
 def _title(ds: xr.Dataset) -> str:
     facts = ", ".join(f"{name} = {ds.attrs.get(name)}" for name in ("n", "d", "depth"))
     follows = _FOLLOWS.get(str(ds.attrs.get("wrt")), "")
-    at = f"t = {ds.attrs.get('target')}, {repeats(ds)}, {ds.attrs.get('dtype')}"
+    at = f"t = {ds['source'].values[-1]}, {repeats(ds)}, {ds.attrs.get('dtype')}"
     return f"gates: {facts}, {at}, Frobenius norm{follows}"
 
 

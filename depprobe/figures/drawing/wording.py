@@ -11,7 +11,7 @@ import xarray as xr
 from matplotlib.mathtext import MathTextParser
 
 from depprobe.curves.align import UNKNOWN, each_curve, in_words, placed
-from depprobe.curves.names import in_formulas, told_apart, value_of
+from depprobe.curves.names import in_formulas, one_setting, told_apart, value_of
 from depprobe.errors import BadInput, unknown
 from depprobe.vocabulary import NORMS, repeats
 
@@ -22,7 +22,7 @@ def as_list(datasets: xr.Dataset | Sequence[xr.Dataset]) -> list[xr.Dataset]:
     for ds in given:
         if not isinstance(ds, xr.Dataset):
             raise BadInput(f"a figure takes datasets, not {type(ds).__name__}")
-    return [placed(ds) for ds in given]
+    return [placed(one_setting(ds)) for ds in given]
 
 
 def by_layer(

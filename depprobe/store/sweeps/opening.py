@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from depprobe._version import __version__
 from depprobe.curves.align import with_lag
+from depprobe.curves.names import REASON
 from depprobe.errors import BadInput
 from depprobe.store.atomic import as_path
 from depprobe.store.sweeps.folder import MEASURED, SweepFolder, on_one_line
@@ -27,7 +28,6 @@ from depprobe.store.sweeps.stored_cell import Reader, StoredCell
 from depprobe.units import readable
 from depprobe.vocabulary import ABOUT, SCHEMA_VERSION, STATUS, describe
 
-REASON = "missing_reason"
 _FILL: dict[str, Any] = {"log_norm_status": np.int8(STATUS["not_measured"])}
 #: bytes up to which arrays are read where dask is not installed
 _MOST = 4 << 30

@@ -1,36 +1,76 @@
-"""What a sweep would do: its cells, by layer, with predicted work and memory."""
+"""What a sweep would do: its cells by layer and size, with predicted work and memory of each."""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 from depprobe.cli.commands.sweep.cells import settings_of
 from depprobe.cli.commands.sweep.grid import Grid
 from depprobe.cli.commands.sweep.prediction import bytes_of
 from depprobe.cli.output import Summary
 from depprobe.store.sweeps.folder import MEASURED, Cell, Plan, SweepFolder
+from depprobe.units import readable
+
+#: most rows of one layer and size each; a grid of more has a row a layer
+_ROWS = 40
+_SIZES = ("n", "d")
 
 
 def summary(grid: Grid, plan: Plan, folder: SweepFolder) -> Summary:
-    """A row for each layer: cells, those that are there, work of all and of the largest, its memory."""
-    from depprobe.units import readable
-
-    rows: dict[str, list[Cell]] = {}
-    for cell in plan.cells:
-        rows.setdefault(grid.keys.named(settings_of(cell.settings, grid.keys)).name, []).append(cell)
-    heads = ["layer", "cells", "measured", "GFLOPs", "largest cell", "its memory"]
-    columns = []
-    for name, cells in rows.items():
-        largest = max(cells, key=lambda cell: cell.work)
-        needed = bytes_of(grid.keys, settings_of(largest.settings, grid.keys))
-        there = sum(folder.state(cell) == MEASURED for cell in cells)
-        work = [sum(cell.work for cell in cells), largest.work]
-        said = [f"{value / 1e9:.3g}" for value in work]
-        columns.append([name, str(len(cells)), str(there), *said, readable(needed) if needed else "unknown"])
-    axes = ", ".join(f"{axis} {len({cell.at[axis] for cell in plan.cells})}" for axis in plan.axes)
-    memory = {str(grid.keys.at(settings, "memory")) for settings in grid.cells}
-    notes = [
-        f"{len(plan.cells)} cells of depprobe {plan.probe} ({axes}) into {folder.folder}",
-        "GFLOPs are of one forward pass of each cell, by formula; of a model, n d^2.",
-        "Memory is that of one forward and backward pass with weights and input; a cell that would exceed "
-        f"its budget ({', '.join(sorted(memory))}) is refused before it allocates anything.",
+    """A row for each layer and size: cells, those that are there, work and memory of a cell."""
+    settings = [settings_of(cell.settings, grid.keys) for cell in plan.cells]
+    names = [grid.keys.named(one).name for one in settings]
+    sizes = [
+        size
+        for size in _SIZES
+        if size in grid.keys.options and any(grid.keys.at(one, size) != "" for one in settings)
     ]
-    return Summary(f"Sweep of {plan.probe}", heads, columns, [], notes, upright=True)
+    at = [[str(grid.keys.at(one, size)) for size in sizes] for one in settings]
+    rows: dict[tuple[str, ...], list[int]] = {}
+    for i, name in enumerate(names):
+        rows.setdefault((name, *at[i]), []).append(i)
+    if len(rows) > _ROWS:
+        rows = {(name,): [i for i, other in enumerate(names) if other == name] for name in names}
+
+    def work(i: int) -> float:
+        return plan.cells[i].work
+
+    # the least and the most work of each row
+    ends = {key: (min(row, key=work), max(row, key=work)) for key, row in rows.items()}
+    asked = sorted({i for pair in ends.values() for i in pair})
+    memory = dict(zip(asked, bytes_of(grid.keys, [settings[i] for i in asked]), strict=True))
+    columns = [
+        [
+            key[0],
+            *(_between([at[i][j] for i in ends[key]]) for j in range(len(sizes))),
+            str(len(row)),
+            str(sum(folder.state(plan.cells[i]) == MEASURED for i in row)),
+            _between([f"{work(i) / 1e9:.3g}" for i in ends[key]]),
+            _between([_readable(memory[i]) for i in ends[key]]),
+        ]
+        for key, row in rows.items()
+    ]
+    heads = ["layer", *sizes, "cells", "measured", "GFLOPs a cell", "memory a cell"]
+    return Summary(f"Sweep of {plan.probe}", heads, columns, [], _notes(grid, plan, folder), upright=True)
+
+
+def _between(ends: Sequence[str]) -> str:
+    return " to ".join(dict.fromkeys(ends))
+
+
+def _readable(size: float | None) -> str:
+    return "unknown" if size is None else readable(size)
+
+
+def _notes(grid: Grid, plan: Plan, folder: SweepFolder) -> list[str]:
+    axes = ", ".join(f"{axis} {len({cell.at[axis] for cell in plan.cells})}" for axis in plan.axes)
+    left: list[Cell] = [cell for cell in plan.cells if folder.state(cell) != MEASURED]
+    memory = sorted({str(grid.keys.at(settings, "memory")) for settings in grid.cells})
+    total = sum(cell.work for cell in left) / 1e9
+    return [
+        f"{len(plan.cells)} cells of depprobe {plan.probe} ({axes}) into {folder.folder}",
+        f"{len(left)} cells to measure, {total:.3g} GFLOPs: one forward pass of each, by formula; n d^2 of a "
+        "model.",
+        "Memory is that of one forward and backward pass with weights and input; a cell that would exceed "
+        f"its budget ({', '.join(memory)}) is refused before it allocates anything.",
+    ]

@@ -197,8 +197,10 @@ class Keys:
         return int(text) if text.isdecimal() and text.isascii() else text
 
     def default(self, key: str) -> Any:
-        """The value of an option that is not given."""
-        return self.options[key].get_default(self._context)
+        """The value of an option that is not given; None where it has none."""
+        value = self.options[key].get_default(self._context)
+        # what newer versions of click hand out for None
+        return None if value is getattr(click.core, "UNSET", None) else value
 
     def matches(self, settings: Settings, wanted: Mapping[str, Any]) -> bool:
         """Whether a cell has one of the values wanted of every key."""

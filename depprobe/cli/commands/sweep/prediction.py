@@ -5,7 +5,8 @@ work = FLOPs of one forward pass; of a model, whose formula is not known, n d^2.
 
 from __future__ import annotations
 
-from functools import lru_cache
+from collections.abc import Sequence
+from functools import lru_cache, partial
 from typing import Any
 
 from depprobe.cli.commands.sweep.keys import Keys, Settings
@@ -57,19 +58,33 @@ def _formula(layer: str, n: int, d: int) -> int | None:
     return None if found is None else found.total
 
 
-def bytes_of(keys: Keys, settings: Settings) -> float | None:
-    """Bytes of one forward and backward pass with weights and input, of a named layer; None for a model."""
-    import torch
+def bytes_of(keys: Keys, cells: Sequence[Settings]) -> list[float | None]:
+    """Bytes of one forward and backward pass of each cell, with weights and input; None for a model."""
+    sizes = [_size(keys, one) for one in cells]
+    lengths: dict[tuple[str, int, str], set[int]] = {}
+    for kind, n in filter(None, sizes):
+        lengths.setdefault(kind, set()).add(n)
+    known = {kind: _bytes(*kind, sorted(every)) for kind, every in lengths.items()}
+    return [known[size[0]].get(size[1]) if size else None for size in sizes]
 
-    from depprobe.costs.memory import predicted_bytes
-    from depprobe.registry import Spec, layers
 
+def _size(keys: Keys, settings: Settings) -> tuple[tuple[str, int, str], int] | None:
+    """Layer, width and dtype of a cell, and its length."""
     named = dict(settings.subject)
     if "layer" not in named:
         return None
     n, d = (_largest(settings, name, default) for name, default in (("n", _N), ("d", _D)))
-    spec = Spec.parse(named["layer"])
-    dtype = torch.float32 if str(keys.at(settings, "dtype")) == "float32" else torch.float64
-    return predicted_bytes(
-        lambda: layers[spec.name].build(d, **spec.options()), n, d, dtype, "forward+backward"
-    )
+    return (named["layer"], d, str(keys.at(settings, "dtype"))), n
+
+
+def _bytes(layer: str, d: int, dtype: str, lengths: Sequence[int]) -> dict[int, float]:
+    import torch
+
+    from depprobe.costs.memory import predicted_bytes_at
+    from depprobe.registry import Spec, layers
+
+    spec = Spec.parse(layer)
+    kind = torch.float32 if dtype == "float32" else torch.float64
+    build = partial(layers[spec.name].build, d, **spec.options())
+    found = predicted_bytes_at(build, lengths, d, kind, "forward+backward")
+    return dict(zip(lengths, found or [], strict=False))
