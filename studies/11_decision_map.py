@@ -45,7 +45,7 @@ def compute(quick: bool) -> xr.Dataset:
     """Maps over (use, lag, n), and how far back each recurrence lets the gradient through (layer, seed)."""
     d, lengths, lags = QUICK if quick else FULL
     # another process beside makes passes of two threads many times as slow, of one hardly
-    grid = choosing.QUICK if quick else replace(DEFAULT_GRID, threads=1)
+    grid = replace(choosing.QUICK, seconds=0.005) if quick else replace(DEFAULT_GRID, threads=1)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         maps = [

@@ -48,7 +48,7 @@ def compute(quick: bool) -> xr.Dataset:
         report(0, 2, "training the LSTM")
         write_materials()
         report(1, 2, "measuring")
-        results = measure(400, 2, 3) if quick else measure()
+        results = measure(400, 2, 2) if quick else measure()
         report(2, 2, "")
     _, table = publish(results)
     ds = xr.concat(results.values(), dim="input", combine_attrs="override").assign_coords(input=list(results))

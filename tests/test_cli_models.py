@@ -61,17 +61,21 @@ def namespace() -> dict:
     return found
 
 
-def run(*words: str, expected: int = 0) -> str:
-    done = subprocess.run(
-        [sys.executable, "-m", "depprobe", *words], capture_output=True, text=True, timeout=120
-    )
-    assert done.returncode == expected, done.stderr
-    return done.stdout if expected == 0 else done.stderr
+@pytest.fixture
+def told(run, folder: Path):
+    """Run the command where the models are: what it prints, on stderr where it is to fail."""
+
+    def go(*words: str, expected: int = 0) -> str:
+        code, out, err = run(*words)
+        assert code == expected, err
+        return out if expected == 0 else err
+
+    return go
 
 
 def test_a_checkpoint_on_a_table_gives_what_python_gives(folder: Path) -> None:
     words = ["--model", "net.py:make", "--weights", "net.pt", "--input", "data.csv", "--n", "30", "-q"]
-    run("jacobian", *words, "-o", "out.nc")
+    subprocess.run([sys.executable, "-m", "depprobe", "jacobian", *words, "-o", "out.nc"], check=True)
     ds = xr.open_dataset("out.nc")
     module = namespace()["make"](9).eval()
     x = torch.from_numpy(np.loadtxt("data.csv", delimiter=",", skiprows=1)[:30]).float()
@@ -82,8 +86,8 @@ def test_a_checkpoint_on_a_table_gives_what_python_gives(folder: Path) -> None:
     assert "--model net.py:make --weights net.pt" in json.loads(ds.attrs["provenance"])["command"]
 
 
-def test_models_and_layers_mix_and_keep_their_order(folder: Path) -> None:
-    run(
+def test_models_and_layers_mix_and_keep_their_order(told) -> None:
+    told(
         *("jacobian", "--layer", "gru", "--model", "A=net.py:make", "--weights", "net.pt", "--d", "6"),
         *("--model", "B=net.py:make", "--input", "data.csv", "--n", "20", "--dtype", "float64", "-q"),
         *("-o", "out.nc", "--seed", "9"),
@@ -95,9 +99,9 @@ def test_models_and_layers_mix_and_keep_their_order(folder: Path) -> None:
 
 
 @pytest.mark.parametrize("command", ["gates", "lyapunov", "spectrum"])
-def test_other_questions_take_models_too(folder: Path, command: str) -> None:
+def test_other_questions_take_models_too(told, command: str) -> None:
     sizes = [] if command == "spectrum" else ["--n", "30", "--input", "data.csv"]
-    run(command, "--model", "net.py:recurrent", *sizes, "-q", "-o", "out.nc")
+    told(command, "--model", "net.py:recurrent", *sizes, "-q", "-o", "out.nc")
     module = namespace()["recurrent"](0)
     x = torch.from_numpy(np.loadtxt("data.csv", delimiter=",", skiprows=1)[:30]).float()
     expected = getattr(depprobe, command)(module, *([] if command == "spectrum" else [x]))
@@ -106,12 +110,12 @@ def test_other_questions_take_models_too(folder: Path, command: str) -> None:
         np.testing.assert_allclose(found[name], expected[name], rtol=1e-5, atol=1e-6, err_msg=str(name))
 
 
-def test_text_reaches_an_embedding_as_bytes_and_noise_as_ids(folder: Path) -> None:
-    run("jacobian", "--model", "net.py:embedded", "--input", "book.txt", "--n", "20", "-q", "-o", "out.nc")
+def test_text_reaches_an_embedding_as_bytes_and_noise_as_ids(told) -> None:
+    told("jacobian", "--model", "net.py:embedded", "--input", "book.txt", "--n", "20", "-q", "-o", "out.nc")
     ids = np.frombuffer(Path("book.txt").read_bytes(), np.uint8)[:20].astype(np.int64)
     expected = depprobe.jacobian(namespace()["embedded"](0), torch.from_numpy(ids)).log_norm
     np.testing.assert_allclose(xr.open_dataset("out.nc").log_norm, expected, rtol=1e-6)
-    run("jacobian", "--model", "net.py:few", "--n", "20", "-q", "--json")
+    told("jacobian", "--model", "net.py:few", "--n", "20", "-q", "--json")
 
 
 @pytest.mark.parametrize(
@@ -134,10 +138,10 @@ def test_text_reaches_an_embedding_as_bytes_and_noise_as_ids(folder: Path) -> No
     ],
 )
 def test_a_wrong_call_is_told_in_one_line_and_nothing_is_written(
-    folder: Path, words: list[str], said: str
+    folder: Path, told, words: list[str], said: str
 ) -> None:
     before = sorted(folder.rglob("*.nc"))
-    error = run("jacobian", *words, expected=2)
+    error = told("jacobian", *words, expected=2)
     assert said in error
     assert error.count("\n") == 1
     assert sorted(folder.rglob("*.nc")) == before

@@ -90,13 +90,13 @@ def test_blocks_are_those_of_plain_autograd(name, attention):
             assert (norms.status[0, t + 1 :] == STATUS["zero"]).all()
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, F64])
+@pytest.mark.parametrize(("dtype", "n"), [(torch.float32, 1000), (F64, 400)])
 @pytest.mark.parametrize("name", MODELS)
-def test_no_norm_is_unknown_at_a_thousand_positions(name, dtype):
-    module, x = made(name, 1000, dtype)
-    found = depprobe.temporal_jacobian(module, x).log_norms([999])
+def test_no_norm_is_unknown_at_many_positions(name, dtype, n):
+    module, x = made(name, n, dtype)
+    found = depprobe.temporal_jacobian(module, x).log_norms([n - 1])
     assert (found.status == STATUS["finite"]).all()
-    sizes = truth(module, x, 999).norm(dim=(0, 2)).log().numpy()
+    sizes = truth(module, x, n - 1).norm(dim=(0, 2)).log().numpy()
     known = np.isfinite(sizes) & (sizes > -60)
     atol = 1e-9 if dtype == F64 and name != "Llama" else 1e-3
     np.testing.assert_allclose(found.values[0][known], sizes[known], atol=atol, rtol=0)
