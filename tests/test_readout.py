@@ -128,7 +128,7 @@ def test_probes_of_a_head_are_those_of_the_whole_output():
 @pytest.mark.parametrize("wrt", ["head", "body"])
 def test_the_head_may_be_what_is_differentiated_in(wrt):
     function = SequenceFunction(seeded(), X, wrt=wrt)
-    assert (Recording(function, 1 << 30).readout is None) == (wrt == "head")
+    assert (Recording(function, 1 << 30).weight is None) == (wrt == "head")
     ds = depprobe.jacobian(seeded(), X, wrt=wrt)
     size = {"head": WIDE**0.5, "body": float(seeded().head.weight.norm().detach())}[wrt]
     assert float(ds["log_norm"][0, -1]) == pytest.approx(np.log(size), abs=1e-12)

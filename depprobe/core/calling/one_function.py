@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from depprobe.core.calling.arguments import HALF
 from depprobe.core.calling.known import CHANNELS_FIRST, natural_layout
@@ -45,9 +45,9 @@ def found_layout(passes: Passes, is_known: bool) -> tuple[str, Pass, bool]:
 
 def _runs_alone(passes: Passes, recorded: Pass) -> bool:
     """Whether x without a batch gives the same as with one; raises ``BadInput`` where it does not."""
-    value, first = _shorter(passes, "b n d", recorded)
+    few, first = _shorter(passes, "b n d", recorded)
     try:
-        alone = passes.one_pass("n d", value).y
+        alone = few.one_pass("n d").y
     except OverBudget:
         raise
     except BadInput:
@@ -109,20 +109,20 @@ def _require_repeatable(passes: Passes, layout: str, first: Pass) -> None:
         )
 
 
-def _shorter(passes: Passes, layout: str, first: Pass) -> tuple[Tensor | None, Pass]:
-    """The first positions of a long x and a pass over them, which show layout and batch as well; else x."""
+def _shorter(passes: Passes, layout: str, first: Pass) -> tuple[Passes, Pass]:
+    """Calls with the first positions of a long x, which show layout and batch as well, and one of them."""
     value = passes.argument.value
-    if passes.replaces_output or passes.argument.name is not None:
-        return None, first
     if len(value) < 4 * _SHORT:
-        return value, first
-    few = value[: _SHORT + (value.shape[1] == _SHORT)]
+        return passes, first
+    few = passes.cropped(_SHORT + (value.ndim == 2 and value.shape[1] == _SHORT))
+    if few is None:
+        return passes, first
     try:
-        return few, passes.one_pass(layout, few)
+        return few, few.one_pass(layout)
     except OverBudget:
         raise
     except BadInput:
-        return value, first  # it takes sequences of this length only
+        return passes, first  # it takes sequences of this length only
 
 
 def keeps_beside_another(passes: Passes, layout: str, first: Pass) -> bool | None:
@@ -130,8 +130,8 @@ def keeps_beside_another(passes: Passes, layout: str, first: Pass) -> bool | Non
     axis = batch_axis(layout)
     if axis is None or passes.of != "output":
         return None
-    few, first = _shorter(passes, layout, first)
-    value = passes.argument.value if few is None else few
+    passes, first = _shorter(passes, layout, first)
+    value = passes.argument.value
     other = value.flip(0) + 1 if value.is_floating_point() else value.flip(0)
     given = torch.cat([laid_out(one, layout) for one in (other, value)], axis)
     try:

@@ -184,7 +184,7 @@ class AutogradJacobian(TemporalJacobian):
 
     @cached_property
     def _exact(self) -> ExactRows:
-        return ExactRows(self._function.y, self._products.readout)
+        return ExactRows(self._function.y, self._products.weight)
 
     # -- blocks and products -------------------------------------------------------------------------
 

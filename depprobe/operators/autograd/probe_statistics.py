@@ -35,6 +35,9 @@ BESIDE = 3
 #: mean correlation of errors below which pilots do not tell it from none
 LEAST_COMMON = 0.05
 
+#: numbers of rows that are looked at together, in float64
+_NUMBERS = 1 << 22
+
 Floats = NDArray[np.float64]
 
 
@@ -95,15 +98,20 @@ def orthonormal_rows(seed: list[int], m: int, d: int) -> Floats:
 
 def traces(rows: Tensor, d: int) -> Traces:
     """Of blocks whose images (m, n, d_in) under m >= 2 orthonormal rows are given: (n,) each."""
-    m, n = rows.shape[:2]
-    unit = Scaled.plain(rows.transpose(0, 1).double()).rescaled((1, 2)).values
-    size = unit.square().sum((1, 2))
+    m, n, d_in = rows.shape
+    # copies of all rows in float64 would take several times their memory
+    parts = rows.split(max(1, _NUMBERS // (m * d_in)), 1)
+    gram = torch.zeros(m, m, dtype=torch.float64, device=rows.device)
+    for unit in map(_unit, parts):
+        flat = unit.transpose(0, 1).flatten(1)
+        gram += flat @ flat.T
+    every: list[Tensor] = []
+    for unit in map(_unit, parts):
+        own = (unit @ unit.mT if m <= d_in else unit.mT @ unit).square().sum((1, 2))
+        all_but_own = ((gram @ unit) * unit).sum((1, 2)) - own
+        every.append(torch.stack([own, all_but_own, unit.square().sum((1, 2))]))
+    own, all_but_own, size = torch.cat(every, 1)
     zero = size == 0
-    unit = unit / torch.where(zero, 1.0, size.sqrt())[:, None, None]
-    gram = unit @ unit.mT if m <= unit.shape[2] else unit.mT @ unit
-    own = gram.square().sum((1, 2))
-    flat = unit.transpose(0, 1).reshape(m, -1)
-    all_but_own = ((flat @ flat.T @ unit) * unit).sum((1, 2)) - own
     others = max(n - int(zero.sum()) - 1, 1)
     a, b = np.linalg.solve([[d * d, 2 * d], [d, d * (d + 1)]], [m * m, m])
     # over the square of the estimate (d/m) tr G
@@ -111,6 +119,13 @@ def traces(rows: Tensor, d: int) -> Traces:
     found = [solved @ np.stack([np.ones(n), one.cpu().numpy()]) for one in (own, all_but_own / others)]
     # a block of zeros has no rank
     return Traces(*np.where(zero.cpu().numpy(), np.nan, np.concatenate(found)))
+
+
+def _unit(rows: Tensor) -> Tensor:
+    """Blocks (n, m, d_in) over their norms, of rows (m, n, d_in); a block of zeros stays."""
+    scaled = Scaled.plain(rows.transpose(0, 1).double()).rescaled((1, 2)).values
+    size = scaled.square().sum((1, 2), keepdim=True).sqrt()
+    return scaled / torch.where(size == 0, 1.0, size)
 
 
 def relative_variance(m: int, d: int, rank: Floats) -> Floats:

@@ -38,6 +38,8 @@ from depprobe.operators.autograd.rounding import beyond, farther
 LEAST_ROWS, MOST_ROWS = 16, 64
 #: rows of a pilot, which tells ranks, and targets of those that settle how many probes there are
 PILOT_ROWS, PILOT_TARGETS = 8, 3
+#: share of the memory, one over this, that kept rows may take
+_ROOM = 16
 #: neighbouring targets for which a causal forward is recorded up to the last of them
 TOGETHER = 8
 
@@ -93,8 +95,10 @@ class ProbedJacobian(AutogradJacobian):
 
     @property
     def targets_at_once(self) -> int:
-        """How many targets share a pass that ends at the last of them."""
-        return TOGETHER
+        """How many targets share a pass that ends at the last of them, as many as their rows leave room."""
+        kept = min(self.probes, MOST_ROWS) if self._ranks_itself else 1
+        each = kept * math.prod(self.shape[2:]) * self._function.y.element_size()
+        return int(min(TOGETHER, max(1, self._memory // (_ROOM * each))))
 
     def log_norms(
         self, targets: Sequence[int], sources: Sequence[int] | None = None, norm: str = "fro"

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from depprobe.core.calling.arguments import HALF, bits_of
 from depprobe.core.scaled import Scaled, log_norm_of_logs
 from depprobe.core.under_way import pieces
-from depprobe.operators.autograd.readout import Readout, readout_of
+from depprobe.operators.autograd.readout import readout_of
 from depprobe.operators.autograd.recording import Recording, bytes_of
 
 
@@ -105,9 +105,9 @@ class Products:
         return self._recording.chunk
 
     @property
-    def readout(self) -> Readout | None:
-        """The linear map behind the output, where that is wider than what it reads."""
-        return self._recording.readout
+    def weight(self) -> Tensor | None:
+        """Of the linear map behind the output, where that is wider than what it reads."""
+        return self._recording.weight
 
     @contextlib.contextmanager
     def up_to(self, targets: Sequence[int]) -> Iterator[None]:
@@ -118,9 +118,8 @@ class Products:
         finally:
             self._together = before
 
-    def _passed(self) -> tuple[Sequence[Tensor], Tensor]:
-        recording = self._recording
-        return recording.up_to(self._together) if self._together else (recording.points, recording.y)
+    def _length(self) -> int | None:
+        return self._recording.length(self._together) if self._together else None
 
     def row(self, t: int, cotangents: Tensor) -> Iterator[Tensor]:
         """v^T J[t,:] for rows v of (m, d_out), in chunks: (chunk, n_in, d_in)."""
@@ -135,7 +134,7 @@ class Products:
 
         ``chunks`` are numbers of those to take, by default all.
         """
-        points, y = self._passed()
+        points, y = self._recording.passed(self._length())
         flat, m = cotangents.flatten(0, 1), cotangents.shape[1]
         at = torch.tensor(targets, device=flat.device).repeat_interleave(m)
         readout = readout_of(y, points)
@@ -199,14 +198,13 @@ class Products:
         """
         if graph is not None:
             return self._recording.single(cotangent, graph[:1], graph[1])[0]
-        points, y = self._passed()
+        points, y = self._recording.passed(self._length())
         return self._single("plain", cotangent[: len(y)], points, y)
 
     def under(self, noise: Callable[[], Any], cotangent: Tensor) -> Tensor:
         """One product of a pass under a mode that changes numbers."""
-        _, y = self._passed()
-        short = None if y is self._recording.y else len(y)
-        return self._single("noisy", cotangent[:short], *self._recording.noisy(noise, short))
+        length = self._length()
+        return self._single("noisy", cotangent[:length], *self._recording.noisy(noise, length))
 
     def _single(self, kind: str, cotangent: Tensor, points: Sequence[Tensor], y: Tensor) -> Tensor:
         if self._recording.shared.askers == 1:

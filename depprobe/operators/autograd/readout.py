@@ -81,8 +81,8 @@ class ExactRows:
     count : how many there are of each target.
     """
 
-    def __init__(self, y: Tensor, readout: Readout | None) -> None:
-        self._y, self._weight = y, None if readout is None else readout.weight
+    def __init__(self, y: Tensor, weight: Tensor | None) -> None:
+        self._y, self._weight = y, weight
         self.count = y.shape[1] if self._weight is None else self._weight.shape[1]
         self._known: dict[int | None, Tensor] = {}
 

@@ -10,7 +10,7 @@ Where the outputs of several submodules are denominators, one backward pass pass
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from functools import cached_property
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -24,10 +24,11 @@ from depprobe.core.calling.passes import TIMES
 from depprobe.core.device import rows_at_once
 from depprobe.core.function import SequenceFunction
 from depprobe.core.options import require
-from depprobe.core.recorded_graph import GraphFacts, backward_bytes, graph_facts, simple_nodes
+from depprobe.core.recorded_graph import GraphFacts, backward_bytes, graph_facts, saved_bytes, simple_nodes
 from depprobe.core.shared_work import SharedWork
 from depprobe.errors import BadInput
-from depprobe.operators.autograd.readout import Readout, readout_of
+from depprobe.operators.autograd.kept import KINDS, Kept
+from depprobe.operators.autograd.readout import readout_of
 from depprobe.units import readable
 
 #: from m outputs to the positions (m, n_in) of each variable that a path leads to
@@ -59,18 +60,20 @@ class Recording:
 
     def __init__(self, function: SequenceFunction, memory: int) -> None:
         self.function, self.memory = function, memory
-        self.points, self.y = function.record_points()
-        self.shared: SharedWork[Any] = SharedWork(len(self.points))
-        self._noisy: dict[int | None, Recorded] = {}
-        self._short: dict[int, Recorded | None] = {}
+        self._kept = Kept()
+        points, y = self.whole()
+        #: the variables and the output, without the graph between them
+        self.points, self.y = tuple(point.detach() for point in points), y.detach()
+        self.shared: SharedWork[Any] = SharedWork(len(points))
+        self._can_end: dict[int, bool] = {}
         self._lives: dict[int, list[NDArray[np.bool_]]] = {}
+        self._told = True
         # where n by n numbers many times over would fit, the graph need not be measured
         ample = n_by_n_bytes(function)
-        rows = max(1, self.y.shape[1])
-        fits = (rows + 1) * ample * len(self.points) <= memory
-        simple = simple_nodes(self.y, self.points[0]) if fits else 0
-        plain = GraphFacts(self.y.dtype, ample, ample, False, simple)
-        facts = [plain if simple else graph_facts(self.y, point) for point in self.points]
+        fits = (max(1, y.shape[1]) + 1) * ample * len(points) <= memory
+        simple = simple_nodes(y, points[0]) if fits else 0
+        plain = GraphFacts(y.dtype, ample, ample, False, simple)
+        facts = [plain if simple else graph_facts(y, point) for point in points]
         if not all(one.total for one in facts):
             who = type(function.module).__name__
             raise BadInput(
@@ -79,69 +82,83 @@ class Recording:
         self.narrowest = [one.narrowest for one in facts]
         self._batched, self._whole = True, False
         self._doubtful = self.python = any(one.has_python for one in facts)
+        readout = readout_of(y, points)
+        #: of the linear map behind the output, where that is wider than what it reads: (V, d)
+        self.weight = None if readout is None else readout.weight
         largest = max(range(len(facts)), key=lambda at: facts[at].total)
-        self.chunk = self._chunk(facts[largest], self.points[largest], memory)
+        size = ample if simple else bytes_of(y) + saved_bytes(y, tensors_of(function.module))
+        self.chunk = self._chunk(facts[largest], size, partial(backward_bytes, y, points[largest]))
 
-    def _chunk(self, facts: GraphFacts, farthest: Tensor, memory: int) -> int:
-        """Products at once. All gradients of a pass are a bound; those alive at one time a closer one."""
+    def _chunk(self, facts: GraphFacts, size: int, alive: Callable[[], int]) -> int:
+        """Products at once, beside the copy of the weights and as many passes of so many bytes as fit.
+
+        All gradients of a pass are a bound; those alive at one time a closer one.
+        """
+        room = self.memory - sum(map(bytes_of, tensors_of(self.function.module)))
         ends = bytes_of(self.y) + 3 * sum(map(bytes_of, self.points))
         each = facts.total + ends
-        if max(1, self.y.shape[1]) * each + facts.total > memory:
-            each = backward_bytes(self.y, farthest) + ends
-        enough = readable(1.1 * (each + facts.total)).replace(" ", "")
+        if max(1, self.y.shape[1]) * each + KINDS * size > room:
+            each = alive() + ends
+        needed = self.memory - room + size + each
         require(
-            each + facts.total,
-            memory,
+            needed,
+            self.memory,
             "one vector-Jacobian product",
-            f"use a smaller n or d, --dtype float32, or --memory {enough}",
+            f"use a smaller n or d, --dtype float32, or --memory {readable(1.1 * needed).replace(' ', '')}",
         )
-        most = int(max(1, (memory - facts.total) // max(1, each)))
+        self._kept.most = 1 + int(min(KINDS - 1, max(0, room - size - 2 * each) // max(1, size)))
+        self._most = most = int(max(1, (room - self._kept.most * size) // max(1, each)))
         # of many small operations the calls take the time
         small = facts.nodes > _STEPS * len(self.y)
-        width = self.y.shape[1] if self.readout is None else self.readout.weight.shape[1]
+        width = self.y.shape[1] if self.weight is None else self.weight.shape[1]
         row = len(self.y) * width * self.y.element_size()
         return most if small else min(most, rows_at_once(row, self.y.device))
 
     def __getstate__(self) -> dict[str, Any]:
         # a graph does not travel; it is recorded again
-        state = vars(self) | {"points": None, "y": None, "_noisy": {}, "_short": {}}
-        state.pop("live", None)
-        return state
+        return vars(self) | {"_kept": Kept(self._kept.most)}
 
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        vars(self).update(state)
-        self.points, self.y = self.function.record_points()
-
-    @property
-    def readout(self) -> Readout | None:
-        """The linear map behind the output of the whole, where that is wider than what it reads."""
-        return readout_of(self.y, self.points)
-
-    @cached_property
-    def live(self) -> Live | None:
-        """Which positions of each variable a path leads to, as the structure of the forward tells."""
-        return next((found for make in structures if (found := make(self.function, self.memory))), None)
+    def whole(self) -> Recorded:
+        """The pass over all positions."""
+        return self._kept.of("whole", None, self.function.record_points)
 
     def lives(self, targets: Sequence[int]) -> list[list[NDArray[np.bool_]]] | None:
-        """Those of some outputs, (n_in,) for each variable; None where structure does not tell."""
-        if self.live is None:
-            return None
+        """Positions of each variable, (n_in,), that a path leads to from some outputs; None where structure
+        does not tell.
+        """
         new = [t for t in targets if t not in self._lives]
-        if new:
-            found = [one.cpu().numpy() for one in self.live(new)]
-            self._lives |= {t: [one[i] for one in found] for i, t in enumerate(new)}
-        return [self._lives[t] for t in targets]
+        if new and self._told:
+            live = self._kept.of("structure", None, self._structure)
+            self._told = live is not None
+            for first in range(0, len(new), self._most):
+                part = new[first : first + self._most]
+                found = [one.cpu().numpy() for one in live(part)] if live is not None else []
+                self._lives |= {t: [one[i] for one in found] for i, t in enumerate(part)}
+        return [self._lives[t] for t in targets] if self._told else None
 
-    def up_to(self, targets: Sequence[int]) -> Recorded:
-        """The pass up to the last of some targets, where they ignore what follows; else the whole."""
+    def _structure(self) -> Live | None:
+        return next((found for make in structures if (found := make(self.function, self.memory))), None)
+
+    def length(self, targets: Sequence[int]) -> int | None:
+        """Positions that a pass needs for some targets, where they ignore what follows and it can end there;
+        None for all.
+        """
         last, lives = max(targets), self.lives(targets)
         if lives is None or any(live[last + 1 :].any() for each in lives for live in each):
-            return self.points, self.y
-        if last not in self._short:
-            self._short = {last: self._shortened(last + 1)}
-        return self._short[last] or (self.points, self.y)
+            return None
+        if last not in self._can_end:
+            self._can_end[last] = self._shortened(last + 1) is not None
+        return last + 1 if self._can_end[last] else None
+
+    def passed(self, length: int | None) -> Recorded:
+        """The pass over so many first positions, which ``length`` gave; or over all."""
+        short = None if length is None else self._shortened(length)
+        return short or self.whole()
 
     def _shortened(self, length: int) -> Recorded | None:
+        return self._kept.of("short", length, partial(self._short, length))
+
+    def _short(self, length: int) -> Recorded | None:
         n_out, _, n_in, _ = self.function.shape
         record = self.function.prefix(length)
         if n_out != n_in or length > _WORTH_CUTTING * n_out or record is None:
@@ -155,10 +172,12 @@ class Recording:
 
     def noisy(self, noise: Callable[[], Any], length: int | None = None) -> Recorded:
         """Variables and output of a pass under a mode that changes numbers, over first positions or all."""
-        if length not in self._noisy:
+
+        def record() -> Recorded:
             mode = noise()
-            self._noisy = {length: self.function.record_points(mode, length, mode.changed)}
-        return self._noisy[length]
+            return self.function.record_points(mode, length, mode.changed)
+
+        return self._kept.of("noisy", length, record)
 
     def single(self, cotangent: Tensor, points: Sequence[Tensor], y: End) -> Sequence[Tensor]:
         """One product, (n_out, d_out) to (n_in, d_in), in each of some variables of a recorded pass."""
@@ -222,6 +241,11 @@ class Recording:
 def bytes_of(x: Tensor) -> int:
     """Bytes of the numbers of a tensor."""
     return x.numel() * x.element_size()
+
+
+def tensors_of(module: nn.Module) -> list[Tensor]:
+    """Parameters and buffers, of which a copy is kept."""
+    return [*module.parameters(), *module.buffers()]
 
 
 def n_by_n_bytes(function: SequenceFunction) -> int:

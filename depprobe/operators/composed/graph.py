@@ -79,7 +79,12 @@ class Graph:
     @property
     def width(self) -> int:
         """Numbers at a position where rows begin: those of y, or of what its read-out reads."""
-        return self.y.shape[1] if self.readout is None else self.readout.weight.shape[1]
+        return self.y.shape[1] if self.weight is None else self.weight.shape[1]
+
+    @property
+    def weight(self) -> Tensor | None:
+        """Of the linear map behind the output, where that is wider than what it reads."""
+        return None if self.readout is None else self.readout.weight
 
     @property
     def _top(self) -> Edge:
@@ -89,7 +94,7 @@ class Graph:
 
     def begun(self, rows: Tensor) -> Tensor:
         """Rows (..., d_out) on outputs as rows (..., width) where they begin."""
-        return rows if self.readout is None else rows @ self.readout.weight
+        return rows if self.weight is None else rows @ self.weight
 
     @property
     def partition(self) -> Partition:

@@ -82,7 +82,7 @@ class Traces:
     @cached_property
     def exact(self) -> ExactRows:
         """The rows that norms are taken of."""
-        return ExactRows(self._function.y, self.whole.readout)
+        return ExactRows(self._function.y, self.whole.weight)
 
     @cached_property
     def rows_at_once(self) -> int:

@@ -1,0 +1,48 @@
+"""Passes that are kept: of each kind one at most, the oldest given up for the next where memory is short."""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Callable, Hashable
+from typing import Any, TypeVar
+
+Made = TypeVar("Made")
+
+#: kinds: the whole, one that ends early, one with other last bits, the trace of the forward's structure
+KINDS = 4
+
+
+class Kept:
+    """What was made last of each kind, as many as fit.
+
+    Parameters
+    ----------
+    most : how many there may be at a time, 1 or more.
+
+    Examples
+    --------
+    >>> kept = Kept(1)
+    >>> kept.of("whole", None, lambda: "first"), kept.of("whole", None, lambda: "again")
+    ('first', 'first')
+    >>> kept.of("short", 5, lambda: "second"), kept.of("whole", None, lambda: "again")
+    ('second', 'again')
+    """
+
+    def __init__(self, most: int = KINDS) -> None:
+        self.most = most
+        self._held: dict[str, tuple[Hashable, Any]] = {}
+
+    def of(self, kind: str, key: Hashable, make: Callable[[], Made]) -> Made:
+        """What is kept of a kind if its key is the same, else what is made, behind what had to go."""
+        held = self._held.pop(kind, None)
+        if held is None or held[0] != key:
+            crowded = len(self._held) >= self.most
+            held = None
+            while len(self._held) >= self.most:
+                del self._held[next(iter(self._held))]
+            if crowded:
+                gc.collect()  # traces refer to themselves
+            held = key, make()
+        self._held[kind] = held
+        made: Made = held[1]
+        return made

@@ -1,0 +1,92 @@
+"""Memory of passes and their products, by automatic differentiation: counted storages against the budget."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from torch.utils.checkpoint import checkpoint
+
+from depprobe.core.memory import StorageTracker
+from depprobe.core.recorded_graph import saved_bytes
+from depprobe.operators import temporal_jacobian
+
+F64 = torch.float64
+
+
+class Causal(nn.Module):
+    """Three layers of causal attention written by hand: its passes hold several n by n tables a layer."""
+
+    def __init__(self, d=24):
+        super().__init__()
+        self.read = nn.ModuleList(nn.Linear(d, 3 * d) for _ in range(3))
+        self.write = nn.ModuleList(nn.Linear(d, d) for _ in range(3))
+
+    def forward(self, x):
+        n = x.shape[1]
+        mask = torch.full((n, n), -torch.inf, dtype=x.dtype).triu(1)
+        for read, write in zip(self.read, self.write, strict=True):
+            q, k, v = read(x).chunk(3, -1)
+            x = x + write(torch.softmax(q @ k.mT / 5 + mask, -1) @ v).tanh()
+        return x
+
+
+@pytest.fixture(scope="module")
+def causal():
+    torch.manual_seed(0)
+    return Causal().to(F64), torch.randn(200, 24, dtype=F64)
+
+
+def measured(case, method, memory):
+    """ln norms, and the most bytes that all storages took."""
+    module, x = case
+    options = {"probes": 4} if method == "probes" else {}
+    with StorageTracker() as tracker:
+        operator = temporal_jacobian(module, x, method=method, memory=memory, **options)
+        found = operator.log_norms([90, 150, 199])
+    return found.values, tracker.peak
+
+
+@pytest.mark.parametrize("method", ["probes", "autograd"])
+def test_passes_are_given_up_before_the_budget_is_exceeded(causal, method):
+    ample, most = measured(causal, method, 1 << 30)
+    peaks = []
+    for memory in (5_000_000, 6_500_000, 10_000_000):
+        values, peak = measured(causal, method, memory)
+        assert peak <= memory
+        np.testing.assert_allclose(values, ample, atol=1e-12)
+        peaks.append(peak)
+    assert peaks == sorted(peaks)
+    assert peaks[0] < most / 1.5  # that is, a budget costs passes
+
+
+@pytest.mark.parametrize(
+    "module",
+    [
+        nn.LSTM(5, 7, batch_first=True),
+        nn.Sequential(nn.Linear(5, 9), nn.Tanh(), nn.Linear(9, 9), nn.LayerNorm(9)),
+        Causal(5),
+    ],
+    ids=lambda module: type(module).__name__,
+)
+def test_saved_bytes_are_what_stays_of_a_pass(module):
+    own = [*module.parameters()]
+    x = torch.randn(1, 40, 5, requires_grad=True)
+    with StorageTracker([*own, x]) as tracker:
+        y = module(x)
+        y = torch.cat([y[0] if isinstance(y, tuple) else y])  # which saves nothing
+    stays = tracker.live - y.numel() * y.element_size()
+    assert stays / 1.1 <= saved_bytes(y, [*own, x]) <= stays + 64  # numbers in the code
+
+
+def test_a_checkpoint_is_not_run_to_be_weighed():
+    calls = []
+
+    def forward(x):
+        calls.append(1)
+        return x.exp().sin()
+
+    y = checkpoint(forward, torch.ones(9, requires_grad=True), use_reentrant=False)
+    assert saved_bytes(y) == 0
+    assert len(calls) == 1
