@@ -39,6 +39,8 @@ Recorded = tuple[tuple[Tensor, ...], Tensor]
 End = Tensor | GradientEdge
 #: nodes a position from which they are those of steps, one after another
 _STEPS = 3
+#: share of the memory, one over this, left for rows that are kept
+_FOR_ROWS = 8
 #: share of the sequence above which shortening it gains nothing
 _WORTH_CUTTING = 0.85
 #: makes that of a function, within some bytes; None where its forward cannot be traced
@@ -94,12 +96,13 @@ class Recording:
 
         All gradients of a pass are a bound; those alive at one time a closer one.
         """
-        room = self.memory - sum(map(bytes_of, tensors_of(self.function.module)))
+        copied = sum(map(bytes_of, tensors_of(self.function.module)))
+        room = self.memory - self.memory // _FOR_ROWS - copied
         ends = bytes_of(self.y) + 3 * sum(map(bytes_of, self.points))
         each = facts.total + ends
         if max(1, self.y.shape[1]) * each + KINDS * size > room:
             each = alive() + ends
-        needed = self.memory - room + size + each
+        needed = copied + size + each
         require(
             needed,
             self.memory,
