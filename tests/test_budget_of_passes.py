@@ -57,7 +57,6 @@ def test_passes_are_given_up_before_the_budget_is_exceeded(causal, method):
         assert peak <= memory
         np.testing.assert_allclose(values, ample, atol=1e-12)
         peaks.append(peak)
-    assert peaks == sorted(peaks)
     assert peaks[0] < most / 1.5  # that is, a budget costs passes
 
 

@@ -64,20 +64,28 @@ class _LastBits(TorchDispatchMode):
         if not func.is_view:
             for made in out if isinstance(out, (tuple, list)) else (out,):
                 if isinstance(made, Tensor) and made.is_floating_point() and made.numel():
-                    made.copy_(self.changed(made))
+                    if made.is_contiguous():
+                        self._change(made)
+                    else:
+                        made.copy_(self.changed(made))
         return out
 
     def changed(self, made: Tensor) -> Tensor:
         """The same with the last bits changed."""
+        return self._change(made.clone(memory_format=torch.contiguous_format))
+
+    def _change(self, made: Tensor) -> Tensor:
+        """In place, without a copy of what may be large."""
         kind = made.dtype, made.device
         if kind not in self._factors:
             signs = self._signs.to(device=made.device)
             self._factors[kind] = (1 + torch.finfo(made.dtype).eps * signs).to(made.dtype)
-        pool, n = self._factors[kind], made.numel()
         self._start = (self._start + 7919) % _POOL
-        if self._start + n > _POOL:
-            pool = pool.repeat(2 + n // _POOL)
-        return made * pool[self._start : self._start + n].view(made.shape)
+        numbers, start = made.view(-1), self._start
+        for part in (numbers[: _POOL - start], *numbers[_POOL - start :].split(_POOL)):
+            part.mul_(self._factors[kind][start : start + len(part)])
+            start = 0
+        return made
 
 
 class Differentiated(Protocol):
