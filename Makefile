@@ -28,12 +28,12 @@ lint: $(VENV)/.installed-test
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-# the built wheel in an environment with nothing but what it needs at run time
+# the built wheel in an environment with nothing but what it needs at run time, compiled as far as it is used
 wheel: | $(BIN)/python
 	rm -rf build/wheel
 	$(BIN)/python -m pip wheel -q -c constraints.txt --no-deps -w build/wheel .
 	$(PYTHON) -m venv build/wheel/env
-	build/wheel/env/bin/python -m pip install -q -c constraints.txt build/wheel/*.whl
+	build/wheel/env/bin/python -m pip install -q --no-compile -c constraints.txt build/wheel/*.whl
 	cd build/wheel && env -u PYTHONPATH env/bin/depprobe jacobian --layer lstm --n 1000
 
 bench: $(VENV)/.installed-bench

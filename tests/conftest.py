@@ -19,6 +19,11 @@ def tolerance(dtype: torch.dtype = torch.float64) -> float:
     return 1e-10 * torch.finfo(dtype).eps / torch.finfo(torch.float64).eps
 
 
+def pytest_collection_modifyitems(items):
+    """Studies take longest and come first, so that no process ends long after the others."""
+    items.sort(key=lambda item: item.path.name != "test_studies.py")
+
+
 @pytest.fixture(autouse=True)
 def _same_numbers_every_time():
     torch.manual_seed(0)

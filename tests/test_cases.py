@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import threading
+from functools import cache
 
 import numpy as np
 import pytest
@@ -218,27 +219,33 @@ def modes():
     yield torch.device("meta")
 
 
+def measured():
+    call = {"n": 10, "d": 8, "targets": "every:5"}
+    return [values(depprobe.jacobian(text, **call)) for text in SPECS]
+
+
+plain = cache(measured)
+
+
 @pytest.mark.parametrize("mode", range(4))
 def test_modes_of_the_caller_change_no_number(mode):
-    call = {"n": 10, "d": 8, "targets": "every:5"}
-    plain = [values(depprobe.jacobian(text, **call)) for text in SPECS]
+    plain()
     with list(modes())[mode]:
-        inside = [values(depprobe.jacobian(text, **call)) for text in SPECS]
-    for before, here in zip(plain, inside, strict=True):
+        inside = measured()
+    for before, here in zip(plain(), inside, strict=True):
         np.testing.assert_array_equal(before, here)
 
 
 def test_default_dtype_and_device_change_no_number():
-    call = {"n": 10, "d": 8, "targets": "every:5"}
-    plain = [values(depprobe.jacobian(text, **call)) for text in SPECS]
+    plain()
     try:
         torch.set_default_dtype(F64)
         torch.set_default_device("meta")
-        inside = [values(depprobe.jacobian(text, **call)) for text in SPECS]
+        inside = measured()
     finally:
         torch.set_default_dtype(torch.float32)
         torch.set_default_device(None)
-    for before, here in zip(plain, inside, strict=True):
+    for before, here in zip(plain(), inside, strict=True):
         np.testing.assert_array_equal(before, here)
 
 

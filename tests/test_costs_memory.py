@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import os
 import subprocess
@@ -124,46 +123,50 @@ from depprobe.costs.passes import one_pass
 from depprobe.core.calling.passes import call_once as call
 from depprobe.registry import Spec, layers
 
-text, n, d, path = sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), sys.argv[4]
 torch.set_num_threads(1)
-spec = Spec.parse(text)
-module = layers[spec.name].build(d, **spec.options()).eval()
-x = torch.randn(n, d)
-run = one_pass(module, x, "forward+backward")
-run()
-leaf = x.clone().requires_grad_()
-with memray.Tracker(path + ".peak"):
+for i, (text, n, d) in enumerate(json.loads(sys.argv[1])):
+    path = f"{sys.argv[2]}{i}"
+    spec = Spec.parse(text)
+    module = layers[spec.name].build(d, **spec.options()).eval()
+    x = torch.randn(n, d)
+    run = one_pass(module, x, "forward+backward")
     run()
-with memray.Tracker(path + ".kept"):
-    y = call(module, leaf)
-peak = memray.FileReader(path + ".peak").metadata.peak_memory
-left = sum(r.size for r in memray.FileReader(path + ".kept").get_leaked_allocation_records())
-print(json.dumps([peak, left, *tensor_bytes(module, x, "forward+backward")]))
+    leaf = x.clone().requires_grad_()
+    with memray.Tracker(path + ".peak"):
+        run()
+    with memray.Tracker(path + ".kept"):
+        y = call(module, leaf)
+    peak = memray.FileReader(path + ".peak").metadata.peak_memory
+    left = sum(r.size for r in memray.FileReader(path + ".kept").get_leaked_allocation_records())
+    print(json.dumps([peak, left, *tensor_bytes(module, x, "forward+backward")]))
 """
+TRACED = [
+    ("attention:fused=false,heads=2", 1000, 16),
+    ("sliding-window", 4000, 64),
+    ("dilated-attention", 4000, 64),
+    ("dilated-conv:depth=3", 6000, 64),
+    ("lstm", 2000, 256),
+]
 
 
-@pytest.mark.skipif(importlib.util.find_spec("memray") is None, reason="memray is not installed")
-@pytest.mark.parametrize(
-    ("text", "n", "d"),
-    [
-        ("attention:fused=false,heads=2", 1000, 16),
-        ("sliding-window", 4000, 64),
-        ("dilated-attention", 4000, 64),
-        ("dilated-conv:depth=3", 6000, 64),
-        ("lstm", 2000, 256),
-    ],
-)
-def test_agrees_with_memray(text, n, d, tmp_path):
-    root = str(Path(depprobe.__file__).parents[1])
+@pytest.fixture(scope="module")
+def traced(tmp_path_factory):
+    """Peak and kept bytes as memray sees them and as tracked, of each of ``TRACED``, in one process."""
+    pytest.importorskip("memray")
     done = subprocess.run(
-        [sys.executable, "-c", MEMRAY, text, str(n), str(d), str(tmp_path / "trace")],
-        env=os.environ | {"PYTHONPATH": root, "OMP_NUM_THREADS": "1"},
+        [sys.executable, "-c", MEMRAY, json.dumps(TRACED), str(tmp_path_factory.mktemp("traces") / "trace")],
+        env=os.environ | {"PYTHONPATH": str(Path(depprobe.__file__).parents[1]), "OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    peak, left, tracked_peak, tracked_kept = json.loads(done.stdout.splitlines()[-1])
+    return [json.loads(line) for line in done.stdout.splitlines()]
+
+
+@pytest.mark.parametrize("i", range(len(TRACED)), ids=[text for text, *_ in TRACED])
+def test_agrees_with_memray(i, traced):
+    text, (peak, left, tracked_peak, tracked_kept) = TRACED[i][0], traced[i]
     assert tracked_kept == pytest.approx(left, rel=0.02)
     if text.startswith(("dilated-conv", "lstm")):
         # their kernels take scratch space for a moment that only memray sees
