@@ -20,7 +20,7 @@ def test_python_blocks_run_and_print_what_is_shown(page, tmp_path, monkeypatch):
     assert run(page)
 
 
-def test_commands_on_the_tutorial_of_checkpoints_print_what_is_shown(tmp_path, monkeypatch):
+def test_commands_on_the_tutorial_of_checkpoints_print_what_is_shown(tmp_path, monkeypatch, sketched):
     monkeypatch.chdir(tmp_path)
     assert run_commands("docs/checkpoint-tutorial.md") == 7
 

@@ -18,7 +18,7 @@ def test_python_blocks_of_the_readme_run(tmp_path, monkeypatch, capsys):
     assert run("README.md")
 
 
-def test_every_command_of_the_readme_is_understood(tmp_path, monkeypatch, capsys):
+def test_every_command_of_the_readme_is_understood(tmp_path, monkeypatch, capsys, sketched):
     """Each ``depprobe`` line is parsed by the program itself, at a small size."""
     from depprobe.cli import main
 

@@ -6,6 +6,7 @@ import errno
 import fcntl
 import json
 import os
+import pickle
 import subprocess
 import sys
 import threading
@@ -164,13 +165,35 @@ def test_same_bytes_while_a_profiler_holds_what_runs(tmp_path):
     assert found == {plain}
 
 
+#: saves the dataset that comes on standard input, and prints what is wrong
+SAVING = """
+import pickle, resource, sys
+from depprobe import store
+from depprobe.errors import DepprobeError
+ds = pickle.load(sys.stdin.buffer)
+try: store.save(ds, sys.argv[1])
+except DepprobeError as error: print(error)
+"""
+
+
+def in_another_process(ds, path, before):
+    """What a new interpreter prints that does something before it saves a dataset."""
+    code = SAVING.replace("try:", f"{before}\ntry:")
+    root = {"PYTHONPATH": str(Path(depprobe.__file__).parents[1])}
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(path)],
+        input=pickle.dumps(ds),
+        capture_output=True,
+        env=os.environ | root,
+    )
+    assert (done.returncode, done.stderr) == (0, b"")
+    return done.stdout.decode()
+
+
 def test_same_bytes_from_another_process(tmp_path):
     # provenance names torch where it is loaded, which differs between the two processes
     store.save(jacobian().assign_attrs(provenance="{}"), tmp_path / "a.nc")
-    code = "from test_store import *; store.save(jacobian().assign_attrs(provenance='{}'), sys.argv[1])"
-    subprocess.run(
-        [sys.executable, "-c", code, str(tmp_path / "b.nc")], check=True, cwd=os.path.dirname(__file__)
-    )
+    assert not in_another_process(jacobian().assign_attrs(provenance="{}"), tmp_path / "b.nc", "")
     assert (tmp_path / "a.nc").read_bytes() == (tmp_path / "b.nc").read_bytes()
 
 
@@ -319,18 +342,9 @@ def test_locks_are_neither_taken_nor_heeded(tmp_path):
 
 
 def test_a_full_disk_is_one_line(tmp_path):
-    code = (
-        "import resource as r, depprobe; r.setrlimit(r.RLIMIT_FSIZE, (9000, 9000)); from test_store import *"
-    )
-    code += "\ntry: store.save(jacobian(), sys.argv[1])\nexcept DepprobeError as error: print(error)"
-    done = subprocess.run(
-        [sys.executable, "-c", code, str(tmp_path / "a.nc")],
-        cwd=os.path.dirname(__file__),
-        capture_output=True,
-        text=True,
-    )
-    assert (done.returncode, done.stderr) == (0, "")
-    assert done.stdout == f"could not write {str(tmp_path / 'a.nc')!r}: file too large\n"
+    limit = "resource.setrlimit(resource.RLIMIT_FSIZE, (9000, 9000))"
+    said = in_another_process(jacobian(), tmp_path / "a.nc", limit)
+    assert said == f"could not write {str(tmp_path / 'a.nc')!r}: file too large\n"
     assert files(tmp_path) == []
 
 
