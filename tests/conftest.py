@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import gc
+from functools import cache
 
 import pytest
 import torch
 from matplotlib.figure import Figure
+from matplotlib.mathtext import MathTextParser
 
 from depprobe.figures.drawing import fitting
 
@@ -34,6 +36,19 @@ def _what_is_loaded_is_no_garbage():
     """Costs collect garbage before they measure, which goes through all modules of the run each time."""
     gc.collect()
     gc.freeze()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _formulas_are_parsed_once():
+    """Matplotlib keeps what it has parsed for one renderer alone, and every figure has several."""
+    parsed, first = cache(MathTextParser._parse_cached.__wrapped__), {}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(
+            MathTextParser,
+            "_parse_cached",
+            lambda self, *key: parsed(first.setdefault(self._output_type, self), *key),
+        )
+        yield
 
 
 @pytest.fixture
