@@ -277,7 +277,7 @@ def _draw_driven(ax: Axes, ds: xr.Dataset) -> None:
 
 
 def _draw_biases(ax: Axes, ds: xr.Dataset) -> None:
-    fine = np.linspace(BIASES[0], BIASES[-1], 17)
+    fine = np.linspace(BIASES[0], BIASES[-1], 29)
     ax.plot(fine, [forget_path(b) for b in fine], color="black", linewidth=1, label="forget path alone")
     _draw_seeds(ax, ds["forget_bias"].values, ds["exponent_bias"], "LSTM", LAYERS.index("lstm"))
     ax.set_xlabel("forget bias")
