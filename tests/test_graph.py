@@ -142,21 +142,19 @@ FAR = {
 }
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("name", FAR)
-def test_no_norm_is_unknown_at_a_thousand_positions(name, dtype):
+def test_no_norm_is_unknown_at_a_thousand_positions(name):
+    """Of float32 nor, since its zeros and norms are the same, of float64."""
     build, d = FAR[name]
     torch.manual_seed(1)
     module, x = build().eval(), torch.randn(1000, d)
-    found = depprobe.temporal_jacobian(module.to(dtype), x.to(dtype)).log_norms([999])
+    found = depprobe.temporal_jacobian(module, x).log_norms([999])
     assert np.isin(found.status, (STATUS["finite"], STATUS["zero"])).all()
     wide = depprobe.temporal_jacobian(module.to(F64), x.to(F64)).log_norms([999])
     assert (found.status == wide.status).all()
     finite = np.isfinite(wide.values)
     # float32 errs by its own rounding along the trajectory, some 1e-7 a step
-    np.testing.assert_allclose(
-        found.values[finite], wide.values[finite], atol=1e-9 if dtype == F64 else 5e-3, rtol=0
-    )
+    np.testing.assert_allclose(found.values[finite], wide.values[finite], atol=5e-3, rtol=0)
 
 
 def test_exponents_agree_with_the_chain_of_the_same_lstm():
