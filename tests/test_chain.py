@@ -429,13 +429,13 @@ def test_what_cannot_be_answered_is_said_in_one_line():
     x = torch.randn(12, 3)
     with pytest.raises(BadInput, match="not defined for a bidirectional module"):
         temporal_jacobian(nn.LSTM(3, 4, bidirectional=True), x, wrt="h")
-    with pytest.raises(OverBudget, match=r"segment of 12 steps of the trajectory needs .* budget is 2 KiB"):
+    with pytest.raises(OverBudget, match=r"a sweep through 1 layer of width 4 needs .* budget is 2 KiB"):
         temporal_jacobian(nn.LSTM(3, 4), x, memory=2048)
     with pytest.raises(OverBudget, match=r"row of 1000 norms needs"):
         temporal_jacobian(nn.LSTM(3, 4), torch.randn(1000, 3), memory=100_000)
-    with pytest.raises(OverBudget, match=r"trajectory of 200 steps needs"):
-        temporal_jacobian(nn.LSTM(3, 4), torch.randn(200, 3), memory=90_000).vjp(torch.ones(200, 4))
-    with pytest.raises(OverBudget, match="row of 12 blocks"):
-        temporal_jacobian(nn.LSTM(300, 4), torch.randn(12, 300), memory=20_000).row(3)
+    with pytest.raises(OverBudget, match=r"trajectory of 20000 steps needs"):
+        temporal_jacobian(nn.LSTM(3, 4), torch.randn(20_000, 3), memory=5 << 20).vjp(torch.ones(20_000, 4))
+    with pytest.raises(OverBudget, match="row of 1200 blocks"):
+        temporal_jacobian(nn.LSTM(300, 4), torch.randn(1200, 300), memory=8 << 20).row(3)
     with pytest.raises(BadInput, match="wrt='x', not 'h'"):
         temporal_jacobian(nn.LSTM(3, 4), x, wrt="h").vjp(torch.ones(12, 4))

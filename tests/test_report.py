@@ -276,7 +276,8 @@ document.getElementById("f").onload = async () => {
   const w = document.getElementById("f").contentWindow, d = w.document, root = d.documentElement
   d.querySelectorAll("details").forEach(e => e.open = true)
   const high = d.getElementById("curves")?.getBoundingClientRect().height ?? 0
-  const said = ["measured", root.scrollWidth - root.clientWidth, high]
+  const first = d.querySelector(".cells td")?.getBoundingClientRect().width ?? 0
+  const said = ["measured", root.scrollWidth - root.clientWidth, high, Math.round(first)]
   if (w.Bokeh) {
     const models = [...w.Bokeh.documents[0]._all_models.values()]
     const choice = (title) => models.find(m => m.title === title && m.options)
@@ -301,9 +302,10 @@ def test_a_browser_shows_it_on_a_phone_without_errors(name, tmp_path):
     (tmp_path / "page.html").write_text(html_of(made(name=name)), encoding="utf-8")
     (tmp_path / "frame.html").write_text(FRAME)
     document, said = chromium((tmp_path / "frame.html").as_uri())
-    word, beyond, high, *chosen = re.search(r"<title>(.*?)</title>", document)[1].split()
+    word, beyond, high, first, *chosen = re.search(r"<title>(.*?)</title>", document)[1].split()
     assert (word, int(beyond)) == ("measured", 0)
     assert float(high) > 300
+    assert 100 < int(first) < 160, "long names stand on several lines"
     assert chosen == ["00", "01", "ln"]
     assert not [line for line in said.splitlines() if not re.search(r'INFO:CONSOLE.*"\[bokeh', line)]
 

@@ -39,8 +39,9 @@ from depprobe.runs.module_inputs import real_positions
 from depprobe.runs.padding import over_the_same_targets, without_padding
 from depprobe.runs.subject import Request, asks
 
-#: seeds of the probes of two samples lie so far apart
-_APART = 1_000_003
+#: seeds of the probes of two samples lie so far apart; bytes of a norm with its error, and of all that a
+#: result takes for it while it is put together
+_APART, _MEASURED, _LABELLED = 1_000_003, 16, 48
 
 
 @plain_modes()
@@ -143,13 +144,8 @@ def jacobian(
     asked = Request(n, d, samples, seeds, seed, dtype, device, memory)
     few = targets is None and method == "probes"
     drawn = (1 if few else Options.probes) if probes is None else probes
-    options: dict[str, Any] = {
-        "method": method,
-        "tolerance": tolerance,
-        "memory": asked.memory,
-        "probes": drawn,
-    }
-    options["norm"] = norm
+    options: dict[str, Any] = {"method": method, "tolerance": tolerance, "memory": asked.memory}
+    options |= {"probes": drawn, "norm": norm}
     Options(seed=seed, wrt=wrt, **options)  # refuses what none of the cases could take
     others = {"forward": forward, "probes": probes, "layout": layout, "finished": finished}
     unused = [] if method == "probes" else [("probes", "only method='probes' draws any")]
@@ -161,12 +157,15 @@ def jacobian(
     if measured.length is not None:
         count = len(wanted_positions(targets, measured.length, seed))
         rows = sum(len(point.wrt) for point in points)
+        norms = count * measured.length * rows
         require(
-            24.0 * count * measured.length * rows,
+            float(_LABELLED * norms),
             asked.memory,
             f"the result ({rows} x {count} x {measured.length} norms)",
             "ask for fewer targets (last, every:M), or fewer layers, samples or seeds",
         )
+        if _MEASURED * norms > asked.memory // 8:
+            options["memory"] = asked.memory - _MEASURED * norms
 
     def facts(point: Point) -> dict[str, Any]:
         case = point.case

@@ -15,6 +15,8 @@ from depprobe.report.provenance import Source, folded, text
 
 #: type of a picture by the suffix of its file
 TYPES = {"svg": "image/svg+xml", "png": "image/png"}
+#: characters from which on the words of a cell may stand on several lines: of a name, of a sentence
+_NAME, _LONG = 20, 60
 #: most missing datasets that are listed
 MOST_MISSING = 100
 _STYLE = """
@@ -30,6 +32,7 @@ table { border-collapse: collapse; font-size: .875rem; font-variant-numeric: tab
 th, td { padding: .25rem .6rem; text-align: left; vertical-align: top; border-bottom: 1px solid #e2e2e2; }
 .cells th, .cells td { white-space: nowrap; overflow-wrap: normal; }
 .cells .long { white-space: normal; min-width: 14rem; }
+.cells .name { white-space: normal; overflow-wrap: anywhere; min-width: 8rem; }
 thead th { border-bottom: 1px solid #666; }
 .pairs th { font-weight: 600; min-width: 7rem; }
 figure { margin: 1rem 0; }
@@ -160,7 +163,9 @@ def _table(table: Table) -> str:
 
 
 def _cell(words: str) -> str:
-    return f'<td class="long">{text(words)}</td>' if len(words) > 60 else f"<td>{text(words)}</td>"
+    # names of files and models break anywhere where there is no room, sentences between words
+    kind = "name" if len(words) > _NAME and " " not in words else "long" if len(words) > _LONG else ""
+    return f'<td class="{kind}">{text(words)}</td>' if kind else f"<td>{text(words)}</td>"
 
 
 def _figure(picture: Picture) -> str:

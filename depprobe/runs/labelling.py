@@ -78,13 +78,13 @@ def over_cases(
     """
     # a dimension of a single entry has none
     sizes = {name: len(labels) for name, labels in lead.items() if len(labels) > 1}
-    variables = {
-        name: (
+    variables = {}
+    for name, first in results[0].items():
+        every = first if len(results) == 1 else [one[name] for one in results]
+        variables[name] = (
             (*sizes, *dims[name]),
-            np.reshape([one[name] for one in results], (*sizes.values(), *first.shape)),
+            np.reshape(every, (*sizes.values(), *np.shape(first))),
         )
-        for name, first in results[0].items()
-    }
     return described(xr.Dataset(variables, {**{name: list(lead[name]) for name in sizes}, **coords}))
 
 
@@ -193,11 +193,11 @@ def labelled(results: list[Result], measured: Cases, depths: Sequence[str] = ())
                 told = np.take(UNTOLD, np.isneginf(one.values) + 2 * np.isnan(one.values))
                 known = told if values is None else values
                 values = np.where(absent, STATUS["not_measured"], known).astype(np.int8)
-            # beside an estimate, an exact operator errs by nothing but round-off
-            exact = one.values if field in ("low", "high") else np.full_like(one.values, fill)
-            found[name] = exact if values is None else np.asarray(values)
-            if field == "error":  # of what is not known it is not known
-                found[name] = np.where(np.isnan(one.values), np.nan, found[name])
+            if values is None:  # beside an estimate, an exact operator errs by nothing but round-off
+                values = one.values if field in ("low", "high") else np.full_like(one.values, fill)
+            found[name] = np.asarray(values)
+            if field == "error" and (unknown := np.isnan(one.values)).any():
+                found[name] = np.where(unknown, np.nan, found[name])
     lead = measured.lead | ({"depth": range(len(depths))} if depths else {})
     coords: dict[str, Any] = {"target": results[0].target, column: at}
     if not np.isnan(position).all():

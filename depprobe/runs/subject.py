@@ -193,7 +193,9 @@ class NamedLayer(Subject):
             return
         with torch.device("meta"):
             module = self.entry.build(d, **self.widths(d_in or d), **self.options)
-        needed = size * sum(p.numel() for p in (*module.parameters(), *module.buffers()))
+        # those drawn in float32 stand beside what they are converted to
+        each = size + 4 * (size > 4)
+        needed = each * sum(p.numel() for p in (*module.parameters(), *module.buffers()))
         cheaper = "a smaller --d" if size == 4 else "a smaller --d, or --dtype float32"
         require(
             needed, request.memory, f"{self.label} with its weights", f"use {cheaper}, or a larger --memory"

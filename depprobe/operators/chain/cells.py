@@ -26,7 +26,7 @@ import functools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, Self
+from typing import Any, Literal, Self
 
 import torch
 from torch import Tensor
@@ -63,6 +63,8 @@ class SweptChain(abc.ABC):
     d_c: int = 0
     #: size of the outputs, (n,)
     size: Tensor
+    #: what a sweep may take, a ``recurrence.Room``; None for no limit
+    room: Any = None
 
     @property
     def width(self) -> int:

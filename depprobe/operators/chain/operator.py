@@ -29,7 +29,7 @@ from depprobe.core.temporal_jacobian import LogNorms, TemporalJacobian
 from depprobe.errors import BadInput
 from depprobe.operators.chain.cells import CellChain, SweptChain
 from depprobe.operators.chain.compression import Step
-from depprobe.operators.chain.recurrence import RecurrentWeights
+from depprobe.operators.chain.recurrence import RecurrentWeights, room_for
 from depprobe.operators.chain.rounding import digits_kept, rounded
 from depprobe.operators.chain.runs import is_wide
 from depprobe.operators.chain.sweep import sweep
@@ -85,18 +85,20 @@ class RecurrentJacobian(TemporalJacobian):
             raise BadInput(f"wrt='c' needs a cell state and {type(module).__name__} has none; use x or h")
         if wrt != "x" and both:
             raise BadInput(f"wrt={wrt!r} is not defined for a bidirectional module (two states); use x")
-        self.wrt, self.tolerance, self._memory = wrt, tolerance, memory
-        n = x.shape[0]
+        self.wrt, self.tolerance, self._memory, n = wrt, tolerance, memory, x.shape[0]
         require(_NUMBERS * 8 * n, memory, f"a row of {n} norms", "use a smaller n")
         self._weights, self._x = RecurrentWeights.of_module(module), x.detach()
-        self._dtype, self._device = x.dtype, x.device
-        self._deep_both = both and module.num_layers > 1
+        self._dtype, self._device, self._deep_both = x.dtype, x.device, both and module.num_layers > 1
         if self._deep_both:
             self.tolerance, self.error_kind = 0.0, "estimate"
-        if self._deep_both or self._weights.bytes(n) <= min(_HELD, memory // 4):
+        held = self._deep_both or self._weights.bytes(n) <= min(_HELD, memory // 4)
+        room = None if self._deep_both else room_for(self._weights, x, memory, held, _MOST_AT_ONCE)
+        if held:
             self._stacks: list[Sequence[SweptChain]] = list(zip(*self._layers, strict=True))
         else:
             self._stacks = stacks_of(self._weights, self._x, both, memory)
+        for cell in (cell for stack in self._stacks for cell in stack):
+            cell.room = room
         d_out = sum(stack[-1].d_h for stack in self._stacks)
         d_from = sum(getattr(cell, f"d_{wrt}") for cell in self._stacks[0]) if wrt != "x" else x.shape[1]
         self.shape = (n, d_out, n, d_from)
@@ -245,7 +247,8 @@ def chain_norms(
 def targets_at_once(stack: Sequence[SweptChain]) -> int:
     """How many rows are swept together: as many as fit beside the step Jacobians they share."""
     width = sum(cell.width + cell.d_in for cell in stack)
-    return max(1, min(_MOST_AT_ONCE, _ROW_NUMBERS // (stack[-1].d_h * width)))
+    most = _MOST_AT_ONCE if stack[0].room is None else stack[0].room.targets
+    return max(1, min(most, _ROW_NUMBERS // (stack[-1].d_h * width)))
 
 
 def _swept(
@@ -281,7 +284,7 @@ def _swept(
             raise Stopped
         if len(told) > _MOST_TOLD:
             fetch()
-        told.append((index, step))
+        told.append((index, step._replace(taps=[])))  # which norms do not need
 
     deviation = sweep(stack, [targets[row] for row in rows], lowest, wrt, threshold, visit, of, single, norm)
     fetch()

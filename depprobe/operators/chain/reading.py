@@ -20,6 +20,7 @@ from torch import Tensor
 
 from depprobe.operators.chain.cells import CellChain
 from depprobe.operators.chain.compression import Carried
+from depprobe.operators.chain.runs import MATRIX_BYTES
 
 #: steps from one comparison of the two precisions to the next
 _CHECK_EVERY = 16
@@ -47,9 +48,12 @@ class SingleReading:
         dtype = torch.float32 if states.shape[1] >= _FEWEST else torch.float64
         cell = self._single if dtype == torch.float32 else self._double
         out = states.new_empty(*states.shape[:2], cell.d_in, dtype=dtype)
-        matrices = cell.matrices(k - steps + 1, k + 1).unbind(0)
-        for rows, M, tap in zip(states.to(dtype), reversed(matrices), out, strict=True):
-            torch.mm(rows, M, out=tap)
+        batch = max(1, MATRIX_BYTES // (cell.width * cell.d_in * dtype.itemsize))
+        for first in range(0, steps, batch):
+            some = states[first : first + batch]
+            matrices = cell.matrices(k - first - len(some) + 1, k - first + 1).unbind(0)
+            for rows, M, tap in zip(some.to(dtype), reversed(matrices), out[first:], strict=False):
+                torch.mm(rows, M, out=tap)
         return out
 
     def compare(self, k: int, states: Tensor, taps: Tensor, blocks: Sequence[Carried]) -> None:

@@ -12,7 +12,7 @@ import warnings
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -23,6 +23,13 @@ from depprobe.operators.chain.cells import CellChain, CellWeights
 from depprobe.operators.chain.kinds.gru import GRUChain
 from depprobe.operators.chain.kinds.lstm import LSTMChain
 from depprobe.operators.chain.kinds.rnn import RNNChain
+from depprobe.operators.chain.rounding import ROWS
+from depprobe.operators.chain.runs import MATRIX_BYTES, NARROW
+from depprobe.operators.chain.sweep import RUN
+
+#: share of a budget that is used, since allocators keep more than is alive; copies of weights beside a
+#: trajectory in segments; buffers of runs that are held; bytes of them where weights in float32 have room too
+_USED, _SEGMENTED, _BUFFERS, _AMPLE = 0.85, 5, 3, 256 << 20
 
 #: most steps of a forward pass that is recorded, and what is kept of them
 _RECORDED = 4096
@@ -72,6 +79,22 @@ def chain_of(kind: str, weights: CellWeights, x: Tensor, h: Tensor, before: Tens
     return cell
 
 
+class Widths(NamedTuple):
+    """Widths of the state, output and input of a layer."""
+
+    width: int
+    d_h: int
+    d_in: int
+
+
+class Room(NamedTuple):
+    """What a sweep may take: bytes of the buffers of a run, targets, and copies of weights in float32."""
+
+    buffers: float
+    targets: int
+    copies: bool
+
+
 @dataclass(frozen=True)
 class RecurrentWeights:
     """A recurrence: ``layers[l][direction]``, bottom first, the second direction reading backwards."""
@@ -108,6 +131,21 @@ class RecurrentWeights:
     def both(self) -> bool:
         """Whether there are two directions."""
         return len(self.layers[0]) == 2
+
+    @property
+    def size(self) -> int:
+        """Bytes of the weights."""
+        cells = [cell for layer in self.layers for cell in layer]
+        return sum(part.nbytes for cell in cells for part in vars(cell).values() if part is not None)
+
+    @property
+    def widths(self) -> list[Widths]:
+        """Of the layers of one direction, bottom first."""
+        cells = [layer[0] for layer in self.layers]
+        return [
+            Widths(cell.hh.shape[1] + len(cell.hh) // 4 * self.has_cell, cell.hh.shape[1], cell.ih.shape[1])
+            for cell in cells
+        ]
 
     def bytes(self, n: int) -> int:
         """Of a trajectory of n steps that is held whole."""
@@ -191,3 +229,42 @@ def run(
         made = _recorder(("run", kind, biased), work, [x, h, c, *flat], at_first=False)
         out, *after = (part.clone() for part in made)
     return out, tuple(after)
+
+
+def room_for(weights: RecurrentWeights, x: Tensor, memory: int, held: bool, most: int) -> Room:
+    """What sweeps along x may take of a budget, for so many targets at most.
+
+    Beside weights, as they are given and as chains of the trajectory have them, stand rows before and after
+    a run, and as they are compressed; step Jacobians and their factors; buffers of the run before, of the
+    one under way, and of what is handed on.
+
+    Parameters
+    ----------
+    held : whether the trajectory is held whole.
+
+    Raises
+    ------
+    OverBudget : not even one step of one target would fit.
+    """
+    layers, item = weights.widths, x.element_size()
+    d_h, width = layers[-1].d_h, sum(layer.width for layer in layers)
+    step = sum(layer.width * (layer.d_h + layer.d_in) for layer in layers) * item
+    matrices = 2 * max(step, min(MATRIX_BYTES, RUN * step))
+    threads = torch.get_num_threads() if max(layers).width > NARROW and not waits(x.device) else 1
+
+    def needed(targets: int) -> tuple[int, int]:
+        """Bytes apart from buffers, and those of the buffers of one step."""
+        fixed = (3 if targets == 1 else 6) * targets * d_h * width * item + matrices * min(threads, targets)
+        return fixed, targets * (d_h + 3 * ROWS) * sum(layer.width + layer.d_in for layer in layers) * item
+
+    kept = (2 if held else _SEGMENTED) * weights.size + min(weights.bytes(len(x)), memory // 4) + x.nbytes
+    fixed, buffer = needed(1)
+    what = f"a sweep through {len(layers)} layer{'s' * (len(layers) > 1)} of width {d_h}"
+    least = kept + fixed + 2 * _BUFFERS * buffer
+    require(least / _USED, memory, what, "use a smaller d, or --dtype float32")
+    left = _USED * memory - kept
+    while most > 1 and needed(most)[0] + 2 * _BUFFERS * needed(most)[1] > left:
+        most //= 2
+    left -= needed(most)[0]
+    copies = left - 2 * weights.size > _AMPLE
+    return Room((left - 2 * weights.size * copies) / _BUFFERS / min(threads, most), most, copies)

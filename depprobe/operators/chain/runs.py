@@ -27,7 +27,8 @@ from depprobe.operators.chain.compression import RowBlock
 from depprobe.operators.chain.kernels.steps import between, rescaled, settled, whole_run
 from depprobe.operators.chain.rounding import ROWS, Perturbation, Riding
 
-_MATRIX_BYTES = 4 << 20
+#: bytes of step Jacobians that are made at once
+MATRIX_BYTES = 4 << 20
 #: widest state whose steps are taken by one product with the whole step Jacobian
 NARROW = 256
 
@@ -63,7 +64,7 @@ def advance(
     one = waited and perturbed and len(stack) == 1 and wrt == "x" and arriving is None
     alone = one and (layers[0].whole or stack[0].direct(0) is not None)
     size = sum(cell.width * (cell.d_h + cell.d_in) for cell in stack) * rows.element_size()
-    batch = steps if waited else max(1, min(steps, _MATRIX_BYTES // size))
+    batch = steps if waited else max(1, min(steps, MATRIX_BYTES // size))
     taps: list[Tensor] = []
     for first in range(0, steps, batch):
         last = min(first + batch, steps)

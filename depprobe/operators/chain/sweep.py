@@ -24,7 +24,7 @@ from depprobe.operators.chain import runs
 from depprobe.operators.chain.cells import CellChain, SweptChain
 from depprobe.operators.chain.compression import RowBlock, Step, first_rows, middle
 from depprobe.operators.chain.reading import SingleReading
-from depprobe.operators.chain.rounding import Noise, Riding, Told
+from depprobe.operators.chain.rounding import ROWS, Noise, Riding, Told
 from depprobe.operators.chain.runs import Found, Run, State
 
 #: steps between two rescalings, as far as buffers allow, and where calls take longer than products; the first
@@ -110,7 +110,7 @@ class _Sweep:
         wide = stack[0].width > runs.NARROW and stack[0].d_in >= runs.NARROW // 2
         single = single and wide and wrt == "x" and dtype == torch.float64 and not waits(self._device)
         whole = [cell for cell in stack if isinstance(cell, CellChain)]
-        single = single and len(whole) == len(stack)
+        single = single and len(whole) == len(stack) and (stack[0].room is None or stack[0].room.copies)
         self._reading = SingleReading(whole[0]) if single else None
         self._limits = _SINGLE_RANGE if single else middle(dtype)
         self._dtype, self._chains = dtype, dict[torch.dtype, list[SweptChain]]({dtype: list(stack)})
@@ -200,6 +200,10 @@ class _Sweep:
         )
         room = _DEVICE_BUFFER_BYTES if waits(self._device) else _BUFFER_BYTES
         steps = min(wanted, max(1, room // max(1, largest * self._widest)))
+        if self._stack[0].room is not None:
+            width = sum(cell.width + cell.d_in for cell in self._stack) * self._dtype.itemsize
+            fit = self._stack[0].room.buffers // ((sum(map(len, parts)) + 3 * ROWS * len(active)) * width)
+            steps = min(steps, max(1, int(fit) - 1))
         # few lengths where each is recorded
         return 1 << (steps.bit_length() - 1) if waits(self._device) else steps
 

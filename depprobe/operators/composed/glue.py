@@ -64,8 +64,9 @@ class Glue:
         owner, m = rows[0].owner, rows[0].targets
         limits = torch.finfo(self._partition.narrowest)
         least = limits.tiny / limits.eps
-        parts = list(self._parts(segment, edges, rows))
-        for grads, base, marks in parts:
+        count = 0
+        for grads, base, marks in self._parts(segment, edges, rows):
+            count += 1
             products = self._products(segment, edges, _marked(grads, marks, segment.opaque))
             for edge, product in zip(segment.targets, products, strict=True):
                 if product is not None:
@@ -85,7 +86,7 @@ class Glue:
                     )
                     part = Rows(Scaled(product[:-m], scale), alive, owner).settled(axis, least)
                     found[edge] = found[edge] + part if edge in found else part
-        if len(parts) > 1 and not segment.opaque:
+        if count > 1 and not segment.opaque:
             # what is dead in every part, and yet has a path, stays live
             nothing = [r.scaled.values[:0] for r in rows]
             products = self._products(segment, edges, _marked(nothing, [r.live for r in rows], False))

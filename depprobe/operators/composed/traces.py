@@ -35,7 +35,7 @@ from depprobe.operators.dispatch import maker_of
 from depprobe.units import readable
 
 #: rows pulled at once at most, and copies of the largest gradient that one row makes on its way
-_MOST_ROWS, _ROW_COPIES = 64, 8
+_MOST_ROWS, _ROW_COPIES = 64, 48
 #: nodes of glue between two rescalings where more would leave something undecided
 _FINE = 4
 #: share of the sequence above which shortening it gains nothing, and agreement of outputs, in epsilons

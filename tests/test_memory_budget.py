@@ -1,0 +1,102 @@
+"""The budget is kept: the peak of the process beyond what it held with everything imported.
+
+One process measures all sizes of an operator, each against a budget of its own; what it needs is little more
+than one large allocation less, so that an account that leaves out a buffer is seen. ``DEPPROBE_SLOW=1`` takes
+three sizes of each operator.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+
+from depprobe.costs.memory import process_peak
+
+SLOW = "DEPPROBE_SLOW" in os.environ
+MEASURE = """
+import gc, json, sys
+import torch
+import depprobe
+from depprobe.costs.memory import process_peak
+from depprobe.errors import OverBudget
+
+class Residual(torch.nn.Module):
+    def __init__(self, d):
+        super().__init__()
+        self.inner, self.out = torch.nn.LSTM(d, d, batch_first=True), torch.nn.Linear(d, d)
+    def forward(self, x):
+        return x + self.out(self.inner(x)[0])
+
+class Cumulative(torch.nn.Module):
+    def __init__(self, d):
+        super().__init__()
+        self.inner, self.out = torch.nn.Linear(d, d), torch.nn.Linear(d, d)
+    def forward(self, x):
+        return self.out(torch.sin(torch.cumsum(torch.tanh(self.inner(x)), 1)))
+
+OWN = {"residual": Residual, "cumulative": Cumulative}
+
+def run(name, n, d, **how):
+    if name in OWN:
+        torch.manual_seed(0)
+        return depprobe.jacobian(OWN[name](d).eval(), torch.randn(n, d), layout="b n d", **how)
+    return depprobe.jacobian(name, n=n, d=d, **how)
+
+def within(name, n, d, mib, how):
+    try:
+        run(name, n, d, memory=mib << 20, **how)
+    except OverBudget:
+        return "refused"
+    return "measured"
+
+torch.set_num_threads(1)
+for case in json.loads(sys.argv[1]):
+    run(case[0], 60, 8, **case[4])
+found = []
+for case in json.loads(sys.argv[1]):
+    gc.collect()
+    said = []
+    peak = process_peak(lambda: said.append(within(*case)))
+    found.append((said[0], peak / 2**20))
+print(json.dumps(found))
+"""
+#: operator -> sizes: layer or module of one's own, n, d, budget in MiB, options
+CASES = {
+    "chain": [
+        ("lstm", 400, 256, 128, {}),
+        ("lstm", 100, 1024, 700, {}),
+        ("gru", 500, 512, 256, {}),
+        ("rnn", 500, 512, 160, {"norm": "spectral"}),
+        ("lstm", 20_000, 64, 72, {}),
+    ],
+    "attention": [
+        ("attention:heads=4", 800, 32, 128, {"targets": "all"}),
+        ("attention:heads=4", 1500, 64, 192, {"targets": "all"}),
+        ("attention:heads=4", 3000, 128, 640, {"targets": "all"}),
+    ],
+    "convolution": [
+        ("conv", 1500, 32, 128, {"targets": "all"}),
+        ("conv", 4000, 128, 128, {"targets": "every:20"}),
+        ("conv", 20_000, 64, 192, {}),
+    ],
+    "refused": [("lstm", 100, 1024, 128, {}), ("lstm", 4, 2048, 300, {}), ("gru", 8, 2048, 512, {})],
+}
+#: operators of which one size is measured in every run
+QUICK = ("chain", "attention", "refused")
+
+
+@pytest.mark.skipif(process_peak(lambda: None) != process_peak(lambda: None), reason="no peak is told here")
+@pytest.mark.parametrize("operator", [name for name in CASES if SLOW or name in QUICK])
+def test_the_process_takes_no_more_than_its_budget(operator):
+    cases = CASES[operator] if SLOW or operator == "refused" else CASES[operator][:1]
+    words = [sys.executable, "-c", MEASURE, json.dumps(cases)]
+    done = subprocess.run(words, capture_output=True, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"})
+    assert done.returncode == 0, done.stderr[-2000:]
+    found = json.loads(done.stdout)
+    assert {said for said, _ in found} == {"refused" if operator == "refused" else "measured"}
+    over = {str(case): peak for case, (_, peak) in zip(cases, found, strict=True) if peak > case[3]}
+    assert over == {}
