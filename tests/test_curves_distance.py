@@ -322,7 +322,8 @@ def test_error_of_a_mean_over_samples():
     rng = np.random.default_rng(9)
     rate = rng.uniform(0.05, 0.2, 40)
     ds = dataset(-rate[:, None, None] * np.arange(200)[::-1], [199], "sample")
-    each = [distances(ds.isel(sample=[i]), resamples=2)["mean_distance"].item() for i in range(40)]
+    share = np.exp(-2 * rate[:, None] * np.arange(200))
+    each = (share * np.arange(200)).sum(1) / share.sum(1)
     found = distances(ds, resamples=2000)
     assert found["mean_distance"].item() == pytest.approx(np.mean(each), rel=1e-12)
     assert found["mean_distance_stderr"].item() == pytest.approx(np.std(each, ddof=1) / np.sqrt(40), rel=0.06)
