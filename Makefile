@@ -19,7 +19,7 @@ test-gpu: $(VENV)/.installed-test
 crash: $(VENV)/.installed-test
 	DEPPROBE_CRASHES=50 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 0 tests/test_sweep_crashes.py
 
-# hostile input: 6,000 cases of each of 20 kinds
+# hostile input: 6,000 cases of each of 22 kinds
 fuzz: $(VENV)/.installed-test
 	DEPPROBE_FUZZ=6000 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto tests/test_fuzz.py
 

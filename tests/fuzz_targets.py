@@ -25,6 +25,7 @@ from depprobe.cli.commands.sweep.cells import plan_of
 from depprobe.cli.commands.sweep.grid import read as read_grid
 from depprobe.core.options import Options, parse_bytes, wanted_positions
 from depprobe.models.checkpoint import read_weights
+from depprobe.models.transformers_folder import PretrainedFolder
 from depprobe.models.transformers_folder import _read_json as read_configuration
 from depprobe.registry import Spec, layers
 from depprobe.runs.cache import Finished
@@ -58,6 +59,12 @@ def seed_file(kind: str) -> bytes:
         wavfile.write(stream, 8000, np.arange(20, dtype=np.int16))
     elif kind == "json":
         return b'{"model_type": "gpt2", "n_layer": 2}'
+    elif kind == "tokenizer":
+        from tokenizers import Tokenizer, models, pre_tokenizers
+
+        tokenizer = Tokenizer(models.WordLevel({"a": 0, "b": 1, "?": 2}, unk_token="?"))
+        tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+        return tokenizer.to_str().encode()
     elif kind == "toml":
         grid = b'probe = "gates"\n[grid]\nlayer = ["lstm", "gru:gain=2"]\nn = [3, 4]\n'
         return grid + b"[fixed]\nd = 2\n[[exclude]]\nn = 3\n"
@@ -211,6 +218,14 @@ def _options(text: str, folder: Path) -> None:
         Options(probes=text)
 
 
+def _tokenizer(content: bytes, folder: Path) -> None:
+    (folder / "config.json").write_bytes(seed_file("json"))
+    (folder / "tokenizer_config.json").write_text('{"tokenizer_class": "PreTrainedTokenizerFast"}')
+    (folder / "tokenizer.json").write_bytes(content)
+    held = PretrainedFolder(folder)
+    held.words(held.ids("a b c"))
+
+
 #: name -> (what is drawn, who reads it)
 TARGETS: dict[str, tuple[st.SearchStrategy[Any], Reader]] = {
     "spec": (_SPEC, _spec),
@@ -230,3 +245,6 @@ TARGETS: dict[str, tuple[st.SearchStrategy[Any], Reader]] = {
     "netcdf": (changed("nc"), _file("a.nc", lambda path: store.validate(store.load(path)))),
     "cell": (changed("nc"), _cell),
 }
+if "DEPPROBE_FUZZ" in os.environ:
+    # transformers takes long to load
+    TARGETS["tokenizer"] = changed("tokenizer"), _tokenizer

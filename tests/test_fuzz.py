@@ -14,7 +14,7 @@ import warnings
 from pathlib import Path
 
 import pytest
-from fuzz_targets import TARGETS, seed_file
+from fuzz_targets import TARGETS, read_configuration, seed_file
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -56,10 +56,12 @@ def _watch(event: str, given: tuple) -> None:
 
 
 @pytest.fixture(scope="module", autouse=True)
-def _little_memory():
+def _little_memory(tmp_path_factory):
     sys.addaudithook(_watch)
     for kind in ("npy", "npz", "pt", "safetensors", "csv", "wav", "json", "toml", "plan", "nc"):
         seed_file(kind)
+    if "tokenizer" in TARGETS:
+        TARGETS["tokenizer"][1](seed_file("tokenizer"), tmp_path_factory.mktemp("tokenizer"))
     now = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
     before = resource.getrlimit(resource.RLIMIT_AS)
     resource.setrlimit(resource.RLIMIT_AS, (now + ROOM, before[1]))
@@ -126,3 +128,9 @@ def test_what_is_watched_is_seen(tmp_path):
     finally:
         _watching.pop()
     assert [line.split()[0] for line in seen] == ["wrote", "pickle.find_class"]
+
+
+def test_a_configuration_nested_without_end_is_refused(tmp_path):
+    (tmp_path / "config.json").write_text("[" * 100_000)
+    with pytest.raises(DepprobeError, match="maximum recursion depth"):
+        read_configuration(tmp_path / "config.json")

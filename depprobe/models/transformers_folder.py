@@ -104,7 +104,7 @@ def _transformers() -> Any:
 def _read_json(path: Path) -> dict[str, Any]:
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise BadInput(f"cannot read {str(path)!r}: {error}") from None
     if not isinstance(found, dict):
         raise BadInput(f"cannot read {str(path)!r}: it holds {type(found).__name__}, not a configuration")
