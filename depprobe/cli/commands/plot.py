@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 @click.command(cls=Grouped, short_help="draw stored datasets, overlaid")
 @click.argument("files", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="A.nc|FOLDER ...")
 @click.option(
+    "-o",
     "--figure",
     type=click.Path(path_type=Path),
     metavar="FILE",
