@@ -160,8 +160,17 @@ def test_a_wrong_call_is_told_in_one_line_and_nothing_is_written(
         (["-q", "--", "--layer", "rnn"], []),
     ],
 )
-def test_words_are_read_in_their_order(words: list[str], expected: list[Named]) -> None:
+def test_words_are_read_in_their_order(
+    words: list[str], expected: list[Named], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "b=1.pt").touch()
+    monkeypatch.chdir(tmp_path)
     assert named(words) == expected
+
+
+def test_weights_of_no_model_are_refused() -> None:
+    with pytest.raises(BadInput, match="unknown label of --weights 'a'; did you mean 'A'.* Known: A, make"):
+        named(["--model", "A=a.py:m", "--model", "net.py:make", "--weights", "a=a.pt"])
 
 
 def test_labels_alone_make_a_mapping() -> None:

@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from depprobe.errors import BadInput
+from depprobe.errors import BadInput, unknown
 
 _FLAGS = ("--layer", "--model", "--weights")
 #: models that are named with their weights
@@ -74,7 +74,7 @@ def named(words: Sequence[str]) -> list[Named]:
 
     Raises
     ------
-    BadInput : weights without a model, or with a second file.
+    BadInput : weights without a model, of a label that is none's, or a second file of them.
 
     Examples
     --------
@@ -89,12 +89,13 @@ def named(words: Sequence[str]) -> list[Named]:
             continue
         models = [i for i, one in enumerate(found) if one.is_model]
         labelled = [i for i in models if label is not None and found[i].name == label]
-        if label is not None and not labelled:
-            # an = may belong to the file's own name
-            text = value
         at = (labelled or models)[-1:]
         if not at:
             raise BadInput(f"--weights {value} stands before any --model; give the model first")
+        if label is not None and not labelled:
+            text = value
+            if not Path(text).exists():  # else the = belongs to the file's own name
+                raise unknown("label of --weights", label, [found[i].name for i in models])
         if found[at[0]].weights:
             raise BadInput(f"--model {found[at[0]].text} is given two files of weights; give one")
         found[at[0]] = replace(found[at[0]], weights=text)
