@@ -51,6 +51,8 @@ def test_arrays_keep_their_rows_and_width(tmp_path, dtype, order):
     np.save(tmp_path / "x.npy", rows)
     source = read(str(tmp_path / "x.npy"))
     assert (source.width, source.length, source.name) == (3, 21, "x.npy")
+    np.save(tmp_path / "ids.npy", np.arange(7))
+    assert read(str(tmp_path / "ids.npy")).windows(5, 1).tolist() == [[[0], [1], [2], [3], [4]]]
     window = source.windows(9, 50)
     assert window.dtype == np.float64
     assert (window == rows[None, :9]).all()

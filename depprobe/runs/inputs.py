@@ -2,7 +2,7 @@
 
     noise    x ~ N(0, 1), (n, d_in)
     .txt     bytes through a fixed random embedding, E ~ N(0, 1), (256, d_in); also .md, .py and other text
-    .npy     an array (length, d_in);   .csv, .tsv   columns of numbers, see ``runs.csv_table``
+    .npy     an array (length, d_in) or (length,);   .csv, .tsv   columns of numbers, see ``runs.csv_table``
     .wav     sound (samples, channels) in -1 .. 1, which a model of sound reads as its own frames
 
 A file longer than n gives its first n positions, or evenly spaced windows where several samples are asked
@@ -260,8 +260,9 @@ def _checked(data: NDArray, name: str) -> Floats:
         raise BadInput(f"input {name!r} holds {data.dtype}; it must hold real numbers")
     if data.size == 0:
         raise BadInput(f"input {name!r} is empty")
+    data = data[:, None] if data.ndim == 1 else data
     if data.ndim != 2:
-        raise BadInput(f"input {name!r} has shape {data.shape}; it must be (length, width)")
+        raise BadInput(f"input {name!r} has shape {data.shape}; it must be (length,) or (length, width)")
     if not np.isfinite(data).all():
         raise BadInput(f"input {name!r} holds NaN or Inf; every entry must be finite")
     return data.astype(np.float64)
