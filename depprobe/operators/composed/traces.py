@@ -34,8 +34,10 @@ from depprobe.operators.composed.partition import DEPTH
 from depprobe.operators.dispatch import maker_of
 from depprobe.units import readable
 
-#: rows pulled at once at most, and copies of the largest gradient that one row makes on its way
-_MOST_ROWS, _ROW_COPIES = 64, 48
+#: rows pulled at once at most; of large gradients, fewer, of which these bytes in one place
+_MOST_ROWS, _LARGE_ROWS, _LARGE = 64, 16, 1 << 26
+#: copies of the largest gradient that one row makes on its way
+_ROW_COPIES = 48
 #: nodes of glue between two rescalings where more would leave something undecided
 _FINE = 4
 #: share of the sequence above which shortening it gains nothing, and agreement of outputs, in epsilons
@@ -96,7 +98,9 @@ class Traces:
             "a single row",
             f"use a smaller n or d, --dtype float32, or --memory {readable(1.1 * each).replace(' ', '')}",
         )
-        return int(max(1, min(_MOST_ROWS, (memory - self.whole.partition.total) // max(1, each))))
+        # more at once would not be faster, and what is done would be kept more rarely
+        most = min(_MOST_ROWS, max(_LARGE_ROWS, _LARGE // max(1, self.whole.partition.largest)))
+        return int(max(1, min(most, (memory - self.whole.partition.total) // max(1, each))))
 
     def _traced(self, record: Record, depth: int = DEPTH) -> Graph:
         options = replace(self._options, tolerance=0.0, wrt="x", forward={})
