@@ -285,3 +285,25 @@ def test_a_case_is_taken_up_in_its_middle(tmp_path, monkeypatch, asked, share):
     # the batch that was under way is measured twice
     assert between <= len(batches) - between + 1, "finished batches were taken up"
     assert before > 0
+
+
+@pytest.mark.parametrize("method", ["auto", "autograd"])
+def test_what_was_kept_in_pieces_of_another_size_is_not_taken_up(tmp_path, monkeypatch, method):
+    monkeypatch.setattr(under_way, "_EVERY", -1.0)
+    kept, x = Finished(tmp_path / "partial"), np.random.default_rng(0).normal(size=(16, 5))
+
+    def halt(done: float, total: int, label: str) -> None:
+        if done > 0.5 * total:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as small:
+        small.setattr(traces, "_MOST_ROWS", 1)
+        small.setattr(device, "_CACHED", 0)
+        with pytest.raises(KeyboardInterrupt):
+            depprobe.jacobian({"A": _Read}, x, finished=kept, progress=halt, method=method)
+    assert list(kept.folder.glob("*.npz")), "something was kept"
+    monkeypatch.setattr(traces, "_MOST_ROWS", 3)
+    monkeypatch.setattr(device, "_CACHED", 3 * 16 * 5 * 4)
+    resumed = depprobe.jacobian({"A": _Read}, x, finished=kept, method=method)
+    whole = depprobe.jacobian({"A": _Read}, x, method=method)
+    np.testing.assert_allclose(resumed.log_norm, whole.log_norm, rtol=0, atol=1e-9)

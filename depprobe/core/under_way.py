@@ -54,23 +54,25 @@ def watched(watch: Watch | None) -> Iterator[None]:
 
 def pieces(
     key: str,
-    count: int,
+    total: int,
+    size: int,
     state: Callable[[], Arrays] | None = None,
     resume: Callable[[Arrays], None] | None = None,
 ) -> Iterator[int]:
-    """The numbers, of so many pieces of work, that are still to be done.
+    """The numbers of the pieces of work that are still to be done.
 
     Parameters
     ----------
     key : tells the work from others of the same run.
+    total, size : of the work, and of a piece; pieces of another size are not taken up.
     state, resume : what the pieces so far have come to, and what takes it up; None: it is not kept.
 
     Examples
     --------
-    >>> list(pieces("three", 3))
+    >>> list(pieces("three", 12, 5))
     [0, 1, 2]
     """
-    watch = _watch.get()
+    watch, count, key = _watch.get(), -(-total // size), f"{key} in pieces of {size}"
     kept = watch.get(key) if watch is not None and resume is not None and count > 1 else None
     if kept is not None and resume is not None:
         resume({name: value for name, value in kept.items() if name != _DONE})

@@ -176,10 +176,10 @@ class Products:
                     )
 
             y = recording.y
-            count = -(-g * m // self.chunk)
             # rows are not kept
             ways = (None, None) if most else (state, resume)
-            numbered = pieces(f"{which} {[*targets]} {m} {summed} {_digest(cotangents).hex()}", count, *ways)
+            work_of = f"{which} {[*targets]} {m} {summed} {_digest(cotangents).hex()}"
+            numbered = pieces(work_of, g * m, self.chunk, *ways)
             for numbers, parts in self._chunks(targets, cotangents, which, numbered):
                 for i in range(numbers[0] // m, numbers[-1] // m + 1):
                     mine = slice(max(0, i * m - numbers[0]), (i + 1) * m - numbers[0])

@@ -207,10 +207,10 @@ class Traces:
                 at, t = map(int, name.split()[1:])
                 sums[at][t] = Scaled(arrays[name], arrays[f"scale {at} {t}"])
 
-        count = -(-m * self.exact.count // self.rows_at_once)
         # whole blocks are not kept
         ways = (None, None) if norm == "spectral" else (state, resume)
-        which = pieces(f"{len(graph.y)} {graph.partition.joins} {group} {[*points]}", count, *ways)
+        work_of = f"{len(graph.y)} {graph.partition.joins} {group} {[*points]}"
+        which = pieces(work_of, m * self.exact.count, self.rows_at_once, *ways)
         for parts, unit in self.pulled(graph, group, self.exact, norm, which):
             owner = unit // self.exact.count
             for at, total, lost, live, kept, mixed in zip(
