@@ -51,7 +51,7 @@ class LineProducts:
     def under(self, noise: Callable[[], Any], cotangent: Tensor) -> Scaled:
         """The same through changed layers; ``noise`` makes what changes last bits."""
         change: Change = noise().changed
-        return self._pulled([_changed(level, change) for level in self._levels], cotangent)
+        return self._pulled([_Changed(level, change) for level in self._levels], cotangent)
 
     def _pulled(self, levels: list[Level], cotangent: Tensor) -> Scaled:
         (at,) = where = cotangent.any(1).nonzero()[:, 0]
@@ -66,14 +66,14 @@ class _Changed(Level):
         self._level, self._change = level, change
 
     def pull(self, rows: Rows) -> Rows:
-        found = self._level.pull(rows)
+        found = self._moved().pull(rows)
         return found._replace(values=self._change(found.values))
 
-
-def _changed(level: Level, change: Change) -> Level:
-    moved = copy(level)
-    if isinstance(moved, Elementwise | EachPosition):
-        moved.x = moved.x + _INPUTS * (change(moved.x) - moved.x)
-    elif isinstance(moved, Residual):
-        moved.branches = [[_changed(one, change) for one in branch] for branch in moved.branches]
-    return _Changed(moved, change)
+    def _moved(self) -> Level:
+        """The layer at inputs that are off: made for one pull, since those of all layers may be large."""
+        moved, change = copy(self._level), self._change
+        if isinstance(moved, Elementwise | EachPosition):
+            moved.x = moved.x + _INPUTS * (change(moved.x) - moved.x)
+        elif isinstance(moved, Residual):
+            moved.branches = [[_Changed(one, change) for one in branch] for branch in moved.branches]
+        return moved
