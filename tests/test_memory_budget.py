@@ -83,10 +83,31 @@ CASES = {
         ("conv", 4000, 128, 128, {"targets": "every:20"}),
         ("conv", 20_000, 64, 192, {}),
     ],
-    "refused": [("lstm", 100, 1024, 128, {}), ("lstm", 4, 2048, 300, {}), ("gru", 8, 2048, 512, {})],
+    "composed": [
+        ("cumulative", 1200, 128, 64, {}),
+        ("cumulative", 600, 64, 32, {}),
+        ("residual", 200, 32, 16, {}),
+        ("residual", 400, 64, 32, {}),
+        ("residual", 800, 128, 64, {}),
+        ("transformer", 300, 64, 128, {}),
+        ("conv-attention", 1000, 64, 128, {}),
+        ("dilated-conv", 2000, 128, 128, {}),
+        ("dilated-conv", 4000, 256, 512, {}),
+    ],
+    "autograd": [
+        ("cumulative", 300, 32, 16, {"method": "autograd"}),
+        ("cumulative", 600, 64, 32, {"method": "probes"}),
+        ("residual", 800, 128, 64, {"method": "probes"}),
+        ("transformer", 600, 64, 128, {"method": "autograd"}),
+    ],
+    "refused": [
+        ("lstm", 100, 1024, 128, {}),
+        ("lstm", 4, 2048, 300, {}),
+        ("gru", 8, 2048, 512, {}),
+    ],
 }
 #: operators of which one size is measured in every run
-QUICK = ("chain", "attention", "refused")
+QUICK = ("chain", "attention", "composed", "refused")
 
 
 @pytest.mark.skipif(process_peak(lambda: None) != process_peak(lambda: None), reason="no peak is told here")

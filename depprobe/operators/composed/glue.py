@@ -27,6 +27,8 @@ from depprobe.operators.composed.cut import Edge, flat, unflat
 from depprobe.operators.composed.partition import Partition, Routes, Segment, facts_of
 from depprobe.operators.composed.views import axis_below, below_view, moved
 
+#: numbers that marks of positions may take in one place, at a time
+_MARKED = 1 << 18
 #: exponents this far apart pass glue separately: half of the float range is left for the glue's own factors
 _BUCKET = {torch.float32: 40.0, torch.float64: 300.0}
 
@@ -210,24 +212,27 @@ class Glue:
         facts = facts_of(segment.edges)
         sizes = [shape[self._axis(edge)] for (shape, *_), edge in zip(facts, segment.edges, strict=True)]
         # wherever tensors are made by default: the user's default device may be another
-        digits = torch.arange(max(1, (sum(sizes) - 1).bit_length()), device="cpu")[:, None]
-        bits = (torch.arange(sum(sizes), device="cpu") >> digits) & 1
-        chosen = torch.cat([bits, 1 - bits]).bool()
-        marks = []
-        places = zip(segment.edges, facts, chosen.split(sizes, 1), strict=True)
-        for edge, (shape, dtype, device), here in places:
-            mark = unflat(here[..., None].to(device), shape, self._axis(edge))
-            marks.append(torch.where(mark, math.nan, 0).to(dtype).expand(-1, *shape))
-        sources = {}
-        for edge, found in zip(segment.targets, self._products(segment, segment.edges, marks), strict=True):
-            if found is not None:
-                heard, other = flat(found, self._axis(edge)).isnan().any(2).cpu().chunk(2)
-                if bool((heard & other).any()):
-                    return None
-                place = (heard.long() << digits).sum(0)
-                # what hears of nothing may stand anywhere: it is zero
-                sources[edge] = place.clamp(max=sum(sizes) - 1).to(found.device)
-        return Routes(sizes, sources)
+        digits = torch.arange(max(1, (sum(sizes) - 1).bit_length()), device="cpu")
+        bits = (torch.arange(sum(sizes), device="cpu") >> digits[:, None]) & 1
+        sources: dict[Edge, Tensor] = {}
+        for few in digits.split(max(1, _MARKED // (2 * max(math.prod(shape) for shape, *_ in facts)))):
+            chosen = torch.cat([bits[few], 1 - bits[few]]).bool()
+            marks = []
+            places = zip(segment.edges, facts, chosen.split(sizes, 1), strict=True)
+            for edge, (shape, dtype, device), here in places:
+                mark = unflat(here[..., None].to(device), shape, self._axis(edge))
+                marks.append(torch.where(mark, math.nan, 0).to(dtype).expand(-1, *shape))
+            products = self._products(segment, segment.edges, marks)
+            for edge, found in zip(segment.targets, products, strict=True):
+                if found is not None:
+                    heard, other = flat(found, self._axis(edge)).isnan().any(2).cpu().chunk(2)
+                    if bool((heard & other).any()):
+                        return None
+                    place = (heard.long() << few[:, None]).sum(0).to(found.device)
+                    sources[edge] = sources[edge] + place if edge in sources else place
+        # what hears of nothing may stand anywhere: it is zero
+        ends = {edge: place.clamp(max=sum(sizes) - 1) for edge, place in sources.items()}
+        return Routes(sizes, ends)
 
     def _products(self, segment: Segment, edges: list[Edge], grads: list[Tensor]) -> Sequence[Tensor | None]:
         """Vector-Jacobian products, (r, *shape) for each target; batched where torch can."""
