@@ -506,7 +506,7 @@ INPUTS = {
     "inf.npy": ("holds NaN or Inf", np.array([[1.0, np.inf]] * 20)),
     "empty.npy": ("is empty", np.ones((0, 3))),
     "narrow.npy": ("is empty", np.ones((20, 0))),
-    "rank1.npy": (r"has shape \(20,\); it must be \(length, width\)", np.ones(20)),
+    "rank0.npy": (r"has shape \(\); it must be \(length,\) or \(length, width\)", np.ones(())),
     "rank3.npy": (r"has shape \(2, 20, 3\)", np.ones((2, 20, 3))),
     "complex.npy": ("holds complex128; it must hold real numbers", np.ones((20, 3), complex)),
     "words.npy": ("holds <U1; it must hold real numbers", np.array([["a", "b"]] * 20)),
@@ -768,7 +768,12 @@ def test_interrupting_the_measurement_writes_nothing(refused, monkeypatch):
 
     monkeypatch.setattr("depprobe.probes.jacobian.jacobians_at_depths", interrupted)
     before = torch.get_num_threads()
-    refused("interrupted", *LSTM, "--threads", str(before + 1), code=130)
+    # a shell that starts the tests in the background has interrupts ignored
+    handler = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        refused("interrupted", *LSTM, "--threads", str(before + 1), code=130)
+    finally:
+        signal.signal(signal.SIGINT, handler)
     assert torch.get_num_threads() == before
 
 
