@@ -71,6 +71,25 @@ def unflat(values: Tensor, shape: torch.Size, axis: int) -> Tensor:
     return values.reshape(*values.shape[:2], *rest).movedim(1, axis + 1)
 
 
+def at_positions(mask: Tensor, axis: int) -> Tensor:
+    """Which positions of (r, *shape) have a live entry: (r, n)."""
+    n = mask.shape[axis + 1 if mask.ndim > 2 else 1]
+    return flat(_distinct(mask), axis).any(2).expand(len(mask), n)
+
+
+def either(one: Tensor, other: Tensor) -> Tensor:
+    """Entries live in either, of one shape."""
+    return (_distinct(one) | _distinct(other)).expand(one.shape)
+
+
+def _distinct(mask: Tensor) -> Tensor:
+    """One entry in place of those that an expanded tensor repeats, which takes no time."""
+    for axis, (size, stride) in enumerate(zip(mask.shape, mask.stride(), strict=True)):
+        if size > 1 and stride == 0:
+            mask = mask.narrow(axis, 0, 1)
+    return mask
+
+
 def unseen() -> AbstractContextManager[Any]:
     """Hides operations inside a known call from modes: whoever changes numbers is to change those between."""
     return _disable_current_modes() if torch._C._len_torch_dispatch_stack() else nullcontext()

@@ -23,7 +23,7 @@ from torch.autograd.graph import GradientEdge
 from depprobe.core.by_position import axes_below, shape_of
 from depprobe.core.scaled import Scaled
 from depprobe.operators.composed.cotangents import Rows
-from depprobe.operators.composed.cut import Edge, flat, unflat
+from depprobe.operators.composed.cut import Edge, at_positions, either, flat, unflat
 from depprobe.operators.composed.partition import Partition, Routes, Segment, facts_of
 from depprobe.operators.composed.views import axis_below, below_view, moved
 
@@ -109,7 +109,7 @@ class Glue:
             if below is None:
                 rest[edge] = mask
                 continue
-            here = flat(mask, self._axis(edge)).any(2)[..., None]
+            here = at_positions(mask, self._axis(edge))[..., None]
             for target, axis in below.items():
                 shape = shape_of(target)
                 _either(found, target, unflat(here, shape, axis).expand(-1, *shape))
@@ -257,7 +257,7 @@ class Glue:
 
 
 def _either(found: dict[Edge, Tensor], edge: Edge, mask: Tensor) -> None:
-    found[edge] = found[edge] | mask if edge in found else mask
+    found[edge] = either(found[edge], mask) if edge in found else mask
 
 
 def _marked(grads: list[Tensor], live: list[Tensor], opaque: bool) -> list[Tensor]:

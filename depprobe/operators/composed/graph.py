@@ -18,7 +18,7 @@ from depprobe.core.function import Record
 from depprobe.core.scaled import Scaled
 from depprobe.operators.autograd.readout import readout_of
 from depprobe.operators.composed.cotangents import Rows
-from depprobe.operators.composed.cut import Cut, Edge, edge_of, flat, unflat
+from depprobe.operators.composed.cut import Cut, Edge, at_positions, edge_of, either, flat, unflat
 from depprobe.operators.composed.glue import Glue
 from depprobe.operators.composed.partition import DEPTH, Partition
 from depprobe.operators.composed.registered import Make
@@ -157,13 +157,13 @@ class Graph:
             for edge, mask in self._glue.live(segment, given).items():
                 cut = self.partition.unserved.get(edge)
                 if cut is None:
-                    arrived[edge] = arrived[edge] | mask if edge in arrived else mask
+                    arrived[edge] = either(arrived[edge], mask) if edge in arrived else mask
                 elif bool(mask.any()):
                     raise Left(cut)
         kept |= arrived
         nothing = start.new_zeros(len(start), 1)
         return [
-            kept[edge].any(2) if edge in kept else nothing.expand(-1, len(point))
+            at_positions(kept[edge], 0) if edge in kept else nothing.expand(-1, len(point))
             for edge, point in zip(self.partition.points, self.points, strict=True)
         ]
 
@@ -174,7 +174,9 @@ class Graph:
         if like is None or cut not in self.partition.port_segments:
             return None, {}
         live = [
-            like.new_zeros(len(like), port.shape[port.axis]) if mask is None else flat(mask, port.axis).any(2)
+            like.new_zeros(len(like), port.shape[port.axis])
+            if mask is None
+            else at_positions(mask, port.axis)
             for port, mask in zip(cut.outputs, given, strict=True)
         ]
         reach = cut.linearised.reach(live)
@@ -183,7 +185,7 @@ class Graph:
         for port, alive in ((cut.inputs[i], reach[i]) for i in wanted):
             assert port.edge is not None
             mask = unflat(alive[..., None], port.shape, port.axis).expand(-1, *port.shape)
-            below[port.edge] = below[port.edge] | mask if port.edge in below else mask
+            below[port.edge] = either(below[port.edge], mask) if port.edge in below else mask
         return segment, below
 
     def _pull(self, start: Scaled, live: Tensor, owner: Tensor) -> list[Pulled]:
@@ -234,7 +236,7 @@ class Graph:
                 (values, log_scale), alive, _ = given[port]
                 wide = log_scale.expand(len(values), *log_scale.shape[1:])
                 rows.append(_by_position(values, wide, port.axis))
-                live.append(flat(alive, port.axis).any(2))
+                live.append(at_positions(alive, port.axis))
             else:
                 values = like.scaled.values.new_zeros(len(like.owner), n, port.shape.numel() // n)
                 scale = like.scaled.log_scale.new_full((len(values), 1, 1), -torch.inf)
