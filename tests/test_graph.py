@@ -25,11 +25,13 @@ from own_modules import (
     WeightsInUse,
 )
 from torch import nn
+from torch.autograd.graph import GradientEdge, get_gradient_edge
 
 import depprobe
 from depprobe.core.scaled import Scaled, added
 from depprobe.core.temporal_jacobian import LogNorms, TemporalJacobian
 from depprobe.operators.composed.operator import GraphJacobian
+from depprobe.operators.composed.views import below_parts
 from depprobe.vocabulary import STATUS
 
 F64 = torch.float64
@@ -179,6 +181,27 @@ def test_a_loop_of_cells_is_its_recurrence(dtype):
     found = depprobe.temporal_jacobian(loop, x).log_norms([299]).values[0]
     known = depprobe.temporal_jacobian(twin, x, tolerance=0).log_norms([299]).values[0]
     np.testing.assert_allclose(found, known, atol=1e-9 if dtype == F64 else 1e-3)
+
+
+@pytest.mark.parametrize("dim", [0, 1, -1, -3])
+@pytest.mark.parametrize("cut", ["unbind", "chunk", "split"])
+def test_gradients_on_parts_are_one_on_the_whole(cut, dim):
+    x = torch.randn(4, 3, 5, dtype=torch.float64, requires_grad=True)
+    whole = 2 * x
+    sizes = [1, whole.shape[dim] - 1]
+    ways = {"unbind": (), "chunk": (3,), "split": (sizes,)}
+    parts = getattr(whole, cut)(*ways[cut], dim=dim)
+    # the last part has none
+    edges = [get_gradient_edge(part) for part in parts[:-1]] + [get_gradient_edge(x)]
+    grads = [torch.randn(2, *part.shape, dtype=torch.float64) for part in (*parts[:-1], x)]
+    joined, sums = below_parts([(edge.node, edge.output_nr) for edge in edges], grads)
+    assert len(joined) == 2
+    for row in range(2):
+        (truth,) = torch.autograd.grad(edges, x, [grad[row] for grad in grads], retain_graph=True)
+        found = torch.autograd.grad(
+            [GradientEdge(*edge) for edge in joined], x, [one[row] for one in sums], retain_graph=True
+        )
+        assert torch.equal(found[0], truth)
 
 
 def test_a_recurrence_written_by_hand_does_not_underflow():

@@ -25,7 +25,7 @@ from depprobe.core.scaled import Scaled
 from depprobe.operators.composed.cotangents import Rows
 from depprobe.operators.composed.cut import Edge, at_positions, either, flat, unflat
 from depprobe.operators.composed.partition import Partition, Routes, Segment, facts_of
-from depprobe.operators.composed.views import axis_below, below_view, moved
+from depprobe.operators.composed.views import axis_below, below_parts, below_view, moved
 
 #: numbers that marks of positions may take in one place, at a time
 _MARKED = 1 << 18
@@ -237,6 +237,7 @@ class Glue:
     def _products(self, segment: Segment, edges: list[Edge], grads: list[Tensor]) -> Sequence[Tensor | None]:
         """Vector-Jacobian products, (r, *shape) for each target; batched where torch can."""
         gate = self._partition.gate
+        edges, grads = below_parts(edges, grads)
         outs, ins = ([GradientEdge(*edge) for edge in side] for side in (edges, segment.targets))
         gate.open = segment.start
         try:

@@ -5,6 +5,8 @@ y = views(x):   R on y  ->  the same numbers on x,    shown with a row of ordina
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 from torch.autograd.graph import GradientEdge, Node
@@ -21,6 +23,12 @@ _VIEWS = tuple(
         *("View", "UnsafeView", "ReshapeAlias", "Select"),
     )
 )
+#: what cuts a tensor into parts, and what puts them together again
+_PARTS = {
+    "UnbindBackward0": torch.stack,
+    "SplitBackward0": torch.cat,
+    "SplitWithSizesBackward0": torch.cat,
+}
 
 
 def below_view(edge: Edge) -> Edge | None:
@@ -28,6 +36,32 @@ def below_view(edge: Edge) -> Edge | None:
     node: Node | None
     node, number = edge[0].next_functions[0] if edge[0].name().startswith(_VIEWS) else (None, 0)
     return None if node is None else (node, number)
+
+
+def below_parts(edges: Sequence[Edge], grads: Sequence[Tensor]) -> tuple[list[Edge], list[Tensor]]:
+    """Gradients (r, *shape) on many parts of one tensor as one on that tensor, and all others as they are.
+
+    Of a loop's inputs there are as many parts as steps, and of every one torch asks for the shapes of all.
+    """
+    parts: dict[Node, dict[int, Tensor]] = {}
+    others: dict[Edge, Tensor] = {}
+    for (node, number), grad in zip(edges, grads, strict=True):
+        if node.name() in _PARTS:
+            parts.setdefault(node, {})[number] = grad
+        else:
+            others[node, number] = grad
+    for node, known in parts.items():
+        like, (above, output) = next(iter(known.values())), node.next_functions[0]
+        assert above is not None, "what is differentiated leads to a point"
+        below = above, output
+        shapes = [piece.shape for piece in node._input_metadata]
+        every = [
+            known[i] if i in known else like.new_zeros(len(like), *shape) for i, shape in enumerate(shapes)
+        ]
+        dim = int(node._saved_dim)  # type: ignore[attr-defined]  # below 0 it comes as 2^64 - 1
+        joined = _PARTS[node.name()](every, dim + 1 if dim < len(shapes[0]) + 1 else dim - (1 << 64))
+        others[below] = others[below] + joined if below in others else joined
+    return [*others], [*others.values()]
 
 
 def axis_below(edge: Edge, shape: torch.Size, axis: int, below: Edge) -> tuple[torch.Size, int] | None:
