@@ -15,9 +15,9 @@ from pathlib import Path
 
 import torch
 
-import depprobe
+from depprobe.store.marks import PACKAGE, code_version
 
-PACKAGE, STUDIES = Path(depprobe.__file__).parent, Path(__file__).parent
+STUDIES = Path(__file__).parent
 _DRAWING = ("depprobe.figures", "depprobe.cli")
 _DRAWERS = ("plot", "summary", "main", "_draw")
 
@@ -61,9 +61,7 @@ def used(script: Path) -> dict[str, str]:
 
 def everything(script: Path) -> str:
     """One hash of all that could bear on numbers, before anything has run."""
-    files = [*PACKAGE.rglob("*.py"), *STUDIES.glob("_*.py"), script.resolve()]
-    held = b"".join(file.read_bytes() for file in sorted(files))
-    return hashlib.sha256(held + torch.__version__.encode()).hexdigest()
+    return code_version(beside=(*sorted(STUDIES.glob("_*.py")), script.resolve()))
 
 
 def unchanged(marks: dict[str, str]) -> bool:

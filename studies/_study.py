@@ -31,8 +31,8 @@ from depprobe.errors import DepprobeError
 from depprobe.figures import VENUES, save
 from depprobe.figures.drawing.venues import venue
 from depprobe.ledger import Finding
-from depprobe.runs.cache import Finished
 from depprobe.runs.labelling import provenance
+from depprobe.store.finished import Finished
 from depprobe.vocabulary import SCHEMA_VERSION
 
 HERE = Path(__file__).parent

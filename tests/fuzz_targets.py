@@ -28,8 +28,8 @@ from depprobe.models.checkpoint import read_weights
 from depprobe.models.transformers_folder import PretrainedFolder
 from depprobe.models.transformers_folder import _read_json as read_configuration
 from depprobe.registry import Spec, layers
-from depprobe.runs.cache import Finished
 from depprobe.runs.inputs import read as read_input
+from depprobe.store.finished import Finished
 from depprobe.store.sweeps.folder import PLAN
 from depprobe.store.trailer import sealed
 

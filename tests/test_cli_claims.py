@@ -15,10 +15,11 @@ from json_documents import document_of
 
 from depprobe import store
 from depprobe.cli.output import command_of
-from depprobe.ledger import VERDICTS, claims
+from depprobe.ledger import VERDICTS, ClaimCache, claims
 from depprobe.ledger.evidence import command_of as command_of_claim
 from depprobe.ledger.gradients import receptive_field
 from depprobe.runs.labelling import provenance
+from depprobe.store import finished
 
 QUICK = ("claims", "C6", "--quick", "-q")
 
@@ -161,19 +162,17 @@ def test_what_is_kept_is_not_measured_again(run, measured):
     assert len(list(Path("runs/claims").iterdir())) == 3
 
 
-@pytest.mark.parametrize("damage", ["cut", "foreign", "other version"])
-def test_what_is_damaged_or_from_elsewhere_is_measured_again(run, measured, damage):
+@pytest.mark.parametrize("damage", ["cut", "foreign", "other code"])
+def test_what_is_damaged_or_from_elsewhere_is_measured_again(run, measured, damage, monkeypatch):
     first = good(run, *QUICK)
     path = Path("runs/claims/C6_quick_seed0.nc")
     ds = store.load(path)
     if damage == "cut":
         path.write_bytes(path.read_bytes()[:1000])
     elif damage == "foreign":
-        ds.attrs["provenance"] = "not JSON"
-        store.save(ds, path)
+        store.save(ds.assign_attrs(depprobe_version="0.0.1"), path)
     else:
-        ds.attrs["depprobe_version"] = "0.0.1"
-        store.save(ds, path)
+        monkeypatch.setattr(finished, "code_version", lambda: "another")
     assert good(run, *QUICK) == first
     assert len(measured) == 2
     assert store.load(path).attrs["depprobe_version"] != "0.0.1"
@@ -185,7 +184,8 @@ def test_verdicts_are_computed_from_what_is_kept(run, measured):
     ds = store.load(path)
     stated = ds["kernel"] * (2 ** ds["layers_stacked"] - 1)
     width = ds["receptive_width"].where(ds["base"] != 2, stated)
-    store.save(ds.assign(receptive_width=width, receptive_field=width - 1), path)
+    changed = ds.assign(receptive_width=width, receptive_field=width - 1)
+    ClaimCache(path.parent, quick=True, fresh=True).taken("C6", changed.copy)
     out = good(run, *QUICK)
     assert "confirmed          the receptive field is k (2^L - 1)" in out
     assert out.splitlines()[-1] == "3 parts: 2 confirmed, 1 refuted"

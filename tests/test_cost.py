@@ -11,8 +11,8 @@ from torch.nn.utils.parametrizations import weight_norm
 import depprobe
 from depprobe import store
 from depprobe.errors import BadInput, DepprobeError
-from depprobe.runs.cache import Finished
 from depprobe.runs.subprocess_executor import measured_alone
+from depprobe.store.finished import Finished
 
 SHORT = {"d": 8, "threads": 1, "seconds": 0.001}
 

@@ -165,7 +165,7 @@ def test_operators_travel():
 
 
 def test_finished_cases_hold_every_depth(tmp_path):
-    from depprobe.runs.cache import Finished
+    from depprobe.store.finished import Finished
 
     asked = {"n": 12, "d": 6, "wrt": "*.attention", "targets": "all"}
     ds = depprobe.jacobian("transformer:depth=2,heads=2", **asked)

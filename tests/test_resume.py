@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import subprocess
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+
 import numpy as np
 import pytest
 import torch
+import xarray as xr
 
 import depprobe
 import depprobe.probes.jacobian as jacobian_probe
@@ -12,7 +17,9 @@ from depprobe.core import device, under_way
 from depprobe.errors import BadInput
 from depprobe.operators import RecurrentJacobian
 from depprobe.operators.composed import traces
-from depprobe.runs.cache import MARKER, Finished
+from depprobe.store import finished
+from depprobe.store.atomic import this_process
+from depprobe.store.finished import MARKER, Finished
 
 
 @pytest.fixture
@@ -120,6 +127,45 @@ def test_any_damage_to_a_finished_point_is_noticed(tmp_path):
         assert kept.get({"n": 1}) is None
     file.write_bytes(whole)
     assert kept.get({"n": 1}) == {"seconds": 1.25}
+
+
+def test_a_kept_dataset_is_read_only_where_it_is_whole_and_of_the_same_facts(tmp_path, monkeypatch):
+    kept, calls = Finished(tmp_path), []
+
+    def measured(value: float) -> xr.Dataset:
+        calls.append(value)
+        return xr.Dataset({"a": ("x", [value])})
+
+    def asked(value: float) -> xr.Dataset:
+        return kept.dataset({"value": value}, partial(measured, value), "name")
+
+    assert asked(1.0).identical(asked(1.0))
+    assert calls == [1.0]
+    file = tmp_path / "name.nc"
+    whole = file.read_bytes()
+    for byte in range(0, len(whole), 97):
+        file.write_bytes(whole[:byte] + bytes([whole[byte] ^ 1 << byte % 8]) + whole[byte + 1 :])
+        assert float(asked(1.0).a[0]) == 1.0
+        assert file.read_bytes() == whole
+    assert len(calls) == 1 + len(range(0, len(whole), 97))
+    assert float(asked(2.0).a[0]) == 2.0, "the file that another configuration left is replaced"
+    before = len(calls)
+    monkeypatch.setattr(finished, "code_version", lambda: "another")
+    assert asked(2.0).identical(asked(2.0))
+    assert len(calls) == before + 1
+    assert [path.name for path in tmp_path.iterdir()] == ["name.nc"]
+
+
+def test_many_at_once_and_what_a_killed_process_left(tmp_path):
+    ended = subprocess.Popen(["true"])
+    ended.wait()
+    orphan = tmp_path / f".{this_process()[:4]}{ended.pid:06x}000000.tmp"
+    orphan.touch()
+    expected = xr.Dataset({"a": ("x", np.arange(5000.0))})
+    with ThreadPoolExecutor(8) as threads:
+        found = threads.map(lambda i: Finished(tmp_path).dataset({}, expected.copy), range(40))
+        assert all(one.identical(expected) for one in found)
+    assert [path.suffix for path in tmp_path.iterdir()] == [".nc"]
 
 
 class _Halting(torch.nn.Module):

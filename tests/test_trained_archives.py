@@ -23,7 +23,7 @@ ENTRY = replace(entry_of("g2p"), files={"pack/inner/w.npz": hashlib.sha256(CONTE
 
 @pytest.fixture(autouse=True)
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setenv("DEPPROBE_CACHE", str(tmp_path / "cache" / "depprobe"))
     return tmp_path / "cache" / "depprobe" / "trained"
 
 

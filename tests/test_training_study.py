@@ -18,6 +18,8 @@ import depprobe
 from depprobe import BadInput
 from depprobe.ledger.training import grid, tasks
 from depprobe.ledger.training import trained_cell as training
+from depprobe.store import marks
+from depprobe.store.marks import code_version
 
 STUDIES = Path(depprobe.__file__).parents[1] / "studies"
 TINY = grid.Plan(
@@ -203,8 +205,12 @@ def test_a_change_of_the_code_is_trained_anew(tmp_path, monkeypatch):
     ):
         (package / name).parent.mkdir(parents=True, exist_ok=True)
         (package / name).write_text("before", encoding="utf-8")
-    monkeypatch.setattr(training, "__file__", str(package / "ledger" / "training" / "trained_cell.py"))
-    source = training.source.__wrapped__
+    monkeypatch.setattr(marks, "PACKAGE", package)
+
+    def source():
+        code_version.cache_clear()
+        return code_version(*training._BEARING)
+
     seen = [source()]
     for name in ("layers/recurrent.py", "operators/chain/operator.py", "ledger/training/cell.py"):
         (package / name).write_text("after", encoding="utf-8")
@@ -215,8 +221,9 @@ def test_a_change_of_the_code_is_trained_anew(tmp_path, monkeypatch):
 
     cell = training.Cell("rnn", "copy", 2, 0, math.inf, "adam", batch=4, steps=3)
     first = training.trained(cell, tmp_path)
-    monkeypatch.setattr(training, "source", lambda: "another")
-    assert training.trained(cell, tmp_path).attrs["cell"] != first.attrs["cell"]
+    monkeypatch.setattr(training, "code_version", lambda *parts: "another")
+    assert training.trained(cell, tmp_path).identical(first)
+    assert len(list(tmp_path.glob("*.nc"))) == 2
 
 
 def test_its_numbers_are_those_of_its_cells(study):

@@ -26,13 +26,12 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from depprobe._version import __version__
 from depprobe.advice.cost_model import is_recurrence, refusal
 from depprobe.advice.stack_depth import stack
 from depprobe.core.scaled import Scaled
 from depprobe.operators import temporal_jacobian
-from depprobe.runs.cache import Finished
 from depprobe.runs.cases import cases_of_specs
+from depprobe.store.finished import Finished
 
 #: longest sequence measured, the lengths measured where a longer one is asked for, and how many times as
 #: long they all are for recurrences
@@ -148,8 +147,7 @@ def _at(spec: str, n: int, lag: int, kept: Finished) -> NDArray[np.float64]:
 
 def arrivals(spec: str, count: int, n: int, kept: Finished) -> NDArray[np.float64]:
     """ln arrival at the last position through so many layers, by seed and lag, (SEEDS, n)."""
-    facts = {"arrivals": spec, "count": count, "n": n, "d": WIDTH, "seeds": SEEDS}
-    facts |= {"cotangents": COTANGENTS, "version": __version__}
+    facts = {"arrivals": spec, "count": count, "n": n, "d": WIDTH, "seeds": SEEDS, "cotangents": COTANGENTS}
     known = kept.get(facts)
     if known is None:
         rows = np.array([_row(spec, count, n, seed) for seed in range(SEEDS)])

@@ -17,7 +17,6 @@ from dataclasses import dataclass, field
 from itertools import product
 from pathlib import Path
 
-from depprobe._version import __version__
 from depprobe.advice.cost_model import CostModel, byte_terms, fit, refusal, time_terms, token_terms
 from depprobe.core.user_cache import cache_folder
 from depprobe.costs.machine import machine
@@ -27,8 +26,8 @@ from depprobe.costs.streaming import NoStream, prepared_step, stream
 from depprobe.costs.timing import all_threads, seconds
 from depprobe.curves.scaling import SLOWER, slowed
 from depprobe.errors import BadInput
-from depprobe.runs.cache import Finished
 from depprobe.runs.cases import Case, cases_of_specs
+from depprobe.store.finished import Finished
 
 #: a pass that takes longer is not measured with one thread too
 _CHEAP = 1.0
@@ -153,8 +152,7 @@ def _places(spec: str, grid: Grid) -> list[tuple[int, int]]:
 
 def _point(spec: str, n: int, d: int, streamed: bool, grid: Grid, kept: Finished) -> dict[str, float | str]:
     facts = {"cost of": spec, "n": n, "d": d, "streamed": streamed, "seconds": grid.seconds}
-    facts |= {"threads": grid.threads, "bytes": grid.sizes, "slower": SLOWER}
-    facts |= {"machine": machine(), "version": __version__}
+    facts |= {"threads": grid.threads, "bytes": grid.sizes, "slower": SLOWER, "machine": machine()}
     known = kept.get(facts)
     if known is None:
         (case,) = cases_of_specs([spec], None, n, d, 1, [0], "float32", "cpu")

@@ -30,8 +30,8 @@ from depprobe.core.options import DEFAULT_MEMORY, parse_bytes
 from depprobe.costs.machine import machine
 from depprobe.errors import BadInput
 from depprobe.registry import Spec, layers
-from depprobe.runs.cache import Finished
 from depprobe.runs.labelling import provenance
+from depprobe.store.finished import Finished
 from depprobe.vocabulary import SCHEMA_VERSION, describe
 
 #: ln of what drowns in a float32 sum

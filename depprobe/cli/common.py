@@ -31,8 +31,8 @@ if TYPE_CHECKING:
     import xarray as xr
 
     from depprobe.cli.output import Summary
-    from depprobe.runs.cache import Finished
     from depprobe.runs.inputs import Source
+    from depprobe.store.finished import Finished
 
 
 #: entry of the provenance: a hash of the file that was read, so that another one gives another result
@@ -165,7 +165,7 @@ class Run:
     @property
     def finished(self) -> Finished:
         """Where finished cases are kept until the result is there."""
-        from depprobe.runs.cache import Finished
+        from depprobe.store.finished import Finished
 
         return Finished(self.data.with_name(self.data.name + ".partial"))
 

@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import xarray as xr
 
-from depprobe import store
-from depprobe._version import __version__
-from depprobe.errors import BadInput
 from depprobe.ledger.claim import Claim
 from depprobe.ledger.evidence import command_of
 from depprobe.ledger.progress import Progress
+from depprobe.store.finished import Finished
 from depprobe.vocabulary import SCHEMA_VERSION
 
 
@@ -40,36 +37,23 @@ class ClaimCache:
         return self.folder / f"{name}_{'quick' if self.quick else 'full'}_seed{self.seed}.nc"
 
     def of(self, claim: Claim, progress: Progress | None = None) -> xr.Dataset:
-        """The dataset of a statement: as kept if the same command of the same version made it, else measured.
+        """The dataset of a statement: as kept if the same command of the same code made it, else measured.
 
         Raises
         ------
         BadInput : the folder cannot be written.
         """
-        path = self.path(claim.id)
-        if not self.fresh:
-            try:
-                ds = store.load(path)
-            except BadInput:
-                pass  # not measured yet, or damaged: then it is measured again
-            else:
-                if self._same(ds, claim.id):
-                    return ds
-        with _computing(self.threads):
-            ds = claim.measure(self.quick, progress, self.seed)
-        store.save(ds, path)
-        return ds
 
-    def _same(self, ds: xr.Dataset, name: str) -> bool:
-        try:
-            command = json.loads(str(ds.attrs.get("provenance"))).get("command")
-        except ValueError:
-            return False
-        return (command, ds.attrs.get("depprobe_version"), ds.attrs.get("schema_version")) == (
-            command_of(name, self.quick, self.seed),
-            __version__,
-            SCHEMA_VERSION,
-        )
+        def measured() -> xr.Dataset:
+            with _computing(self.threads):
+                return claim.measure(self.quick, progress, self.seed)
+
+        return self.taken(claim.id, measured)
+
+    def taken(self, name: str, measured: Callable[[], xr.Dataset]) -> xr.Dataset:
+        """The dataset of a statement: as kept, else as measured, and then kept."""
+        facts = {"command": command_of(name, self.quick, self.seed), "schema": SCHEMA_VERSION}
+        return Finished(self.folder).dataset(facts, measured, self.path(name).stem, self.fresh)
 
 
 @contextmanager

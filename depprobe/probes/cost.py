@@ -19,7 +19,6 @@ import numpy as np
 import xarray as xr
 from torch import Tensor
 
-from depprobe._version import __version__
 from depprobe.core.options import DEFAULT_MEMORY, parse_bytes, plain_modes, require
 from depprobe.costs.machine import machine
 from depprobe.costs.memory import predicted_bytes
@@ -263,7 +262,7 @@ def _of_points(
 ) -> dict[tuple[str, int, int], Any]:
     points = list(product(coords["layer"], coords["n"], coords["d"]))
     # times of one machine are never taken for those of another
-    taken_on = {"machine": machine(), "version": __version__, "schema": SCHEMA_VERSION}
+    taken_on = {"machine": machine(), "schema": SCHEMA_VERSION}
 
     def request(point: tuple[str, int, int]) -> dict[str, Any]:
         label, n, d = point

@@ -19,7 +19,6 @@ import torch
 import xarray as xr
 from torch import nn
 
-from depprobe._version import __version__
 from depprobe.core.calling.weights_in_effect import recurrence_in_effect
 from depprobe.core.options import DEFAULT_MEMORY, plain_modes, require, wanted_positions
 from depprobe.core.scaled import log_norm_of_logs
@@ -136,7 +135,7 @@ def gates(
     def facts(case: Case) -> dict[str, Any]:
         known = {"layer": case.label, "seed": case.seed, "d": asked.of("d"), "dtype": asked.of("dtype")}
         known |= {"target": t, "depth": depth, "hold_h": hold_h, "lags": wanted, "tolerance": tolerance}
-        return known | {"probe": "gates", "version": __version__} | identity_of(case)
+        return known | {"probe": "gates"} | identity_of(case)
 
     kept: Holding[dict[str, Any]] | None = holding(finished)
     results = collect(

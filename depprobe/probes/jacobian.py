@@ -17,7 +17,6 @@ import xarray as xr
 from numpy.typing import NDArray
 from torch import Tensor
 
-from depprobe._version import __version__
 from depprobe.core.calling.positions import positions_of
 from depprobe.core.options import (
     DEFAULT_MEMORY,
@@ -171,7 +170,7 @@ def jacobian(
         case = point.case
         known = {"layer": case.label, "seed": case.seed, "d": asked.of("d"), "dtype": asked.of("dtype")}
         known |= {"of": point.of, "wrt": point.wrt, "position": position, "first": seed}
-        known |= {"targets": targets, "compared": compared, "version": __version__}
+        known |= {"targets": targets, "compared": compared}
         return known | options | identity_of(case)
 
     def measure(point: Point, report: Report) -> list[Result]:

@@ -19,7 +19,6 @@ import xarray as xr
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor, nn
 
-from depprobe._version import __version__
 from depprobe.core.calling.arguments import check
 from depprobe.core.calling.weights_in_effect import recurrence_in_effect
 from depprobe.core.options import DEFAULT_MEMORY, plain_modes
@@ -134,7 +133,7 @@ def lyapunov(
         case, sample = item
         known = {"layer": case.label, "seed": case.seed, "d": asked.of("d"), "dtype": asked.of("dtype")}
         known |= {"exponents": exponents, "drive": drive, "warmup": before, "sample": sample}
-        return known | {"probe": "lyapunov", "version": __version__} | identity_of(case)
+        return known | {"probe": "lyapunov"} | identity_of(case)
 
     kept = holding(finished, lambda one: {**one[0]._asdict(), "width": one[1]}, _kept)
     found = collect(

@@ -19,7 +19,6 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
-from depprobe._version import __version__
 from depprobe.core.options import DEFAULT_MEMORY, plain_modes, require
 from depprobe.dynamics.pseudospectrum import smallest_singular_values
 from depprobe.dynamics.recurrent_weights import named_weights, recurrent_weights
@@ -150,7 +149,7 @@ def spectrum(
         known = {"matrix": matrix.label, "layer": case.label, "seed": case.seed, "d": asked.of("d")}
         known |= {"dtype": asked.of("dtype"), "of": "steps" if along else "weights", "dense": dense}
         known |= {"modes": modes, "powers": powers, "grid": grid}
-        return known | {"probe": "spectrum", "version": __version__} | identity_of(case)
+        return known | {"probe": "spectrum"} | identity_of(case)
 
     found = collect(
         list(zip(matrices, of, strict=True)),

@@ -1,17 +1,13 @@
-"""Finished cases of a long run, kept on disk until all are there, so that an interrupted run goes on.
+"""What a probe keeps of a run until all of it is there, so that an interrupted run goes on.
 
-Each case is one .npz file, named by a hash of all that bears on it (module, weights' seed, options, input,
-and the machine where that does), so that nothing stale is ever taken up; a checksum behind the data tells
-damage, and what is damaged is measured again. A folder made here holds a marker; one without it is someone
-else's, and nothing in it is read, written or removed. ``holding`` makes fields of a result, and back.
+Kept as in ``store.finished``, by facts: module, weights' seed, options, input, and the machine where it bears
+on the result. ``holding`` makes fields of a result, and back.
 """
 
 from __future__ import annotations
 
 import hashlib
-import io
 import os
-import re
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -19,93 +15,15 @@ from dataclasses import fields as fields_of
 from pathlib import Path
 from typing import Any, Generic, TypeAlias, TypeVar
 
-import numpy as np
-
 from depprobe.core.calling.arguments import bits_of
 from depprobe.errors import BadInput
 from depprobe.operators import LogNorms
 from depprobe.runs.cases import Case
 from depprobe.runs.labelling import Result, fingerprint, numbers_of
-from depprobe.store import replacing
-from depprobe.store.marks import mark_of
-from depprobe.store.trailer import data_of, sealed
+from depprobe.store.finished import Fields, Finished
 
 Found = TypeVar("Found")
-#: arrays, numbers and text by name
-Fields = dict[str, Any]
-
-#: the file that says whose a folder is, and what it says
-MARKER = "depprobe-unfinished-run.txt"
-_SAYS = "Finished cases of a run of depprobe that has not ended; the same command takes them up.\n"
-#: names of the files that are written here, whole or not
-_OURS = re.compile(r"[0-9a-f]{24}\.(npz|json)|\.[0-9a-f]{16}\.tmp")
-
 _NORMS = tuple(field.name for field in fields_of(LogNorms))
-
-
-class Finished:
-    """Results as fields, by the facts they follow from, one file each, in a folder of their own.
-
-    Fields are numbers, text and arrays of them; those that are None are left out. ``beside`` are facts that
-    hold for all of them.
-    """
-
-    def __init__(self, folder: str | os.PathLike[str], **beside: Any) -> None:
-        self.folder, self.beside = Path(folder), beside
-
-    def claim(self) -> None:
-        """Refuse a folder that was not made here, before anything is measured; raises ``BadInput``."""
-        there = self.folder.is_symlink() or self.folder.exists()
-        if there and not self._is_ours():
-            raise BadInput(
-                f"finished cases would be kept in {str(self.folder)!r}, which is not depprobe's: move it, or "
-                "name another --output"
-            )
-
-    def get(self, facts: dict[str, Any]) -> Fields | None:
-        """What was measured under these facts before, or None; a damaged file is measured again."""
-        path = self._path(facts)
-        try:
-            if not path.is_file() or path.is_symlink():
-                return None
-            with np.load(io.BytesIO(data_of(path, path.stem)), allow_pickle=False) as kept:
-                return {name: kept[name][()] for name in kept.files}
-        except Exception:  # damage surfaces as whatever the decoder meets first
-            return None
-
-    def put(self, facts: dict[str, Any], found: Fields) -> None:
-        """Keep what was measured; written under another name and renamed."""
-        if not self.folder.exists():
-            self.folder.mkdir(parents=True, exist_ok=True)
-            (self.folder / MARKER).write_text(_SAYS, encoding="utf-8")
-        path = self._path(facts)
-        if path.is_symlink():
-            # what it leads to is not ours
-            path.unlink()
-        stream = io.BytesIO()
-        np.savez(stream, **{name: value for name, value in found.items() if value is not None})
-        with replacing(path) as temporary:
-            temporary.write_bytes(sealed(stream.getvalue(), path.stem))
-
-    def clear(self) -> None:
-        """The run is whole: remove what was written here by name, and the folder if nothing else is in it."""
-        if not self._is_ours():
-            return
-        for path in self.folder.iterdir():
-            if _OURS.fullmatch(path.name):
-                path.unlink(missing_ok=True)
-        if {path.name for path in self.folder.iterdir()} == {MARKER}:
-            (self.folder / MARKER).unlink()
-            self.folder.rmdir()
-
-    def _is_ours(self) -> bool:
-        marker = self.folder / MARKER
-        if self.folder.is_symlink() or not marker.is_file() or marker.is_symlink():
-            return False
-        return marker.read_bytes() == _SAYS.encode()
-
-    def _path(self, facts: dict[str, Any]) -> Path:
-        return self.folder / f"{mark_of(facts | self.beside)}.npz"
 
 
 #: where finished cases are kept: a folder's name, or the folder as such

@@ -10,6 +10,7 @@ import socket
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 
 from depprobe.errors import BadInput, DepprobeError
@@ -51,6 +52,7 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
         if final.exists() and not final.is_file():
             raise BadInput(f"cannot write {str(path)!r}: it is {'a folder' if final.is_dir() else 'no file'}")
         final.parent.mkdir(parents=True, exist_ok=True)
+        _swept(final.parent)
         temporary.touch(exist_ok=False)
     except OSError as error:
         raise BadInput(f"cannot write {str(path)!r}: {reason_of(error)}") from error
@@ -62,6 +64,12 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
             raise DepprobeError(f"could not write {str(path)!r}: {reason_of(error)}") from error
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@cache
+def _swept(folder: Path) -> None:
+    """Remove once what killed processes left in a folder."""
+    remove_forgotten(folder)
 
 
 def remove_forgotten(folder: Path) -> None:

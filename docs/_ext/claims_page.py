@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 import math
 import os
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -80,9 +79,9 @@ def from_studies() -> None:
     """Take up what the quick studies measured: where a study is about a claim, its dataset is the claim's."""
     KEPT.mkdir(parents=True, exist_ok=True)
     for data in sorted((DOCS / "_build" / "studies" / "quick").glob("*.nc")):
-        claim = str(store.load(data).attrs.get("claim", ""))
-        if claim:
-            shutil.copyfile(data, KEPT / ClaimCache(KEPT, quick=True).path(claim).name)
+        ds = store.load(data)
+        if "claim" in ds.attrs:
+            ClaimCache(KEPT, quick=True).taken(str(ds.attrs["claim"]), ds.copy)
 
 
 def said(number: dict[str, Any]) -> str:

@@ -15,7 +15,7 @@ from depprobe.cli.tables import TABLES
 if TYPE_CHECKING:
     import xarray as xr
 
-    from depprobe.runs.cache import Finished
+    from depprobe.store.finished import Finished
 
 #: lengths at which layers are compared, and those of the efficiency table
 _LENGTHS = "256,512,1024"

@@ -14,7 +14,7 @@ from depprobe.cli.options import saying, shared
 if TYPE_CHECKING:
     import xarray as xr
 
-    from depprobe.runs.cache import Finished
+    from depprobe.store.finished import Finished
 
 
 @click.command(cls=Grouped, short_help="forget gates: their product beside the true dc_t/dc_k")

@@ -17,7 +17,7 @@ from depprobe.vocabulary import METHODS, NORMS
 if TYPE_CHECKING:
     import xarray as xr
 
-    from depprobe.runs.cache import Finished
+    from depprobe.store.finished import Finished
 
 
 @click.command(cls=Grouped, short_help="norms of dh_t/dx_k, a curve, distances, a figure")

@@ -15,7 +15,7 @@ from depprobe.vocabulary import DRIVES
 if TYPE_CHECKING:
     import xarray as xr
 
-    from depprobe.runs.cache import Finished
+    from depprobe.store.finished import Finished
 
 
 @click.command(cls=Grouped, short_help="Lyapunov exponents of a recurrence, their convergence, a figure")

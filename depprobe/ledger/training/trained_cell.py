@@ -11,13 +11,10 @@ Source: Pascanu, Mikolov and Bengio 2013 (clipping); Kingma and Ba 2015 (Adam); 
 from __future__ import annotations
 
 import copy
-import hashlib
-import json
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -25,13 +22,13 @@ import torch
 import xarray as xr
 from torch import Tensor, nn
 
-from depprobe import store
-from depprobe._version import __version__
 from depprobe.curves import decay_curve
 from depprobe.errors import BadInput
 from depprobe.ledger.training.tasks import TASKS, Task
 from depprobe.probes.jacobian import jacobian
 from depprobe.registry import Spec, layers
+from depprobe.store.finished import Finished
+from depprobe.store.marks import code_version
 from depprobe.vocabulary import describe
 
 SNAPSHOTS = ("before", "during", "after")
@@ -222,29 +219,8 @@ def curves(snapshots: dict[str, nn.Module], task: Task, cell: Cell) -> xr.Datase
     )
 
 
-@cache
-def source() -> str:
-    """Hash of the code that trains and measures, so that no result outlives a change of it."""
-    package = Path(__file__).parents[2]
-    files = sorted(file for folder in _BEARING for file in (package / folder).rglob("*.py"))
-    return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()
-
-
 def trained(cell: Cell, folder: Path | None) -> xr.Dataset:
     """The result of a cell: from the folder where an earlier run left it, else trained and left there."""
     if folder is None:
         return train(cell)
-    facts = json.dumps(
-        asdict(cell) | {"depprobe": __version__, "torch": torch.__version__, "source": source()},
-        sort_keys=True,
-    )
-    path = folder / f"{hashlib.sha256(facts.encode()).hexdigest()[:24]}.nc"
-    try:
-        kept = store.load(path)
-        if kept.attrs.get("cell") == facts:
-            return kept
-    except BadInput:
-        pass  # not trained yet, or damaged, and then it is trained again
-    ds = train(cell).assign_attrs(cell=facts)
-    store.save(ds, path)
-    return ds
+    return Finished(folder, code=code_version(*_BEARING)).dataset(asdict(cell), lambda: train(cell))
