@@ -109,7 +109,8 @@ def main_told_to_end(folder: Path, chance: np.random.Generator) -> None:
     under_way(folder, process)
     time.sleep(chance.uniform(0, LASTS / 3))
     there = _measured(folder)
-    os.kill(process.pid, number)
+    with contextlib.suppress(ProcessLookupError):  # it may have ended meanwhile
+        os.kill(process.pid, number)
     _was_told(finished(process, SOON), number, there)
 
 
