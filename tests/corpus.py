@@ -320,6 +320,7 @@ INSIDE = {
     "draws from its own generator": refused(lambda: own.Noisy("own"), "draws random numbers|two outputs"),
     "layer drop": refused(lambda: own.LayerDrop(D), "draws random numbers"),
     "fourier": bnd(lambda: own.Fourier()),
+    "forward mode": bnd(lambda: own.ForwardMode(D)),
     "complex inside": bnd(lambda: own.ComplexState(D)),
     "strided": bnd(lambda: own.Strided()),
     "in place": bnd(lambda: own.InPlace(D)),

@@ -64,6 +64,8 @@ class _LastBits(TorchDispatchMode):
         if not func.is_view:
             for made in out if isinstance(out, (tuple, list)) else (out,):
                 if isinstance(made, Tensor) and made.is_floating_point() and made.numel():
+                    if made._is_zerotensor():
+                        continue  # torch.func's zeros have no memory, and end the process if they are changed
                     if made.is_contiguous():
                         self._change(made)
                     else:
