@@ -321,6 +321,7 @@ INSIDE = {
     "layer drop": refused(lambda: own.LayerDrop(D), "draws random numbers"),
     "fourier": bnd(lambda: own.Fourier()),
     "forward mode": bnd(lambda: own.ForwardMode(D)),
+    "nested tensor": bnd(lambda: own.Nested(D), layout="b n d"),
     "complex inside": bnd(lambda: own.ComplexState(D)),
     "strided": bnd(lambda: own.Strided()),
     "in place": bnd(lambda: own.InPlace(D)),

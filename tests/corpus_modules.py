@@ -389,6 +389,18 @@ class Fourier(nn.Module):
         return torch.fft.irfft(torch.fft.rfft(x, dim=-2) * 1j, n=x.shape[-2], dim=-2)
 
 
+class Nested(nn.Module):
+    """Two sequences of different lengths, cut out of one, in a nested tensor."""
+
+    def __init__(self, d):
+        super().__init__()
+        self.linear = nn.Linear(d, 3)
+
+    def forward(self, x):
+        both = torch.nested.as_nested_tensor([x[0, :4], x[0, 4:]], layout=torch.jagged)
+        return torch.cat([part.cumsum(0) for part in self.linear(both).unbind()])[None]
+
+
 class ForwardMode(nn.Module):
     """Takes a directional derivative on the way, where torch makes zeros that have no memory."""
 

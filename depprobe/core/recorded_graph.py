@@ -81,12 +81,17 @@ def graph_facts(y: Tensor, leaf: Tensor) -> GraphFacts:
         has_python |= swallows_nan(node)
         for metadata in node._input_metadata:
             dtype = metadata.dtype
-            size = math.prod(metadata.shape) * dtype.itemsize
+            size = gradient_bytes(metadata)
             total += size
             largest = max(largest, size)
             if dtype.is_floating_point and torch.finfo(dtype).tiny > torch.finfo(narrowest).tiny:
                 narrowest = dtype
     return GraphFacts(narrowest, total, largest, has_python, len(nodes))
+
+
+def gradient_bytes(metadata: Any) -> int:
+    """Bytes of a gradient, told by the metadata of a node; 0 of a nested tensor, which has no one shape."""
+    return 0 if metadata.is_nested_tensor else math.prod(metadata.shape) * metadata.dtype.itemsize
 
 
 def saved_bytes(y: Tensor, besides: Iterable[Tensor] = ()) -> int:
@@ -182,7 +187,7 @@ def backward_bytes(y: Tensor, leaf: Tensor) -> int:
     live = peak = alive[y.grad_fn]
     for node in sorted(nodes, key=lambda node: -_recorded_as(node)):
         below = {b for b, _ in node.next_functions if b in between and b not in alive}
-        sizes = {b: sum(math.prod(m.shape) * m.dtype.itemsize for m in b._input_metadata) for b in below}
+        sizes = {b: sum(map(gradient_bytes, b._input_metadata)) for b in below}
         alive |= sizes
         live += sum(sizes.values())
         # what a kernel makes inside itself is about as large as what goes in and out

@@ -14,7 +14,7 @@ Source: Parker 1997 (Monte Carlo arithmetic).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -62,14 +62,11 @@ class _LastBits(TorchDispatchMode):
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         out = func(*args, **(kwargs or {}))
         if not func.is_view:
-            for made in out if isinstance(out, (tuple, list)) else (out,):
-                if isinstance(made, Tensor) and made.is_floating_point() and made.numel():
-                    if made._is_zerotensor():
-                        continue  # torch.func's zeros have no memory, and end the process if they are changed
-                    if made.is_contiguous():
-                        self._change(made)
-                    else:
-                        made.copy_(self.changed(made))
+            for made in _floating(out):
+                if made.is_contiguous():
+                    self._change(made)
+                else:
+                    made.copy_(self.changed(made))
         return out
 
     def changed(self, made: Tensor) -> Tensor:
@@ -88,6 +85,16 @@ class _LastBits(TorchDispatchMode):
             part.mul_(self._factors[kind][start : start + len(part)])
             start = 0
         return made
+
+
+def _floating(out: Any) -> Iterator[Tensor]:
+    """Tensors of floating numbers among the results of an operation, nested ones in parts."""
+    if isinstance(out, (tuple, list)):
+        for one in out:
+            yield from _floating(one)
+    # zeros of torch.func have no memory, and end the process if they are changed
+    elif isinstance(out, Tensor) and out.is_floating_point() and out.numel() and not out._is_zerotensor():
+        yield from out.unbind() if out.is_nested else (out,)
 
 
 class Differentiated(Protocol):

@@ -11,7 +11,6 @@ gradient that does not start there, while the node's own edge still captures it.
 
 from __future__ import annotations
 
-import math
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
@@ -20,7 +19,8 @@ import torch
 from torch import Tensor
 from torch.autograd.graph import Node
 
-from depprobe.core.recorded_graph import swallows_nan
+from depprobe.core.calling.passes import DoesNotRun
+from depprobe.core.recorded_graph import gradient_bytes, swallows_nan
 from depprobe.operators.composed.cut import Cut, Edge, edge_of
 
 #: nodes of glue after which rows are rescaled
@@ -170,7 +170,9 @@ class Partition:
 
     def _measure(self, node: Node) -> None:
         for piece in getattr(node, "_input_metadata", ()):
-            size = math.prod(piece.shape) * piece.dtype.itemsize
+            if piece.is_nested_tensor:
+                raise DoesNotRun("rows cannot be followed through nested tensors")
+            size = gradient_bytes(piece)
             self.largest, self.total = max(self.largest, size), self.total + size
             wide = torch.finfo(self.narrowest).tiny
             if piece.dtype.is_floating_point and torch.finfo(piece.dtype).tiny > wide:
