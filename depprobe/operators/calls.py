@@ -50,6 +50,7 @@ class KnownCall:
     out_axes : time axis of each output, flattened; outputs beyond these have no pull (None: not a tensor).
     linearise : from the inputs, each (n, width), to what pulls rows.
     weights : tensors that are held fixed; where one of them depends on x, the call is left to autograd.
+    reads_inputs : whether ``linearise`` reads them, so that they are to be kept as they are now.
     """
 
     inputs: list[Tensor]
@@ -58,6 +59,7 @@ class KnownCall:
     out_axes: list[int]
     linearise: Callable[[Sequence[Tensor]], LinearisedCall]
     weights: Sequence[Tensor | None] = ()
+    reads_inputs: bool = True
 
 
 #: torch function -> reader of (args, kwargs)

@@ -41,7 +41,7 @@ def graph_jacobian(function: SequenceFunction, options: Options) -> TemporalJaco
         traces = Traces(function, options)
         line = read_line(traces.whole.tracer, traces.whole.points[0], traces.whole.y)
         if line is not None and options.norm in LineJacobian.norms:
-            return LineJacobian(line, function, options, traces)
+            return LineJacobian(line, function, options)
         found = GraphJacobian(function, options, traces)
     except DoesNotRun:  # a forward that differentiates inside itself cannot be cut
         return None

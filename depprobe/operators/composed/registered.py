@@ -96,4 +96,4 @@ def _read(module: nn.Module, x: Any, run: Callable[..., Any], make: Make) -> Kno
         module.forward = shadow
     if jacobian is None:
         return None
-    return KnownCall([x], [axis], run, [axis], lambda inputs: OperatorCall(jacobian))
+    return KnownCall([x], [axis], run, [axis], lambda inputs: OperatorCall(jacobian), reads_inputs=False)

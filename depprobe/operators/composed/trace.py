@@ -11,6 +11,7 @@ Source: ``torch.overrides.TorchFunctionMode``; gradient edges of ``torch.autogra
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -72,7 +73,7 @@ class Tracer(TorchFunctionMode):
         self.owner: dict[Node, Cut] = {}
         self.notes: dict[Edge, Note] = {}
         self._count, self._inside = 0, False
-        self._loops = Loops(self)
+        self._loops = Loops(weakref.proxy(self))
 
     def __enter__(self) -> Any:
         self._start()  # a forward pass may be taken twice, and the last one counts
@@ -83,6 +84,7 @@ class Tracer(TorchFunctionMode):
     def __exit__(self, *exception: Any) -> None:
         super().__exit__(*exception)
         self._shadows.__exit__(*exception)
+        self._shadows = None
 
     def _shown(self, call: KnownCall) -> Any:
         """The output of a module with an operator of its own, cut out; None where it is to run as it is."""
@@ -153,7 +155,8 @@ class Tracer(TorchFunctionMode):
     def _cut(self, ordinal: int, call: KnownCall) -> Any:
         ports = [Port(edge_of(x), x.shape, axis) for x, axis in zip(call.inputs, call.axes, strict=True)]
         # a copy, since the forward may go on to change its tensors in place
-        inputs = [flat(x.detach().clone()[None], a)[0] for x, a in zip(call.inputs, call.axes, strict=True)]
+        held = zip(call.inputs if call.reads_inputs else [], call.axes, strict=False)
+        inputs = [flat(x.detach().clone()[None], axis)[0] for x, axis in held]
         cut = Cut(ordinal, ports, lambda: call.linearise(inputs))
         # with gradients asked for, so that torch takes the same kernels as in training
         given = {id(x): x.detach().requires_grad_() for x in call.inputs}
@@ -179,4 +182,7 @@ class Tracer(TorchFunctionMode):
             cut.outputs.append(Port(edge, leaf.shape, axis))
             self.owner[edge[0]] = cut
         # a copy, not the leaf or a view of it: the forward may go on in place
-        return leaf.clone()
+        found = leaf.clone()
+        # of the leaf only its place in the graph is needed
+        leaf.data = leaf.new_empty(()).expand(leaf.shape)
+        return found

@@ -104,7 +104,8 @@ class Traces:
 
     def _traced(self, record: Record, depth: int = DEPTH) -> Graph:
         options = replace(self._options, tolerance=0.0, wrt="x", forward={})
-        return Graph(record, depth, [*self._makers], lambda m, x: self._makers[m](m, x, options))
+        makers = self._makers  # a graph that knew us would outlive us, and with it every activation
+        return Graph(record, depth, [*makers], lambda m, x: makers[m](m, x, options))
 
     @cached_property
     def fine(self) -> Graph:

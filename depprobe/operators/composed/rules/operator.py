@@ -50,19 +50,22 @@ class LineJacobian(GraphJacobian):
     Parameters
     ----------
     levels : the layers, bottom first, linearised at their inputs.
-    function, options, traces : of the forward that they were read from.
+    function, options : of the forward that they were read from.
     """
 
     norms = ("fro", "spectral")
 
-    def __init__(
-        self, levels: list[Level], function: SequenceFunction, options: Options, traces: Traces
-    ) -> None:
-        self._levels, self._function, self._options, self._traces = levels, function, options, traces
+    def __init__(self, levels: list[Level], function: SequenceFunction, options: Options) -> None:
+        self._levels, self._function, self._options = levels, function, options
         self._at = 0
         self.shape, self.wrt, self._memory = function.shape, function.wrt, options.memory
         self._repeats, self._closed = all(x.repeats for x in levels), all(x.is_closed for x in levels)
         self._window = window_of(levels) if all(x.keeps_band for x in levels) else None
+
+    @cached_property
+    def _traces(self) -> Traces:  # type: ignore[override]
+        """Made anew for products: norms need the levels alone, and a graph holds every activation."""
+        return Traces(self._function, self._options)
 
     def at_depths(self, names: Sequence[str]) -> None:
         """Rows of a line pass each depth in closed form."""

@@ -214,7 +214,8 @@ def _applied(note: Note) -> Callable[[Tensor], Tensor]:
     """The call on another first argument, out of place."""
     kwargs = {name: value for name, value in note.kwargs.items() if name != "inplace"}
     rest = [z.detach() if isinstance(z, Tensor) else z for z in note.args[1:]]
-    return lambda z: note.function(z.clone(), *rest, **kwargs)
+    function = note.function  # the note holds the graph
+    return lambda z: function(z.clone(), *rest, **kwargs)
 
 
 def _by_autograd(function: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
