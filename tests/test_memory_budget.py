@@ -84,6 +84,7 @@ CASES = {
         ("conv", 20_000, 64, 192, {}),
     ],
     "composed": [
+        ("dilated-conv", 4000, 256, 256, {}),
         ("cumulative", 1200, 128, 64, {}),
         ("cumulative", 600, 64, 32, {}),
         ("residual", 200, 32, 16, {}),
@@ -92,7 +93,6 @@ CASES = {
         ("transformer", 300, 64, 128, {}),
         ("conv-attention", 1000, 64, 128, {}),
         ("dilated-conv", 2000, 128, 128, {}),
-        ("dilated-conv", 4000, 256, 512, {}),
     ],
     "autograd": [
         ("cumulative", 300, 32, 16, {"method": "autograd"}),
@@ -104,6 +104,7 @@ CASES = {
         ("lstm", 100, 1024, 128, {}),
         ("lstm", 4, 2048, 300, {}),
         ("gru", 8, 2048, 512, {}),
+        ("dilated-conv", 4000, 256, 160, {}),
     ],
 }
 #: operators of which one size is measured in every run

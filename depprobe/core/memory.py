@@ -64,13 +64,15 @@ class StorageTracker(TorchDispatchMode):
 class BudgetGuard(StorageTracker):
     """Raises ``OverBudget`` before tensors made while it is on take more than a budget.
 
-    What a product or a broadcast will put out is known from its shapes before it runs; what other kernels
-    put out, after.
+    What a product, a convolution or a broadcast will take is known from its shapes before it runs; what other
+    kernels put out, after. ``held`` are tensors from before, which count.
     """
 
-    def __init__(self, budget: int, what: str) -> None:
-        super().__init__()
+    def __init__(self, budget: int, what: str, held: Iterable[Tensor] = ()) -> None:
+        held = list(held)
+        super().__init__(held)
         self._budget, self._what = budget, what
+        self.live = sum(tensor.numel() * tensor.element_size() for tensor in held)
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         self._require(self.live + _announced(func, args))
@@ -86,7 +88,7 @@ class BudgetGuard(StorageTracker):
 
 
 def _announced(func: Any, args: Any) -> int:
-    """Bytes of what a product or an operation on broadcast shapes will put out."""
+    """Bytes of what a product, a convolution or an operation on broadcast shapes will take."""
     tensors = [arg for arg in args if isinstance(arg, Tensor)]
     name = func.overloadpacket.__name__
     if not tensors or func.is_view:
@@ -94,6 +96,11 @@ def _announced(func: Any, args: Any) -> int:
     if name in ("mm", "bmm", "addmm", "baddbmm"):
         a, b = tensors[-2:]
         return int(a.numel() // max(1, a.shape[-1]) * b.shape[-1] * a.element_size())
+    if name == "convolution":
+        x, weight = tensors[:2]
+        # of doubles torch unfolds the input and copies it; what it frees then, the process keeps for a while
+        unfolded = 2 * weight[0].numel() + x.shape[1] if x.dtype == torch.float64 else 0
+        return int((len(weight) + unfolded) * x.numel() // max(1, x.shape[1]) * x.element_size())
     if name.endswith("_") or len(tensors) < 2:
         return 0
     try:

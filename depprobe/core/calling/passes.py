@@ -226,18 +226,18 @@ class Passes:
         try:
             with recorded, tracer if tracer is not None else nullcontext(), self._watched(given):
                 return self.module(*first, **named)
-        except (torch.OutOfMemoryError, MemoryError, DepprobeError):
-            raise
         except Exception as error:
-            if "allocate memory" in str(error):
+            refused = isinstance(error, torch.OutOfMemoryError | MemoryError | DepprobeError)
+            if refused or "allocate memory" in str(error):
                 raise
             raise DoesNotRun(self._failure(given, error)) from error
 
     def _watched(self, given: Tensor) -> AbstractContextManager[Any]:
         """Counts what the pass makes where that could exceed the budget: n by n numbers a few times over."""
-        n, wide = self.argument.value.shape[0], max(self.argument.value.shape)
-        risk = TIMES * n * wide * (given.element_size() if given.is_floating_point() else 8)
-        return BudgetGuard(self._memory, "the forward pass") if risk > self._memory else nullcontext()
+        shape = self.argument.value.shape
+        risk = TIMES * shape[0] * max(shape) * (given.element_size() if given.is_floating_point() else 8)
+        held = [*[given] * 3, *self.module.parameters()]  # x as given, as the variable, and handed over
+        return BudgetGuard(self._memory, "the forward pass", held) if risk > self._memory else nullcontext()
 
     def __getstate__(self) -> dict[str, Any]:
         return vars(self) | {"_snapshot": None}

@@ -5,15 +5,16 @@ Shapes: rows (r, *shape) on a tensor; (r, n, width) with its time axis in front 
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 from torch.autograd.graph import Node, get_gradient_edge
 from torch.utils._python_dispatch import _disable_current_modes
 
+from depprobe.core.memory import BudgetGuard
 from depprobe.operators.calls import LinearisedCall
 
 #: a place in the autograd graph: the output number of a node
@@ -90,6 +91,17 @@ def _distinct(mask: Tensor) -> Tensor:
     return mask
 
 
-def unseen() -> AbstractContextManager[Any]:
-    """Hides operations inside a known call from modes: whoever changes numbers is to change those between."""
-    return _disable_current_modes() if torch._C._len_torch_dispatch_stack() else nullcontext()
+@contextmanager
+def unseen() -> Iterator[None]:
+    """Hides operations inside a known call from modes: whoever changes numbers is to change those between.
+
+    What they take still counts.
+    """
+    if not torch._C._len_torch_dispatch_stack():
+        yield
+        return
+    with _disable_current_modes() as modes, ExitStack() as stack:
+        for mode in modes:
+            if isinstance(mode, BudgetGuard):
+                stack.enter_context(mode)
+        yield

@@ -217,6 +217,13 @@ def pull_through(levels: list[Level], rows: Rows) -> Rows:
     return rows
 
 
+def held_by(levels: list[Level]) -> list[Tensor]:
+    """Tensors that the levels keep."""
+    found = [value for level in levels for value in vars(level).values() if isinstance(value, Tensor)]
+    inner = [branch for level in levels if isinstance(level, Residual) for branch in level.branches]
+    return [*found, *(tensor for branch in inner for tensor in held_by(branch))]
+
+
 def support_of(levels: list[Level], where: Positions) -> Positions:
     """Inputs of the bottom level that outputs of the top may depend on."""
     for level in reversed(levels):

@@ -29,6 +29,7 @@ from depprobe.operators.composed.rules import rectified
 from depprobe.operators.composed.rules.levels import (
     Level,
     Rows,
+    held_by,
     is_inner,
     placing_of,
     pull_through,
@@ -182,7 +183,7 @@ class LineJacobian(GraphJacobian):
             size = 3 * len(where) * chunk * self.shape[3] * self._function.y.element_size()
             require(size, self._memory, f"a row of {len(where)} blocks", "use a smaller d, or --norm fro")
         if norm == "fro" and self._rectified:
-            known = rectified.row_log_norms(self._levels, t, self._memory)
+            known = rectified.row_log_norms(self._levels, t, self._memory - self._taken)
             if known is not None:
                 return known
         total = np.full(len(where), -np.inf)
@@ -199,6 +200,17 @@ class LineJacobian(GraphJacobian):
     @cached_property
     def _rectified(self) -> bool:
         return rectified.is_worth_it(self._levels)
+
+    @cached_property
+    def _taken(self) -> int:
+        """Bytes that the forward pass took: as much again as is kept of it, which the process has still."""
+        kept = [
+            *self._function.module.parameters(),
+            self._function.x,
+            self._function.y,
+            *held_by(self._levels),
+        ]
+        return 2 * sum(tensor.numel() * tensor.element_size() for tensor in kept)
 
     @cached_property
     def _zeros_are_exact(self) -> bool:
@@ -219,11 +231,13 @@ class LineJacobian(GraphJacobian):
             where = level.support(where)
             widest = max(widest, len(where) * level.width)
         each = 6 * widest * self._function.y.element_size()
-        enough = readable(1.1 * each).replace(" ", "")
-        require(each, self._memory, "a single row", f"use a smaller n or d, or --memory {enough}")
+        enough = readable(1.1 * (self._taken + each)).replace(" ", "")
+        require(
+            self._taken + each, self._memory, "a single row", f"use a smaller n or d, or --memory {enough}"
+        )
         # no more at once than stays near the processor, but enough for products to be worth their calls
         near = max(_FEWEST_ROWS, _NEAR_BYTES // (widest * self._function.y.element_size()))
-        return max(1, min(self.shape[1], self._memory // each, near))
+        return max(1, min(self.shape[1], (self._memory - self._taken) // each, near))
 
     # -- blocks and products -------------------------------------------------------------------------
 

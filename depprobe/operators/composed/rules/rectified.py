@@ -51,7 +51,7 @@ def is_rectified(levels: Sequence[Level]) -> bool:
         and all(level.piecewise for level in cuts)
         and all(isinstance(level, Conv) and level.groups == 1 for level in others)
         and all(isinstance(pair[0], Conv) or isinstance(pair[1], Conv) for pair in pairwise(levels))
-        and sum(float((cut.slope(cut.x) != 0).double().mean()) for cut in cuts) < _WORTH * len(cuts)
+        and sum(int(cut.slope(cut.x).count_nonzero()) / cut.x.numel() for cut in cuts) < _WORTH * len(cuts)
     )
 
 
@@ -85,12 +85,12 @@ def row_log_norms(
     for values in start.values.split(chunk, dim=1):
         rows = start._replace(values=values)
         for conv, below in upper:
-            parts = list(_pulled(rows, conv, below))
+            parts = list(_pulled(rows, conv, below, memory))
             rows = _Alive(*(torch.cat(part) for part in zip(*parts, strict=True)))
             if not _in_range(rows.values):
                 return None
         done = 0
-        for part in _pulled(rows, last, cut):
+        for part in _pulled(rows, last, cut, memory):
             if not _in_range(part.values):
                 return None
             here = slice(done, done := done + len(part.where))
@@ -114,7 +114,7 @@ def _start(top: Level, conv: Conv, t: int) -> _Alive:
     return _Alive(slope[units].diag()[None], units[None], torch.tensor([t], device=units.device))
 
 
-def _pulled(rows: _Alive, conv: Conv, cut: Elementwise | None) -> Iterator[_Alive]:
+def _pulled(rows: _Alive, conv: Conv, cut: Elementwise | None, memory: int) -> Iterator[_Alive]:
     """Rows through a convolution and the slopes below it, some positions at a time."""
     device = rows.values.device
     source = conv.taps.sources(rows.where.cpu().numpy())
@@ -130,7 +130,7 @@ def _pulled(rows: _Alive, conv: Conv, cut: Elementwise | None) -> Iterator[_Aliv
         units = alive.sort(dim=1, descending=True, stable=True).indices[:, :widest]
         slopes = slopes.gather(1, units)
     each = units.shape[1] * max(rows.values.shape[1:]) * rows.values.element_size()
-    step = max(1, _NEAR_BYTES // max(1, each))
+    step = max(1, min(_NEAR_BYTES, memory // 8) // max(1, each))
     for low in range(0, len(where), step):
         here = slice(low, low + step)
         out = rows.values.new_zeros(len(where[here]), rows.values.shape[1], units.shape[1])
