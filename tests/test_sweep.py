@@ -8,6 +8,7 @@ import json
 import os
 import re
 import resource
+import signal
 import subprocess
 import sys
 from concurrent.futures import BrokenExecutor, Executor, Future, ProcessPoolExecutor
@@ -26,7 +27,7 @@ from depprobe.cli.commands.sweep.grid import grid_of
 from depprobe.cli.summaries import summary_of
 from depprobe.errors import BadInput, DepprobeError
 from depprobe.runs.sweeps.engine import InProcess, run_cells
-from depprobe.runs.sweeps.executors import Engine
+from depprobe.runs.sweeps.executors import Engine, engine
 from depprobe.store.atomic import this_process
 from depprobe.store.sweeps import opening
 from depprobe.store.sweeps.folder import Cell, SweepFolder
@@ -546,3 +547,13 @@ def test_a_dataset_of_a_sweep_is_labelled(swept, tmp_path):
     assert all(
         variable.attrs.get("long_name") and variable.attrs.get("units") for variable in ds.variables.values()
     )
+
+
+@pytest.mark.skipif("DEPPROBE_SLOW" not in os.environ, reason="starts and kills workers; DEPPROBE_SLOW=1")
+def test_a_worker_that_comes_back_late_is_not_given_up():
+    dask = pytest.importorskip("dask")
+    late = {"distributed.deploy.lost-worker-timeout": "1ms"}
+    with dask.config.set(late), engine(1, None, 1, timed=False) as found:
+        before = found.executor.submit(os.getpid).result(60)
+        os.kill(before, signal.SIGKILL)
+        assert found.executor.submit(os.getpid).result(40) != before

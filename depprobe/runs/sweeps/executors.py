@@ -21,6 +21,12 @@ ALONE = "alone"
 _AHEAD = 1000
 #: seconds in which a worker that was killed is replaced, on a machine that does much else
 _STARTING = 60.0
+_SETTINGS = {
+    # sampling what runs takes time, and nobody looks at it
+    "distributed.worker.profile.enabled": False,
+    # a cluster gives up for good what is not back by then, such as a worker that starts slowly
+    "distributed.deploy.lost-worker-timeout": "1 day",
+}
 
 
 class Engine(NamedTuple):
@@ -71,8 +77,7 @@ def _started(workers: int) -> Iterator[tuple[Executor, Callable[[], bool]]]:
     import dask
 
     with (
-        # sampling what runs takes time, and nobody looks at it
-        dask.config.set({"distributed.worker.profile.enabled": False}),
+        dask.config.set(_SETTINGS),
         distributed.LocalCluster(
             n_workers=workers,
             threads_per_worker=1,
