@@ -71,7 +71,7 @@ def page(run, tmp_path):
 @pytest.fixture
 def undrawn(monkeypatch):
     """Pages without their figures, which take most of the time."""
-    monkeypatch.setattr(contents, "pictures", lambda found: [])
+    monkeypatch.setattr(contents, "pictures", lambda found, each: [])
 
 
 def test_what_would_be_loaded_is_seen():
@@ -207,7 +207,12 @@ def test_curves_are_those_of_the_datasets(swept, undrawn):
     pytest.importorskip("bokeh")
     from depprobe.report.curves import explorer
 
-    page, _ = contents.page_of(swept)
+    told = []
+    page, _ = contents.page_of(swept, progress=lambda *now: told.append(now))
+    shares, totals, labels = zip(*told, strict=True)
+    assert set(totals) == {len(contents._STAGES)}
+    assert list(shares) == sorted(shares)
+    assert dict.fromkeys(label.rsplit(" ", 3)[0] for label in labels) == dict.fromkeys(contents._STAGES[:-1])
     assert [curve.at for curve in page.curves] == [
         {"layer": layer, "n": n} for n in ("12", "20") for layer in ("lstm", "attention:heads=2")
     ]
@@ -228,6 +233,13 @@ def test_curves_are_those_of_the_datasets(swept, undrawn):
         np.testing.assert_allclose(data["log10"], curve["log_median"].values / math.log(10), rtol=1e-6)
         assert math.isnan(data["behind"][0])
         assert data["behind"][1:] == data["lag"][1:]
+
+
+def test_notes_that_differ_in_parentheses_are_one():
+    notes = [("a", "x"), ("late (n = 1): again", "x"), ("a", "y"), ("late (n = 2): again", "y"), ("b (1)", "y")]
+    assert contents._noted(notes) == ["a", "late (x; y): again", "b (1)"]
+    many = contents._noted([(f"late (n = {i})", f"x{i}") for i in range(20)])
+    assert many == [f"late ({'; '.join(f'x{i}' for i in range(12))}; 8 more)"]
 
 
 def made(number: int = 2, points: int = 50, name: str = "layer") -> Page:

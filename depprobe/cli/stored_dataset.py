@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 import click
@@ -14,8 +14,12 @@ from depprobe.curves.names import one_setting
 from depprobe.errors import BadInput
 
 
-def read_all(paths: Sequence[Path]) -> tuple[dict[Path, xr.Dataset], dict[Path, str]]:
+def read_all(
+    paths: Sequence[Path], each: Callable[[list[Path]], Iterable[Path]] = iter
+) -> tuple[dict[Path, xr.Dataset], dict[Path, str]]:
     """The datasets of files and of folders, and why other files could not be taken, each said on stderr.
+
+    ``each`` gives the files in turn, and may tell how many are read.
 
     Raises
     ------
@@ -25,7 +29,7 @@ def read_all(paths: Sequence[Path]) -> tuple[dict[Path, xr.Dataset], dict[Path, 
     if len(files) == 1:
         return {files[0]: read(files[0])}, {}
     found, faults = dict[Path, xr.Dataset](), dict[Path, str]()
-    for file in files:
+    for file in each(files):
         try:
             found[file] = read(file)
         except BadInput as error:

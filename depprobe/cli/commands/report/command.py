@@ -8,6 +8,8 @@ import click
 
 from depprobe.cli import output
 from depprobe.cli.grouped_help import Grouped
+from depprobe.cli.options import shared
+from depprobe.cli.progress import progress
 
 #: what a page may be called
 _SUFFIXES = (".html", ".htm")
@@ -29,7 +31,8 @@ _SUFFIXES = (".html", ".htm")
     default=True,
     help="Add curves to explore, where Bokeh is installed, or figures alone.",
 )
-def report(folder: Path, output_: Path | None, title: str | None, interactive: bool) -> None:
+@shared("quiet")
+def report(folder: Path, output_: Path | None, title: str | None, interactive: bool, quiet: bool) -> None:
     """Write one page on all datasets of a folder or sweep: tables, figures, curves to explore, provenance.
 
     The page is a single file that needs no network. Cells that were not measured, and files that cannot be
@@ -52,7 +55,8 @@ def report(folder: Path, output_: Path | None, title: str | None, interactive: b
     if path.suffix.lower() not in _SUFFIXES:
         raise BadInput(f"{str(path)!r}: the page is an .html file")
     output.check_writable(path)
-    page, unread = page_of(folder, title, interactive)
+    with progress(quiet) as told:
+        page, unread = page_of(folder, title, interactive, told)
     with replacing(path) as temporary:
         temporary.write_text(html_of(page), encoding="utf-8")
     if page.missing:

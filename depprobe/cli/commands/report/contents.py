@@ -7,9 +7,11 @@ other dataset stands for itself.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
+from typing import Protocol, TypeVar
 
 import click
 import numpy as np
@@ -31,8 +33,22 @@ from depprobe.store.sweeps.folder import DAMAGED, MEASURED, PLAN, SweepFolder
 
 #: most datasets that one page tells of
 MOST_DATASETS = 400
+Item = TypeVar("Item")
+#: datasets that one note names, and what a note has in parentheses
+MOST_NAMED, _ASIDE = 12, re.compile(r" \([^)]*\)")
 _AXIS = "layer"
 _JOINED = (_AXIS, *REPEATS)
+
+
+#: called with (stages done, stages in all, what is under way)
+Progress = Callable[[float, int, str], None]
+_STAGES = ("reading dataset", "curve", "summary", "figure")
+
+
+class Each(Protocol):
+    """Gives items in turn, and tells how far the stage of the page that needs them is."""
+
+    def __call__(self, items: Iterable[Item], stage: str) -> Iterator[Item]: ...
 
 
 @dataclass(frozen=True)
@@ -61,24 +77,36 @@ class Found:
     sweep: Path | None = None
 
 
-def page_of(folder: Path, title: str | None = None, explore: bool = True) -> tuple[Page, int]:
+def page_of(
+    folder: Path, title: str | None = None, explore: bool = True, progress: Progress | None = None
+) -> tuple[Page, int]:
     """The page on a folder, and how many of its files could not be read.
+
+    ``progress`` is called with (stages done, stages in all, what is under way).
 
     Raises
     ------
     BadInput : the folder holds no dataset that can be read.
     """
-    found = _swept(folder) if (folder / PLAN).is_file() else _stored(folder)
-    curves, more = _curves(found.results) if explore else ([], 0)
+
+    def each(items: Iterable[Item], stage: str) -> Iterator[Item]:
+        known, before = list(items), _STAGES.index(stage)
+        for done, item in enumerate(known):
+            if progress:
+                progress(before + done / len(known), len(_STAGES), f"{stage} {done + 1} of {len(known)}")
+            yield item
+
+    found = _swept(folder, each) if (folder / PLAN).is_file() else _stored(folder, each)
+    curves, more = _curves(found.results, each) if explore else ([], 0)
     if more:
         found.left_out.append(f"curves to explore: {MOST} of {MOST + more}")
-    tables = _tables(found)
+    tables = _tables(found, each)
     page = Page(
         title=title or f"Results in {folder.resolve().name}",
         facts=found.facts,
         curves=curves,
         tables=tables,
-        pictures=pictures(found),
+        pictures=pictures(found, each),
         sources=found.sources,
         missing=found.missing,
         left_out=found.left_out,
@@ -87,9 +115,9 @@ def page_of(folder: Path, title: str | None = None, explore: bool = True) -> tup
     return page, found.unread
 
 
-def _stored(folder: Path) -> Found:
+def _stored(folder: Path, each: Each) -> Found:
     """The datasets of a plain folder."""
-    datasets, faults = read_all([folder])
+    datasets, faults = read_all([folder], partial(each, stage="reading dataset"))
     kept = dict(list(datasets.items())[:MOST_DATASETS])
     kinds = dict.fromkeys(map(kind_of, kept.values()))
     found = Found({"datasets": f"{len(datasets)} of {', '.join(kinds)}"}, unread=len(faults))
@@ -100,12 +128,12 @@ def _stored(folder: Path) -> Found:
     return _told(found, folder, kept.values(), len(datasets))
 
 
-def _swept(folder: Path) -> Found:
+def _swept(folder: Path, each: Each) -> Found:
     """The cells of a sweep."""
     of = SweepFolder(folder)
     plan = of.plan()
     found, cells, measured = Found({}, sweep=folder), list[Result](), 0
-    for cell in plan.cells:
+    for cell in each(plan.cells, "reading dataset"):
         at = {axis: str(value) for axis, value in cell.at.items()}
         name = Result(at, xr.Dataset()).name
         state = of.state(cell)
@@ -163,22 +191,24 @@ def _joined(cells: Sequence[Result]) -> list[Result]:
     return results
 
 
-def _tables(found: Found) -> list[Table]:
+def _tables(found: Found, each: Each) -> list[Table]:
     """One table for each kind of dataset, a row for each of its layers."""
     kinds: dict[str, list[Result]] = {}
     for one in found.results:
         kinds.setdefault(kind_of(one.ds), []).append(one)
-    return [table for kind, results in kinds.items() for table in _table(kind, results, found.left_out)]
+    return [table for kind, results in kinds.items() for table in _table(kind, results, found.left_out, each)]
 
 
-def _table(kind: str, results: Sequence[Result], left_out: list[str]) -> list[Table]:
+def _table(kind: str, results: Sequence[Result], left_out: list[str], each: Each) -> list[Table]:
     leads, summaries = list[dict[str, str]](), list[output.Summary]()
-    for one in results:
+    notes = list[tuple[str, str]]()
+    for one in each(results, "summary"):
         try:
             summaries.append(summary_of(one.ds))
         except BadInput as error:
             left_out.append(f"{one.name}: {error}")
             continue
+        notes += [(note, one.name) for note in summaries[-1].notes]
         leads += [{k: v for k, v in one.at.items() if k != _AXIS}] * len(summaries[-1].columns)
     if not summaries:
         return []
@@ -188,9 +218,22 @@ def _table(kind: str, results: Sequence[Result], left_out: list[str]) -> list[Ta
         ["–" if words == MISSING else words for words in (*(lead.get(axis, "") for axis in axes), *column)]
         for lead, column in zip(leads, whole.columns, strict=True)
     ]
-    notes = dict.fromkeys(note for one in summaries for note in one.notes)
     title = whole.title if kind in whole.title.lower() else f"{kind}: {whole.title}".removesuffix(": ")
-    return [Table(title, [*axes, *whole.headings], rows, list(notes)[:MOST])]
+    return [Table(title, [*axes, *whole.headings], rows, _noted(notes)[:MOST])]
+
+
+def _noted(notes: Sequence[tuple[str, str]]) -> list[str]:
+    """Notes on datasets, by name, each once: of those that differ in parentheses, what they are notes on."""
+    groups: dict[str, dict[str, str]] = {}
+    for note, name in notes:
+        groups.setdefault(_ASIDE.sub("\0", note, count=1), {})[note] = name
+    said = list[str]()
+    for pattern, alike in groups.items():
+        names = list(dict.fromkeys(alike.values()))
+        more = f"; {len(names) - MOST_NAMED} more" if len(names) > MOST_NAMED else ""
+        named = f" ({'; '.join(names[:MOST_NAMED])}{more})"
+        said.append(pattern.replace("\0", named) if len(alike) > 1 else next(iter(alike)))
+    return said
 
 
 def _alike(summaries: Sequence[output.Summary]) -> list[output.Summary]:
@@ -205,12 +248,12 @@ def _alike(summaries: Sequence[output.Summary]) -> list[output.Summary]:
     return [replace(one, headings=headings(one)) for one in summaries]
 
 
-def _curves(results: Sequence[Result]) -> tuple[list[Curve], int]:
+def _curves(results: Sequence[Result], each: Each) -> tuple[list[Curve], int]:
     """The decay curves of Jacobian datasets, as many as one plot tells apart, and how many more there are."""
     held = [one for one in results if kind_of(one.ds) == "jacobian"]
     several = len(held) > 1
     curves, more = list[Curve](), 0
-    for one in held:
+    for one in each(held, "curve"):
         if len(curves) >= MOST:
             more += one.ds.sizes.get("layer", 1) * one.ds.sizes.get("depth", 1)
             continue

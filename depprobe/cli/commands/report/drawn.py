@@ -17,16 +17,16 @@ from depprobe.report import Picture
 from depprobe.store.sweeps.opening import open_sweep
 
 if TYPE_CHECKING:
-    from depprobe.cli.commands.report.contents import Found, Result
+    from depprobe.cli.commands.report.contents import Each, Found, Result
 
 #: most cells of a sweep, apart in more than layer and seed, that have figures
 MOST_FIGURES = 6
 
 
-def pictures(found: Found) -> list[Picture]:
+def pictures(found: Found, each: Each) -> list[Picture]:
     """The figures of what a folder holds; notes what is left out, and why."""
     drawn: list[Picture] = []
-    for title, datasets in _groups(found):
+    for title, datasets in each(_groups(found), "figure"):
         try:
             drawn += _drawn(title, datasets)
         except BadInput as error:
