@@ -4,9 +4,12 @@
     batched    torch.autograd.grad(is_grads_batched=True), several targets or units a call, on the whole input
     depprobe   depprobe.jacobian, with its checks, proofs of zeros, error estimates and labels
 
-A product is one vector-Jacobian product of the curve, or of the row; ``ratio`` is the time of a product over
-that of a plain backward pass that ends at the target. All do the same work: same weights, tokens and targets;
-the rows are compared. Usage: python benchmarks/language_model.py [--small] [--memory 4GiB] [--threads 2]
+A product is one vector-Jacobian product of the curve, or of the row; ``ratio`` is the time of a product
+over that of a plain backward pass that ends at the target. The time of a call holds all that belongs to it:
+forward passes, proofs of zeros, pilots of the effective rank, repeats that estimate rounding; its products
+alone stand in a line below. All do the same work: same weights, tokens and targets; the rows are compared.
+Exact rows at every depth are taken of a narrower model.
+Usage: python benchmarks/language_model.py [--small] [--memory 4GiB] [--threads 2]
 """
 
 from __future__ import annotations
@@ -15,6 +18,7 @@ import argparse
 import resource
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -100,6 +104,25 @@ def timed(call: Callable[[], Any]) -> tuple[float, Any]:
     return time.perf_counter() - start, found
 
 
+class Backward:
+    """While it is entered, the seconds in ``torch.autograd.grad``, and the number of products."""
+
+    def __enter__(self) -> Backward:
+        self.seconds, self.products, self._grad = 0.0, 0, torch.autograd.grad
+        torch.autograd.grad = self._timed
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        torch.autograd.grad = self._grad
+
+    def _timed(self, *args: Any, **kwargs: Any) -> Any:
+        seconds, found = timed(lambda: self._grad(*args, **kwargs))
+        if isinstance(args[2], Tensor):  # else it is a mark that proves zeros
+            self.seconds += seconds
+            self.products += len(args[2]) if kwargs.get("is_grads_batched") else 1
+        return found
+
+
 def say(name: str, seconds: float, products: int, backward: float) -> None:
     """One line of the table."""
     each = seconds / products
@@ -122,8 +145,10 @@ def curve(model: nn.Module, ids: Tensor, size: Size, memory: str) -> None:
     seconds, _ = timed(lambda: batched(model, ids, [(t, torch.randn(size.d)) for t in targets]))
     say("batched, whole input", seconds, len(targets), each)
     asked = {"method": "probes", "probes": 1, "targets": targets, "memory": memory}
-    seconds, ds = timed(lambda: depprobe.jacobian(model, ids, **asked))
+    with Backward() as told:
+        seconds, ds = timed(lambda: depprobe.jacobian(model, ids, **asked))
     say("depprobe", seconds, len(targets), each)
+    say(f"depprobe, its {told.products} products alone", told.seconds, told.products, each)
     known = depprobe.decay_curve(ds)
     print(
         f"  rms of the norm at lag 1 and {size.n // 2}: {_rms(known, 1):.2e}, {_rms(known, size.n // 2):.2e}"
@@ -156,18 +181,16 @@ def row(model: nn.Module, ids: Tensor, size: Size, memory: str) -> None:
 def depths(model: nn.Module, ids: Tensor, size: Size, memory: str) -> None:
     """Every block as denominator in one call beside the first alone; as numerator beside the sum of all."""
     few = ids[: size.row_n]
-    print(f"every depth: n = {size.row_n}, 8 targets")
+    narrow = model_of(size._replace(d=size.d // 8, heads=size.heads // 4))
+    print(f"every depth: n = {size.row_n}")
     for method in ("probes", "auto"):
         asked: dict[str, Any] = {"method": method, "memory": memory}
-        # a row of one product a target, or of a whole block for fewer targets
+        # a row of one product a target, or of a whole block for fewer targets of a narrower model
         asked |= {"targets": "random:8", "probes": 1} if method == "probes" else {"targets": "last"}
-        one, _ = timed(lambda asked=asked: depprobe.jacobian(model, few, wrt="h.0", **asked))
-        every, _ = timed(lambda asked=asked: depprobe.jacobian(model, few, wrt="h.*", **asked))
-        names = [f"h.{i}" for i in range(size.layers)]
-        singly = sum(
-            timed(lambda of=of, asked=asked: depprobe.jacobian(model, few, of=of, **asked))[0] for of in names
-        )
-        together, _ = timed(lambda asked=asked: depprobe.jacobian(model, few, of="h.*", **asked))
+        call = partial(depprobe.jacobian, model if method == "probes" else narrow, few, **asked)
+        one, every = (timed(partial(call, wrt=wrt))[0] for wrt in ("h.0", "h.*"))
+        singly = sum(timed(partial(call, of=f"h.{i}"))[0] for i in range(size.layers))
+        together, _ = timed(partial(call, of="h.*"))
         print(
             f"  {method:8} wrt h.0 {one:7.2f} s, wrt h.* {every:7.2f} s, ratio {every / one:.2f};  "
             f"of each {singly:7.2f} s, of h.* {together:7.2f} s, ratio {together / singly:.2f}",
