@@ -111,3 +111,36 @@ def test_what_needs_structure_is_refused():
         depprobe.lyapunov(nn.GRU(D, D, batch_first=True).bfloat16(), x)
     with pytest.raises(BadInput, match="bring them together"):
         depprobe.jacobian(half, x.float())
+
+
+class Casts(Net):
+    """Coarser in the middle than at its input, finer at its output."""
+
+    def __init__(self, middle, out):
+        super().__init__()
+        self.middle, self.end = middle, out
+
+    def forward(self, x):
+        h = self.rnn(x)[0]
+        return self.read(torch.tanh(h.to(self.middle).cumsum(1)).to(h.dtype)).to(self.end)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "middle", "out"),
+    [
+        (torch.float32, torch.bfloat16, torch.float64),
+        (torch.float64, torch.float64, torch.float32),
+        (torch.float64, torch.float16, torch.float32),
+    ],
+)
+def test_an_output_may_be_finer_or_coarser_than_what_is_inside(dtype, middle, out):
+    torch.manual_seed(0)
+    module, x = Casts(middle, out).to(dtype), torch.randn(N, D, dtype=dtype, requires_grad=True)
+    y, squares = module(x[None])[0], 0
+    for unit in range(y.shape[1]):
+        (grad,) = torch.autograd.grad(y[-1, unit], x, retain_graph=True)
+        squares = squares + grad.double().square().sum(1)
+    ds = depprobe.jacobian(module, x.detach(), layout="b n d", targets="last")
+    apart = np.abs(ds.log_norm.values[0] - 0.5 * squares.log().numpy())
+    assert (apart <= ds.log_norm_error.values[0]).all()
+    assert ds.log_norm_error.values.max() < 1

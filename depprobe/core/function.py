@@ -105,7 +105,8 @@ class SequenceFunction:
             layout, found, repeats = found_layout(self._passes, self.is_known)
             self._keep(found)
         self.layout = layout
-        require_function(self._passes, layout, self.first, repeats)
+        first = self.first
+        require_function(self._passes, layout, self._kept or first, repeats)
         _ = self.position
 
     @cached_property

@@ -89,6 +89,24 @@ def graph_facts(y: Tensor, leaf: Tensor) -> GraphFacts:
     return GraphFacts(narrowest, total, largest, has_python, len(nodes))
 
 
+def coarsest(y: Tensor) -> torch.dtype:
+    """The floating dtype of fewest digits among those on the way to an output.
+
+    Examples
+    --------
+    >>> coarsest(torch.ones(2, requires_grad=True).bfloat16().exp().double())
+    torch.bfloat16
+    """
+    nodes: set[Any] = {y.grad_fn} - {None}
+    waiting = list(nodes)
+    while waiting:
+        new = {below for below, _ in waiting.pop().next_functions} - nodes - {None}
+        nodes |= new
+        waiting += new
+    told = {piece.dtype for node in nodes for piece in node._input_metadata} | {y.dtype}
+    return max((dtype for dtype in told if dtype.is_floating_point), key=lambda dtype: torch.finfo(dtype).eps)
+
+
 def gradient_bytes(metadata: Any) -> int:
     """Bytes of a gradient, told by the metadata of a node; 0 of a nested tensor, which has no one shape."""
     return 0 if metadata.is_nested_tensor else math.prod(metadata.shape) * metadata.dtype.itemsize

@@ -15,6 +15,7 @@ from depprobe.core.calling.arguments import HALF
 from depprobe.core.calling.known import CHANNELS_FIRST, natural_layout
 from depprobe.core.calling.layout import batch_axis, laid_out, time_first
 from depprobe.core.calling.passes import DoesNotRun, Pass, Passes
+from depprobe.core.recorded_graph import coarsest
 from depprobe.errors import BadInput, OverBudget
 
 #: positions of a shorter input, over which layout and batch are tried
@@ -52,7 +53,7 @@ def _runs_alone(passes: Passes, recorded: Pass) -> bool:
         raise
     except BadInput:
         return False  # it takes batches only
-    if same_output(first.y, alone):
+    if same_output(first.y, alone, roughly=True):
         return True
     _require_repeatable(passes, "b n d", recorded)
     shape = tuple(passes.argument.value.shape)
@@ -146,7 +147,8 @@ def keeps_beside_another(passes: Passes, layout: str, first: Pass) -> bool | Non
     if together.shape[place] == 1:
         # one that reads the first sample alone does not mix; the last position of time first does
         swapped = passes.batch_of_two(layout, given.roll(1, axis))
-        return None if same_output(first.y, time_first(swapped, layout, "it")[0]) else False
+        alone = time_first(swapped, layout, "it")[0]
+        return None if same_output(first.y, alone, roughly=True) else False
     if together.shape[place] != 2:
         return False
     try:
@@ -155,18 +157,21 @@ def keeps_beside_another(passes: Passes, layout: str, first: Pass) -> bool | Non
         return None
     if same_output(first.y, y) or same_output(first.y, y.T):
         return True
-    # a chaotic forward rounds otherwise in a batch of two, and then goes elsewhere from its first steps on,
-    # but to the bit the same way behind a copy of itself
+    # what is chaotic, or coarse inside, rounds otherwise in a batch of two, and then goes elsewhere from its
+    # first steps on, but to the bit the same way behind a copy of itself
     twin = passes.batch_of_two(layout, torch.cat([laid_out(value, layout)] * 2, axis))
     beside_itself = torch.equal(twin.narrow(place, 1, 1), together.narrow(place, 1, 1))
-    return beside_itself and same_output(first.y[:1], y[:1])
+    return beside_itself and same_output(first.y[:1], y[:1], roughly=True)
 
 
-def same_output(y: Any, other: Any) -> bool:
-    """Whether two outputs are equal but for rounding."""
+def same_output(y: Any, other: Any, roughly: bool = False) -> bool:
+    """Whether two outputs are equal but for rounding, which is that of the coarsest dtype on the way to y if
+    ``roughly`` is asked for.
+    """
     if y.shape != other.shape:
         return False
+    coarse = coarsest(y) if roughly else y.dtype
     y, other = y.detach(), other.detach()
     size = float(y.abs().nan_to_num(0, 0, 0).max()) if y.numel() else 0.0
-    apart = (_ROUNDING_HALF if y.dtype in HALF else _ROUNDING) * torch.finfo(y.dtype).eps
+    apart = (_ROUNDING_HALF if coarse in HALF else _ROUNDING) * torch.finfo(coarse).eps
     return torch.allclose(y, other, 0, apart * size, equal_nan=True)
