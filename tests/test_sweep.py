@@ -288,8 +288,7 @@ def test_cells_that_raise_or_exceed_memory_are_kept_and_the_rest_goes_on(swept, 
     code, _, err = swept(grid)
     assert (code, err.count("\n")) == (1, 6)
     assert resource.getrlimit(resource.RLIMIT_DATA)[0] == resource.RLIM_INFINITY, "the limit goes as it came"
-    reasons = depprobe.open_sweep(tmp_path / "out").missing_reason.to_series()
-    said = {index[0]: reason for index, reason in reasons.items() if reason != "not asked for"}
+    said = depprobe.open_sweep(tmp_path / "out").missing_reason.to_series().to_dict()
     assert said["rnn"] == ""
     words = {
         "error": "no more",
@@ -547,6 +546,19 @@ def test_a_dataset_of_a_sweep_is_labelled(swept, tmp_path):
     assert all(
         variable.attrs.get("long_name") and variable.attrs.get("units") for variable in ds.variables.values()
     )
+
+
+def test_a_model_is_left_out_by_its_label_and_what_one_cell_says_more_is_no_axis():
+    models = [{"model": "a.py:make", "label": "one"}, {"model": "a.py:make", "label": "other"}]
+    grid = {"grid": {"model": models, "seed": [0, 1]}, "fixed": {"n": 9}}
+    found = grid_of(grid | {"exclude": [{"model": "other", "seed": 1}]})
+    names = [(found.keys.at(cell, "layer"), found.keys.at(cell, "seed")) for cell in found.cells]
+    assert names == [("one", 0), ("one", 1), ("other", 0)]
+    more = {"layer": "gru", "d": 6}
+    assert grid_of(grid | {"include": [more]}).axes == ["layer", "seed"]
+    assert grid_of(grid | {"include": [more | {"d": [6, 8]}]}).axes == ["layer", "seed", "d"]
+    with pytest.raises(BadInput, match=r"number 1 matches no cell of \[grid\]: \{'model': 'none'\}"):
+        grid_of(grid | {"exclude": [{"model": "none"}]})
 
 
 @pytest.mark.skipif("DEPPROBE_SLOW" not in os.environ, reason="starts and kills workers; DEPPROBE_SLOW=1")

@@ -271,8 +271,9 @@ def _with_attributes(
 
 
 def _reduced(dims: list[str], values: NDArray[Any]) -> tuple[list[str], NDArray[Any]]:
-    """Values without the leading dimensions along which those that are known are all the same."""
-    for dim in list(dims):
+    """Values without the dimensions along which those that are known are all the same."""
+    # what could follow from layers or seeds alike follows from layers
+    for dim in sorted(dims, key=lambda dim: dim == "layer"):
         axis = dims.index(dim)
         known = _known(values)
         # the first that is known along this dimension stands for all

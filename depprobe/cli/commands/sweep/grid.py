@@ -11,7 +11,7 @@ layer = ["lstm", "gru"]     key: an option of that command; model = [...] goes o
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
 from math import prod
@@ -80,12 +80,12 @@ def grid_of(document: Mapping[str, Any]) -> Grid:
             raise BadInput(f"{name} stands in [grid] and in [fixed]: leave one out")
     lists = {name: _listed(name, values) for name, values in grid.items()}
     cells = list(_combined(keys, lists, fixed))
-    left_out = [keys.renamed(one, "exclude") for one in _tables(document, "exclude")]
-    for number, one in enumerate(left_out, 1):
-        matching = [cell for cell in cells if keys.matches(cell, one)]
-        if not matching:
-            raise BadInput(f"[[exclude]] number {number} matches no cell: {one}")
-        cells = [cell for cell in cells if not keys.matches(cell, one)]
+    for number, said in enumerate(_tables(document, "exclude"), 1):
+        left_out = keys.renamed(said, "exclude")
+        kept = [cell for cell in cells if not keys.matches(cell, left_out)]
+        if len(kept) == len(cells):
+            raise BadInput(f"[[exclude]] number {number} matches no cell of [grid]: {said}")
+        cells = kept
     axes = list(grid)
     for more in _tables(document, "include"):
         values = keys.renamed(more, "include")
@@ -95,8 +95,17 @@ def grid_of(document: Mapping[str, Any]) -> Grid:
         axes += [name for name in values if name not in (*axes, *set(OF_SUBJECT) - {SUBJECT})]
     if not cells:
         raise BadInput('no cell: give lists in [grid], such as layer = ["lstm", "gru"]')
-    kept = [name for name in axes if name in grid or len({str(keys.at(cell, name)) for cell in cells}) > 1]
+    kept = list(axes)
+    for name in reversed([name for name in axes if name not in grid]):
+        # what [[include]] names is an axis where cells need it to be told apart: else some lie at a default
+        rest = [other for other in kept if other != name]
+        if len(_places(keys, cells, rest)) == len(_places(keys, cells, kept)):
+            kept = rest
     return Grid(keys, kept or [SUBJECT], cells)
+
+
+def _places(keys: Keys, cells: Sequence[Settings], axes: Sequence[str]) -> set[tuple[str, ...]]:
+    return {tuple(str(keys.at(cell, name)) for name in axes) for cell in cells}
 
 
 def _combined(keys: Keys, lists: Mapping[str, list[Any]], fixed: dict[str, Any]) -> Iterator[Settings]:

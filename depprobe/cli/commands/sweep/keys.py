@@ -208,7 +208,10 @@ class Keys:
 
     def _has(self, settings: Settings, key: str, wanted: Any) -> bool:
         if key == SUBJECT:
-            return any(all(pair in settings.subject for pair in one.items()) for one in _all(wanted))
+            # by all that is said of it, or by the name it goes by
+            name = [self.named(settings).name]
+            held = settings.subject
+            return any([*one.values()] == name or all(p in held for p in one.items()) for one in _all(wanted))
         if key in OF_SUBJECT:
             return dict(settings.subject).get(key) in _all(wanted)
         there = self.at(settings, key)
