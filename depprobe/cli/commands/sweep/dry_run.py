@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from depprobe.cli.commands.sweep.cells import settings_of
 from depprobe.cli.commands.sweep.grid import Grid
+from depprobe.cli.commands.sweep.keys import Keys, Settings
 from depprobe.cli.commands.sweep.prediction import bytes_of
 from depprobe.cli.output import Summary
 from depprobe.store.sweeps.folder import MEASURED, Cell, Plan, SweepFolder
@@ -25,7 +26,7 @@ def summary(grid: Grid, plan: Plan, folder: SweepFolder) -> Summary:
         for size in _SIZES
         if size in grid.keys.options and any(grid.keys.at(one, size) != "" for one in settings)
     ]
-    at = [[str(grid.keys.at(one, size)) for size in sizes] for one in settings]
+    at = [[_said(grid.keys, one, size) for size in sizes] for one in settings]
     rows: dict[tuple[str, ...], list[int]] = {}
     for i, name in enumerate(names):
         rows.setdefault((name, *at[i]), []).append(i)
@@ -52,6 +53,12 @@ def summary(grid: Grid, plan: Plan, folder: SweepFolder) -> Summary:
     ]
     heads = ["layer", *sizes, "cells", "measured", "GFLOPs a cell", "memory a cell"]
     return Summary(f"Sweep of {plan.probe}", heads, columns, [], _notes(grid, plan, folder), upright=True)
+
+
+def _said(keys: Keys, settings: Settings, size: str) -> str:
+    """A size as the cell gives it; a model has no width, and its own length, unless one is given."""
+    is_own = keys.named(settings).is_model and size not in settings.values
+    return "-" if is_own else str(keys.at(settings, size))
 
 
 def _between(ends: Sequence[str]) -> str:

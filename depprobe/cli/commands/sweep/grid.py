@@ -49,7 +49,7 @@ def read(path: Path) -> Grid:
             content = stream.read(_LONGEST + 1)
         if len(content) > _LONGEST:
             raise BadInput(f"cannot read {str(path)!r}: a grid of more than {_LONGEST >> 20} MiB")
-        document = tomllib.loads(content.decode())
+        document = tomllib.loads(content.decode("utf-8-sig"))
     except OSError as error:
         raise BadInput(f"cannot read {str(path)!r}: {reason_of(error)}") from None
     except (ValueError, RecursionError) as error:
@@ -82,10 +82,10 @@ def grid_of(document: Mapping[str, Any]) -> Grid:
     cells = list(_combined(keys, lists, fixed))
     for number, said in enumerate(_tables(document, "exclude"), 1):
         left_out = keys.renamed(said, "exclude")
-        kept = [cell for cell in cells if not keys.matches(cell, left_out)]
-        if len(kept) == len(cells):
+        others = [cell for cell in cells if not keys.matches(cell, left_out)]
+        if len(others) == len(cells):
             raise BadInput(f"[[exclude]] number {number} matches no cell of [grid]: {said}")
-        cells = kept
+        cells = others
     axes = list(grid)
     for more in _tables(document, "include"):
         values = keys.renamed(more, "include")
@@ -119,9 +119,7 @@ def _combined(keys: Keys, lists: Mapping[str, list[Any]], fixed: dict[str, Any])
 
 def _listed(name: str, values: Any) -> list[Any]:
     if not isinstance(values, list) or not values:
-        raise BadInput(
-            f"[grid] {name} must be a list such as [1, 2], not {values!r:.60}; one value is [fixed]"
-        )
+        raise BadInput(f"[grid] {name} must be a list, {name} = [...]; one value belongs in [fixed]")
     return values
 
 

@@ -26,6 +26,8 @@ _SUBJECTS = ("layer", "model")
 OF_SUBJECT = (*_SUBJECTS, "weights", "label")
 #: axis -> option that gives a cell several values of it
 _SEVERAL = {"seed": "seeds", "n": "n", "d": "d", "threads": "threads"}
+#: options of the sweep, not of its cells
+OF_SWEEP = ("threads", "workers", "scheduler", "output")
 #: options that do not bear on a dataset
 _OTHERS = ("help", "theory", *SAYING)
 
@@ -83,6 +85,8 @@ class Keys:
         found: dict[str, Any] = {}
         for written, value in table.items():
             key = written.replace("-", "_")
+            if key in OF_SWEEP and key not in known:
+                raise BadInput(f"{written} is no key of a grid: give --{written} to depprobe sweep")
             if key not in known:
                 raise unknown(f"key of {self.probe} in [{where}]", written, known)
             if key in _SUBJECTS:
@@ -227,7 +231,7 @@ def check_together(keys: Keys, cells: list[Settings], axes: Sequence[str]) -> No
         apart = tuple(pair for pair in subject if pair[0] != "weights")
         name = _named(dict(subject)).name
         if names.setdefault(name, apart) != apart:
-            raise BadInput(f"two layers would be called {name!r}: give each a label")
+            raise BadInput(f"two layers would be called {name!r}: give each a label of its own")
     for cell, (axis, option) in product(cells, _SEVERAL.items()):
         if axis not in axes or option not in keys.options:
             continue
