@@ -451,7 +451,8 @@ def test_where_nothing_can_be_written_is_one_line(swept, run, tmp_path):
         ('[grid]\nlayer = ["lstm"]\n[[exclude]]\nn = 3', "matches no cell"),
         ('[grid]\nlayer = ["lstm"]\n[[exclude]]\nlayer = {"" = []}', "matches no cell"),
         ('[grid]\nlayer = ["lstm"]\nn = [3]\n[fixed]\nn = 3', "stands in .grid. and in .fixed."),
-        ('[grid]\nlayer = ["lstm"]\n[fixed]\noutput = "../x.nc"', "unknown key of jacobian"),
+        ('[grid]\nlayer = ["lstm"]\n[fixed]\noutput = "../x.nc"', "output is no key of a grid"),
+        ('[grid]\nlayer = ["lstm"]\n[fixed]\nquiet = true', "unknown key of jacobian"),
         ('[grid]\nlayer = ["lstm", {layer = "gru", label = "lstm"}]', "two layers would be called 'lstm'"),
         (
             '[grid]\nlayer = ["lstm"]\nseed = [0]\n[fixed]\nseeds = 2',

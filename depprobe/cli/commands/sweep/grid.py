@@ -98,9 +98,9 @@ def grid_of(document: Mapping[str, Any]) -> Grid:
     kept = list(axes)
     for name in reversed([name for name in axes if name not in grid]):
         # what [[include]] names is an axis where cells need it to be told apart: else some lie at a default
-        rest = [other for other in kept if other != name]
-        if len(_places(keys, cells, rest)) == len(_places(keys, cells, kept)):
-            kept = rest
+        fewer = [other for other in kept if other != name]
+        if len(_places(keys, cells, fewer)) == len(_places(keys, cells, kept)):
+            kept = fewer
     return Grid(keys, kept or [SUBJECT], cells)
 
 
