@@ -12,7 +12,7 @@ from hypothesis.extra.numpy import arrays
 from depprobe.curves import FORMS, distances
 from depprobe.curves.align import by_layer
 from depprobe.curves.pool import collect, log_weighted, weigh
-from depprobe.curves.resample import drawn_residuals, drawn_units, spread_factor, target_runs
+from depprobe.curves.resampling.intervals import drawn_residuals, drawn_units, spread_factor, target_runs
 from depprobe.errors import BadInput
 
 SCALARS = (

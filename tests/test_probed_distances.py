@@ -12,7 +12,8 @@ import depprobe
 from depprobe.curves import distances
 from depprobe.curves.align import by_layer
 from depprobe.curves.pool import collect
-from depprobe.curves.resample import drawn_probes, mirrored, within_strata
+from depprobe.curves.resampling.intervals import mirrored
+from depprobe.curves.resampling.probes import drawn_probes, within_strata
 from depprobe.operators.autograd.probe_statistics import orthonormal_rows, traces
 
 N, RATE = 40, -0.15
@@ -76,6 +77,9 @@ def test_weights_within_strata_have_the_variance_of_a_stratified_mean():
     groups = [values[0:2], values[2:4], values[4:6], values[6:9]]
     expected = sum(len(g) * g.var(ddof=1) for g in groups) * (1 - share) / 81
     assert means.var() == pytest.approx(expected, rel=0.05)
+    # few of very many: no weight is lost below the range of floats
+    pairs = within_strata(8, 0.001, 4_000, np.random.default_rng(2)) @ values[:8] / 8
+    assert pairs.var() == pytest.approx((np.diff(values[:8])[::2] ** 2).sum() / 64, rel=0.08)
     # all targets there are
     assert (within_strata(9, 1.0, 3, np.random.default_rng(1)) == 1).all()
 

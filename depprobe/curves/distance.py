@@ -28,9 +28,8 @@ from depprobe.curves.reach import (
     residuals,
     slope_of,
 )
-from depprobe.curves.resample import (
+from depprobe.curves.resampling.intervals import (
     drawn_lags,
-    drawn_probes,
     drawn_units,
     interval,
     mirrored,
@@ -38,6 +37,7 @@ from depprobe.curves.resample import (
     standard_error,
     target_runs,
 )
+from depprobe.curves.resampling.probes import drawn_probes
 from depprobe.errors import BadInput, unknown
 from depprobe.vocabulary import POOLINGS, RELATIVE_TO, describe
 

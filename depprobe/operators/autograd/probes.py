@@ -38,6 +38,8 @@ from depprobe.operators.autograd.rounding import beyond, farther
 LEAST_ROWS, MOST_ROWS = 16, 64
 #: rows of a pilot, which tells ranks, and targets of those that settle how many probes there are
 PILOT_ROWS, PILOT_TARGETS = 8, 3
+#: a row is one of the farthest if it reaches so far, as a share of what any can
+_FARTHEST = 0.9
 #: share of the memory, one over this, that kept rows may take
 _ROOM = 16
 #: neighbouring targets for which a causal forward is recorded up to the last of them
@@ -139,7 +141,7 @@ class ProbedJacobian(AutogradJacobian):
                 mix = (weight * drawn[group.index(t)].sum(0)).to(self._function.y)
                 rounding.note(t, self._lags(t), logs, mix, Scaled.plain(weight * total))
             if not self._ranks_itself:
-                for t in farther(ends, [lags for lags, _ in self._pilots.get(norm, [])]):
+                for t in self._due(ends, norm):
                     self._pilot(t, norm)
             yield
             self._ready = {}
@@ -200,6 +202,18 @@ class ProbedJacobian(AutogradJacobian):
         here = self._lags(t)[columns]
         falling = np.maximum(1.0, np.interp(here, lags, ranks) / beyond(here, lags))
         return np.stack([falling, np.interp(here, lags, loadings)])
+
+    def _due(self, ends: Mapping[int, NDArray[np.int64]], norm: str) -> list[int]:
+        """Which rows become pilots: those far beyond earlier ones, and one of the farthest that there are."""
+        known = [lags for lags, _ in self._pilots.get(norm, [])]
+        found = farther(ends, known)
+        ahead, behind = self._lags(self.shape[0] - 1).max(), self._lags(0).min()
+        for t, own in ends.items():
+            reached = np.concatenate([*known, *(ends[at] for at in found)])
+            last = own.max() >= _FARTHEST * ahead or own.min() <= _FARTHEST * behind
+            if t not in found and last and bool((beyond(own, reached) > 1 / _FARTHEST).any()):
+                found.append(t)
+        return found
 
     def _pilot(self, t: int, norm: str) -> None:
         """A few rows of one target more."""
