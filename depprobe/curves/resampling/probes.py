@@ -15,9 +15,10 @@ Of a share f of all targets the deviations of draws are, with t the 97.5 % point
 
     sqrt(f) (from S) + sqrt(1 - f) t (of measured shares, neighbours weighed at random),    t: T/2 degrees
 
-whose variance is that of the probes, and that of targets without what a finite sequence takes off. A ratio of
-squares of few probes moves less than its truth does: deviations are divided by the difference between the
-mean distances of draws about S e^(a L) and about S, over the difference of their own.
+with targets alike in the first, so that the variance is that of the probes, and that of targets without what
+a finite sequence takes off. A ratio of squares of few probes moves less than its truth does: deviations are
+divided by the difference between the mean distances of draws about S e^(a L) and about S, over the difference
+of their own.
 """
 
 from __future__ import annotations
@@ -97,24 +98,29 @@ def drawn_probes(
         change = np.where(noisy, 0.5 * table[index, quantile], 0.0)
         if blocks.normalised:
             change -= change[at_zero]
-        weight = strata[b][:, None] * repeats[b]
-        drawn.append(curve(replace(smooth, values=smooth.values + change), weight.reshape(1, -1)))
+        # first as targets are drawn, then all of them alike
+        weight = np.stack([strata[b][:, None] * repeats[b], np.ones((targets, 1)) * repeats[b]])
+        weight = weight.reshape(2, -1)
+        drawn.append(curve(replace(smooth, values=smooth.values + change), weight))
         if b % TILTED == 0:
-            tilted = curve(replace(smooth, values=smooth.values + change + tilt), weight.reshape(1, -1))
-            moved.append(_mean_distance(tilted)[0] - _mean_distance(drawn[-1])[0])
-    every = Curves(
-        drawn[0].distance,
-        drawn[0].empty,
-        *(np.concatenate([getattr(one, name) for one in drawn]) for name in _VARYING),
+            tilted = curve(replace(smooth, values=smooth.values + change + tilt), weight)
+            moved.append(_mean_distance(tilted)[1] - _mean_distance(drawn[-1])[1])
+    every, alike = (
+        Curves(
+            about.distance,
+            about.empty,
+            *(np.stack([getattr(both, name)[which] for both in drawn]) for name in _VARYING),
+        )
+        for which in range(2)
     )
     seen = np.isfinite(every.log_rms)
     with np.errstate(invalid="ignore"):
         added = np.where(seen, every.log_rms - about.log_rms, 0.0).sum(0) / np.maximum(seen.sum(0), 1)
-    shifted = (every.share - about.share).mean(0)
+    shifted = (alike.share - about.share).mean(0)
     weights = within_strata(targets, 0.0, resamples, rng)[:, :, None] * repeats[:, None, :]
     measured = curve(blocks, weights.reshape(resamples, -1))
     free = _freed(every, added, shifted)
-    deviation = math.sqrt(share) * (free.share - about.share)
+    deviation = math.sqrt(share) * (alike.share - shifted - about.share)
     deviation += math.sqrt(1 - share) * _small_sample(targets) * (measured.share - pooled.share)
     tilted = curve(replace(smooth, values=smooth.values + tilt), one)
     whole = float((_mean_distance(tilted) - _mean_distance(about))[0])
