@@ -145,17 +145,17 @@ def check_writable(path: Path) -> None:
 
     Raises
     ------
-    BadInput : the path is a folder, or its folder cannot be made or written to.
+    BadInput : the path is a folder or device, or its folder cannot be made or written to.
     """
     folder = path.parent
     try:
-        is_folder = path.is_dir()
+        kind = "a folder" if path.is_dir() else "no file" if path.exists() and not path.is_file() else ""
         existing = next(parent for parent in (folder, *folder.parents) if parent.exists())
     except OSError as error:
         # a name that is too long, a folder that may not be entered
         raise BadInput(f"cannot write {str(path)!r:.80}: {str(error.strerror).lower()}") from error
-    if is_folder:
-        raise BadInput(f"cannot write {str(path)!r}: it is a folder")
+    if kind:
+        raise BadInput(f"cannot write {str(path)!r}: it is {kind}")
     if not existing.is_dir():
         raise BadInput(f"cannot write {str(path)!r}: {str(existing)!r} is not a folder")
     if not os.access(existing, os.W_OK | os.X_OK):

@@ -74,6 +74,7 @@ def run_cells(
     *,
     at_once: int = 1,
     lost: Callable[[], bool] = lambda: False,
+    idle: Callable[[], str] = str,
     progress: Progress | None = None,
 ) -> Tally:
     """Measure what is missing of the cells.
@@ -86,6 +87,7 @@ def run_cells(
     executor : any; it is not shut down here.
     at_once : most cells handed to the executor before one comes back.
     lost : asked now and then while nothing comes back; true where nothing ever will.
+    idle : asked likewise why that may be; empty where all is well.
     progress : called with cells done, by their share of the work, cells in all, and the time left.
 
     Raises
@@ -132,6 +134,8 @@ def run_cells(
             done = wait(running, timeout=_PATIENCE, return_when=FIRST_COMPLETED).done if running else set()
             if running and not done and lost():
                 raise WorkersLost(tally.measured)
+            if running and not done:
+                clock.say(len(tally.failed), idle())
             for future in done:
                 cell = running.pop(future)
                 reason = _outcome(future)
@@ -160,6 +164,8 @@ def _outcome(future: Future[str | None]) -> str | None:
         "a worker process ended"
         if isinstance(error, BrokenExecutor)
         else f"workers are gone ({error!r:.120})"
+        if error
+        else "the scheduler of the workers is gone"
     )
     raise DepprobeError(f"{what}; {_GOES_ON}") from error
 
@@ -174,10 +180,10 @@ class _Clock:
     def done(self, work: float) -> None:
         self.worked, self.count = self.worked + work, self.count + 1
 
-    def say(self, failed: int) -> None:
+    def say(self, failed: int, more: str = "") -> None:
         if self.progress is None or not self.cells:
             return
-        words = [f"{self.count} of {self.cells} cells"]
+        words = [f"{self.count} of {self.cells} cells", *filter(None, [more])]
         if failed:
             words.append(f"{failed} failed")
         if self.worked and self.count < self.cells:

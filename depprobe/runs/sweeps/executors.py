@@ -6,6 +6,7 @@ Dask is imported when it is asked for; the extra ``sweep`` brings it.
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import time
 from collections.abc import Callable, Iterator
@@ -32,13 +33,14 @@ _SETTINGS = {
 class Engine(NamedTuple):
     """An executor, the most cells to hand it at once, and the threads of one cell (None: as they are).
 
-    ``lost()`` says whether its workers are gone for good.
+    ``lost()`` says whether its workers are gone for good, ``idle()`` why nothing may come back for a while.
     """
 
     executor: Executor
     at_once: int
     threads: int | None
     lost: Callable[[], bool] = lambda: False
+    idle: Callable[[], str] = str
 
 
 @contextlib.contextmanager
@@ -59,8 +61,8 @@ def engine(workers: int | None, scheduler: str | None, threads: int | None, time
     if workers is not None and scheduler is not None:
         raise BadInput("--workers starts processes here, --scheduler uses others: give one of them")
     if scheduler is not None:
-        with _connected(scheduler, timed) as executor:
-            yield Engine(executor, _AHEAD, threads)
+        with _connected(scheduler, timed) as (executor, idle):
+            yield Engine(executor, _AHEAD, threads, idle=idle)
     elif workers is not None:
         with _started(workers) as (executor, lost):
             share = max(1, len(os.sched_getaffinity(0)) // workers)
@@ -72,8 +74,6 @@ def engine(workers: int | None, scheduler: str | None, threads: int | None, time
 @contextlib.contextmanager
 def _started(workers: int) -> Iterator[tuple[Executor, Callable[[], bool]]]:
     distributed = _distributed()
-    import logging
-
     import dask
 
     with (
@@ -99,21 +99,28 @@ def _started(workers: int) -> Iterator[tuple[Executor, Callable[[], bool]]]:
 
 
 @contextlib.contextmanager
-def _connected(address: str, timed: bool) -> Iterator[Executor]:
+def _connected(address: str, timed: bool) -> Iterator[tuple[Executor, Callable[[], str]]]:
     distributed = _distributed()
     try:
         client = distributed.Client(address, timeout=10)
     except (OSError, ValueError) as error:
         said = " ".join(str(error).split())[:120]
         raise BadInput(f"no Dask scheduler answers at {address!r}: {said}") from None
-    with client:
+    with distributed.utils.silence_logging_cmgr(logging.CRITICAL), client:
         resources = {ALONE: 1} if timed else None
         if timed and not any(one.get("resources", {}).get(ALONE) for one in _workers(client)):
             raise BadInput(
                 f"cells that measure time run alone, and no worker at {address} offers that: start one on "
                 f"each machine with dask worker {address} --nthreads 1 --resources {ALONE}=1"
             )
-        yield client.get_executor(pure=False, **({"resources": resources} if resources else {}))
+
+        def idle() -> str:
+            try:
+                return "" if _workers(client) else "no worker has joined the scheduler"
+            except OSError:  # it is gone, which what was handed to it tells
+                return ""
+
+        yield client.get_executor(pure=False, **({"resources": resources} if resources else {})), idle
 
 
 def _workers(client: Any) -> list[dict[str, Any]]:

@@ -219,7 +219,9 @@ def _measure(
         try:
             with progress(quiet) as report, engine(workers, scheduler, threads, timed) as with_:
                 task = partial(one, plan.probe, with_.threads, os.getcwd())
-                go = partial(run_cells, at_once=with_.at_once, lost=with_.lost, progress=report)
+                go = partial(
+                    run_cells, at_once=with_.at_once, lost=with_.lost, idle=with_.idle, progress=report
+                )
                 tally = go(plan.cells, folder, task, with_.executor)
             break
         except WorkersLost as error:
