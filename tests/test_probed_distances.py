@@ -57,6 +57,17 @@ def test_rate_and_mean_distance_are_unbiased_and_inside_their_intervals(loading)
         assert np.mean(held) >= 0.8, (name, held)
 
 
+@pytest.mark.parametrize("targets", [[N - 1], [N - 3, N - 1], list(range(3, N, 4))])
+def test_few_targets_have_intervals_too(targets):
+    """Of rows all alike, so that one target stands for the others."""
+    targets = np.array(targets)
+    lag = targets[:, None] - np.arange(N)
+    true = distances(dataset(np.where(lag >= 0, RATE * lag, -np.inf), targets), resamples=2)
+    found = [distances(probed(seed, 0.0, targets), resamples=39) for seed in range(12)]
+    held = [one["mean_distance_low"] <= true["mean_distance"] <= one["mean_distance_high"] for one in found]
+    assert np.mean(held) >= 0.75, held
+
+
 def test_the_log_of_one_probe_is_too_low_by_its_digamma():
     """E ln (chi-squared of one degree of freedom) = digamma(1/2) - ln(1/2)."""
     ((_, blocks),) = by_layer(probed(0, 0.0, np.array([N - 1])))

@@ -87,7 +87,8 @@ def drawn_probes(
     sizes = (1, *blocks.repeats)
     drawn, moved = [], []
     repeats = drawn_units(sizes, resamples, rng)
-    share = min(1.0, targets / (int(blocks.here.max()) + 1))
+    # of a single target others say nothing: intervals are of its own numbers
+    share = min(1.0, targets / (int(blocks.here.max()) + 1)) if targets > 1 else 1.0
     strata = within_strata(targets, share, resamples, rng)
     one = np.ones((1, targets * math.prod(sizes)))
     about, pooled = curve(smooth, one), curve(blocks, one)
