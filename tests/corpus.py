@@ -311,6 +311,7 @@ INSIDE = {
     "caches": bnd(lambda: own.Caches(D)),
     "writes a global": refused(lambda: own.WritesGlobal(D), "writes in place into a tensor|two outputs"),
     "clips its weight": bnd(lambda: own.ClipsWeight(D)),
+    "writes the same": bnd(lambda: own.WritesTheSame(D)),
     "calls backward inside": bnd(lambda: own.CallsBackward(D)),
     "switches its mode": bnd(lambda: own.SwitchesMode(D)),
     "sets threads and dtype": bnd(lambda: own.SetsProcess(D)),

@@ -111,3 +111,27 @@ def factory_state(seed: int) -> Iterator[None]:
             yield
         finally:
             process.restore()
+
+
+def state_of(generator: Any) -> Any:
+    """The state of a random generator of torch's, numpy's or Python's."""
+    if isinstance(generator, torch.Generator):
+        return generator.get_state()
+    if isinstance(generator, np.random.Generator):
+        return generator.bit_generator.state
+    return generator.get_state(legacy=False) if hasattr(generator, "get_state") else generator.getstate()
+
+
+def same_state(state: Any, other: Any) -> bool:
+    """Whether two states are one."""
+    return bool(torch.equal(state, other)) if isinstance(state, Tensor) else repr(state) == repr(other)
+
+
+def set_state(generator: Any, state: Any) -> None:
+    """Put a generator back into a state."""
+    if isinstance(generator, np.random.Generator):
+        generator.bit_generator.state = state
+    elif isinstance(generator, random.Random):
+        generator.setstate(state)
+    else:
+        generator.set_state(state)

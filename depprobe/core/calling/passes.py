@@ -199,9 +199,10 @@ class Passes:
             elif self.replaces_output:
                 leaf = calls.leaf()
         what = self.who if self._of is None else f"{self.of!r}"
+        chosen = chosen_output(result, self.of, what)
         try:
-            y, has_time = time_first(chosen_output(result, self.of, what), of_layout, f"the output of {what}")
-        except BadInput as error:
+            y, has_time = time_first(chosen, of_layout, f"the output of {what}")
+        except BadInput as error:  # which another layout may mend
             raise DoesNotRun(str(error)) from None
         if not has_time and y.shape[1] == leaf.shape[0]:
             if self._per_position is None:
@@ -214,9 +215,8 @@ class Passes:
         # of a graph that was cut no path leads to the leaf
         read = wrt is None or tracer is not None or all(reaches(y, one) for one in marked or (leaf,))
         if not y.requires_grad or not read:
-            raise BadInput(
-                f"the output of {what} does not depend on the input through differentiable operations"
-            )
+            why = "does not depend on the input through differentiable operations"
+            raise BadInput(f"the output of {what} {why}")
         return Pass(leaf, y, has_time, marked)
 
     def _called(self, given: Tensor, tracer: Any = None, beside: Mapping[str, Any] | None = None) -> Any:

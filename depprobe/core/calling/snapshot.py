@@ -23,6 +23,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules import module as _torch_module
 
+from depprobe.core.calling.environment import same_state, set_state, state_of
 from depprobe.core.calling.known import global_hooks, is_torchs_own
 from depprobe.core.device import waits
 
@@ -39,7 +40,7 @@ class _HeldTensor:
     def __init__(self, tensor: Tensor) -> None:
         self.tensor, self.storage = tensor, tensor.detach()
         self.bits = self.storage.clone()
-        self.version = None if tensor.is_inference() else tensor._version
+        self.version = _version(tensor)
         self.requires_grad = tensor.requires_grad
         self.grad = tensor.grad if tensor.is_leaf else None
         self.grad_bits = None if self.grad is None else self.grad.detach().clone()
@@ -51,15 +52,17 @@ class _HeldTensor:
 
     def restore(self, briefly: bool = False) -> bool:
         """Put the tensor back; returns whether it was written into, ``briefly`` as torch counts writes."""
-        tensor, written = self.tensor, False
+        tensor = self.tensor
         with torch.no_grad():
             if not _same_memory(tensor, self.storage):
                 tensor.data = self.storage
                 briefly = False
-            counted = self.version is None or tensor._version != self.version
-            if (counted or not briefly) and not _same_bits(tensor, self.bits):
+            # the same bits once more are a write as well to a graph that was recorded before
+            written = _version(tensor) != self.version
+            if (written or not briefly or self.version is None) and not _same_bits(tensor, self.bits):
                 tensor.data.copy_(self.bits)
                 written = True
+            self.version = _version(tensor)
             if tensor.requires_grad is not self.requires_grad and tensor.is_leaf:
                 tensor.requires_grad_(self.requires_grad)
             if tensor.is_leaf and tensor.grad is not self.grad:
@@ -133,7 +136,7 @@ class Snapshot:
         elif isinstance(value, np.ndarray):
             self._arrays.append((value, value.copy()))
         elif isinstance(value, (torch.Generator, np.random.Generator, np.random.RandomState, random.Random)):
-            self._generators.append((value, _state_of(value)))
+            self._generators.append((value, state_of(value)))
         elif isinstance(value, type):
             if _is_users(value):
                 values = {name: item for name, item in vars(value).items() if not name.startswith("__")}
@@ -150,6 +153,8 @@ class Snapshot:
         """Remember the module as it is now, copying only what changed since."""
         if not self._is_as_it_was():
             self._take()
+        for held in self._tensors.values():
+            held.version = _version(held.tensor)
 
     def _is_as_it_was(self) -> bool:
         same = _same_at_once(self._tensors.values())
@@ -199,9 +204,9 @@ class Snapshot:
             if array.shape != copy.shape or array.tobytes() != copy.tobytes():
                 array[...] = copy
         for generator, state in self._generators:
-            if not _same_state(_state_of(generator), state):
+            if not same_state(state_of(generator), state):
                 self.drawn = True
-                _set_state(generator, state)
+                set_state(generator, state)
         return [held.tensor for k, held in self._tensors.items() if held.restore(briefly or k in same)]
 
     def will_be_written(self, tensors: Sequence[Tensor]) -> None:
@@ -224,6 +229,11 @@ def _is_users(kind: type) -> bool:
 def _slots(kind: type) -> tuple[str, ...]:
     slots = vars(kind).get("__slots__", ()) if _is_users(kind) else ()
     return (slots,) if isinstance(slots, str) else tuple(slots)
+
+
+def _version(tensor: Tensor) -> int | None:
+    """How many writes torch has counted; None where it does not."""
+    return None if tensor.is_inference() else tensor._version
 
 
 def _copy(tensor: Tensor) -> Tensor:
@@ -268,27 +278,6 @@ def _same_at_once(held: Iterable[_HeldTensor]) -> set[int]:
     changed = [(_whole(one.tensor.detach()) != _whole(one.bits)).any() for one in held]
     same = not bool(torch.stack([flag.to(changed[0].device) for flag in changed]).any())
     return {id(one.tensor) for one in held} if same else set()
-
-
-def _state_of(generator: Any) -> Any:
-    if isinstance(generator, torch.Generator):
-        return generator.get_state()
-    if isinstance(generator, np.random.Generator):
-        return generator.bit_generator.state
-    return generator.get_state(legacy=False) if hasattr(generator, "get_state") else generator.getstate()
-
-
-def _same_state(state: Any, other: Any) -> bool:
-    return bool(torch.equal(state, other)) if isinstance(state, Tensor) else repr(state) == repr(other)
-
-
-def _set_state(generator: Any, state: Any) -> None:
-    if isinstance(generator, np.random.Generator):
-        generator.bit_generator.state = state
-    elif isinstance(generator, random.Random):
-        generator.setstate(state)
-    else:
-        generator.set_state(state)
 
 
 def _restore_class(kind: type, attributes: dict[str, Any]) -> None:
