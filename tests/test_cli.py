@@ -446,6 +446,7 @@ def test_python_dash_m_is_the_same_program():
         ("no device 'foo' here; there is cpu", [*LSTM, "--device", "foo"]),
         ("no device 'meta' here; there is cpu", [*LSTM, "--device", "meta"]),
         ("'--threads': 0", [*LSTM, "--threads", "0"]),
+        ("'--threads': 9223372036854775808", [*LSTM, "--threads", "9223372036854775808"]),
         ("unknown figure format 'jpg'; did you mean 'png'.*pdf, png, svg", [*LSTM, "--figure", "a.jpg"]),
         ("unknown figure format ''", [*LSTM, "--figure", "a"]),
         ("memory must be a size such as 4GiB.*'4XB'", [*LSTM, "--memory", "4XB"]),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -154,6 +155,10 @@ def test_a_kept_dataset_is_read_only_where_it_is_whole_and_of_the_same_facts(tmp
     assert asked(2.0).identical(asked(2.0))
     assert len(calls) == before + 1
     assert [path.name for path in tmp_path.iterdir()] == ["name.nc"]
+    file.unlink()
+    os.mkfifo(file)
+    with pytest.raises(BadInput, match="it is no file"):
+        asked(2.0)
 
 
 def test_many_at_once_and_what_a_killed_process_left(tmp_path):

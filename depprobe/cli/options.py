@@ -15,6 +15,8 @@ from depprobe.cli import completing
 from depprobe.cli.tables import TABLES
 from depprobe.vocabulary import NORMALISED, POOLINGS, RELATIVE_TO
 
+#: more threads than any machine has end the process, or overflow
+THREADS = click.IntRange(1, 4096)
 #: options that a model has values of its own for
 OF_MODELS = ("n", "d", "samples", "seeds", "dtype", "device")
 
@@ -79,7 +81,7 @@ OPTIONS: dict[str, Callable[[Any], Any]] = {
     "seed": click.option("--seed", default=0, help="Fixes the weights, then the input."),
     "dtype": click.option("--dtype", default="float64", help="float32 or float64."),
     "device": click.option("--device", default="cpu", help="Where to compute: cpu, cuda, mps."),
-    "threads": click.option("--threads", type=click.IntRange(1), help="Threads to compute with."),
+    "threads": click.option("--threads", type=THREADS, help="Threads to compute with."),
     "memory": click.option("--memory", default="4GiB", help="Memory budget."),
     "power": click.option(
         "--power", type=click.IntRange(1, 2), help="Mean and range weigh norms to this power (default: 2)."

@@ -90,7 +90,7 @@ class Finished:
         """
         path, mark = self.folder / f"{name or self._mark(facts)}.nc", self._mark(facts)
         with suppress(OSError, BadInput):  # not there, or damaged
-            if not fresh and verify(path, mark):
+            if not fresh and path.is_file() and verify(path, mark):
                 return load(path)
         ds = measure()
         save_named(ds, path, mark)

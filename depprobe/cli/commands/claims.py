@@ -10,7 +10,7 @@ import click
 
 from depprobe.cli import completing, output, tables
 from depprobe.cli.grouped_help import Grouped
-from depprobe.cli.options import shared
+from depprobe.cli.options import THREADS, shared
 from depprobe.cli.progress import progress
 from depprobe.errors import BadInput
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     "--seed", type=click.IntRange(0, 2**32 - 1), default=0, help="Fixes the weights, then the input."
 )
 # small matrices lose time to a second thread, and with one the numbers are the same on every machine
-@click.option("--threads", type=click.IntRange(1), default=1, help="Threads to measure with.")
+@click.option("--threads", type=THREADS, default=1, help="Threads to measure with.")
 @click.option(
     "-o",
     "--output",
@@ -65,8 +65,9 @@ def claims(
     if rows and not table:
         raise BadInput("--rows chooses columns of a table; add --table text, latex or markdown")
     chosen = list(dict.fromkeys(ledger[name].id for name in names)) or list(ledger)
-    output.check_writable(folder / "C1.nc")
     kept = ClaimCache(folder, quick, seed, fresh, threads)
+    for name in chosen:
+        output.check_writable(kept.path(name))
     records: list[dict[str, Any]] = []
     judged: list[tuple[Claim, Sequence[Finding]]] = []
     faults: list[str] = []

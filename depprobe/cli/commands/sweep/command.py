@@ -14,7 +14,7 @@ from click.shell_completion import CompletionItem
 
 from depprobe.cli import output, tables
 from depprobe.cli.grouped_help import Grouped
-from depprobe.cli.options import shared
+from depprobe.cli.options import THREADS, shared
 from depprobe.cli.progress import progress
 from depprobe.errors import BadInput
 
@@ -29,7 +29,7 @@ _CLUSTERS = 3
 
 engine_options = (
     shared("quiet"),
-    click.option("--threads", type=click.IntRange(1), help="Threads of one cell."),
+    click.option("--threads", type=THREADS, help="Threads of one cell."),
     click.option("--scheduler", metavar="tcp://...", help="Measure on the workers of a Dask scheduler."),
     click.option(
         "--workers",
