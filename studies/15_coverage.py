@@ -7,8 +7,9 @@ targets with one probe each. The truth is the same quantity from the exact norms
 Fits of curves whose law is known, noise added (``_form_coverage``): how often the true form is named, how
 often it is among those not told apart, and how often the decay rate's interval holds it.
 
-Answer: of norms yes, from one probe on and for every kind of blocks; of what is pooled over targets yes, within
-what these draws can tell; of decay rates from independent noise, or from AR(.9) noise and n = 1000, yes.
+Answer: of norms yes, from one probe on and for every kind of blocks; of what is pooled over targets yes,
+within what these draws can tell; of decay rates from independent noise, or from AR(.9) noise and n = 1000,
+yes.
 
 Norms: 94 to 98 % of all intervals; as many orthonormal probes as outputs are exact. Of 250 to 290 draws with
 one probe at each of 24 targets, decay rates are held in 94 (rank one), 97 (rank three), 95 (full) and 98 %
