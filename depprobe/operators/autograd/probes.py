@@ -32,14 +32,12 @@ from depprobe.operators.autograd.probe_statistics import (
     uncertainty,
 )
 from depprobe.operators.autograd.products import Gathered, Products
-from depprobe.operators.autograd.rounding import beyond, farther
+from depprobe.operators.autograd.rounding import beyond, telling
 
 #: orthonormal rows from which effective ranks are estimated, at least (where there are so many) and at most
 LEAST_ROWS, MOST_ROWS = 16, 64
 #: rows of a pilot, which tells ranks, and targets of those that settle how many probes there are
 PILOT_ROWS, PILOT_TARGETS = 8, 3
-#: a row is one of the farthest if it reaches so far, as a share of what any can
-_FARTHEST = 0.9
 #: share of the memory, one over this, that kept rows may take
 _ROOM = 16
 #: neighbouring targets for which a causal forward is recorded up to the last of them
@@ -129,7 +127,7 @@ class ProbedJacobian(AutogradJacobian):
         d, m, rounding = self.shape[1], self.probes, self._rounding[norm]
         with self._products.up_to(group):
             ends = {t: self._heard(t) for t in (group[-1], group[0])}
-            due = rounding.due(ends, len(group), m)
+            due = rounding.due(ends, len(group), m, self._reach)
             drawn = [self._drawn(t, m) for t in group]
             most = MOST_ROWS if self._ranks_itself else 0
             found = self._rows(group, drawn, columns, most, norm, bool(due))
@@ -141,10 +139,15 @@ class ProbedJacobian(AutogradJacobian):
                 mix = (weight * drawn[group.index(t)].sum(0)).to(self._function.y)
                 rounding.note(t, self._lags(t), logs, mix, Scaled.plain(weight * total))
             if not self._ranks_itself:
-                for t in self._due(ends, norm):
+                for t in telling(ends, [lags for lags, _ in self._pilots.get(norm, [])], self._reach):
                     self._pilot(t, norm)
             yield
             self._ready = {}
+
+    @property
+    def _reach(self) -> tuple[int, int]:
+        """The largest and the smallest lag of any row."""
+        return int(self._lags(self.shape[0] - 1).max()), int(self._lags(0).min())
 
     def _heard(self, t: int) -> NDArray[np.int64]:
         """Lags at which structure leaves a path."""
@@ -202,18 +205,6 @@ class ProbedJacobian(AutogradJacobian):
         here = self._lags(t)[columns]
         falling = np.maximum(1.0, np.interp(here, lags, ranks) / beyond(here, lags))
         return np.stack([falling, np.interp(here, lags, loadings)])
-
-    def _due(self, ends: Mapping[int, NDArray[np.int64]], norm: str) -> list[int]:
-        """Which rows become pilots: those far beyond earlier ones, and one of the farthest that there are."""
-        known = [lags for lags, _ in self._pilots.get(norm, [])]
-        found = farther(ends, known)
-        ahead, behind = self._lags(self.shape[0] - 1).max(), self._lags(0).min()
-        for t, own in ends.items():
-            reached = np.concatenate([*known, *(ends[at] for at in found)])
-            last = own.max() >= _FARTHEST * ahead or own.min() <= _FARTHEST * behind
-            if t not in found and last and bool((beyond(own, reached) > 1 / _FARTHEST).any()):
-                found.append(t)
-        return found
 
     def _pilot(self, t: int, norm: str) -> None:
         """A few rows of one target more."""

@@ -8,12 +8,14 @@ r"""What rounding did to rows by automatic differentiation, estimated from a rep
 c is no power of two, so every product on the way back is rounded anew; where derivatives are read off rounded
 states (1 - y^2 of a saturated unit) their last bits show it. The differences of neighbouring sources are
 pooled: one alone may vanish by chance. Rows of some targets stand for the others, lag by lag; beyond the lags
-of any, errors are taken to grow in proportion to the lag.
+of any, errors are taken to grow in proportion to the lag, or as they do over the farther half of known lags,
+whichever is more: where norms fall to what is left of larger ones, the errors grow as fast as they fall.
 Source: Parker 1997 (Monte Carlo arithmetic).
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
@@ -42,6 +44,10 @@ _POOL = 1 << 16
 _EVERY = 7
 #: products of which a repeat may be one; and how many times farther rows reach, before another is repeated
 _PRODUCTS, _FARTHER = 50, 3
+#: a row is one of the farthest if it reaches so far, as a share of what any can
+_LAST = 0.9
+#: ln of the most that errors are taken to grow beyond known lags
+_MOST_GROWTH = 50.0
 
 
 class _LastBits(TorchDispatchMode):
@@ -154,10 +160,12 @@ class Rounding:
         y = self._function.y
         return torch.randn(y.shape[1], generator=draw, dtype=torch.float64, device="cpu").to(y)
 
-    def due(self, ends: Mapping[int, NDArray[np.int64]], targets: int, products: int) -> list[int]:
+    def due(
+        self, ends: Mapping[int, NDArray[np.int64]], targets: int, products: int, reach: tuple[int, int]
+    ) -> list[int]:
         """Which of some rows, given by their lags, are to be repeated: what is far, or the first of many."""
         self._done += targets
-        found = farther(ends, [lags for lags, _ in self._known.values()])
+        found = telling(ends, [lags for lags, _ in self._known.values()], reach)
         every = max(_EVERY, _PRODUCTS // products)
         late = not found and len(self._known) * every < self._done
         return list(ends)[:1] if late else found
@@ -183,7 +191,7 @@ class Rounding:
         inside = [at for at, (known, _) in self._known.items() if (beyond(lags, known) == 1).all()]
         nearest = min(inside or self._known, key=lambda known: abs(known - t))
         known, relative = self._known[nearest]
-        return np.interp(lags, known[::-1], relative[::-1]) * beyond(lags, known)
+        return np.interp(lags, known[::-1], relative[::-1]) * _growth(lags, known, relative)
 
     def _cotangent(self, t: int, mix: Tensor) -> Tensor:
         y = self._function.y
@@ -240,17 +248,40 @@ def beyond(lags: NDArray[np.int64], known: NDArray[np.int64]) -> Floats:
     return np.maximum(np.where(lags > 0, lags / ahead, lags / behind), 1.0)
 
 
-def farther(ends: Mapping[int, NDArray[np.int64]], known: Sequence[NDArray[np.int64]]) -> list[int]:
-    """Which of some rows, given by their lags, reach far beyond known ones and the rows before them.
+def _growth(lags: NDArray[np.int64], known: NDArray[np.int64], relative: Floats) -> Floats:
+    """By what errors (n,) at lags beyond all known ones exceed those of the last of these; 1 within."""
+    found = beyond(lags, known)
+    for side in (1, -1):
+        edge = int((side * known).max())
+        half = side * known > edge / 2
+        past = side * lags - edge
+        if edge > 0 and half.sum() > 2 and (past > 0).any():
+            slope = np.polyfit(side * known[half], np.log(relative[half]), 1)[0]
+            found = np.maximum(found, np.exp(np.clip(slope * past, 0, _MOST_GROWTH)))
+    return found
+
+
+def telling(
+    ends: Mapping[int, NDArray[np.int64]], known: Sequence[NDArray[np.int64]], reach: tuple[int, int]
+) -> list[int]:
+    """Which of some rows, given by their lags, tell of lags that known ones and the rows before them do not.
+
+    Those that reach far beyond, and one of the farthest that there are, ``reach`` being the largest and the
+    smallest lag of any row.
 
     Examples
     --------
-    >>> farther({5: np.arange(9), 4: np.arange(8), 0: -np.arange(9)}, [np.arange(2)])
+    >>> telling({5: np.arange(9), 4: np.arange(8), 0: -np.arange(9)}, [np.arange(2)], (99, -99))
     [5, 0]
+    >>> [telling({9: np.arange(9)}, [np.arange(5)], reach) for reach in [(8, 0), (99, 0)]]
+    [[9], []]
     """
     found, lags = [], list(known)
+    ahead, behind = reach
     for t, own in ends.items():
-        if not lags or bool((beyond(own, np.concatenate(lags)) > _FARTHER).any()):
+        past = float(beyond(own, np.concatenate(lags)).max()) if lags else math.inf
+        last = own.max() >= _LAST * ahead > 0 or own.min() <= _LAST * behind < 0
+        if past > _FARTHER or (last and past > 1 / _LAST):
             found.append(t)
             lags.append(own)
     return found
