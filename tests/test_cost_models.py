@@ -145,3 +145,22 @@ def test_finished_points_of_a_model_are_those_of_its_weights_and_code(tmp_path):
     other = made("tagger")
     other.scale = 2.0
     assert mark(other) != before, "an attribute may change what a forward computes"
+
+
+@pytest.mark.filterwarnings("ignore:Sparse CSR tensor support is in beta")
+@pytest.mark.parametrize("layout", [torch.sparse_coo, torch.sparse_csr])
+def test_a_model_with_a_sparse_matrix_has_its_bytes(layout):
+    class Mixing(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.linear = nn.Linear(4, 4)
+            self.register_buffer("mixing", torch.eye(20).to_sparse(layout=layout))
+
+        def forward(self, x):
+            return (self.mixing @ self.linear(x)[0])[None]
+
+    ds = depprobe.cost(Mixing(), torch.randn(20, 4), threads=1, seconds=1e-4)
+    # two tensors of output; indices of 8 bytes, two an entry, and for rows their starts beside them
+    assert ds.peak_bytes.sel(phase="forward").item() == 2 * 20 * 4 * 4
+    indices = 40 if layout is torch.sparse_coo else 40 + 21
+    assert ds.parameter_bytes.item() == 4 * (16 + 4) + 4 * 20 + 8 * indices

@@ -158,6 +158,7 @@ def row_by_row(function):
 
 
 C64 = torch.complex64
+EYE = torch.eye(19).to_sparse()
 FIRST = 2 * 7 * 7  # no gradient flows into the state before the first step
 PRODUCTS = {
     "matrix times vector": (Applied(loop, (7, 7), (7, 5)), 19 * 2 * 7 * (7 + 5), FIRST),
@@ -172,6 +173,11 @@ PRODUCTS = {
         8 * 19 * 5 * 3,
         0,
     ),
+    "sparse": (
+        Applied(lambda x, W: (EYE @ (x[0] @ W))[None], (5, 3)),
+        2 * 19 * 5 * 3 + 2 * 19 * 3,
+        2 * 19 * 3,  # the sparse matrix is no weight
+    ),
     "grouped": (nn.Conv1d(6, 9, 4, groups=3, padding=1), 2 * 18 * 9 * 4 * 2, 0),
     "depthwise": (nn.Conv1d(6, 6, 3, groups=6, stride=2), 2 * 9 * 6 * 3, 0),
     "grouped transposed": (nn.ConvTranspose1d(6, 9, 4, groups=3), 2 * 19 * 6 * 4 * 3, 0),
@@ -184,6 +190,25 @@ def test_products_are_those_of_a_hand_count(name):
     x = torch.randn(19, 5 if isinstance(module, Applied) else 6)
     assert count_flops(module, x) == forward
     assert count_flops(module, x, backward=True) == 3 * forward - constant
+
+
+def test_a_bilinear_layer_counts_beside_others():
+    both = nn.Bilinear(4, 3, 6)
+
+    class Mixed(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.left, self.right, self.both = nn.Linear(5, 4), nn.Linear(5, 3), both
+
+        def forward(self, x):
+            return self.both(self.left(x), self.right(x))
+
+    linear = 2 * 19 * 5 * (4 + 3)
+    # x^T W first, for each of the six W, then y
+    bilinear = 2 * 19 * 6 * 3 * (4 + 1)
+    assert count_flops(Mixed(), torch.randn(19, 5)) == linear + bilinear
+    # of its three gradients that of W sums over positions last, the others over outputs
+    assert count_flops(Mixed(), torch.randn(19, 5), backward=True) > 3 * linear + 2 * bilinear
 
 
 def fft_convolution(x, kernel):

@@ -264,6 +264,16 @@ def test_time_constants_of_constant_gates():
     close(ds.hold_share, [1, 2 / 3, 1 / 3, 1 / 3, 0])
 
 
+@pytest.mark.parametrize(("kind", "gate"), [(nn.LSTM, 1), (nn.GRU, 1)])
+def test_a_gate_that_is_one_in_floats_holds_for_ever(kind, gate):
+    module = kind(D_IN, 3).to(F64)
+    with torch.no_grad():
+        module.bias_ih_l0[3 * gate : 3 * gate + 3] = 800
+    ds = depprobe.gates(module, torch.randn(N, D_IN, dtype=F64), lags=[1, 10**6])
+    assert np.isposinf(ds.time_constant).all()
+    close(ds.hold_share, [1, 1])
+
+
 def test_compression_keeps_to_its_measured_error():
     spec = "lstm:gain=1.5,forget_bias=1"
     exact = depprobe.gates(spec, n=151, d=40, tolerance=0)
@@ -345,14 +355,20 @@ X = torch.randn(9, D_IN, dtype=F64)
         ("rnn", {"n": 9, "d": 3}, "rnn has no gates"),
         ("attention:heads=1", {"n": 9, "d": 3}, "attention:heads=1 has no gates"),
         (["lstm", "lstm"], {"n": 9, "d": 3}, "given twice"),
+        (
+            {"a": nn.LSTM(D_IN, D).to(F64), "b": nn.LSTM(D_IN, D + 1).to(F64)},
+            {"x": X},
+            f"layers need one width, not a {D}, b {D + 1}",
+        ),
         ([], {}, "no layer was given"),
         ("lstm", {"n": 9, "d": 3, "seeds": 0}, "samples and seeds must be at least 1"),
         ("lstm", {"n": 1, "d": 3}, "n must be at least 2, not 1"),
     ],
 )
 def test_wrong_calls_are_one_clear_line(module, options, match):
+    given = {"x": X} if isinstance(module, nn.Module) else {}
     with pytest.raises(BadInput, match=match) as caught:
-        depprobe.gates(module, X if isinstance(module, nn.Module) else None, **options)
+        depprobe.gates(module, **given | options)
     assert "\n" not in str(caught.value)
 
 

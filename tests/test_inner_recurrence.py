@@ -76,6 +76,39 @@ def test_what_is_no_single_run_from_zero_is_refused(options, call, said):
         depprobe.gates(Tagger(**options), IDS, **call)
 
 
+@pytest.mark.parametrize("call", [depprobe.gates, depprobe.lyapunov])
+def test_weights_that_the_model_puts_in_are_not_taken_for_those_that_are_held(call):
+    class Tied(Tagger):
+        """Its recurrence runs with twice the weights that it holds."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.raw = nn.Parameter(self.rnn.weight_hh_l0.detach().clone())
+            del self.rnn._parameters["weight_hh_l0"]
+            self.rnn.weight_hh_l0 = self.raw.detach().clone()
+
+        def forward(self, ids):
+            self.rnn.weight_hh_l0 = 2 * self.raw
+            return super().forward(ids)
+
+    with pytest.raises(BadInput, match="Tied replaces weight_hh_l0 of rnn in its forward"):
+        call(Tied(), IDS)
+
+
+def test_computed_weights_of_a_recurrence_in_a_model_are_those_in_effect():
+    model = Tagger()
+    nn.utils.parametrizations.weight_norm(model.rnn, "weight_hh_l0")
+    with torch.no_grad():
+        model.rnn.parametrizations.weight_hh_l0.original0.mul_(3)
+    alone = nn.LSTM(3, 6)
+    with torch.no_grad():
+        for name in alone._flat_weights_names:
+            getattr(alone, name).copy_(getattr(model.rnn, name))
+    x = model.read(IDS[None])[:, 0].detach()
+    found, expected = depprobe.gates(model, IDS), depprobe.gates(alone, x)
+    np.testing.assert_allclose(found.log_norm_cc, expected.log_norm_cc, rtol=1e-6)
+
+
 def test_without_input_there_is_nothing_that_a_model_hands_on():
     with pytest.raises(BadInput, match="part='rnn' is measured at what its model hands it"):
         depprobe.lyapunov(Tagger(), part="rnn", drive="none")

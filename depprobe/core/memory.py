@@ -35,7 +35,7 @@ class StorageTracker(TorchDispatchMode):
         super().__init__()
         self.live = self.peak = 0
         self._sizes: dict[int, int] = {}
-        self._outside = {tensor.untyped_storage()._cdata for tensor in outside}
+        self._outside = {storage._cdata for tensor in outside for storage in storages_of(tensor)}
 
     @classmethod
     def _should_skip_dynamo(cls) -> bool:
@@ -47,9 +47,9 @@ class StorageTracker(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         out = func(*args, **(kwargs or {}))
-        for tensor in torch.utils._pytree.tree_leaves(out):
-            if isinstance(tensor, Tensor):
-                storage = tensor.untyped_storage()
+        tensors = (leaf for leaf in torch.utils._pytree.tree_leaves(out) if isinstance(leaf, Tensor))
+        for tensor in tensors:
+            for storage in storages_of(tensor):
                 key, size = storage._cdata, storage.nbytes()
                 if key in self._outside:
                     continue
@@ -59,6 +59,21 @@ class StorageTracker(TorchDispatchMode):
                 self._sizes[key] = size
         self.peak = max(self.peak, self.live)
         return out
+
+
+def storages_of(tensor: Tensor) -> list[torch.UntypedStorage]:
+    """The storages of a tensor; of a sparse one those of its indices and values."""
+    if tensor.layout is torch.strided:
+        return [tensor.untyped_storage()]
+    if tensor.layout is torch.sparse_coo:
+        parts = [tensor._indices(), tensor._values()]
+    elif tensor.layout in (torch.sparse_csr, torch.sparse_bsr):
+        parts = [tensor.crow_indices(), tensor.col_indices(), tensor.values()]
+    elif tensor.layout in (torch.sparse_csc, torch.sparse_bsc):
+        parts = [tensor.ccol_indices(), tensor.row_indices(), tensor.values()]
+    else:  # layouts of a library's own, whose bytes are not told
+        parts = []
+    return [part.untyped_storage() for part in parts]
 
 
 class BudgetGuard(StorageTracker):

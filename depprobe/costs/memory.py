@@ -22,7 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from depprobe.core.calling.passes import call_once
-from depprobe.core.memory import StorageTracker, fake_tensors
+from depprobe.core.memory import StorageTracker, fake_tensors, storages_of
 from depprobe.costs.passes import BACKWARD, one_pass
 
 #: least and most positions from which the peak of a recurrence is extrapolated
@@ -65,8 +65,8 @@ def tensor_bytes(module: nn.Module, x: Tensor, phase: str, layout: str | None = 
 
 def parameter_bytes(module: nn.Module) -> int:
     """Bytes of the parameters and buffers, each storage once."""
-    storages = [tensor.untyped_storage() for tensor in (*module.parameters(), *module.buffers())]
-    return sum({one._cdata: one.nbytes() for one in storages}.values())
+    tensors = (*module.parameters(), *module.buffers())
+    return sum({one._cdata: one.nbytes() for tensor in tensors for one in storages_of(tensor)}.values())
 
 
 def predicted_bytes(

@@ -185,6 +185,10 @@ def _check_of_one_kind(cases: Sequence[Case], depth: int, hold_h: bool) -> None:
                 f"{first} and {label} have different gates ({', '.join(names)} and {', '.join(others)}); "
                 "measure them one kind at a time"
             )
+    widths = {label: module.hidden_size for label, module in modules.items()}
+    if len(set(widths.values())) > 1:
+        said = ", ".join(f"{label} {width}" for label, width in widths.items())
+        raise BadInput(f"gates are compared unit by unit, so that layers need one width, not {said}")
 
 
 def _lags(lags: Sequence[int] | None, n: int) -> list[int]:
@@ -231,7 +235,8 @@ def _measure(chain: GatedChain, t: int, lags: list[int], hold_h: bool, tolerance
     product[:-1] = np.cumsum(log_keep[t:0:-1], 0)[::-1]
     rate = log_keep.mean(0)
     with np.errstate(divide="ignore"):
-        time_constant = -1 / rate
+        # a gate that is 1 in floats has the rate 0, and holds for ever
+        time_constant = 1 / np.abs(rate)
     found: dict[str, Any] = {
         "gates": list(chain.gates),
         "keeper": chain.keeper,

@@ -69,8 +69,9 @@ def spectrum(
 
     Parameters
     ----------
-    module : your ``nn.Module``, of which all recurrent weights are taken, gate by gate; the spec string of a
-        named layer, or several; a factory, or a mapping from labels.
+    module : your ``nn.Module``, of which all recurrent weights are taken, gate by gate (pruned, normed or
+        parametrised ones as its next call computes them; what its forward assigns itself is not seen); the
+        spec string of a named layer, or several; a factory, or a mapping from labels.
     x, n, d, seeds, seed, dtype, device, memory, command, progress, finished : as for ``depprobe.jacobian``; x
         and n have a meaning where ``steps`` are asked for. Spectra are computed in float64.
     weight : name of a square parameter or buffer to take instead (``"encoder.weight"``), or several.

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from depprobe.core.calling.weights_in_effect import weights_in_effect
 from depprobe.core.function import SequenceFunction
 from depprobe.errors import BadInput, unknown
 from depprobe.runs.cases import Case, Cases
@@ -27,7 +28,8 @@ def at_recurrences(measured: Cases, part: str | None) -> Cases:
 
     Raises
     ------
-    BadInput : no recurrence of this name, several and no name, one that is not called once from zero.
+    BadInput : no recurrence of this name, several and no name, one that is not called once from zero, or
+        whose weights the model's forward replaces.
     """
     if part is None and all(case.named for case in measured.cases):
         return measured
@@ -54,11 +56,16 @@ def _inner(case: Case, part: str | None) -> Case:
 def _read(module: nn.Module, recurrent: nn.RNNBase, case: Case, part: str) -> Tensor:
     """What the recurrence reads in one call of the module, (n, d_in)."""
     calls: list[tuple[Any, ...]] = []
+    replaced: list[str] = []
+    with weights_in_effect(recurrent):
+        weights = zip(recurrent._flat_weights_names, recurrent._flat_weights, strict=True)
+        held = {name: weight.detach().clone() for name, weight in weights if weight is not None}
 
     def note(_: nn.Module, given: tuple[Any, ...]) -> None:
         # calls without gradients choose, and are no part of the function
         if torch.is_grad_enabled():
             calls.append(given)
+            replaced.extend(name for name in held if not torch.equal(held[name], getattr(recurrent, name)))
 
     function = SequenceFunction(module, case.given)
     with recurrent.register_forward_pre_hook(note):
@@ -66,6 +73,11 @@ def _read(module: nn.Module, recurrent: nn.RNNBase, case: Case, part: str) -> Te
     if len(calls) != 1 or len(calls[0]) > 1:
         how = f"called {len(calls)} times" if len(calls) != 1 else "handed a state to start from"
         raise BadInput(f"{part} of {case.label} is {how} at this input; it must be called once, from zero")
+    if replaced:
+        raise BadInput(
+            f"{case.label} replaces {', '.join(replaced)} of {part} in its forward, so that {part} does not "
+            "hold the weights it runs with; measure a recurrence that holds them"
+        )
     (x,) = calls[0]
     if not isinstance(x, Tensor):
         raise BadInput(f"{part} of {case.label} reads {type(x).__name__}, not a tensor")
