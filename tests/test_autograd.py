@@ -12,7 +12,7 @@ from depprobe.core.recorded_graph import backward_bytes, graph_facts
 from depprobe.errors import BadInput, OverBudget
 from depprobe.operators import temporal_jacobian
 from depprobe.operators.autograd.recording import Recording
-from depprobe.operators.autograd.rounding import beyond, farther
+from depprobe.operators.autograd.rounding import beyond, telling
 
 F64 = torch.float64
 
@@ -286,8 +286,9 @@ def test_neighbouring_targets_share_passes_and_few_products_are_overhead(monkeyp
     monkeypatch.setattr(Recording, "many", counted)
     monkeypatch.setattr(Recording, "single", alone)
     found = operator.log_norms(targets)
-    # rows of whole length: what a product cropped at its target takes, and at most a third more
-    assert sum(rows) < 1.34 * sum(t + 1 for t in targets)
+    # rows of whole length: what a product cropped at its target takes, and 0.6 of that at most for repeats and
+    # pilots of eight rows, of which one is among the farthest
+    assert sum(rows) < 1.6 * sum(t + 1 for t in targets)
     # a pass for every eight targets, up to the last of them; the structure and repeats take a few more
     assert 128 * 8 / 2 < sum(lengths) < 128 * (8 / 2 + 0.5 + 3)
     monkeypatch.undo()
@@ -308,7 +309,10 @@ def test_targets_may_come_in_any_order_and_twice(case):
 
 def test_errors_and_ranks_beyond_what_was_repeated_are_wider():
     lags = np.arange(10)
-    assert farther({9: lags}, []) == [9]
-    assert farther({29: np.arange(28)}, [lags]) == []
-    assert farther({29: np.arange(29)}, [lags]) == [29]
+    assert telling({9: lags}, [], (99, -99)) == [9]
+    assert telling({29: np.arange(28)}, [lags], (99, -99)) == []
+    assert telling({29: np.arange(29)}, [lags], (99, -99)) == [29]
+    # one of the farthest that there are
+    assert telling({29: np.arange(28)}, [lags], (29, -99)) == [29]
+    assert telling({0: -np.arange(28)}, [lags, -lags], (99, -29)) == [0]
     np.testing.assert_array_equal(beyond(np.array([18, 9, 0, -4]), np.array([9, 0, -2])), [2, 1, 1, 2])
