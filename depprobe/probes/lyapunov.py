@@ -71,7 +71,8 @@ def lyapunov(
         starting state and the first frame too. Without input, n and samples (starting states) are for modules
         too.
     part : name of the recurrence in a model that holds several; it is measured at what the model hands it.
-    exponents : how many, the largest first; ``"all"``; by default 16, or all where the state is smaller.
+    exponents : how many, the largest first (near ones may stand the other way round, within their errors);
+        ``"all"``; by default 16, or all where the state is smaller.
     drive : ``input``: driven by x from the zero state; ``none``: autonomous, zero input, from a random state
         s ~ N(0, 1) (the zero state of a module without biases is a fixed point).
     warmup : steps before anything is counted; a fifth of n by default.
