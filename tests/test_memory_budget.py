@@ -104,7 +104,7 @@ CASES = {
         ("lstm", 100, 1024, 128, {}),
         ("lstm", 4, 2048, 300, {}),
         ("gru", 8, 2048, 512, {}),
-        ("dilated-conv", 4000, 256, 144, {}),
+        ("dilated-conv", 4000, 256, 96, {}),
     ],
 }
 #: operators of which one size is measured in every run
