@@ -234,9 +234,9 @@ class _Recorded:
 class Recorder:
     """Calls work, by replaying what it recorded for a key where there is a CUDA device.
 
-    Work is a function of tensors alone, which reads no number on the host. What it returns is overwritten
-    when the same key is called again; what it is given is not to be written between two calls. ``kept`` keys
-    are kept.
+    Work is a function of tensors alone, which reads no number on the host. What it returns is overwritten at
+    the next call, of whichever key: recorded work shares its memory. What it is given is not to be written
+    between two calls. ``kept`` keys are kept.
     """
 
     def __init__(self, kept: int) -> None:

@@ -14,13 +14,13 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
 
+from depprobe.core.calling.environment import WatchingMode
 from depprobe.core.options import require
 from depprobe.units import readable
 
 
-class StorageTracker(TorchDispatchMode):
+class StorageTracker(WatchingMode):
     """Counts the bytes of live storages made while it is on; ``peak`` is the most there were at once.
 
     A storage counts once, by what is allocated, whatever views there are of it; one that grows in place
@@ -36,11 +36,6 @@ class StorageTracker(TorchDispatchMode):
         self.live = self.peak = 0
         self._sizes: dict[int, int] = {}
         self._outside = {storage._cdata for tensor in outside for storage in storages_of(tensor)}
-
-    @classmethod
-    def _should_skip_dynamo(cls) -> bool:
-        # if it did, torch would load its compiler at the first operation, which takes seconds
-        return False
 
     def _release(self, key: int) -> None:
         self.live -= self._sizes.pop(key, 0)

@@ -54,14 +54,14 @@ def orthonormalise(columns: Tensor, unseen: bool = False) -> Orthonormal:
     >>> log_r.exp().round(decimals=12).tolist(), round(kept[1].item(), 6)
     ([2.0, 3.0], 0.948683)
     """
-    unit, gram, *sizes = _recorder("unit", _unit, [columns], at_first=False)
+    # what was recorded is overwritten by what is called next
+    unit, gram, *sizes = (part.clone() for part in _recorder("unit", _unit, [columns], at_first=False))
     first, failed = torch.linalg.cholesky_ex(gram)
     near = torch.linalg.solve_triangular(first.T, unit, upper=True, left=False)
-    gram, apart = _recorder("again", _again, [near], at_first=False)
+    gram, apart = (part.clone() for part in _recorder("again", _again, [near], at_first=False))
     second, failed_again = torch.linalg.cholesky_ex(gram)
     frame = torch.linalg.solve_triangular(second.T, near, upper=True, left=False)
-    # what was recorded is overwritten in its place: only copies are new to what reads them
-    given = [first.diagonal(), second.diagonal(), failed, failed_again, *(z.clone() for z in (apart, *sizes))]
+    given = [first.diagonal(), second.diagonal(), failed, failed_again, apart, *sizes]
     log_r, kept, sound = _recorder("told", _told, given, at_first=False)
     if not unseen and not bool(sound):
         frame, diagonal = _householder(unit)

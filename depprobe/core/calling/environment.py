@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import random
+import sys
 from collections.abc import Iterator
 from typing import Any
 
@@ -15,6 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from depprobe.core.options import pinned
 
@@ -57,6 +59,22 @@ class ProcessState:
         if getattr(torch._GLOBAL_DEVICE_CONTEXT, "device_context", None) is not self._device:
             torch.set_default_device(self._device.device if self._device is not None else None)
         return drawn
+
+
+class WatchingMode(TorchDispatchMode):
+    """Sees or changes what each operation returns, and is itself no part of what torch compiles."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        kind = type(self)
+        if "torch._dynamo" in sys.modules and "_apart" not in vars(kind):
+            kind.__torch_dispatch__ = torch.compiler.disable(kind.__torch_dispatch__)  # type: ignore[method-assign]
+            kind._apart = True  # type: ignore[attr-defined]
+
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        # torch would load its compiler for it at the first operation, which takes seconds
+        return False
 
 
 class RecordedRecurrences(TorchFunctionMode):

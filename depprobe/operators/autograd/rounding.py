@@ -23,8 +23,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
 
+from depprobe.core.calling.environment import WatchingMode
 from depprobe.core.scaled import Scaled, added
 from depprobe.operators.autograd import fisher
 
@@ -50,7 +50,7 @@ _LAST = 0.9
 _MOST_GROWTH = 50.0
 
 
-class _LastBits(TorchDispatchMode):
+class _LastBits(WatchingMode):
     """Changes the last bit of every floating number that an operation makes while it is on."""
 
     def __init__(self) -> None:
@@ -59,11 +59,6 @@ class _LastBits(TorchDispatchMode):
         self._signs = torch.randn(_POOL, generator=draw, dtype=torch.float64, device="cpu").sign()
         self._factors: dict[tuple[torch.dtype, torch.device], Tensor] = {}
         self._start = 0
-
-    @classmethod
-    def _should_skip_dynamo(cls) -> bool:
-        # if it did, torch would load its compiler at the first operation, which takes seconds
-        return False
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         out = func(*args, **(kwargs or {}))

@@ -280,6 +280,9 @@ class _Sweep:
                 rows, scale, s, e, scales = self._state[kind].tensors
                 here = slice(at[kind], at[kind] + len(part.rows))
                 part.rows, part.scale = rows[here], scale[here]
+                if waits(self._device):
+                    # the next run overwrites them, and what it read is asked for after that
+                    part.rows, part.scale = part.rows.clone(), part.scale.clone()
                 if kind == self._dtype:
                     row.riding.s, row.riding.e, row.riding.scale = s[place], e[place], scales[place]
                 at[kind] = here.stop
