@@ -52,6 +52,7 @@ DIMENSIONS: dict[str, tuple[str, str]] = {
     "method": ("operator that ran", "1"),
     "tolerance": ("relative error that compression may cause", "1"),
     "probes": ("orthonormal random rows a target; 0 where norms are not estimated", "1"),
+    "deflated": ("how many of the probes are directions taken exactly", "1"),
     "kind": ("whether log_norm_error is a bound or an estimate", "1"),
     "dtype": ("dtype of weights and input", "1"),
     "form": ("form of the decay curve", "1"),

@@ -70,6 +70,7 @@ class Options:
     method : ``auto`` takes the structured operator where there is one and autograd elsewhere;
         ``structured``, ``autograd`` and ``probes`` insist.
     probes : number of random rows a target for ``method='probes'``, or their relative error (``"10%"``).
+    deflate : how many of them are directions in which the blocks are large, taken exactly.
     seed : seed of the probes.
     wrt : the denominator: ``x``, ``h``, ``c`` or the name of a submodule.
     forward : further arguments of the module's forward, held fixed.
@@ -89,6 +90,7 @@ class Options:
     norm: str = "fro"
     method: str = "auto"
     probes: int | str = 32
+    deflate: int = 0
     seed: int = 0
     wrt: str = "x"
     forward: Mapping[str, Any] = field(default_factory=dict)
@@ -104,6 +106,7 @@ class Options:
         if not 0 <= self.tolerance < 1:
             raise BadInput(f"tolerance must lie in [0, 1), not {self.tolerance}")
         _check_probes(self.probes)
+        _check_deflate(self.deflate, self.probes, self.method)
 
 
 def _check_probes(probes: int | str) -> None:
@@ -114,6 +117,16 @@ def _check_probes(probes: int | str) -> None:
     check_kind("a whole number", probes=probes)
     if probes < 1:
         raise BadInput(f"probes must be at least 1, not {probes}")
+
+
+def _check_deflate(deflate: int, probes: int | str, method: str) -> None:
+    check_kind("a whole number", deflate=deflate)
+    if deflate and method != "probes":
+        raise BadInput(f"deflate={deflate} has no meaning with method {method!r}; use method='probes'")
+    if deflate and isinstance(probes, str):
+        raise BadInput(f"deflate={deflate} needs a number of probes, not {probes!r}")
+    if deflate and not 0 < deflate < int(probes):
+        raise BadInput(f"deflate must be at least 0 and less than the number of probes, {probes}: {deflate}")
 
 
 def parse_bytes(text: str) -> int:

@@ -96,6 +96,8 @@ class TemporalJacobian(abc.ABC):
     zero_proof: str = "structure"
     #: random rows a target that norms are estimated from; 0 where they are not
     probes: int = 0
+    #: how many of them are directions taken exactly
+    deflated: int = 0
     #: ln of the norm below which none is told from zero; NaN for the smallest normal number of x's dtype
     log_floor: float = math.nan
 

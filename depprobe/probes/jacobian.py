@@ -58,6 +58,7 @@ def jacobian(
     tolerance: float = 1e-6,
     method: str = "auto",
     probes: int | str | None = None,
+    deflate: int = 0,
     n: int | None = None,
     d: int | None = None,
     samples: int | None = None,
@@ -103,6 +104,7 @@ def jacobian(
     probes : number of orthonormal random probes a target for ``method="probes"``, by default 1 at the default
         targets and 32 at given ones; ``"10%"`` for as many as bring the relative standard error of a squared
         norm to that; with as many as the output is wide, norms are exact.
+    deflate : how many of these are directions in which blocks are large, taken exactly, for low ranks.
     n, d : length of an input that is read or drawn (1000), and width of named layers (512).
     samples : number of inputs where they are read or drawn (windows of a file, draws of noise); same weights.
     seeds : number of draws of the weights, from ``seed`` on, of named layers and factories.
@@ -142,9 +144,9 @@ def jacobian(
     check_kind("text", of=of)
     asked = Request(n, d, samples, seeds, seed, dtype, device, memory)
     few = targets is None and method == "probes"
-    drawn = (1 if few else Options.probes) if probes is None else probes
     options: dict[str, Any] = {"method": method, "tolerance": tolerance, "memory": asked.memory}
-    options |= {"probes": drawn, "norm": norm}
+    drawn = (1 if few else Options.probes) if probes is None else probes
+    options |= {"probes": drawn, "deflate": deflate, "norm": norm}
     Options(seed=seed, wrt=wrt, **options)  # refuses what none of the cases could take
     others = {"forward": forward, "probes": probes, "layout": layout, "finished": finished}
     unused = [] if method == "probes" else [("probes", "only method='probes' draws any")]
@@ -293,6 +295,6 @@ def _result(operator: TemporalJacobian, chosen: _Chosen, parts: list[LogNorms], 
     if wanted.position is not None or wanted.real is not None:
         # lags were counted from where the operator has them
         norms = over_sources(norms, at, n_in)
-    said = ("method", "tolerance", "shape", "error_kind", "zero_proof", "log_floor", "probes")
+    said = ("method", "tolerance", "shape", "error_kind", "zero_proof", "log_floor", "probes", "deflated")
     placed = None if chosen.position is None else chosen.position[chosen.outputs]
     return Result(norms, chosen.wanted, placed, **{name: getattr(operator, name) for name in said})

@@ -137,5 +137,5 @@ def _result(fields: Fields) -> Result:
     rest: dict[str, Any] = {name: str(fields[name]) for name in ("method", "error_kind", "zero_proof")}
     rest |= {name: float(fields[name]) for name in ("tolerance", "log_floor")}
     shape = tuple(int(size) for size in fields["shape"])
-    probes = int(fields["probes"])
-    return Result(norms, fields["target"], fields.get("position"), shape=shape, probes=probes, **rest)
+    rest |= {name: int(fields[name]) for name in ("probes", "deflated")}
+    return Result(norms, fields["target"], fields.get("position"), shape=shape, **rest)

@@ -61,6 +61,7 @@ class Result:
     zero_proof: str = ""
     log_floor: float = math.nan
     probes: int = 0
+    deflated: int = 0
     tokens: int = 0
     padding_read: int = 0
 
@@ -222,19 +223,18 @@ def labelled(results: list[Result], measured: Cases, depths: Sequence[str] = ())
         coords["symbol"] = ("layer", [symbol or "position" for symbol in symbols])
     if len(depths) > 1:
         coords["submodule"] = ("depth", list(depths))
+    drawn = [name for name in ("probes", "deflated") if any(getattr(one, name) for one in per_layer)]
+    said = ["method", "tolerance", *drawn]
     if len(labels) > 1:
-        for name in ("method", "tolerance"):
+        for name in said:
             coords[name] = ("layer", [getattr(one, name) for one in per_layer])
-        if "log_norm_stderr" in columns[0]:
-            coords["probes"] = ("layer", [one.probes for one in per_layer])
         if "log_norm_error" in columns[0]:
             coords["kind"] = ("layer", [one.error_kind for one in per_layer])
     dims = dict.fromkeys(columns[0], ("target", column))
     ds = over_cases(columns, dims, lead, coords)
     ds.attrs |= {"symbol": symbols[0]} if len(set(symbols)) == 1 and symbols[0] else {}
     if len(labels) == 1:
-        ds.attrs |= {"method": results[0].method, "tolerance": results[0].tolerance}
-        ds.attrs |= {"probes": results[0].probes} if results[0].probes else {}
+        ds.attrs |= {name: getattr(results[0], name) for name in said}
         if "log_norm_error" in ds:
             ds["log_norm_error"].attrs["kind"] = results[0].error_kind
     if "tokens" in ds.coords:

@@ -26,7 +26,7 @@ _ABSENT = {"log_norm_error": 0.0, "log_norm_stderr": 0.0, "effective_rank": np.n
 _ABSENT |= {"trajectory_digits": np.nan}
 _ENDS = ("log_norm_low", "log_norm_high")
 #: attributes that may differ between layers
-_VARYING = ("method", "tolerance", "of", "wrt", "n", "d", "dtype", "probes", "seed", "kind")
+_VARYING = ("method", "tolerance", "of", "wrt", "n", "d", "dtype", "probes", "deflated", "seed", "kind")
 _ORDER = ("layer", "seed", "sample", "depth", "target", "source")
 
 

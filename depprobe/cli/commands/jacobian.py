@@ -71,6 +71,12 @@ if TYPE_CHECKING:
     help="Orthonormal random probes a target for --method probes, or the relative standard error of squared "
     "norms to reach, such as 10%; exact once there are as many as the layer is wide.",
 )
+@click.option(
+    "--deflate",
+    metavar="K",
+    default=0,
+    help="How many of the probes of a target are directions in which blocks are large, taken exactly.",
+)
 @click.option("--theory", is_flag=True, help="Draw what theory predicts, and print it beside the measured.")
 @shared("input", "samples", "seeds", "seed", "dtype", "device", "memory")
 @weighing

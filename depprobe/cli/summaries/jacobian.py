@@ -196,9 +196,11 @@ def _warnings(ds: xr.Dataset, found: xr.Dataset) -> list[str]:
 def _probed(ds: xr.Dataset) -> str:
     """How many random probes estimated the norms, and how well."""
     probes = np.unique(ds["probes"].values if "probes" in ds.coords else ds.attrs["probes"])
+    taken = int(np.max(ds.coords.get("deflated", ds.attrs.get("deflated", 0))))
+    exactly = f", {taken} of them in directions taken exactly" if taken else ""
     low, rank, high = ds["effective_rank"].quantile([0.05, 0.5, 0.95]).values
     return (
         f"norms are estimates from orthonormal random probes, {' or '.join(map(str, probes[probes > 0]))} a "
-        f"target: standard error of a norm up to {float(ds['log_norm_stderr'].max()):.1e} (relative), "
-        f"effective rank of the blocks {rank:.1f} (5 to 95 %: {low:.1f} to {high:.1f})"
+        f"target{exactly}: standard error of a norm up to {float(ds['log_norm_stderr'].max()):.1e} "
+        f"(relative), effective rank of the blocks {rank:.1f} (5 to 95 %: {low:.1f} to {high:.1f})"
     )

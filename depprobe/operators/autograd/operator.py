@@ -12,10 +12,8 @@ with it has lost digits.
 
 from __future__ import annotations
 
-import contextlib
 import math
-import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from functools import cached_property
 from typing import Any
@@ -24,13 +22,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from depprobe.core.function import SequenceFunction
 from depprobe.core.options import Options, require
 from depprobe.core.scaled import Scaled, log_norms
 from depprobe.core.temporal_jacobian import LogNorms, TemporalJacobian, anchors
 from depprobe.operators.autograd import fisher
+from depprobe.operators.autograd.forward_products import forward_products
 from depprobe.operators.autograd.products import Products
 from depprobe.operators.autograd.readout import ExactRows
 from depprobe.operators.autograd.recording import Recording
@@ -208,12 +206,7 @@ class AutogradJacobian(TemporalJacobian):
         """The adjoint of the adjoint."""
         tangent = tangent.to(self._function.x)
         try:
-            with self._function.held(), _twice_differentiable():
-                leaf, y = self._function.record(contextlib.nullcontext())
-                v = torch.zeros_like(y, requires_grad=True)
-                (pulled,) = torch.autograd.grad(y, leaf, v, create_graph=True, materialize_grads=True)
-                (out,) = torch.autograd.grad(pulled, v, tangent, materialize_grads=True)
-                return out
+            return forward_products(self._function, tangent[None], self._memory)[0]
         except RuntimeError:
             # something in between has no second derivative: row by row
             rows = [self.row(t).values.flatten(1) @ tangent.flatten() for t in range(self.shape[0])]
@@ -247,18 +240,3 @@ def ends_abruptly(
             ends = all(side for side in (below, above) if side is not None) and (below or above)
         out[order[first:last]] = bool(ends)
     return out
-
-
-@contextlib.contextmanager
-def _twice_differentiable() -> Iterator[None]:
-    """Plain kernels only: the fused LSTM and attention kernels have no second derivative."""
-    before = torch.backends.cudnn.enabled
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # torch warns of an Intel GPU flag whenever this one is touched
-        with torch.backends.mkldnn.flags(enabled=False), sdpa_kernel(SDPBackend.MATH):
-            # the flag alone: the context manager of torch's looks at precisions too
-            torch.backends.cudnn.enabled = False
-            try:
-                yield
-            finally:
-                torch.backends.cudnn.enabled = before

@@ -15,20 +15,20 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from depprobe.core.function import SequenceFunction
 from depprobe.core.options import Options
 from depprobe.core.scaled import Scaled
-from depprobe.core.temporal_jacobian import LogNorms
+from depprobe.core.temporal_jacobian import LogNorms, TemporalJacobian
 from depprobe.operators.autograd import fisher
+from depprobe.operators.autograd.deflation import Deflation, Estimated
 from depprobe.operators.autograd.operator import AutogradJacobian
 from depprobe.operators.autograd.probe_statistics import (
     Traces,
     orthonormal_rows,
     pooled,
     rows_for,
-    traces,
+    told_by,
     uncertainty,
 )
 from depprobe.operators.autograd.products import Gathered, Products
@@ -53,7 +53,8 @@ class ProbedJacobian(AutogradJacobian):
     less than cotangents of NaN and replaced inputs would.
 
     ``probes`` of the form ``"10%"`` stands for as many as keep the relative standard error of a squared norm,
-    at the effective rank that a pilot finds, within it. Blocks and products are exact.
+    at the effective rank that a pilot finds, within it. Blocks and products are exact. ``deflate`` of them
+    are directions in which the blocks are large; see ``deflation``.
     """
 
     method = "probes"
@@ -68,15 +69,25 @@ class ProbedJacobian(AutogradJacobian):
         d, asked = self.shape[1], options.probes
         #: lags and traces of the pilots of each norm
         self._pilots: dict[str, list[tuple[NDArray[np.int64], Traces]]] = {}
-        #: effective ranks and loadings (2, sources)
+        #: what ``told_by`` tells of sources (3, sources), and shares of random rows (sources,)
         self._ranks: dict[int, Floats] = {}
-        self._ready: dict[int, Gathered] = {}
+        self._shares: dict[int, Floats] = {}
+        self._ready: dict[int, Estimated] = {}
+        self._deflation: Deflation | None = None
         #: rows a target
         self.probes = (
             min(asked, d)
             if isinstance(asked, int)
             else rows_for(float(asked[:-1]) / 100, d, self._typical_rank(options.norm))
         )
+        # with as many as outputs all norms are exact
+        if options.deflate and self.probes < d:
+            self.deflated = options.deflate
+            self._deflation = Deflation(function, self.deflated, self._seed, self._memory)
+
+    def at_depths(self, names: Sequence[str]) -> list[TemporalJacobian] | None:
+        """None with deflation: each denominator has directions of its own, and so passes of its own."""
+        return None if self.deflated else super().at_depths(names)
 
     def state(self) -> dict[str, NDArray[Any]]:
         found = super().state()
@@ -96,7 +107,7 @@ class ProbedJacobian(AutogradJacobian):
     @property
     def targets_at_once(self) -> int:
         """How many targets share a pass that ends at the last of them, as many as their rows leave room."""
-        kept = min(self.probes, MOST_ROWS) if self._ranks_itself else 1
+        kept = min(self.probes - self.deflated, MOST_ROWS) + self.deflated if self._ranks_itself else 1
         each = kept * math.prod(self.shape[2:]) * self._function.y.element_size()
         return int(min(TOGETHER, max(1, self._memory // (_ROOM * each))))
 
@@ -105,39 +116,38 @@ class ProbedJacobian(AutogradJacobian):
     ) -> LogNorms:
         found = super().log_norms(targets, sources, norm)
         columns = np.arange(self.shape[2]) if sources is None else np.asarray(sources, dtype=np.int64)
-        rank, loading = np.stack([self._rank(t, columns, norm) for t in targets], axis=1)
+        rank, loading, of_rest = np.stack([self._rank(t, columns, norm) for t in targets], axis=1)
+        share = np.stack([self._shares[t] for t in targets])
         self._ranks.clear()
+        self._shares.clear()
         unknown = ~np.isfinite(found.values)
-        rank[unknown] = loading[unknown] = np.nan
+        rank[unknown] = loading[unknown] = of_rest[unknown] = np.nan
         # an exact zero is known
-        stderr, low, high = np.where(
-            np.isneginf(found.values), 0.0, uncertainty(self.probes, self.shape[1], rank)
-        )
+        m, d = (size - self.deflated for size in (self.probes, self.shape[1]))
+        stderr, low, high = np.where(np.isneginf(found.values), 0.0, uncertainty(m, d, of_rest, share))
         ends = {"low": found.values + low, "high": found.values + high}
         return replace(found, stderr=stderr, rank=rank, loading=loading, **ends)
 
     @property
     def _ranks_itself(self) -> bool:
         """Whether the probes tell the effective rank."""
-        return self.probes >= LEAST_ROWS or self.probes == self.shape[1]
+        return self.probes - self.deflated >= LEAST_ROWS or self.probes == self.shape[1]
 
     @contextlib.contextmanager
     def _prepared(self, group: list[int], columns: NDArray[np.int64], norm: str) -> Iterator[None]:
         """Rows of all targets at once; those at the ends are repeated where none yet reached as far."""
-        d, m, rounding = self.shape[1], self.probes, self._rounding[norm]
+        rounding = self._rounding[norm]
         with self._products.up_to(group):
             ends = {t: self._heard(t) for t in (group[-1], group[0])}
-            due = rounding.due(ends, len(group), m, self._reach)
-            drawn = [self._drawn(t, m) for t in group]
+            due = rounding.due(ends, len(group), self.probes, self._reach)
             most = MOST_ROWS if self._ranks_itself else 0
-            found = self._rows(group, drawn, columns, most, norm, bool(due))
+            found = self._estimates(group, self.probes, columns, norm, most, bool(due))
             self._ready = dict(zip(group, found, strict=True))
             for t in due:
-                logs, weight, total = np.full(self.shape[2], np.nan), math.sqrt(d / m), self._ready[t].total
-                logs[columns] = self._log_norms_of(self._ready[t])
-                assert total is not None
-                mix = (weight * drawn[group.index(t)].sum(0)).to(self._function.y)
-                rounding.note(t, self._lags(t), logs, mix, Scaled.plain(weight * total))
+                logs, one = np.full(self.shape[2], np.nan), self._ready[t]
+                logs[columns] = one.log_norm
+                assert one.total is not None
+                rounding.note(t, self._lags(t), logs, one.mix.to(self._function.y), Scaled.plain(one.total))
             if not self._ranks_itself:
                 for t in telling(ends, [lags for lags, _ in self._pilots.get(norm, [])], self._reach):
                     self._pilot(t, norm)
@@ -154,39 +164,44 @@ class ProbedJacobian(AutogradJacobian):
         lags, known = self._lags(t), self._products.structure(t)
         return lags if known is None or not known.any() else lags[known]
 
-    def _drawn(self, t: int, m: int) -> Tensor:
-        """Orthonormal probes (m, d_out) of one target, float64."""
-        drawn = torch.from_numpy(orthonormal_rows([*self._seed, t, m], m, self.shape[1]))
-        return drawn.to(self._function.y.device)
-
-    def _rows(
+    def _estimates(
         self,
         group: list[int],
-        drawn: Sequence[Tensor],
+        m: int,
         columns: NDArray[np.int64],
-        most: int,
         norm: str,
+        most: int = 0,
         summed: bool = False,
         scale: float = 1.0,
-    ) -> list[Gathered]:
-        y = self._function.y
-        if norm == fisher.NORM:
-            drawn = [fisher.weighed(rows, y[t]) for t, rows in zip(group, drawn, strict=True)]
-        return self._products.gathered(group, scale * torch.stack(list(drawn)).to(y), columns, most, summed)
+    ) -> list[Estimated]:
+        """From m rows of each of some targets; at most so many random ones are kept, or their sum."""
+        y, q, d = self._function.y, self.deflated, self.shape[1]
 
-    def _log_norms_of(self, found: Gathered) -> Floats:
-        return found.log_norm.cpu().numpy() + 0.5 * math.log(self.shape[1] / self.probes)
+        def rows(drawn: list[Floats], most: int) -> list[Gathered]:
+            probes = [torch.from_numpy(one).to(y.device) for one in drawn]
+            if norm == fisher.NORM:
+                probes = [fisher.weighed(one, y[t]) for t, one in zip(group, probes, strict=True)]
+            return self._products.gathered(group, scale * torch.stack(probes).to(y), columns, most, summed)
+
+        known = [self._deflation.directions(t, norm) for t in group] if self._deflation else []
+        seeds = [[*self._seed, t, m] for t in group]
+        if not known:
+            drawn = [orthonormal_rows(seed, m, d) for seed in seeds]
+            return [Estimated(*each) for each in zip(rows(drawn, most), drawn, strict=True)]
+        drawn = [orthonormal_rows(seed, m - q, d, apart) for seed, apart in zip(seeds, known, strict=True)]
+        exact = rows(known, q if most else 0)
+        parts = zip(rows(drawn, most), drawn, exact, known, strict=True)
+        return [Estimated(*each) for each in parts]
 
     def _measured(self, t: int, columns: NDArray[np.int64], norm: str, log_scale: float) -> Floats:
         if log_scale:
-            drawn = [self._drawn(t, self.probes)]
-            (found,) = self._rows([t], drawn, columns, 0, norm, scale=math.exp(log_scale))
-            return self._log_norms_of(found) - log_scale
+            (found,) = self._estimates([t], self.probes, columns, norm, scale=math.exp(log_scale))
+            return found.log_norm - log_scale
         found = self._ready[t]
+        self._shares[t] = found.share
         if self._ranks_itself:
-            told, d = traces(torch.cat(found.rows), self.shape[1]), self.shape[1]
-            self._ranks[t] = np.stack([told.effective_rank(d), told.loading(d)])
-        return self._log_norms_of(found)
+            self._ranks[t] = told_by(found.traces(), self.shape[1], self.deflated)
+        return found.log_norm
 
     def _rounded(self, t: int, logs: Floats, norm: str) -> Floats:
         return self._rounding[norm].stated(t, self._lags(t))
@@ -201,19 +216,19 @@ class ProbedJacobian(AutogradJacobian):
         """Effective ranks and loadings of a row; beyond the lags of all pilots ranks are taken to fall."""
         if t in self._ranks:
             return self._ranks[t]
-        lags, ranks, loadings = pooled(self._pilots[norm], self.shape[1])
+        lags, (ranks, loadings, of_rest) = pooled(self._pilots[norm], self.shape[1], self.deflated)
         here = self._lags(t)[columns]
-        falling = np.maximum(1.0, np.interp(here, lags, ranks) / beyond(here, lags))
-        return np.stack([falling, np.interp(here, lags, loadings)])
+        falling = [
+            np.maximum(1.0, np.interp(here, lags, one) / beyond(here, lags)) for one in (ranks, of_rest)
+        ]
+        return np.stack([falling[0], np.interp(here, lags, loadings), falling[1]])
 
     def _pilot(self, t: int, norm: str) -> None:
         """A few rows of one target more."""
-        rows, every = min(PILOT_ROWS, self.shape[1]), np.arange(self.shape[2])
+        rows, every = min(PILOT_ROWS + self.deflated, self.shape[1]), np.arange(self.shape[2])
         with self._products.up_to([t]):
-            (found,) = self._rows([t], [self._drawn(t, rows)], every, rows, norm)
-        self._pilots.setdefault(norm, []).append(
-            (self._lags(t), traces(torch.cat(found.rows), self.shape[1]))
-        )
+            (found,) = self._estimates([t], rows, every, norm, rows)
+        self._pilots.setdefault(norm, []).append((self._lags(t), found.traces()))
 
     def _typical_rank(self, norm: str) -> float:
         """From pilots of a few targets."""
@@ -221,4 +236,4 @@ class ProbedJacobian(AutogradJacobian):
         chosen = np.unique(np.linspace(0, n_out - 1, PILOT_TARGETS + 1).round().astype(int)[1:]).tolist()
         for t in chosen:
             self._pilot(t, norm)
-        return float(np.nanmedian(pooled(self._pilots[norm], d)[1]))
+        return float(np.nanmedian(pooled(self._pilots[norm], d)[1][0]))
