@@ -67,6 +67,7 @@ print(json.dumps(found))
 #: operator -> sizes: layer or module of one's own, n, d, budget in MiB, options
 CASES = {
     "chain": [
+        ("lstm", 1000, 128, 34, {}),
         ("lstm", 400, 256, 128, {}),
         ("lstm", 100, 1024, 700, {}),
         ("gru", 500, 512, 256, {}),
@@ -84,7 +85,8 @@ CASES = {
         ("conv", 20_000, 64, 192, {}),
     ],
     "composed": [
-        ("dilated-conv", 4000, 256, 256, {}),
+        ("dilated-conv", 4000, 256, 190, {}),
+        ("dilated-conv", 4000, 256, 230, {}),
         ("cumulative", 1200, 128, 64, {}),
         ("cumulative", 600, 64, 32, {}),
         ("residual", 200, 32, 16, {}),

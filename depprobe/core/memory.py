@@ -1,15 +1,22 @@
 """What a computation takes, counted by storages as they come and go; or would take, found on fake tensors.
 
-On fake tensors shapes flow through it, no numbers, no memory.
+On fake tensors shapes flow through it, no numbers, no memory. What was freed and the allocator keeps is part
+of what the process takes: glibc serves buffers of up to 32 MiB from a heap that later, larger ones do not fit
+in.
 """
 
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import logging
 import math
+import mmap
+import sys
 import weakref
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from functools import cache
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -18,6 +25,9 @@ from torch import Tensor
 from depprobe.core.calling.environment import WatchingMode
 from depprobe.core.options import require
 from depprobe.units import readable
+
+#: share of a budget from which freed memory goes back to the system before more is taken
+_NEARLY = 0.75
 
 
 class StorageTracker(WatchingMode):
@@ -71,11 +81,27 @@ def storages_of(tensor: Tensor) -> list[torch.UntypedStorage]:
     return [part.untyped_storage() for part in parts]
 
 
+class Growth:
+    """What the process has grown by since this was made, held below a budget as far as it is freed memory.
+
+    ``taken`` are bytes from before that count.
+    """
+
+    def __init__(self, budget: float, taken: float = 0) -> None:
+        self._budget, self._before = budget, resident() - taken
+
+    def settle(self, announced: float = 0) -> None:
+        """Give back what was freed where with some more bytes the process would come near the budget."""
+        if resident() - self._before + announced > _NEARLY * self._budget:
+            give_back()
+
+
 class BudgetGuard(StorageTracker):
     """Raises ``OverBudget`` before tensors made while it is on take more than a budget.
 
     What a product, a convolution or a broadcast will take is known from its shapes before it runs; what other
-    kernels put out, after. ``held`` are tensors from before, which count.
+    kernels put out, after. Freed memory is given back where with it the process would come near the budget.
+    ``held`` are tensors from before, which count.
     """
 
     def __init__(self, budget: int, what: str, held: Iterable[Tensor] = ()) -> None:
@@ -83,12 +109,20 @@ class BudgetGuard(StorageTracker):
         super().__init__(held)
         self._budget, self._what = budget, what
         self.live = sum(tensor.numel() * tensor.element_size() for tensor in held)
+        self._growth = Growth(budget, self.live)
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        self._require(self.live + _announced(func, args))
+        announced = _announced(func, args)
+        self._require(self.live + announced)
+        if announced > mmap.PAGESIZE:
+            self._growth.settle(announced)
         out = super().__torch_dispatch__(func, types, args, kwargs)
         self._require(self.live)
         return out
+
+    def __exit__(self, *exception: Any) -> None:
+        super().__exit__(*exception)
+        self._growth.settle()
 
     def _require(self, needed: int) -> None:
         remedy = (
@@ -117,6 +151,26 @@ def _announced(func: Any, args: Any) -> int:
         return int(math.prod(torch.broadcast_shapes(*(t.shape for t in tensors))) * tensors[0].element_size())
     except RuntimeError:
         return 0
+
+
+def resident() -> int:
+    """Bytes of this process in memory; 0 where the system does not tell (Linux does)."""
+    try:
+        return int(Path("/proc/self/statm").read_text().split()[1]) * mmap.PAGESIZE
+    except OSError:
+        return 0
+
+
+def give_back() -> None:
+    """Return memory that was freed to the system, where the allocator can (glibc)."""
+    trim = _trim()
+    if trim is not None:
+        trim(0)
+
+
+@cache
+def _trim() -> Callable[[int], int] | None:
+    return getattr(ctypes.CDLL(None), "malloc_trim", None) if sys.platform == "linux" else None
 
 
 @contextlib.contextmanager

@@ -8,11 +8,9 @@ The peak of the resident set sees those, and freed pages that were not given bac
 
 from __future__ import annotations
 
-import ctypes
 import gc
 import math
 import re
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -22,7 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from depprobe.core.calling.passes import call_once
-from depprobe.core.memory import StorageTracker, fake_tensors, storages_of
+from depprobe.core.memory import StorageTracker, fake_tensors, give_back, storages_of
 from depprobe.costs.passes import BACKWARD, one_pass
 
 #: least and most positions from which the peak of a recurrence is extrapolated
@@ -131,9 +129,7 @@ def process_peak(run: Callable[[], object]) -> float:
     """
     try:
         gc.collect()
-        trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if sys.platform == "linux" else None
-        if trim is not None:
-            trim(0)  # or freed pages would count as there before
+        give_back()  # or freed pages would count as there before
         Path("/proc/self/clear_refs").write_text("5")  # the peak starts again from here
         before = _entry("VmRSS")
         run()

@@ -18,12 +18,13 @@ import torch
 from torch import Tensor, nn
 
 from depprobe.core.device import Recorder, waits
+from depprobe.core.memory import Growth
 from depprobe.core.options import require
 from depprobe.operators.chain.cells import CellChain, CellWeights
 from depprobe.operators.chain.kinds.gru import GRUChain
 from depprobe.operators.chain.kinds.lstm import LSTMChain
 from depprobe.operators.chain.kinds.rnn import RNNChain
-from depprobe.operators.chain.rounding import ROWS
+from depprobe.operators.chain.rounding import ROWS, numbers_of_noise
 from depprobe.operators.chain.runs import MATRIX_BYTES, NARROW
 from depprobe.operators.chain.sweep import RUN
 
@@ -88,11 +89,15 @@ class Widths(NamedTuple):
 
 
 class Room(NamedTuple):
-    """What a sweep may take: bytes of the buffers of a run, targets, and copies of weights in float32."""
+    """What a sweep may take: bytes of the buffers of a run, targets, and copies of weights in float32.
+
+    ``growth`` is asked between runs to give back what was freed; None where there is plenty.
+    """
 
     buffers: float
     targets: int
     copies: bool
+    growth: Growth | None
 
 
 @dataclass(frozen=True)
@@ -258,6 +263,7 @@ def room_for(weights: RecurrentWeights, x: Tensor, memory: int, held: bool, most
         return fixed, targets * (d_h + 3 * ROWS) * sum(layer.width + layer.d_in for layer in layers) * item
 
     kept = (2 if held else _SEGMENTED) * weights.size + min(weights.bytes(len(x)), memory // 4) + x.nbytes
+    kept += numbers_of_noise([(layer.width, layer.d_in) for layer in layers]) * item
     fixed, buffer = needed(1)
     what = f"a sweep through {len(layers)} layer{'s' * (len(layers) > 1)} of width {d_h}"
     least = kept + fixed + 2 * _BUFFERS * buffer
@@ -267,4 +273,5 @@ def room_for(weights: RecurrentWeights, x: Tensor, memory: int, held: bool, most
         most //= 2
     left -= needed(most)[0]
     copies = left - 2 * weights.size > _AMPLE
-    return Room((left - 2 * weights.size * copies) / _BUFFERS / min(threads, most), most, copies)
+    buffers = (left - 2 * weights.size * copies) / _BUFFERS / min(threads, most)
+    return Room(buffers, most, copies, None if copies else Growth(memory, x.nbytes))

@@ -56,17 +56,24 @@ class Perturbation(NamedTuple):
         return cls(*made, v, targets * ROWS)
 
 
+def numbers_of_noise(widths: Sequence[tuple[int, int]]) -> int:
+    """How many random signs are kept for layers of widths (S, d_in)."""
+    return 2 * _STEPS * ROWS * max(2 * width + d_in for width, d_in in widths)
+
+
 class Noise:
     """Random signs of what each step of a stack of layers adds to the errors."""
 
     def __init__(self, stack: Sequence[SweptChain]) -> None:
-        self._widths = [(cell.width, 2 * cell.width + cell.d_in) for cell in stack]
+        widths = [(cell.width, cell.d_in) for cell in stack]
+        self._widths = [(width, 2 * width + d_in) for width, d_in in widths]
         like = stack[0].size
         self._random = random.Random(0)
         self.generator = torch.Generator(device=like.device).manual_seed(0)
-        self._period = _STEPS * ROWS * max(signs for _, signs in self._widths)
-        drawn = torch.rand(2 * self._period, generator=self.generator, dtype=like.dtype, device=like.device)
-        self._signs = torch.where(drawn < 0.5, -1, 1).to(like.dtype)
+        count = numbers_of_noise(widths)
+        self._period = count // 2
+        drawn = torch.rand(count, generator=self.generator, dtype=like.dtype, device=like.device)
+        self._signs = drawn.lt_(0.5).mul_(-2).add_(1)  # in place: there are many
         kind = torch.int32 if like.dtype == torch.float32 else torch.int64
         self._odd = []
         for width, _ in self._widths:

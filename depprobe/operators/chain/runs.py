@@ -118,11 +118,11 @@ class _Layer:
     def prepare(self, start: int, stop: int, space: dict[int, Tensor], level: int) -> None:
         """Make the step Jacobians for start <= k < stop."""
         make = self.cell.full_matrices if self.whole else self.cell.matrices
-        room = space.get(level)
-        if room is None or len(room) < stop - start:
-            space[level] = room = make(start, stop)
-        else:
-            room = make(start, stop, room[: stop - start])
+        room = space.pop(level, None)
+        if room is not None and len(room) < stop - start:
+            room = None  # or it would be there beside the larger
+        made = make(start, stop, None if room is None else room[: stop - start])
+        space[level], room = made if room is None else room, made
         self._room, self._start = room, start
         self._matrices = (room[:, :, : self.cell.width - self.cell.d_c] if self._apart else room).unbind(0)
 

@@ -147,6 +147,8 @@ class _Sweep:
             # a run ends where the next target joins
             until = max(stop, targets[waiting[-1]] + 1) if waiting else stop
             steps = self._steps(active, min(run, k - until + 1))
+            if (room := self._stack[0].room) is not None and room.growth is not None:
+                room.growth.settle()
             found = {kind: self._taken(active, kind, k, steps) for kind in self._kinds(active)}
             self._runs.append((k, steps, found))
             if self._look or self._handed:

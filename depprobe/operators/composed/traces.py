@@ -22,6 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from depprobe.core.function import Record, SequenceFunction
+from depprobe.core.memory import Growth
 from depprobe.core.options import Options, require
 from depprobe.core.scaled import Scaled, added, log_norms
 from depprobe.core.shared_work import SharedWork
@@ -73,6 +74,7 @@ class Traces:
 
     def __init__(self, function: SequenceFunction, options: Options) -> None:
         self._function, self._options = function, options
+        self._growth = Growth(options.memory)
         # torch's own modules are cut at the functions they call
         inside = [m for m in function.module.modules() if m is not function.module and not _is_torchs(m)]
         self._makers = {m: maker for m in inside if (maker := maker_of(m)) is not None}
@@ -161,6 +163,7 @@ class Traces:
         return self._held(lambda: graph.pull(start, live, owner))
 
     def _held(self, work: Callable[[], Found]) -> Found:
+        self._growth.settle()
         with self._function.held():
             try:
                 return work()

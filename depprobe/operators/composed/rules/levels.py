@@ -16,7 +16,7 @@ Source: the chain rule; Araujo, Norris and Sim 2019 (windows of stacks); He et a
 from __future__ import annotations
 
 import abc
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -30,6 +30,9 @@ from depprobe.operators.convolution.operator import tap_matrices, through_taps
 from depprobe.operators.convolution.taps import Taps
 
 Positions = NDArray[np.int64]
+
+#: bytes of a layer's input of which slopes are taken at once
+_NEAR_BYTES = 1 << 20
 
 
 class Rows(NamedTuple):
@@ -160,7 +163,12 @@ class Elementwise(Level):
 
     def __init__(self, slope: Callable[[Tensor], Tensor], x: Tensor, piecewise: bool) -> None:
         self.slope, self.x, self.width, self.piecewise = slope, x, x.shape[1], piecewise
-        self.zeros_are_exact = piecewise or bool((slope(x) != 0).all())
+        self.zeros_are_exact = piecewise or all(bool((part != 0).all()) for part in self.slopes())
+
+    def slopes(self) -> Iterator[Tensor]:
+        """phi' at all positions, some at a time: autograd makes several copies of what it differentiates."""
+        each = max(1, self.x[:1].numel() * self.x.element_size())
+        return map(self.slope, self.x.split(max(1, _NEAR_BYTES // each)))
 
     def pull(self, rows: Rows) -> Rows:
         """Rows times the slopes."""

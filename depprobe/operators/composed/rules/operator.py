@@ -20,6 +20,7 @@ import torch
 from numpy.typing import NDArray
 
 from depprobe.core.function import SequenceFunction
+from depprobe.core.memory import give_back
 from depprobe.core.options import Options, require
 from depprobe.core.scaled import Scaled, log_hypot, log_norms
 from depprobe.core.temporal_jacobian import LogNorms, anchors, is_banded, placed, repeat
@@ -113,6 +114,8 @@ class LineJacobian(GraphJacobian):
         """Natural logs of the norms of J[t,k], by lag for several targets of a line with a narrow band."""
         t = np.asarray(targets, dtype=np.int64)
         n_in = self.shape[2]
+        if 2 * self._taken > self._memory:
+            give_back()
         lags = self.lags
         lags = lags if lags is not None and sources is None and is_banded(lags, len(t), n_in) else None
         columns = n_in if lags is None else len(lags)

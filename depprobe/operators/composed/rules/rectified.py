@@ -51,8 +51,12 @@ def is_rectified(levels: Sequence[Level]) -> bool:
         and all(level.piecewise for level in cuts)
         and all(isinstance(level, Conv) and level.groups == 1 for level in others)
         and all(isinstance(pair[0], Conv) or isinstance(pair[1], Conv) for pair in pairwise(levels))
-        and sum(int(cut.slope(cut.x).count_nonzero()) / cut.x.numel() for cut in cuts) < _WORTH * len(cuts)
+        and sum(_alive(cut) / cut.x.numel() for cut in cuts) < _WORTH * len(cuts)
     )
+
+
+def _alive(cut: Elementwise) -> int:
+    return sum(int(slopes.count_nonzero()) for slopes in cut.slopes())
 
 
 def is_worth_it(levels: Sequence[Level]) -> bool:
