@@ -52,6 +52,17 @@ def _formulas_are_parsed_once():
 
 
 @pytest.fixture
+def coarse(monkeypatch):
+    """Figures are fitted to their page and saved in few dots."""
+    save = Figure.savefig
+    monkeypatch.setattr(
+        Figure,
+        "savefig",
+        lambda figure, *args, dpi, **kwargs: save(figure, *args, dpi=min(dpi, SKETCH_DPI), **kwargs),
+    )
+
+
+@pytest.fixture
 def sketched(monkeypatch):
     """Figures are drawn without fitting them to their page: how they look is tested apart from commands."""
     save = Figure.savefig

@@ -6,6 +6,7 @@ They run in the tests' process, which has torch loaded, and one of them as it is
 from __future__ import annotations
 
 import ast
+import gc
 import importlib.util
 import json
 import os
@@ -32,10 +33,15 @@ BY_HAND = STUDIES / "02_eigenvalues.py"
 
 
 @pytest.fixture
-def run(capsys, monkeypatch):
+def run(capsys, monkeypatch, coarse):
     """Run a script as ``python SCRIPT WORDS`` does, in this process: (exit code, stdout, stderr)."""
 
+    # what earlier tests have loaded is gone through in every collection before a measurement
+    gc.collect()
+    gc.freeze()
+
     def go(script: Path, *words: str) -> tuple[int, str, str]:
+        monkeypatch.syspath_prepend(STUDIES)
         monkeypatch.syspath_prepend(script.parent)
         monkeypatch.setattr(sys, "argv", [str(script), *words])
         capsys.readouterr()
@@ -56,7 +62,7 @@ def run(capsys, monkeypatch):
 
 def _keep_modules_of(folder: Path) -> None:
     """Forget what was imported by the same names from beside scripts in other folders."""
-    for name in {path.stem for path in STUDIES.glob("_*.py")} & set(sys.modules):
+    for name in {path.stem for path in folder.glob("_*.py")} & set(sys.modules):
         if Path(sys.modules[name].__file__).parent != folder:
             del sys.modules[name]
 
@@ -150,8 +156,8 @@ if __name__ == "__main__":
 
 @pytest.fixture
 def toy(tmp_path):
-    for name in ("_study.py", "_sources.py"):
-        (tmp_path / name).write_text((STUDIES / name).read_text())
+    # what marks sources is that of all studies, which has marked them already
+    (tmp_path / "_study.py").write_text((STUDIES / "_study.py").read_text())
     script = tmp_path / "01_toy.py"
     script.write_text(TOY)
     return script
