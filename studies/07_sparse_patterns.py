@@ -1,7 +1,7 @@
 """What do sparse attention patterns cost, and whom does their gradient reach?
 
 Claim C11: a sliding window costs O(n k) and is for local dependence, dilated attention O(n log n) and for
-periodic signals, block attention O(n sqrt n) and for documents. Costs of a forward pass up to n = 16,384,
+periodic signals, block attention O(n sqrt n) and for documents. Costs of a forward pass up to n = 65,536,
 divided by the pairs; and the share of squared gradient norms on the sources meant, beside full attention.
 
 Answer: the pairs are 64 n, 2 n log2 n and 2 n sqrt n and lower terms by how the masks are built, and time and

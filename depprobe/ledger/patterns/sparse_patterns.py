@@ -32,7 +32,7 @@ from depprobe.ledger.patterns.recommended_uses import in_window, named, of_use
 from depprobe.ledger.progress import Progress, teller
 
 #: (lengths, d, heads, rounds) of costs; (n, d, window, distance of targets, seeds) of shares
-QUICK: tuple[Any, Any] = (((1024, 4096, 16384), 32, 2, 3), (144, 8, 16, 17, 3))
+QUICK: tuple[Any, Any] = (((1024, 4096, 16384, 65536), 32, 2, 3), (144, 8, 16, 17, 3))
 FULL: tuple[Any, Any] = (((1024, 2048, 4096, 8192, 16384, 32768, 65536), 64, 4, 7), (576, 16, 32, 53, 5))
 
 
