@@ -3,12 +3,16 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test test-gpu lint wheel bench studies docs crash fuzz clean
+.PHONY: demo test pytest test-gpu lint wheel bench studies docs crash fuzz clean
 
 demo: $(VENV)/.installed
 	$(BIN)/depprobe jacobian --layer lstm --n 1000
 
-test: $(VENV)/.installed-test lint
+# types are checked while tests run: that takes one processor for a minute
+test: $(VENV)/.installed-test
+	$(MAKE) -j 2 lint pytest
+
+pytest: $(VENV)/.installed-test
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist worksteal
 
 # what is measured on a CUDA device; skipped, saying so, where there is none
