@@ -68,7 +68,7 @@ def sketched(monkeypatch):
     save = Figure.savefig
 
     def sketch(figure, *args, dpi, **kwargs):
-        figure.set_layout_engine("none")
+        figure.set_layout_engine(None)  # with any there is a draw more
         return save(figure, *args, dpi=min(dpi, SKETCH_DPI), **kwargs)
 
     monkeypatch.setattr(fitting, "_lay_out", lambda figure: None)
