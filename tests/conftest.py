@@ -53,13 +53,16 @@ def _formulas_are_parsed_once():
 
 @pytest.fixture
 def coarse(monkeypatch):
-    """Figures are fitted to their page and saved in few dots."""
-    save = Figure.savefig
-    monkeypatch.setattr(
-        Figure,
-        "savefig",
-        lambda figure, *args, dpi, **kwargs: save(figure, *args, dpi=min(dpi, SKETCH_DPI), **kwargs),
-    )
+    """Figures are fitted to their page when they are saved for the first time, and saved in few dots."""
+    save, fitted = Figure.savefig, set()
+
+    def few_dots(figure, *args, dpi, **kwargs):
+        if figure in fitted:
+            figure.set_layout_engine(None)
+        fitted.add(figure)
+        return save(figure, *args, dpi=min(dpi, SKETCH_DPI), **kwargs)
+
+    monkeypatch.setattr(Figure, "savefig", few_dots)
 
 
 @pytest.fixture

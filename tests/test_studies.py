@@ -6,7 +6,6 @@ They run in the tests' process, which has torch loaded, and one of them as it is
 from __future__ import annotations
 
 import ast
-import gc
 import importlib.util
 import json
 import os
@@ -35,10 +34,6 @@ BY_HAND = STUDIES / "02_eigenvalues.py"
 @pytest.fixture
 def run(capsys, monkeypatch, coarse):
     """Run a script as ``python SCRIPT WORDS`` does, in this process: (exit code, stdout, stderr)."""
-
-    # what earlier tests have loaded is gone through in every collection before a measurement
-    gc.collect()
-    gc.freeze()
 
     def go(script: Path, *words: str) -> tuple[int, str, str]:
         monkeypatch.syspath_prepend(STUDIES)
