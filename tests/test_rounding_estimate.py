@@ -144,15 +144,25 @@ def test_a_line_of_convolutions_states_what_exact_arithmetic_finds(dtype):
 
 
 def test_norms_that_are_nothing_but_round_off_are_undecided():
+    """Whatever a processor's Fourier transform makes of them: some come out as exactly zero on one."""
     x = torch.randn(200, 2, dtype=torch.float64)
     found = temporal_jacobian(Fourier(), x, layout="b n d", method="autograd").log_norms([199])
-    far, near = found.values[0, :120], found.values[0, 160:]
+    far = found.values[0, :120]
     assert np.isnan(far).mean() > 0.7
     assert (found.status[0, :120][np.isnan(far)] == STATUS["undecided"]).all()
-    lags = np.arange(39, -1, -1)
-    true = np.abs(near - (0.5 * np.log(2) - lags * np.log(2)))
-    assert (true <= found.error[0, 160:]).mean() > 0.8
-    np.testing.assert_array_less(true, 4 * found.error[0, 160:])
+
+
+def test_errors_of_fourier_transforms_are_covered():
+    """At lags whose norms are more than round-off; errors of one transform depend on each other."""
+    lags, inside = np.arange(39, -1, -1), []
+    for n in (100, 128, 150, 200, 230, 256, 300):
+        x = torch.randn(n, 2, dtype=torch.float64)
+        found = temporal_jacobian(Fourier(), x, layout="b n d", method="autograd").log_norms([n - 1])
+        near, error = found.values[0, -40:], found.error[0, -40:]
+        true = np.abs(near - (0.5 * np.log(2) - lags * np.log(2)))
+        inside.append((true <= error).mean())
+        np.testing.assert_array_less(true, 8 * error)
+    assert np.mean(inside) > 0.85
 
 
 class Saturated(nn.Module):

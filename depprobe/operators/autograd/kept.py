@@ -10,6 +10,7 @@ Made = TypeVar("Made")
 
 #: kinds: the whole, one that ends early, one with other last bits, the trace of the forward's structure
 KINDS = 4
+TRACE = "structure"
 
 
 class Kept:
@@ -36,12 +37,12 @@ class Kept:
         """What is kept of a kind if its key is the same, else what is made, behind what had to go."""
         held = self._held.pop(kind, None)
         if held is None or held[0] != key:
-            crowded = len(self._held) >= self.most
-            held = None
+            held, given_up = None, []
             while len(self._held) >= self.most:
-                del self._held[next(iter(self._held))]
-            if crowded:
-                gc.collect()  # traces refer to themselves
+                given_up.append(next(iter(self._held)))
+                del self._held[given_up[-1]]
+            if TRACE in given_up:
+                gc.collect()  # it refers to itself
             held = key, make()
         self._held[kind] = held
         made: Made = held[1]

@@ -117,7 +117,7 @@ class AutogradJacobian(TemporalJacobian):
         return self._products.up_to(group)
 
     def _norm_row(self, t: int, columns: Ints, norm: str) -> tuple[Floats, Floats, NDArray[np.int8]]:
-        value = self._measured(t, columns, norm, 0.0)
+        value = self._measured(t, columns, norm, 1.0)
         logs = np.full(self.shape[2], np.nan)
         logs[columns] = value
         error = self._rounded(t, logs, norm)[columns]
@@ -129,7 +129,9 @@ class AutogradJacobian(TemporalJacobian):
         middle = (1 - _NEAR) * self.log_floor
         scaled = value
         if (zero & ~proved).any() or bool((value[finite] < middle).any()):
-            scaled = self._measured(t, columns, norm, -_NEAR * self.log_floor)
+            # a power of two, so that nothing is rounded otherwise
+            raised = 2.0 ** round(-_NEAR * self.log_floor / math.log(2))
+            scaled = self._measured(t, columns, norm, raised)
             with np.errstate(invalid="ignore"):
                 agrees = np.abs(scaled - value) <= self._agree
             # what leaves the range once scaled up was not near the floor
@@ -163,8 +165,8 @@ class AutogradJacobian(TemporalJacobian):
         position = np.linspace(0, n_in - 1, n_out) if self.position is None else self.position
         return int(anchors(position)[t]) - np.arange(n_in)
 
-    def _measured(self, t: int, columns: Ints, norm: str, log_scale: float) -> Floats:
-        """ln norms (columns,), from cotangents scaled by exp(log_scale)."""
+    def _measured(self, t: int, columns: Ints, norm: str, scale: float) -> Floats:
+        """ln norms (columns,), from cotangents times a scale."""
         most = self._exact.count if norm == "spectral" else 0
         count = self._exact.count
         require(
@@ -174,11 +176,11 @@ class AutogradJacobian(TemporalJacobian):
             "use method='probes' (--method probes), or a larger memory",
         )
         rows = self._exact.cotangents(t, norm, torch.arange(count, device=self._function.y.device))
-        (found,) = self._products.gathered([t], math.exp(log_scale) * rows[None], columns, most)
+        (found,) = self._products.gathered([t], scale * rows[None], columns, most)
         logs = found.log_norm
         if norm == "spectral":
             logs = log_norms(Scaled.plain(torch.cat(found.rows).transpose(0, 1)), norm)
-        return logs.cpu().numpy() - log_scale
+        return logs.cpu().numpy() - math.log(scale)
 
     @cached_property
     def _exact(self) -> ExactRows:

@@ -193,10 +193,10 @@ class ProbedJacobian(AutogradJacobian):
         parts = zip(rows(drawn, most), drawn, exact, known, strict=True)
         return [Estimated(*each) for each in parts]
 
-    def _measured(self, t: int, columns: NDArray[np.int64], norm: str, log_scale: float) -> Floats:
-        if log_scale:
-            (found,) = self._estimates([t], self.probes, columns, norm, scale=math.exp(log_scale))
-            return found.log_norm - log_scale
+    def _measured(self, t: int, columns: NDArray[np.int64], norm: str, scale: float) -> Floats:
+        if scale != 1:
+            (found,) = self._estimates([t], self.probes, columns, norm, scale=scale)
+            return found.log_norm - math.log(scale)
         found = self._ready[t]
         self._shares[t] = found.share
         if self._ranks_itself:

@@ -27,7 +27,7 @@ from depprobe.core.options import require
 from depprobe.core.recorded_graph import GraphFacts, backward_bytes, graph_facts, saved_bytes, simple_nodes
 from depprobe.core.shared_work import SharedWork
 from depprobe.errors import BadInput
-from depprobe.operators.autograd.kept import KINDS, Kept
+from depprobe.operators.autograd.kept import KINDS, TRACE, Kept
 from depprobe.operators.autograd.readout import readout_of
 from depprobe.units import readable
 
@@ -131,7 +131,7 @@ class Recording:
         """
         new = [t for t in targets if t not in self._lives]
         if new and self._told:
-            live = self._kept.of("structure", None, self._structure)
+            live = self._kept.of(TRACE, None, self._structure)
             self._told = live is not None
             for first in range(0, len(new), self._most):
                 part = new[first : first + self._most]
