@@ -30,6 +30,8 @@ from torch.autograd.graph import GradientEdge, get_gradient_edge
 import depprobe
 from depprobe.core.scaled import Scaled, added
 from depprobe.core.temporal_jacobian import LogNorms, TemporalJacobian
+from depprobe.operators.composed import traces
+from depprobe.operators.composed.glue import Glue
 from depprobe.operators.composed.operator import GraphJacobian
 from depprobe.operators.composed.views import below_parts
 from depprobe.vocabulary import STATUS
@@ -305,3 +307,33 @@ def test_a_model_that_ignores_what_follows_is_traced_up_to_the_target():
 def test_operators_say_what_they_are():
     module, x = made("two LSTMs, residual")
     assert repr(depprobe.temporal_jacobian(module, x)) == "GraphJacobian(TwoLSTMs, 2 cuts, 2 joins)"
+
+
+@pytest.mark.parametrize("make", [PreLN, TCN, TwoLSTMs, lambda: Tagger(d_in=6, d_out=6)])
+def test_rows_of_later_chunks_travel_alone(make, monkeypatch):
+    """Which entries are live is told by the first; nothing is carried for what was lost where nothing was."""
+    torch.manual_seed(0)
+    module, x = make().double().eval(), torch.randn(12, 6, dtype=F64)
+    at = [11, 7, 0]
+    whole = depprobe.operators.temporal_jacobian(module, x, layout="b n d").log_norms(at)
+    pushed: list[int] = []
+    products = Glue._products
+
+    def spy(self, segment, edges, grads):
+        pushed.append(len(grads[0]))
+        return products(self, segment, edges, grads)
+
+    monkeypatch.setattr(traces, "_MOST_ROWS", 2)
+    monkeypatch.setattr(traces, "_LARGE_ROWS", 2)
+    jacobian = depprobe.operators.temporal_jacobian(module, x, layout="b n d")
+    monkeypatch.setattr(GraphJacobian, "_rounded", lambda *given: np.zeros(12))
+    jacobian.log_norms([11])
+    monkeypatch.setattr(Glue, "_products", spy)
+    jacobian.log_norms([11])
+    # three chunks of two rows: with the first goes one of marks
+    assert sorted(set(pushed)) == [2, 3]
+    assert pushed.count(2) == 2 * pushed.count(3)
+    found = jacobian.log_norms(at)
+    np.testing.assert_array_equal(found.status, whole.status)
+    np.testing.assert_allclose(found.values, whole.values, rtol=1e-12)
+    assert (whole.status == STATUS["zero"]).any()

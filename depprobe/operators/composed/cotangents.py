@@ -78,3 +78,24 @@ class Rows(NamedTuple):
         scale = log_scale.expand(len(values), *log_scale.shape[1:]).expand(shape).clone()
         scale[-m:] = rows.log_scale.expand(m, *shape[1:])
         return Rows(Scaled(torch.cat([values[:-m], rows.values]), scale), live, owner)
+
+
+def marked(grads: list[Tensor], live: list[Tensor]) -> list[Tensor]:
+    """Cotangents, and below them for each target a row of NaN on the entries that are live."""
+    return [
+        torch.cat([g, torch.where(mark, math.nan, torch.zeros((), dtype=g.dtype, device=g.device))])
+        for g, mark in zip(grads, live, strict=True)
+    ]
+
+
+def per_target(held: Tensor, owner: Tensor, m: int) -> Tensor:
+    """Which entries any row of a target holds, (m, *shape), from those that each row holds."""
+    found = held.new_zeros(m, *held.shape[1:])
+    for target in range(m):
+        found[target] = held[owner == target].any(0)
+    return found
+
+
+def like(x: Tensor, rows: Scaled) -> Tensor:
+    """(r,) shaped to broadcast against rows (r, *shape)."""
+    return x.view(-1, *[1] * (rows.values.ndim - 1))

@@ -7,14 +7,15 @@ again.
 
 That a piece acts by position is shown with cotangents of NaN on the positions whose number has bit i set, and
 on the others: a vector-Jacobian product is linear, and 0 * NaN = NaN, so that NaN arrives wherever there is a
-path. With every pull travels such a row for each target, on the entries that are live: where no NaN arrives
-there is no path, and zeros are zeros.
+path. With the first pull of some targets travels such a row for each, on the entries that are live: where no
+NaN arrives there is no path, and zeros are zeros.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -22,7 +23,7 @@ from torch.autograd.graph import GradientEdge
 
 from depprobe.core.by_position import axes_below, shape_of
 from depprobe.core.scaled import Scaled
-from depprobe.operators.composed.cotangents import Rows
+from depprobe.operators.composed.cotangents import Rows, like, marked, per_target
 from depprobe.operators.composed.cut import Edge, at_positions, either, flat, unflat
 from depprobe.operators.composed.partition import Partition, Routes, Segment, facts_of
 from depprobe.operators.composed.views import axis_below, below_parts, below_view, moved
@@ -31,6 +32,10 @@ from depprobe.operators.composed.views import axis_below, below_parts, below_vie
 _MARKED = 1 << 18
 #: exponents this far apart pass glue separately: half of the float range is left for the glue's own factors
 _BUCKET = {torch.float32: 40.0, torch.float64: 300.0}
+
+
+#: of a segment and edges above it: live entries there, and below on each target
+Heard = dict[tuple[Any, ...], tuple[list[Tensor], list[Tensor | None]]]
 
 
 class Glue:
@@ -46,55 +51,83 @@ class Glue:
         #: whether products can be batched, until torch says that they cannot
         self._batched = True
 
-    def pull(self, segment: Segment, arrived: dict[Edge, Rows]) -> dict[Edge, Rows]:
-        """Rows on some edges of a segment to rows on its targets."""
+    def pull(
+        self, segment: Segment, arrived: dict[Edge, Rows], heard: Heard | None = None
+    ) -> dict[Edge, Rows]:
+        """Rows on some edges of a segment to rows on its targets; ``heard`` is kept for more of them."""
         found: dict[Edge, Rows] = {}
         through = {edge: rows for edge, rows in arrived.items() if edge not in segment.targets}
         for edge, rows in arrived.items():
             if edge in segment.targets:  # no glue in between
                 found[edge] = rows
         if through and segment.targets:
-            for edge, rows in self._through(segment, list(through), list(through.values())).items():
+            for edge, rows in self._through(segment, through, heard).items():
                 found[edge] = found[edge] + rows if edge in found else rows
         return found
 
-    def _through(self, segment: Segment, edges: list[Edge], rows: list[Rows]) -> dict[Edge, Rows]:
+    def _through(self, segment: Segment, arrived: dict[Edge, Rows], heard: Heard | None) -> dict[Edge, Rows]:
         found: dict[Edge, Rows] = {}
+        edges, rows = list(arrived), list(arrived.values())
         straight = self._straight(segment)
         if straight is not None:
             return {segment.targets[0]: moved(rows[0], self._axis(edges[0]), *straight)}
-        owner, m = rows[0].owner, rows[0].targets
+        owner = rows[0].owner
         limits = torch.finfo(self._partition.narrowest)
         least = limits.tiny / limits.eps
         count = 0
         for grads, base, marks in self._parts(segment, edges, rows):
             count += 1
-            products = self._products(segment, edges, _marked(grads, marks, segment.opaque))
-            for edge, product in zip(segment.targets, products, strict=True):
-                if product is not None:
-                    axis = self._partition.axis[edge]
-                    if base.ndim == 1:
-                        scale = base.view(-1, *[1] * (product.ndim - 1))
-                    else:
-                        assert segment.routes is not None
-                        assert segment.routes[0] is not None
-                        onto = base[:, segment.routes[0].sources[edge]]
-                        scale = unflat(onto[..., None], product.shape[1:], self._axis(edge))
-                    # code that may swallow NaN proves nothing: all that it leads to is live
-                    alive = (
-                        torch.ones_like(product[-m:], dtype=torch.bool)
-                        if segment.opaque
-                        else product[-m:].isnan()
-                    )
-                    part = Rows(Scaled(product[:-m], scale), alive, owner).settled(axis, least)
-                    found[edge] = found[edge] + part if edge in found else part
+            pushed = self._pushed(segment, edges, grads, marks, heard)
+            for edge, (product, alive) in pushed.items():
+                axis = self._partition.axis[edge]
+                if base.ndim == 1:
+                    scale = base.view(-1, *[1] * (product.ndim - 1))
+                else:
+                    assert segment.routes is not None
+                    assert segment.routes[0] is not None
+                    onto = base[:, segment.routes[0].sources[edge]]
+                    scale = unflat(onto[..., None], product.shape[1:], self._axis(edge))
+                part = Rows(Scaled(product, scale), alive, owner).settled(axis, least)
+                found[edge] = found[edge] + part if edge in found else part
         if count > 1 and not segment.opaque:
             # what is dead in every part, and yet has a path, stays live
             nothing = [r.scaled.values[:0] for r in rows]
-            products = self._products(segment, edges, _marked(nothing, [r.live for r in rows], False))
-            for edge, product in zip(segment.targets, products, strict=True):
-                if product is not None:
-                    found[edge] = found[edge]._replace(live=found[edge].live | product.isnan())
+            products = self._products(segment, edges, marked(nothing, [r.live for r in rows]))
+            for edge, mark in zip(segment.targets, products, strict=True):
+                if mark is not None:
+                    found[edge] = found[edge]._replace(live=found[edge].live | mark.isnan())
+        return found
+
+    def _pushed(
+        self,
+        segment: Segment,
+        edges: list[Edge],
+        grads: list[Tensor],
+        marks: list[Tensor],
+        heard: Heard | None,
+    ) -> dict[Edge, tuple[Tensor, Tensor]]:
+        """Rows, the last of them what was lost, and live entries, (m, *shape), as both are on each target."""
+        m, key = len(marks[0]), (segment, *edges)
+        before, alive = (heard or {}).get(key, ([], []))
+        known = segment.opaque or (bool(before) and all(map(torch.equal, before, marks)))
+        # mostly nothing was lost, and nothing comes of it
+        lost = any(bool(g[-m:].any()) for g in grads)
+        given = grads if lost else [g[:-m] for g in grads]
+        products = self._products(segment, edges, given if known else marked(given, marks))
+        if segment.opaque:
+            # code that may swallow NaN proves nothing: all that it leads to is live
+            alive = [None if p is None else torch.ones_like(p[:1], dtype=torch.bool) for p in products]
+            alive = [None if one is None else one.expand(m, *one.shape[1:]) for one in alive]
+        elif not known:
+            alive = [None if p is None else p[-m:].isnan() for p in products]
+            products = [None if p is None else p[:-m] for p in products]
+            if heard is not None:
+                heard[key] = marks, alive
+        found: dict[Edge, tuple[Tensor, Tensor]] = {}
+        for edge, product, live in zip(segment.targets, products, alive, strict=True):
+            if product is not None and live is not None:
+                nothing = product.new_zeros(m, *product.shape[1:])
+                found[edge] = (product if lost else torch.cat([product, nothing])), live
         return found
 
     def live(self, segment: Segment, arrived: dict[Edge, Tensor]) -> dict[Edge, Tensor]:
@@ -162,10 +195,10 @@ class Glue:
         scaled, live = [r.scaled for r in rows], [r.live for r in rows]
         owner, m = rows[0].owner, rows[0].targets
         tops = torch.stack([s.log_scale.flatten(1).amax(1).expand(len(owner)) for s in scaled]).amax(0)
-        gaps = [_like(tops, s) - s.log_scale.masked_fill(s.log_scale.isneginf(), -math.inf) for s in scaled]
-        gaps = [gap.nan_to_num(nan=math.inf) for gap in gaps]
+        gaps = [like(tops, s) - s.log_scale.masked_fill(s.log_scale.isneginf(), -math.inf) for s in scaled]
+        gaps = [torch.where(gap.isnan(), math.inf, gap) for gap in gaps]
         if all(bool((gap.isposinf() | (gap <= limit)).all()) for gap in gaps):
-            yield [s.relative_to(_like(tops, s)) for s in scaled], tops, live
+            yield [s.relative_to(like(tops, s)) for s in scaled], tops, live
             return
         routes = self._routes(segment)
         if routes is not None:
@@ -192,9 +225,9 @@ class Glue:
             held = torch.stack([h.flatten(1).any(1) for h in here]).any(0)
             base = torch.where(held, tops - bucket * limit, -math.inf)
             grads = [
-                torch.where(h, s.relative_to(_like(base, s)), 0) for s, h in zip(scaled, here, strict=True)
+                torch.where(h, s.relative_to(like(base, s)), 0) for s, h in zip(scaled, here, strict=True)
             ]
-            yield grads, base, [mask & _per_target(h, owner, m) for mask, h in zip(live, here, strict=True)]
+            yield grads, base, [mask & per_target(h, owner, m) for mask, h in zip(live, here, strict=True)]
 
     def _axis(self, edge: Edge) -> int:
         return self._partition.axis[edge] or 0
@@ -259,25 +292,3 @@ class Glue:
 
 def _either(found: dict[Edge, Tensor], edge: Edge, mask: Tensor) -> None:
     found[edge] = either(found[edge], mask) if edge in found else mask
-
-
-def _marked(grads: list[Tensor], live: list[Tensor], opaque: bool) -> list[Tensor]:
-    """Cotangents, and below them for each target a row of NaN on the entries that are live; 0 if opaque."""
-    mark_of = 0.0 if opaque else math.nan
-    return [
-        torch.cat([g, torch.where(mark, mark_of, torch.zeros((), dtype=g.dtype, device=g.device))])
-        for g, mark in zip(grads, live, strict=True)
-    ]
-
-
-def _per_target(held: Tensor, owner: Tensor, m: int) -> Tensor:
-    """Which entries any row of a target holds, (m, *shape), from those that each row holds."""
-    found = held.new_zeros(m, *held.shape[1:])
-    for target in range(m):
-        found[target] = held[owner == target].any(0)
-    return found
-
-
-def _like(x: Tensor, rows: Scaled) -> Tensor:
-    """(r,) shaped to broadcast against rows (r, *shape)."""
-    return x.view(-1, *[1] * (rows.values.ndim - 1))

@@ -19,7 +19,7 @@ from depprobe.core.scaled import Scaled
 from depprobe.operators.autograd.readout import readout_of
 from depprobe.operators.composed.cotangents import Rows
 from depprobe.operators.composed.cut import Cut, Edge, at_positions, edge_of, either, flat, unflat
-from depprobe.operators.composed.glue import Glue
+from depprobe.operators.composed.glue import Glue, Heard
 from depprobe.operators.composed.partition import DEPTH, Partition
 from depprobe.operators.composed.registered import Make
 from depprobe.operators.composed.trace import Tracer
@@ -114,7 +114,7 @@ class Graph:
             self._parts = partition, Glue(partition)
         return self._parts
 
-    def pull(self, start: Scaled, live: Tensor, owner: Tensor) -> list[Pulled]:
+    def pull(self, start: Scaled, live: Tensor, owner: Tensor, heard: Heard | None = None) -> list[Pulled]:
         """Rows as rows on each point.
 
         Parameters
@@ -122,11 +122,14 @@ class Graph:
         start : rows (u, n_out, width), as they are begun.
         live : (m, n_out) for each target, the positions that its rows stand on.
         owner : (u,) the target of each row.
+        heard : kept from one call to the next where more rows of the same targets are to come.
         """
         while True:
             try:
-                return self._pull(start, live, owner)
+                return self._pull(start, live, owner, heard)
             except Left as left:
+                if heard is not None:
+                    heard.clear()  # it holds parts of the graph that is given up
                 self._left |= {left.cut.ordinal}
                 self._trace()
 
@@ -188,7 +191,7 @@ class Graph:
             below[port.edge] = either(below[port.edge], mask) if port.edge in below else mask
         return segment, below
 
-    def _pull(self, start: Scaled, live: Tensor, owner: Tensor) -> list[Pulled]:
+    def _pull(self, start: Scaled, live: Tensor, owner: Tensor, heard: Heard | None) -> list[Pulled]:
         m, (values, log_scale) = len(live), start
         every = torch.cat([owner, torch.arange(m, device=owner.device)])
         nothing = values.new_zeros(m, *values.shape[1:])
@@ -201,15 +204,15 @@ class Graph:
         steps = iter(self.partition.steps)
         segment = next(steps)
         assert not isinstance(segment, Cut)
-        self._deliver(arrived, self._glue.pull(segment, {segment.edges[0]: first}))
+        self._deliver(arrived, self._glue.pull(segment, {segment.edges[0]: first}, heard))
         for step in steps:
             if isinstance(step, Cut):
-                self._deliver(arrived, self._through_call(step, arrived))
+                self._deliver(arrived, self._through_call(step, arrived, heard))
             else:
                 here = {edge: arrived.pop(edge) for edge in step.edges if edge in arrived}
                 kept |= {edge: here[edge] for edge in self.partition.points if edge in here}
                 if here:
-                    self._deliver(arrived, self._glue.pull(step, here))
+                    self._deliver(arrived, self._glue.pull(step, here, heard))
         kept |= arrived
         ends = zip(self.partition.points, self.points, strict=True)
         return [_pulled(kept.get(edge), point, m, every) for edge, point in ends]
@@ -223,7 +226,7 @@ class Graph:
                 continue
             arrived[edge] = arrived[edge] + rows if edge in arrived else rows
 
-    def _through_call(self, cut: Cut, arrived: dict[Edge, Rows]) -> dict[Edge, Rows]:
+    def _through_call(self, cut: Cut, arrived: dict[Edge, Rows], heard: Heard | None) -> dict[Edge, Rows]:
         """Rows on the outputs of a call as rows below the glue under its inputs."""
         given = {port: arrived.pop(port.edge) for port in cut.outputs if port.edge in arrived}
         if not given or cut not in self.partition.port_segments:
@@ -253,7 +256,7 @@ class Graph:
             part = Rows(shaped, mask, like.owner)
             assert port.edge is not None
             below[port.edge] = below[port.edge] + part if port.edge in below else part
-        return self._glue.pull(segment, below)
+        return self._glue.pull(segment, below, heard)
 
 
 def _pulled(found: Rows | None, point: Tensor, m: int, owner: Tensor) -> Pulled:

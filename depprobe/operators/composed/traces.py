@@ -30,6 +30,7 @@ from depprobe.core.under_way import pieces
 from depprobe.errors import BadInput
 from depprobe.operators.autograd.readout import ExactRows
 from depprobe.operators.autograd.recording import backward_failure
+from depprobe.operators.composed.glue import Heard
 from depprobe.operators.composed.graph import Graph, Pulled
 from depprobe.operators.composed.partition import DEPTH
 from depprobe.operators.dispatch import maker_of
@@ -265,6 +266,9 @@ class Traces:
         live[torch.arange(m, device=device), at] = True
         unit = torch.arange(m * rows.count, device=device)
         chunks = unit.split(self.rows_at_once)
+        # live entries take a byte each, where those of a row take as many as its numbers
+        room = m * graph.partition.total // graph.y.element_size() < self._options.memory // 16
+        heard: Heard | None = {} if room and len(chunks) > 1 else None
         for part in chunks if which is None else map(chunks.__getitem__, which):
             owner = part // rows.count
             values = graph.y.new_zeros(len(part), n_out, graph.width)
@@ -273,7 +277,7 @@ class Traces:
                 values[mine, t] = graph.begun(rows.cotangents(t, norm, part[mine] % rows.count))
             scale = torch.full((len(part), n_out, 1), -math.inf, dtype=torch.float64, device=device)
             scale[torch.arange(len(part), device=device), at[owner]] = 0
-            yield self._held(partial(graph.pull, Scaled(values, scale), live, owner)), part
+            yield self._held(partial(graph.pull, Scaled(values, scale), live, owner, heard)), part
 
 
 def _mixed(rows: Scaled, mine: Tensor, weights: Tensor, n: int) -> Scaled:
