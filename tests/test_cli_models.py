@@ -1,7 +1,6 @@
 """Models of the user's own on the command line: what is printed and kept is what Python gives."""
 
 import json
-import subprocess
 import sys
 from pathlib import Path
 
@@ -73,9 +72,10 @@ def told(run, folder: Path):
     return go
 
 
-def test_a_checkpoint_on_a_table_gives_what_python_gives(folder: Path) -> None:
+def test_a_checkpoint_on_a_table_gives_what_python_gives(told, monkeypatch) -> None:
     words = ["--model", "net.py:make", "--weights", "net.pt", "--input", "data.csv", "--n", "30", "-q"]
-    subprocess.run([sys.executable, "-m", "depprobe", "jacobian", *words, "-o", "out.nc"], check=True)
+    monkeypatch.setattr(sys, "argv", ["depprobe", "jacobian", *words, "-o", "out.nc"])
+    told(*sys.argv[1:])
     ds = xr.open_dataset("out.nc")
     module = namespace()["make"](9).eval()
     x = torch.from_numpy(np.loadtxt("data.csv", delimiter=",", skiprows=1)[:30]).float()

@@ -51,7 +51,7 @@ def lorenz(s, step=0.01):
 
 
 def test_henon_map():
-    ds = depprobe.lyapunov_of_map(henon, [0.1, 0.1], steps=20000, warmup=100)
+    ds = depprobe.lyapunov_of_map(henon, [0.1, 0.1], steps=8000, warmup=100)
     assert float(ds.exponent_sum) == pytest.approx(math.log(0.3), rel=1e-12)
     assert float(ds.log_det) == pytest.approx(math.log(0.3), rel=1e-12)
     first, error = float(ds.exponent[0]), float(ds.exponent_stderr[0])
