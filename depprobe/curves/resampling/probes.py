@@ -5,10 +5,9 @@ Norms are drawn about smoothed ones, S:
     ||J[t,k]||^2  ~  S[t,k] Gamma(a, 1/a),    trigamma(a) = (2 log_norm_stderr)^2
 
 two sources of a target from one quantile with probability g_k g_l, their loadings, else from two. S shrinks
-norms towards the mean square at their lag until they vary as much as exact ones do. Targets, drawn one a
-stratum from the sequence, weigh at random within pairs of neighbours, the less the more of all there are.
-Curves are freed of the mean difference of draws from S, since E ln x < ln E x, and intervals are mirrored.
-So they say where exact norms at all targets would lie.
+norms towards the mean square at their lag until they vary as much as exact ones do. What targets that were
+not measured add to norms: ``other_targets``. Curves are freed of the mean difference of draws from S, since
+E ln x < ln E x, and intervals are mirrored. So they say where exact norms at all targets would lie.
 
 Shares are means over targets, whose probes are independent, so that neighbours tell their spread without S.
 Of a share f of all targets the deviations of draws are, with t the 97.5 % point over that of the normal,
@@ -35,6 +34,7 @@ from scipy import special
 from depprobe.curves.align import Blocks, Floats, Ints
 from depprobe.curves.pool import Curves, Units, weigh
 from depprobe.curves.resampling.intervals import drawn_units
+from depprobe.curves.resampling.other_targets import other_targets
 
 #: shapes of a gamma distribution in a table, and equally probable parts of each
 SHAPES, QUANTILES = np.geomspace(0.3, 1e5, 250), 256
@@ -77,7 +77,8 @@ def drawn_probes(
     spread = -np.log(special.polygamma(1, SHAPES))
     index = np.interp(-2 * np.log(2 * np.where(noisy, stderr, 1.0)), spread, np.arange(len(SHAPES)))
     index = index.round().astype(np.int64)
-    smooth = replace(blocks, values=_smoothed(blocks.values, np.where(noisy, 1 / SHAPES[index], 0.0)))
+    values, kept = _smoothed(blocks.values, np.where(noisy, 1 / SHAPES[index], 0.0))
+    smooth = replace(blocks, values=values)
     table = _log_gamma_quantiles()
     at_zero = np.flatnonzero(blocks.lags == 0)
 
@@ -89,7 +90,6 @@ def drawn_probes(
     repeats = drawn_units(sizes, resamples, rng)
     # of a single target others say nothing: intervals are of its own numbers
     share = min(1.0, targets / (int(blocks.here.max()) + 1)) if targets > 1 else 1.0
-    strata = within_strata(targets, share, resamples, rng)
     one = np.ones((1, targets * math.prod(sizes)))
     about, pooled = curve(smooth, one), curve(blocks, one)
     tilt = _tilt(about) * np.abs(blocks.lags)[:, None, None]
@@ -99,29 +99,28 @@ def drawn_probes(
         change = np.where(noisy, 0.5 * table[index, quantile], 0.0)
         if blocks.normalised:
             change -= change[at_zero]
-        # first as targets are drawn, then all of them alike
-        weight = np.stack([strata[b][:, None] * repeats[b], np.ones((targets, 1)) * repeats[b]])
-        weight = weight.reshape(2, -1)
+        weight = (np.ones((targets, 1)) * repeats[b]).reshape(1, -1)
         drawn.append(curve(replace(smooth, values=smooth.values + change), weight))
         if b % TILTED == 0:
             tilted = curve(replace(smooth, values=smooth.values + change + tilt), weight)
-            moved.append(_mean_distance(tilted)[1] - _mean_distance(drawn[-1])[1])
-    every, alike = (
-        Curves(
-            about.distance,
-            about.empty,
-            *(np.stack([getattr(both, name)[which] for both in drawn]) for name in _VARYING),
-        )
-        for which in range(2)
+            moved.append(_mean_distance(tilted)[0] - _mean_distance(drawn[-1])[0])
+    every = Curves(
+        about.distance,
+        about.empty,
+        *(np.concatenate([getattr(one, name) for one in drawn]) for name in _VARYING),
     )
     seen = np.isfinite(every.log_rms)
     with np.errstate(invalid="ignore"):
         added = np.where(seen, every.log_rms - about.log_rms, 0.0).sum(0) / np.maximum(seen.sum(0), 1)
-    shifted = (alike.share - about.share).mean(0)
+    shifted = (every.share - about.share).mean(0)
     weights = within_strata(targets, 0.0, resamples, rng)[:, :, None] * repeats[:, None, :]
     measured = curve(blocks, weights.reshape(resamples, -1))
     free = _freed(every, added, shifted)
-    deviation = math.sqrt(share) * (alike.share - shifted - about.share)
+    if share < 1:
+        noise = np.where(noisy, 4 * stderr**2, 0.0)
+        apart = other_targets(blocks, noise, kept, repeats, pooled.distance, rng)
+        free = replace(free, log_rms=free.log_rms + _small_sample(targets) * apart)
+    deviation = math.sqrt(share) * (every.share - shifted - about.share)
     deviation += math.sqrt(1 - share) * _small_sample(targets) * (measured.share - pooled.share)
     tilted = curve(replace(smooth, values=smooth.values + tilt), one)
     whole = float((_mean_distance(tilted) - _mean_distance(about))[0])
@@ -162,8 +161,10 @@ def _freed(curves: Curves, added: Floats, shifted: Floats) -> Curves:
     return replace(curves, log_rms=curves.log_rms - added, share=curves.share - shifted)
 
 
-def _smoothed(values: Floats, variance: Floats) -> Floats:
-    """Logs (m, T, R) whose spread about the mean square at their lag is without what probes add to it."""
+def _smoothed(values: Floats, variance: Floats) -> tuple[Floats, float]:
+    """Logs (m, T, R) whose spread about the mean square at their lag is without what probes add to it, and
+    which share of it that is.
+    """
     logs = np.where(np.isfinite(values), 2 * values, -np.inf)
     known = np.isfinite(logs)
     count = np.maximum(known.sum((1, 2)), 1)
@@ -184,7 +185,7 @@ def _smoothed(values: Floats, variance: Floats) -> Floats:
         kept = math.sqrt(math.log(max(exact, 1.0)) / max(float(apart[many].var()), 1e-12))
     shrunk = np.where(known, mean + min(kept, 1.0) * apart, -np.inf)
     again = np.nan_to_num(mean - log_mean(shrunk), posinf=0.0)
-    return np.where(known, 0.5 * (shrunk + again), values)
+    return np.where(known, 0.5 * (shrunk + again), values), min(kept, 1.0)
 
 
 def within_strata(targets: int, share: float, resamples: int, rng: np.random.Generator) -> Floats:
