@@ -382,3 +382,22 @@ def test_within_another_hold_only_writes_that_torch_counts_are_put_back_at_once(
     assert [tensor is module.inner.bias for tensor in kept.restore()] == [True]
     kept.depth = 0
     assert [tensor is module.inner.weight for tensor in kept.restore()] == [True]
+
+
+@pytest.mark.parametrize("stored", [False, True])
+def test_numbers_drawn_from_numpy_are_drawn_again_afterwards(stored):
+    """Also a normal number that was in store, which leaves no trace in the bits of the generator."""
+
+    class Drawing(nn.Module):
+        def forward(self, x):
+            return x * float(np.random.randn())
+
+    np.random.seed(0)
+    if stored:
+        np.random.randn()
+    before = np.random.get_state()
+    with pytest.raises(BadInput, match="draws random numbers"):
+        temporal_jacobian(Drawing(), torch.randn(5, 2), layout="b n d")
+    now = np.random.get_state()
+    assert now[1].tobytes() == before[1].tobytes()
+    assert now[2:] == before[2:]

@@ -107,10 +107,7 @@ class Passes:
     def held(self) -> Iterator[ProcessState]:
         """As ``SequenceFunction.held``."""
         with pinned():
-            if not self._snapshot.depth:
-                self._snapshot.refresh()
-            self._snapshot.depth += 1
-            process = ProcessState()
+            process = self._snapshot.enter()
             try:
                 yield process
             finally:

@@ -23,7 +23,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules import module as _torch_module
 
-from depprobe.core.calling.environment import same_state, set_state, state_of
+from depprobe.core.calling.environment import ProcessState, same_state, set_state, state_of
 from depprobe.core.calling.known import global_hooks, is_torchs_own
 from depprobe.core.device import waits
 
@@ -97,8 +97,9 @@ class Snapshot:
         self._written: dict[int, Tensor] = {}
         #: whether any ``restore`` found that a generator among the attributes had been drawn from
         self.drawn = False
-        #: how often what it watches over is entered
+        #: how often what it watches over is entered, and what the process was like at first
         self.depth = 0
+        self._process: ProcessState | None = None
         self._take()
 
     def _take(self) -> None:
@@ -148,6 +149,14 @@ class Snapshot:
                 _push(waiting, [getattr(value, slot, None)])
             if hasattr(value, "__dict__"):
                 waiting.append(vars(value))
+
+    def enter(self) -> ProcessState:
+        """Watch over the module from now on, if it is not done yet, and over the process."""
+        if self._process is None or not self.depth:
+            self.refresh()
+            self._process = ProcessState()
+        self.depth += 1
+        return self._process
 
     def refresh(self) -> None:
         """Remember the module as it is now, copying only what changed since."""
