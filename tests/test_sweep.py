@@ -506,6 +506,39 @@ def test_dry_run_measures_nothing(swept, tmp_path):
     assert not re.search("sentinel|unset|none", out, re.I)
 
 
+def test_a_file_that_no_cell_can_do_without_is_told_once_before_anything_is_written(swept, run, tmp_path):
+    layers = '[grid]\nlayer = ["gru", "rnn", "lstm"]\n[fixed]\nn = 4\ninput = "x.npy"\n'
+    models = '[grid]\nmodel = [{model = "net.py:make", label = "A"}, {model = "hf:folder", label = "B"}]\n'
+    for more in ([], ["--dry-run"]):
+        code, out, err = swept(layers, *more)
+        assert (code, out, err.count("\n")) == (2, "", 1)
+        assert "all 3 cells need 'x.npy', which does not exist" in err
+        code, out, err = swept(models, *more)
+        assert (code, out, err.count("\n")) == (2, "", 1)
+        assert "all 2 cells need files that do not exist: 'folder' (1), 'net.py' (1)" in err
+        assert not (tmp_path / "out").exists()
+    np.save(tmp_path / "x.npy", np.zeros((6, 3)))
+    assert swept(layers)[0] == 0
+    (tmp_path / "x.npy").unlink()
+    assert swept(layers)[0] == 2
+    assert run("sweep", "verify", "out")[0] == 0
+
+
+def test_a_file_that_some_cells_need_is_told_before_the_others_run(swept, run, tmp_path):
+    (tmp_path / "net.py").write_text(MODEL.format(width=4))
+    grid = (
+        '[grid]\nlayer = ["gru", "rnn"]\nmodel = [{model = "net.py:make", weights = "a.pt", label = "A"}]\n'
+        "seed = [0, 1]\n[fixed]\nn = 4\nd = 3\n"
+    )
+    told = "2 of 6 cells need 'a.pt', which does not exist; the others are measured"
+    code, out, _ = swept(grid, "--dry-run")
+    assert (code, out.count(told)) == (0, 1)
+    code, out, err = swept(grid)
+    assert (code, err.splitlines()[0], err.count(told)) == (1, f"depprobe: {told}", 1)
+    assert ("4 measured in" in out, "failed   2;" in out) == (True, True)
+    assert run("sweep", "retry", "out", "-q")[2].startswith(f"depprobe: {told}\n")
+
+
 def test_any_executor_gives_the_same_bytes_largest_first(swept, tmp_path):
     swept(GRID)
     folder = SweepFolder(tmp_path / "pool")

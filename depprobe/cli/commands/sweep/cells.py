@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import importlib
-import importlib.util
 import os
 import re
 from collections.abc import Mapping
@@ -12,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from depprobe._version import __version__
+from depprobe.cli.commands.sweep.files_read import files_of
 from depprobe.cli.commands.sweep.grid import Grid
 from depprobe.cli.commands.sweep.keys import SUBJECT, Keys, Settings, check_together
 from depprobe.cli.named_models import WORDS
@@ -122,24 +122,8 @@ def _mark(keys: Keys, settings: Settings, contents: Mapping[str, str]) -> str:
     asked = {key: value for key, value in values.items() if value != keys.default(key)}
     facts = {"probe": keys.probe, "subject": settings.subject, "options": asked}
     facts |= {"version": __version__, "schema": SCHEMA_VERSION}
-    named = keys.named(settings)
-    files = {"input": str(values.get("input", "noise")), "weights": named.weights}
-    files["model"] = _code(named.text) if named.is_model else ""
-    read = {key: contents[file] for key, file in files.items() if file and file != "noise"}
+    read = {key: contents[file] for key, file in files_of(keys, settings).items()}
     return mark_of(facts | {"contents": read})
-
-
-def _code(model: str) -> str:
-    """The file or folder that a model is made from, as far as its name tells."""
-    if model.startswith("hf:"):
-        return model.removeprefix("hf:")
-    where = model.rpartition(":")[0]
-    if where.endswith(".py") or model.startswith("trained:") or not where:
-        return where if where.endswith(".py") else ""
-    with contextlib.suppress(ImportError, ValueError):
-        found = importlib.util.find_spec(where)
-        return found.origin or "" if found else ""
-    return ""
 
 
 class _Contents(dict[str, str]):

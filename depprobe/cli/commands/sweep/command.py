@@ -111,18 +111,22 @@ def measure(grid: Path, folder: Path | None, dry_run: bool, **how: Any) -> None:
     depprobe sweep status runs/decay
     """
     from depprobe.cli.commands.sweep.cells import plan_of
+    from depprobe.cli.commands.sweep.files_read import check_files
     from depprobe.cli.commands.sweep.grid import read
     from depprobe.store.sweeps.folder import SweepFolder
 
     found = read(grid)
     plan = plan_of(found)
+    absent = check_files(found.keys, plan)
     into = SweepFolder(folder or Path("runs") / grid.stem)
     if dry_run:
         from depprobe.cli.commands.sweep.dry_run import summary
 
         said = summary(found, plan, into)
-        output.echo("\n".join([tables.as_text(said), "", *said.notes]))
+        notes = [*said.notes, *filter(None, [absent])]
+        output.echo("\n".join([tables.as_text(said), "", *notes]))
         return
+    _warn(absent)
     into.claim()
     into.write(plan)
     _measure(plan, into, **how)
@@ -160,11 +164,14 @@ def status(folder: Path, as_json: bool) -> None:
 def retry(folder: Path, **how: Any) -> None:
     """Measure the cells that failed once more, and those that are missing."""
     from depprobe.cli.commands.sweep.cells import grid_again, plan_of
+    from depprobe.cli.commands.sweep.files_read import check_files
     from depprobe.store.sweeps.folder import FAILED, SweepFolder
 
     of = SweepFolder(folder)
     before = of.plan()
-    plan = plan_of(grid_again(before), before)
+    found = grid_again(before)
+    plan = plan_of(found, before)
+    _warn(check_files(found.keys, plan))
     of.claim()
     of.write(plan)
     for cell in plan.cells:
@@ -244,6 +251,11 @@ def _measure(
     output.echo(f"folder   {folder.folder}")
     if tally.failed:
         click.get_current_context().exit(_FAILED)
+
+
+def _warn(said: str) -> None:
+    if said:
+        click.echo(f"depprobe: {said}", err=True)
 
 
 def _named(at: Any) -> str:
