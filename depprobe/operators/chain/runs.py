@@ -27,8 +27,8 @@ from depprobe.operators.chain.compression import RowBlock
 from depprobe.operators.chain.kernels.steps import between, rescaled, settled, whole_run
 from depprobe.operators.chain.rounding import ROWS, Perturbation, Riding
 
-#: bytes of step Jacobians that are made at once
-MATRIX_BYTES = 4 << 20
+#: bytes of step Jacobians that are made at once, to be read before they leave the cache
+MATRIX_BYTES = 1 << 20
 #: widest state whose steps are taken by one product with the whole step Jacobian
 NARROW = 256
 
