@@ -93,6 +93,7 @@ CASES = {
         ("residual", 200, 32, 16, {}),
         ("residual", 400, 64, 32, {}),
         ("residual", 800, 128, 64, {}),
+        ("residual", 800, 128, 50, {}),
         ("transformer", 300, 64, 128, {}),
         ("conv-attention", 1000, 64, 128, {}),
         ("dilated-conv", 2000, 128, 128, {}),
@@ -108,6 +109,7 @@ CASES = {
         ("lstm", 4, 2048, 300, {}),
         ("gru", 8, 2048, 512, {}),
         ("dilated-conv", 4000, 256, 96, {}),
+        ("residual", 800, 128, 40, {}),
     ],
 }
 #: operators of which one size is measured in every run

@@ -51,6 +51,7 @@ class KnownCall:
     linearise : from the inputs, each (n, width), to what pulls rows.
     weights : tensors that are held fixed; where one of them depends on x, the call is left to autograd.
     reads_inputs : whether ``linearise`` reads them, so that they are to be kept as they are now.
+    held : bytes of what it is linearised to, and of buffers on the way there.
     """
 
     inputs: list[Tensor]
@@ -60,6 +61,7 @@ class KnownCall:
     linearise: Callable[[Sequence[Tensor]], LinearisedCall]
     weights: Sequence[Tensor | None] = ()
     reads_inputs: bool = True
+    held: int = 0
 
 
 #: torch function -> reader of (args, kwargs)

@@ -100,7 +100,10 @@ def _read(kind: str, x: Tensor, *arguments: Any) -> KnownCall | None:
 
     axes = [axis] + [0] * len(states)
     weights = RecurrentWeights.of_call(kind, flat, biased, depth, both)
-    return KnownCall([x, *states], axes, run, axes, lambda inputs: RecurrentCall(weights, *inputs), flat)
+    held = weights.bytes(x.shape[axis])
+    return KnownCall(
+        [x, *states], axes, run, axes, lambda inputs: RecurrentCall(weights, *inputs), flat, held=held
+    )
 
 
 for _kind, _kernel in KERNELS.items():
@@ -119,8 +122,17 @@ class CellCall:
 
     def loop(self, xs: Sequence[Tensor], states: Sequence[Tensor]) -> LinearisedCall:
         """The steps on these inputs, from these states, linearised."""
+        return CellLoop(self._recurrence, xs, states)
+
+    @property
+    def held(self) -> int:
+        """Bytes of a step as it is linearised."""
+        return self._recurrence.bytes(1)
+
+    @property
+    def _recurrence(self) -> RecurrentWeights:
         flat = [weight for weight in self.weights if weight is not None]
-        return CellLoop(RecurrentWeights.of_call(self.kind, flat, len(flat) > 2, 1, False), xs, states)
+        return RecurrentWeights.of_call(self.kind, flat, len(flat) > 2, 1, False)
 
 
 class CellLoop(LinearisedCall):

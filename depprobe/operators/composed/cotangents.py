@@ -99,3 +99,14 @@ def per_target(held: Tensor, owner: Tensor, m: int) -> Tensor:
 def like(x: Tensor, rows: Scaled) -> Tensor:
     """(r,) shaped to broadcast against rows (r, *shape)."""
     return x.view(-1, *[1] * (rows.values.ndim - 1))
+
+
+def summed(rows: Scaled, mine: Tensor, weights: Tensor, n: int) -> Scaled:
+    """Sum of some rows (u, n', d) by weights, as (n, d), n >= n'."""
+    own = Scaled(rows.values[mine], rows.log_scale[mine].expand(-1, rows.values.shape[1], 1))
+    top = own.log_scale.amax(0, keepdim=True)
+    base = torch.where(top.isneginf(), 0, top)
+    found = torch.tensordot(weights.to(own.values), own.relative_to(base), 1)
+    short = n - len(found)
+    scale = torch.nn.functional.pad(top[0], (0, 0, 0, short), value=-torch.inf)
+    return Scaled(torch.nn.functional.pad(found, (0, 0, 0, short)), scale)

@@ -36,12 +36,14 @@ class Cut:
     ----------
     ordinal : number of the call in the forward pass, those left to autograd included.
     inputs, outputs : ports; ``unserved`` are edges of outputs that have no pull.
+    held : bytes of what it is linearised to, as far as they are known.
     """
 
     def __init__(self, ordinal: int, inputs: list[Port], make: Callable[[], LinearisedCall]) -> None:
         self.ordinal, self.inputs, self._make = ordinal, inputs, make
         self.outputs: list[Port] = []
         self.unserved: list[Edge] = []
+        self.held = 0
         self._linearised: LinearisedCall | None = None
 
     @property

@@ -8,7 +8,7 @@ structure, glue by autograd; between them rows carry exponents and are rescaled.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -92,6 +92,11 @@ class Graph:
         assert edge is not None
         return edge
 
+    @property
+    def held(self) -> int:
+        """Bytes of what its calls are linearised to."""
+        return sum(cut.held for cut in self.cuts)
+
     def begun(self, rows: Tensor) -> Tensor:
         """Rows (..., d_out) on outputs as rows (..., width) where they begin."""
         return rows if self.weight is None else rows @ self.weight
@@ -114,7 +119,14 @@ class Graph:
             self._parts = partition, Glue(partition)
         return self._parts
 
-    def pull(self, start: Scaled, live: Tensor, owner: Tensor, heard: Heard | None = None) -> list[Pulled]:
+    def pull(
+        self,
+        start: Scaled,
+        live: Tensor,
+        owner: Tensor,
+        heard: Heard | None = None,
+        between: Callable[[], None] | None = None,
+    ) -> list[Pulled]:
         """Rows as rows on each point.
 
         Parameters
@@ -123,10 +135,11 @@ class Graph:
         live : (m, n_out) for each target, the positions that its rows stand on.
         owner : (u,) the target of each row.
         heard : kept from one call to the next where more rows of the same targets are to come.
+        between : called before each piece of glue and each call.
         """
         while True:
             try:
-                return self._pull(start, live, owner, heard)
+                return self._pull(start, live, owner, heard, between)
             except Left as left:
                 if heard is not None:
                     heard.clear()  # it holds parts of the graph that is given up
@@ -191,7 +204,9 @@ class Graph:
             below[port.edge] = either(below[port.edge], mask) if port.edge in below else mask
         return segment, below
 
-    def _pull(self, start: Scaled, live: Tensor, owner: Tensor, heard: Heard | None) -> list[Pulled]:
+    def _pull(
+        self, start: Scaled, live: Tensor, owner: Tensor, heard: Heard | None, between: Any
+    ) -> list[Pulled]:
         m, (values, log_scale) = len(live), start
         every = torch.cat([owner, torch.arange(m, device=owner.device)])
         nothing = values.new_zeros(m, *values.shape[1:])
@@ -206,6 +221,8 @@ class Graph:
         assert not isinstance(segment, Cut)
         self._deliver(arrived, self._glue.pull(segment, {segment.edges[0]: first}, heard))
         for step in steps:
+            if between is not None:
+                between()
             if isinstance(step, Cut):
                 self._deliver(arrived, self._through_call(step, arrived, heard))
             else:

@@ -37,6 +37,7 @@ class Loop(Cut):
         self._xs: list[Tensor] = []
         self._states = [state.detach().clone() for state in call.states]
         super().__init__(ordinal, [], lambda: call.loop(self._xs, self._states))
+        self._step = call.held
         self._below = [Port(edge_of(state), state.shape, 0) for state in call.states]
         self.inputs = list(self._below)
         #: where the states that were handed out last stand
@@ -47,6 +48,7 @@ class Loop(Cut):
     def add(self, x: Tensor) -> None:
         """One step more."""
         self._xs.append(x.detach().clone())
+        self.held += self._step
         steps = self.inputs[: len(self._xs) - 1]
         self.inputs = [*steps, Port(edge_of(x), x.shape, 0), *self._below]
 

@@ -158,6 +158,7 @@ class Tracer(TorchFunctionMode):
         held = zip(call.inputs if call.reads_inputs else [], call.axes, strict=False)
         inputs = [flat(x.detach().clone()[None], axis)[0] for x, axis in held]
         cut = Cut(ordinal, ports, lambda: call.linearise(inputs))
+        cut.held = call.held
         # with gradients asked for, so that torch takes the same kernels as in training
         given = {id(x): x.detach().requires_grad_() for x in call.inputs}
         with unseen():

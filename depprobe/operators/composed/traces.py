@@ -30,6 +30,7 @@ from depprobe.core.under_way import pieces
 from depprobe.errors import BadInput
 from depprobe.operators.autograd.readout import ExactRows
 from depprobe.operators.autograd.recording import backward_failure
+from depprobe.operators.composed.cotangents import summed
 from depprobe.operators.composed.glue import Heard
 from depprobe.operators.composed.graph import Graph, Pulled
 from depprobe.operators.composed.partition import DEPTH
@@ -40,6 +41,9 @@ from depprobe.units import readable
 _MOST_ROWS, _LARGE_ROWS, _LARGE = 64, 16, 1 << 26
 #: copies of the largest gradient that one row makes on its way
 _ROW_COPIES = 48
+#: largest gradients that a row takes at once beside what the graph holds; budgets over both together below
+#: which freed memory is given back within a pull
+_AHEAD, _TIGHT = 16, 8
 #: nodes of glue between two rescalings where more would leave something undecided
 _FINE = 4
 #: share of the sequence above which shortening it gains nothing, and agreement of outputs, in epsilons
@@ -95,15 +99,24 @@ class Traces:
         each, memory = _ROW_COPIES * self.whole.partition.largest, self._options.memory
         # rows stay at each point until all have arrived at the first
         each += sum(point.numel() * point.element_size() for point in self.whole.points[1:])
-        require(
-            each + self.whole.partition.total,
-            memory,
-            "a single row",
-            f"use a smaller n or d, --dtype float32, or --memory {readable(1.1 * each).replace(' ', '')}",
-        )
+        # what calls are linearised to is held for the whole and for a trace of the first positions
+        kept = self.whole.partition.total + int((1 + _WORTH_CUTTING) * self.whole.held)
+        remedy = f"--memory {readable(1.1 * (each + kept)).replace(' ', '')}"
+        require(each + kept, memory, "a single row", f"use a smaller n or d, --dtype float32, or {remedy}")
         # more at once would not be faster, and what is done would be kept more rarely
         most = min(_MOST_ROWS, max(_LARGE_ROWS, _LARGE // max(1, self.whole.partition.largest)))
-        return int(max(1, min(most, (memory - self.whole.partition.total) // max(1, each))))
+        return int(max(1, min(most, (memory - kept) // max(1, each))))
+
+    @cached_property
+    def _soon(self) -> int:
+        """Bytes that the next trace or pull may take."""
+        return (parts := self.whole.partition).total + self.whole.held + _AHEAD * parts.largest
+
+    @property
+    def _between(self) -> Callable[[], None] | None:
+        """Gives back freed memory within a pull, where the budget is not many times what it takes."""
+        tight = self._options.memory < _TIGHT * self._soon
+        return partial(self._growth.settle, self._soon) if tight else None
 
     def _traced(self, record: Record, depth: int = DEPTH) -> Graph:
         options = replace(self._options, tolerance=0.0, wrt="x", forward={})
@@ -133,6 +146,7 @@ class Traces:
         """The trace of the first positions, if a structure proves that the group ignores what follows."""
         if any(bool(live[:, last + 1 :].any()) for live in self.live(group)):
             return None
+        self._growth.settle(self._soon)
         short = self._function.prefix(last + 1)
         if short is None:
             return None
@@ -161,10 +175,10 @@ class Traces:
         BadInput : the module was changed since, or its own code fails on the way back.
         """
         start = Scaled(graph.begun(rows.values), rows.log_scale)
-        return self._held(lambda: graph.pull(start, live, owner))
+        return self._held(lambda: graph.pull(start, live, owner, None, self._between))
 
     def _held(self, work: Callable[[], Found]) -> Found:
-        self._growth.settle()
+        self._growth.settle(self._soon)
         with self._function.held():
             try:
                 return work()
@@ -231,7 +245,7 @@ class Traces:
                 for t, weights in weighed.items():
                     mine = owner == group.index(t)
                     if bool(mine.any()):
-                        found = _mixed(pulled.rows, mine, weights[unit[mine] % len(weights)], total.shape[1])
+                        found = summed(pulled.rows, mine, weights[unit[mine] % len(weights)], total.shape[1])
                         mixed[t] = added(mixed[t], found) if t in mixed else found
                 if norm == "spectral":
                     kept.append(pulled.rows)
@@ -277,18 +291,9 @@ class Traces:
                 values[mine, t] = graph.begun(rows.cotangents(t, norm, part[mine] % rows.count))
             scale = torch.full((len(part), n_out, 1), -math.inf, dtype=torch.float64, device=device)
             scale[torch.arange(len(part), device=device), at[owner]] = 0
-            yield self._held(partial(graph.pull, Scaled(values, scale), live, owner, heard)), part
-
-
-def _mixed(rows: Scaled, mine: Tensor, weights: Tensor, n: int) -> Scaled:
-    """Sum of some rows (u, n', d) by weights, as (n, d), n >= n'."""
-    own = Scaled(rows.values[mine], rows.log_scale[mine].expand(-1, rows.values.shape[1], 1))
-    top = own.log_scale.amax(0, keepdim=True)
-    base = torch.where(top.isneginf(), 0, top)
-    found = torch.tensordot(weights.to(own.values), own.relative_to(base), 1)
-    short = n - len(found)
-    scale = torch.nn.functional.pad(top[0], (0, 0, 0, short), value=-torch.inf)
-    return Scaled(torch.nn.functional.pad(found, (0, 0, 0, short)), scale)
+            start = Scaled(values, scale)
+            pull = partial(graph.pull, start, live, owner, heard, self._between)
+            yield self._held(pull), part
 
 
 def _is_torchs(module: nn.Module) -> bool:
