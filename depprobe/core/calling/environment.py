@@ -30,6 +30,7 @@ class ProcessState:
     def __init__(self) -> None:
         self._torch = torch.get_rng_state()
         self._cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else []
+        self._generator = np.random.get_bit_generator()  # type: ignore[attr-defined]
         self._numpy: Any = np.random.get_state(legacy=False)
         self._bits = _numpy_bits()
         self._python = random.getstate()
@@ -46,6 +47,10 @@ class ProcessState:
         if self._cuda and not all(map(torch.equal, torch.cuda.get_rng_state_all(), self._cuda)):
             drawn = True
             torch.cuda.set_rng_state_all(self._cuda)
+        if np.random.get_bit_generator() is not self._generator:  # type: ignore[attr-defined]
+            drawn = True
+            np.random.set_bit_generator(self._generator)  # type: ignore[attr-defined]
+            np.random.set_state(self._numpy)
         # a normal number that is in store is drawn without a trace in the bits
         if self._bits is None or self._numpy["has_gauss"] or _numpy_bits() != self._bits:
             now: Any = np.random.get_state(legacy=False)

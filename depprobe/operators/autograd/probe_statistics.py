@@ -141,9 +141,11 @@ def traces(rows: Tensor, d: int, known: Tensor | None = None) -> Traces:
     own, all_but_own, size = torch.cat(every, 1)
     zero = size == 0
     others = max(n - int(zero.sum()) - 1, 1)
-    a, b = np.linalg.solve([[d * d, 2 * d], [d, d * (d + 1)]], [m * m, m])
-    # over the square of the estimate (d/m) tr G
-    solved = np.linalg.inv([[a, 2 * b], [b, a + b]]) * (m / d) ** 2
+    solved = np.eye(2)
+    if m < d:
+        a, b = np.linalg.solve([[d * d, 2 * d], [d, d * (d + 1)]], [m * m, m])
+        # over the square of the estimate (d/m) tr G
+        solved = np.linalg.inv([[a, 2 * b], [b, a + b]]) * (m / d) ** 2
     found = [solved @ np.stack([np.ones(n), one.cpu().numpy()]) for one in (own, all_but_own / others)]
     # a block of zeros has no rank
     rest = np.where(zero.cpu().numpy(), np.nan, np.concatenate(found))

@@ -150,8 +150,25 @@ class Recording:
         if lives is None or any(live[last + 1 :].any() for each in lives for live in each):
             return None
         if last not in self._can_end:
-            self._can_end[last] = self._shortened(last + 1) is not None
+            self._can_end[last] = self._ends(last + 1)
         return last + 1 if self._can_end[last] else None
+
+    def _ends(self, length: int) -> bool:
+        """Whether a pass over so many first positions has the products of the whole."""
+        n_out, _, n_in, _ = self.function.shape
+        if n_out != n_in or length > _WORTH_CUTTING * n_out or self.function.prefix(length) is None:
+            return False
+        whole = self._tried(*self.whole(), length)
+        short = self._shortened(length)
+        # where it detaches may depend on how long the input is
+        return short is not None and all(map(same_output, self._tried(*short, length), whole))
+
+    def _tried(self, points: Sequence[Tensor], y: Tensor, length: int) -> list[Tensor]:
+        """A random product of the first outputs, in the first positions of each variable."""
+        draw = torch.Generator().manual_seed(length)
+        cotangent = torch.zeros_like(y)
+        cotangent[:length] = torch.randn(length, *y.shape[1:], generator=draw, device="cpu").to(y)
+        return [part[:length] for part in self.single(cotangent, points, y)]
 
     def passed(self, length: int | None) -> Recorded:
         """The pass over so many first positions, which ``length`` gave; or over all."""
@@ -162,9 +179,8 @@ class Recording:
         return self._kept.of("short", length, partial(self._short, length))
 
     def _short(self, length: int) -> Recorded | None:
-        n_out, _, n_in, _ = self.function.shape
         record = self.function.prefix(length)
-        if n_out != n_in or length > _WORTH_CUTTING * n_out or record is None:
+        if record is None:
             return None
         try:
             points, y = record()

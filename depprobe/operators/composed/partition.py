@@ -90,7 +90,13 @@ class Partition:
     """
 
     def __init__(
-        self, top: Edge, points: Sequence[Tensor], cuts: list[Cut], lengths: set[int], depth: int = DEPTH
+        self,
+        top: Edge,
+        points: Sequence[Tensor],
+        cuts: list[Cut],
+        lengths: set[int],
+        depth: int = DEPTH,
+        hooked: Sequence[Node] = (),
     ) -> None:
         self.points = [edge for edge in map(edge_of, points) if edge is not None]
         assert len(self.points) == len(points), "every point is in the graph"
@@ -112,7 +118,7 @@ class Partition:
         self._lengths = lengths | {
             port.shape[port.axis] for cut in cuts for port in (*cut.inputs, *cut.outputs)
         }
-        self._depth = depth
+        self._depth, self._hooked = depth, set(hooked)
         self.joins = 0
         self.runs_python = False
         self.narrowest, self.largest, self.total = kind_of(top)[0], 0, 0
@@ -149,7 +155,8 @@ class Partition:
                 continue
             self._measure(v)
             segments = arriving[v]
-            if swallows_nan(v):
+            python = swallows_nan(v) or v in self._hooked
+            if python:
                 self.runs_python = True
                 for segment in segments:
                     segment.opaque = True
@@ -160,9 +167,8 @@ class Partition:
                     segment.targets += [(v, number) for number in numbers[v]]
                 if ends:
                     continue
-                opaque = swallows_nan(v)
                 own, passed = self._join(v, list(numbers[v])), 0
-                own.opaque = opaque
+                own.opaque = python
             for below, number in v.next_functions:
                 if below in useful:
                     arriving[below][own] = max(passed + 1, arriving[below].get(own, 0))

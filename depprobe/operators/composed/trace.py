@@ -54,6 +54,7 @@ class Tracer(TorchFunctionMode):
     owner : the cut that each node of an output's leaf belongs to.
     kept : the leaves that stand for outputs; the graph holds no reference that python sees.
     notes : calls of ``noted_functions``, by the place of what they returned.
+    hooked : nodes whose gradients code of the user's sees first.
     """
 
     def __init__(
@@ -71,6 +72,7 @@ class Tracer(TorchFunctionMode):
         self.cuts: list[Cut] = []
         self.kept: list[Tensor] = []
         self.owner: dict[Node, Cut] = {}
+        self.hooked: list[Node] = []
         self.notes: dict[Edge, Note] = {}
         self._count, self._inside = 0, False
         self._loops = Loops(weakref.proxy(self))
@@ -100,6 +102,9 @@ class Tracer(TorchFunctionMode):
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         if self._inside or not torch.is_grad_enabled() or _recomputes():
+            return func(*args, **kwargs)
+        if func is Tensor.register_hook:
+            self.hooked.append(args[0].grad_fn)
             return func(*args, **kwargs)
         if func in known_cells:
             handed = self._loops.step(func, args, kwargs)

@@ -144,13 +144,17 @@ class Traces:
 
     def _shortened(self, group: list[int], last: int) -> Graph | None:
         """The trace of the first positions, if a structure proves that the group ignores what follows."""
-        if any(bool(live[:, last + 1 :].any()) for live in self.live(group)):
+        whole_live = self.live(group)
+        if any(bool(live[:, last + 1 :].any()) for live in whole_live):
             return None
         self._growth.settle(self._soon)
         short = self._function.prefix(last + 1)
         if short is None:
             return None
-        graph = self._traced(short)
+        try:
+            graph = self._traced(short)
+        except BadInput:  # it takes inputs of one length alone
+            return None
         y, whole = graph.y.detach(), self._function.y[: last + 1]
         if y.shape != whole.shape or len(graph.cuts) != len(self.whole.cuts):
             return None
@@ -158,14 +162,21 @@ class Traces:
             return None
         size = float(whole.abs().nan_to_num(0, 0, 0).max())
         same = torch.allclose(y, whole, 0, _ROUNDING * torch.finfo(y.dtype).eps * size)
-        return graph if same else None
+        # where it detaches may depend on how long the input is
+        if same and all(
+            torch.equal(here, there[:, : last + 1])
+            for here, there in zip(self.live(group, graph), whole_live, strict=True)
+        ):
+            return graph
+        return None
 
-    def live(self, group: list[int]) -> list[Tensor]:
+    def live(self, group: list[int], graph: Graph | None = None) -> list[Tensor]:
         """Positions of each point that a path leads to from each of some outputs: (m, n_in) bool."""
-        y, m = self.whole.y, len(group)
+        graph = graph or self.whole
+        y, m = graph.y, len(group)
         live = torch.zeros(m, len(y), dtype=torch.bool, device=y.device)
         live[torch.arange(m, device=y.device), torch.tensor(group, device=y.device)] = True
-        return self._held(lambda: self.whole.live(live))
+        return self._held(lambda: graph.live(live))
 
     def pull(self, graph: Graph, rows: Scaled, live: Tensor, owner: Tensor) -> list[Pulled]:
         """Rows on outputs through a graph, the module's own code held in check.
