@@ -315,3 +315,10 @@ def test_errors_and_ranks_beyond_what_was_repeated_are_wider():
     assert telling({29: np.arange(28)}, [lags], (29, -99)) == [29]
     assert telling({0: -np.arange(28)}, [lags, -lags], (99, -29)) == [0]
     np.testing.assert_array_equal(beyond(np.array([18, 9, 0, -4]), np.array([9, 0, -2])), [2, 1, 1, 2])
+
+
+def test_probes_of_an_output_of_one_number_are_exact():
+    module, x = nn.GRU(3, 1).to(F64), torch.randn(9, 3, dtype=F64)
+    exact = temporal_jacobian(module, x).log_norms([8, 4]).values
+    found = temporal_jacobian(module, x, method="probes").log_norms([8, 4]).values
+    np.testing.assert_allclose(found, exact, atol=1e-9)

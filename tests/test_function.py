@@ -401,3 +401,76 @@ def test_numbers_drawn_from_numpy_are_drawn_again_afterwards(stored):
     now = np.random.get_state()
     assert now[1].tobytes() == before[1].tobytes()
     assert now[2:] == before[2:]
+
+
+class Truncated(nn.Module):
+    """Detached where that depends on how long the input is: before its last steps, or behind its middle."""
+
+    def __init__(self, behind):
+        super().__init__()
+        self.rnn, self.behind = nn.GRU(3, 3, batch_first=True), behind
+
+    def forward(self, x):
+        y, at = self.rnn(x)[0], x.shape[1] // 2 if self.behind else x.shape[1] - 4
+        first, last = y[:, :at], y[:, at:]
+        return torch.cat([first, last.detach()] if self.behind else [first.detach(), last], 1)
+
+
+class OfOneLength(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.rnn = nn.GRU(3, 3, batch_first=True)
+
+    def forward(self, x):
+        return self.rnn(x)[0].masked_fill(torch.arange(20)[None, :, None] > 15, 0.0)
+
+
+@pytest.mark.parametrize("method", ["auto", "autograd", "probes"])
+@pytest.mark.parametrize("make", [lambda: Truncated(False), lambda: Truncated(True), OfOneLength])
+def test_first_positions_alone_are_not_taken_for_the_whole(make, method):
+    torch.manual_seed(0)
+    module, x = make().double(), torch.randn(20, 3, dtype=F64)
+    leaf = x.clone().requires_grad_()
+    y = module(leaf[None])[0]
+    truth = torch.stack([torch.autograd.grad(y[5].sum(), leaf, retain_graph=True, materialize_grads=True)[0]])
+    for targets in ([5], [2, 5, 11]):
+        jacobian = temporal_jacobian(module, x, layout="b n d", method=method)
+        status = jacobian.log_norms(targets).status[targets.index(5)]
+        np.testing.assert_array_equal(status == STATUS["finite"], truth[0].abs().sum(1) > 0)
+        assert ((status == STATUS["finite"]) | (status == STATUS["zero"])).all()
+
+
+@pytest.mark.parametrize("hook", [torch.nan_to_num, lambda g: torch.where(g.isfinite(), g, 0)])
+def test_hooks_on_gradients_prove_no_zeros(hook):
+    class Hooked(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.rnn = nn.GRU(3, 3, batch_first=True)
+
+        def forward(self, x):
+            y = self.rnn(x)[0]
+            if y.requires_grad:
+                y.register_hook(hook)
+            return y.relu()
+
+    torch.manual_seed(0)
+    module, x = Hooked().double(), torch.randn(6, 3, dtype=F64)
+    exact = temporal_jacobian(module, x, layout="b n d", method="autograd").log_norms(range(6)).values
+    found = temporal_jacobian(module, x, layout="b n d").log_norms(range(6)).values
+    np.testing.assert_allclose(np.tril(found), np.tril(exact), rtol=1e-10)
+    assert np.isfinite(found[np.tril_indices(6)]).all()
+
+
+def test_a_generator_put_in_the_place_of_numpys_is_taken_away_again():
+    class Swaps(nn.Module):
+        def forward(self, x):
+            torch.set_default_dtype(torch.float64)
+            np.random.set_bit_generator(np.random.PCG64(9))
+            return 2 * x
+
+    generator, state = np.random.get_bit_generator(), np.random.get_state()
+    with pytest.raises(BadInput, match="draws random numbers"):
+        temporal_jacobian(Swaps(), torch.randn(5, 2), layout="b n d")
+    assert np.random.get_bit_generator() is generator
+    assert np.random.get_state()[1].tobytes() == state[1].tobytes()
+    assert torch.get_default_dtype() == torch.float32

@@ -109,7 +109,6 @@ CASES = {
         ("lstm", 4, 2048, 300, {}),
         ("gru", 8, 2048, 512, {}),
         ("dilated-conv", 4000, 256, 96, {}),
-        ("residual", 800, 128, 40, {}),
     ],
 }
 #: operators of which one size is measured in every run

@@ -9,6 +9,7 @@ Where the outputs of several submodules are denominators, one backward pass pass
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
@@ -68,6 +69,8 @@ class Recording:
         self.points, self.y = tuple(point.detach() for point in points), y.detach()
         self.shared: SharedWork[Any] = SharedWork(len(points))
         self._can_end: dict[int, bool] = {}
+        #: shortest pass whose products were compared with those of the whole
+        self._shown: float = math.inf
         self._lives: dict[int, list[NDArray[np.bool_]]] = {}
         self._told = True
         # where n by n numbers many times over would fit, the graph need not be measured
@@ -158,10 +161,15 @@ class Recording:
         n_out, _, n_in, _ = self.function.shape
         if n_out != n_in or length > _WORTH_CUTTING * n_out or self.function.prefix(length) is None:
             return False
+        if length > self._shown:
+            return self._shortened(length) is not None
         whole = self._tried(*self.whole(), length)
         short = self._shortened(length)
-        # where it detaches may depend on how long the input is
-        return short is not None and all(map(same_output, self._tried(*short, length), whole))
+        # where it detaches may depend on how long the input is, on longer ones less than on shorter ones
+        if short is None or not all(map(same_output, self._tried(*short, length), whole)):
+            return False
+        self._shown = length
+        return True
 
     def _tried(self, points: Sequence[Tensor], y: Tensor, length: int) -> list[Tensor]:
         """A random product of the first outputs, in the first positions of each variable."""

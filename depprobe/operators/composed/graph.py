@@ -114,8 +114,10 @@ class Graph:
     def _divided(self) -> tuple[Partition, Glue]:
         if self._parts is None:
             lengths = {len(self.y), *map(len, self.points)}
-            partition = Partition(self._top, self.points, self.cuts, lengths, self._depth)
+            hooked = self.tracer.hooked
+            partition = Partition(self._top, self.points, self.cuts, lengths, self._depth, hooked)
             self.tracer.notes.clear()
+            hooked.clear()
             self._parts = partition, Glue(partition)
         return self._parts
 

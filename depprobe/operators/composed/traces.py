@@ -19,8 +19,9 @@ from functools import cached_property, partial
 from typing import Any, NamedTuple, TypeVar
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
+from depprobe.core.calling.one_function import same_output
 from depprobe.core.function import Record, SequenceFunction
 from depprobe.core.memory import Growth
 from depprobe.core.options import Options, require
@@ -46,8 +47,8 @@ _ROW_COPIES = 48
 _AHEAD, _TIGHT = 16, 8
 #: nodes of glue between two rescalings where more would leave something undecided
 _FINE = 4
-#: share of the sequence above which shortening it gains nothing, and agreement of outputs, in epsilons
-_WORTH_CUTTING, _ROUNDING = 0.85, 1e4
+#: share of the sequence above which shortening it gains nothing
+_WORTH_CUTTING = 0.85
 
 
 Found = TypeVar("Found")
@@ -81,7 +82,8 @@ class Traces:
         self._function, self._options = function, options
         self._growth = Growth(options.memory)
         # torch's own modules are cut at the functions they call
-        inside = [m for m in function.module.modules() if m is not function.module and not _is_torchs(m)]
+        _, *inside = function.module.modules()
+        inside = [m for m in inside if not type(m).__module__.startswith("torch.")]
         self._makers = {m: maker for m in inside if (maker := maker_of(m)) is not None}
         with function.held():
             self.whole = self._traced(function.record_points)
@@ -149,26 +151,18 @@ class Traces:
             return None
         self._growth.settle(self._soon)
         short = self._function.prefix(last + 1)
-        if short is None:
-            return None
         try:
-            graph = self._traced(short)
+            graph = None if short is None else self._traced(short)
         except BadInput:  # it takes inputs of one length alone
             return None
-        y, whole = graph.y.detach(), self._function.y[: last + 1]
-        if y.shape != whole.shape or len(graph.cuts) != len(self.whole.cuts):
+        if graph is None or len(graph.cuts) != len(self.whole.cuts):
             return None
-        if any(len(point) != last + 1 for point in graph.points):
+        same = all(len(point) == last + 1 for point in graph.points)
+        if not same or not same_output(self._function.y[: last + 1], graph.y):
             return None
-        size = float(whole.abs().nan_to_num(0, 0, 0).max())
-        same = torch.allclose(y, whole, 0, _ROUNDING * torch.finfo(y.dtype).eps * size)
         # where it detaches may depend on how long the input is
-        if same and all(
-            torch.equal(here, there[:, : last + 1])
-            for here, there in zip(self.live(group, graph), whole_live, strict=True)
-        ):
-            return graph
-        return None
+        ends = zip(self.live(group, graph), whole_live, strict=True)
+        return graph if all(torch.equal(here, there[:, : last + 1]) for here, there in ends) else None
 
     def live(self, group: list[int], graph: Graph | None = None) -> list[Tensor]:
         """Positions of each point that a path leads to from each of some outputs: (m, n_in) bool."""
@@ -303,9 +297,4 @@ class Traces:
             scale = torch.full((len(part), n_out, 1), -math.inf, dtype=torch.float64, device=device)
             scale[torch.arange(len(part), device=device), at[owner]] = 0
             start = Scaled(values, scale)
-            pull = partial(graph.pull, start, live, owner, heard, self._between)
-            yield self._held(pull), part
-
-
-def _is_torchs(module: nn.Module) -> bool:
-    return type(module).__module__.startswith("torch.")
+            yield self._held(partial(graph.pull, start, live, owner, heard, self._between)), part
