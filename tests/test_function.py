@@ -474,3 +474,18 @@ def test_a_generator_put_in_the_place_of_numpys_is_taken_away_again():
     assert np.random.get_bit_generator() is generator
     assert np.random.get_state()[1].tobytes() == state[1].tobytes()
     assert torch.get_default_dtype() == torch.float32
+
+
+@pytest.mark.parametrize("method", ["auto", "autograd"])
+def test_a_forward_that_switches_gradients_off_in_the_end_is_measured(method):
+    class SwitchesOff(nn.Module):
+        def forward(self, x):
+            y = x.cumsum(1)
+            torch.set_grad_enabled(False)
+            return y
+
+    x = torch.randn(6, 3, dtype=F64)
+    found = temporal_jacobian(SwitchesOff(), x, layout="b n d", method=method).log_norms([2])
+    np.testing.assert_allclose(found.values[0, :3], np.log(3) / 2)
+    assert (found.status[0, 3:] == STATUS["zero"]).all()
+    assert torch.is_grad_enabled()

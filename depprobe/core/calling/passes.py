@@ -220,8 +220,10 @@ class Passes:
         argument = self.argument if beside is None else self.argument._replace(beside=beside)
         first, named = arranged(self.module, given, argument, self.forward)
         recorded = RecordedRecurrences() if RecordedRecurrences.needed(self.module, given) else nullcontext()
+        traced = tracer if tracer is not None else nullcontext()
         try:
-            with recorded, tracer if tracer is not None else nullcontext(), self._watched(given):
+            # which puts back behind the module whether gradients are recorded
+            with recorded, torch.set_grad_enabled(torch.is_grad_enabled()), traced, self._watched(given):
                 return self.module(*first, **named)
         except Exception as error:
             refused = isinstance(error, torch.OutOfMemoryError | MemoryError | DepprobeError)
