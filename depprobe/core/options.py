@@ -126,7 +126,10 @@ def _check_deflate(deflate: int, probes: int | str, method: str) -> None:
     if deflate and isinstance(probes, str):
         raise BadInput(f"deflate={deflate} needs a number of probes, not {probes!r}")
     if deflate and not 0 < deflate < int(probes):
-        raise BadInput(f"deflate must be at least 0 and less than the number of probes, {probes}: {deflate}")
+        raise BadInput(
+            f"deflate must be at least 0 and less than the number of probes, {probes}: {deflate}; "
+            "probes= (--probes) asks for more"
+        )
 
 
 def parse_bytes(text: str) -> int:
