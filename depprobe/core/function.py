@@ -152,6 +152,11 @@ class SequenceFunction:
         return self.module if self._is_whole and served else None
 
     @property
+    def hooked(self) -> bool:
+        """Whether a pass so far let code of the user's in on the way back, by hooks."""
+        return self._passes.hooks.seen
+
+    @property
     def first(self) -> Pass:
         """The pass at x, without its graph."""
         if self._first is None:

@@ -21,6 +21,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from depprobe.core.options import pinned
 
+#: reads the node of a tensor, on which hooks can be registered too: that it holds some does not show
+_NODE_OF = vars(torch._C.TensorBase)["grad_fn"].__get__
 _RECURRENT = frozenset({torch._VF.lstm, torch._VF.gru, torch._VF.rnn_tanh, torch._VF.rnn_relu})
 
 
@@ -93,6 +95,26 @@ class WatchingMode(TorchDispatchMode):
     def _should_skip_dynamo(cls) -> bool:
         # torch would load its compiler for it at the first operation, which takes seconds
         return False
+
+
+def lets_in(func: Any) -> bool:
+    """Whether a call of torch lets code in on the way back from its first argument."""
+    return func is Tensor.register_hook or func == _NODE_OF
+
+
+class GradientCode(TorchFunctionMode):
+    """Sees whether a forward pass lets code in.
+
+    Attributes
+    ----------
+    seen : whether it did.
+    """
+
+    seen = False
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.seen = self.seen or lets_in(func)
+        return func(*args, **(kwargs or {}))
 
 
 class RecordedRecurrences(TorchFunctionMode):

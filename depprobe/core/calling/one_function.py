@@ -1,15 +1,22 @@
 r"""Whether a module is one function of one sequence, and in which layout.
 
 Deterministic: two passes give one output. One sequence: a sample does not depend on its neighbour in the
-batch. One layout: where (n, d) runs too and gives another result than (1, n, d), the call is refused.
+batch. One layout: where (n, d) runs too and gives another result than (1, n, d), the call is refused. Where
+code of the user's sees gradients, what it makes of them is linear, as derivatives are:
+
+    P(u + v) = P(u) + P(v),   P(s u) = s P(u)  for s = -1, 2^k, 2^-k:    P a vector-Jacobian product
+
+Powers of two round nothing, and reach far beyond what rows are scaled to.
 """
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from depprobe.core.calling.arguments import HALF
 from depprobe.core.calling.known import CHANNELS_FIRST, natural_layout
@@ -22,6 +29,10 @@ from depprobe.errors import BadInput, OverBudget
 _SHORT = 17
 #: epsilons, of the largest output, by which kernels may differ between two passes; and with 16 bits
 _ROUNDING, _ROUNDING_HALF = 1e4, 16.0
+#: relative to the largest entry, by which sums of gradients, which may cancel, and multiples may differ
+_SUMS, _MULTIPLES = 1e-2, 1e-4
+#: share of the range of exponents by which gradients are scaled
+_FAR = 0.3
 
 
 def found_layout(passes: Passes, is_known: bool) -> tuple[str, Pass, bool]:
@@ -179,3 +190,41 @@ def same_output(y: Any, other: Any, roughly: bool = False) -> bool:
 
     # all of a graph is looked through only where it matters
     return within(y.dtype) or (roughly and within(coarsest(y)))
+
+
+def require_linear(
+    module: nn.Module, product: Callable[[Tensor], Tensor], y: Tensor, narrowest: torch.dtype
+) -> None:
+    """Refuse a module whose gradients are changed in a way that is not linear.
+
+    Parameters
+    ----------
+    module : whose gradients they are.
+    product : from a cotangent (n_out, d_out) to a gradient.
+    y : the output (n_out, d_out).
+    narrowest : dtype of least range on the way.
+
+    Raises
+    ------
+    BadInput : they are.
+    """
+    draw = torch.Generator().manual_seed(0)
+    u, v = (torch.randn(y.shape, generator=draw, dtype=torch.float64, device="cpu").to(y) for _ in range(2))
+    of_u = product(u)
+    far = 2.0 ** int(_FAR * math.log2(torch.finfo(narrowest).max))
+    pairs = [(product(u + v), of_u + product(v), _SUMS)]
+    pairs += [(product(s * u) / s, of_u, _MULTIPLES) for s in (-1.0, far, 1 / far)]
+    if not all(_alike(found, expected, tolerance, narrowest) for found, expected, tolerance in pairs):
+        raise BadInput(
+            f"{type(module).__name__} changes gradients in a way that is not linear in them (a hook or a "
+            "backward of its own that clips, say), so they are no derivatives; measure it without that"
+        )
+
+
+def _alike(found: Tensor, expected: Tensor, tolerance: float, narrowest: torch.dtype) -> bool:
+    """Whether two gradients agree, as far as they are in the middle of the range of floats."""
+    size = float(expected.abs().max())
+    near = torch.finfo(narrowest).max ** (0.9 - _FAR)
+    if not bool(found.isfinite().all()) or not 1 / near < size < near:
+        return True
+    return float((found - expected).abs().max()) <= tolerance * size

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from depprobe.core.calling.arguments import Argument
-from depprobe.core.calling.environment import ProcessState, RecordedRecurrences, pinned
+from depprobe.core.calling.environment import GradientCode, ProcessState, RecordedRecurrences, pinned
 from depprobe.core.calling.interception import Interception
 from depprobe.core.calling.known import natural_layout
 from depprobe.core.calling.layout import arranged, laid_out, time_first
@@ -73,6 +73,7 @@ class Passes:
         self._wrt = submodule_of(module, wrt, WRT_WORDS, "wrt")
         self._per_position, self._memory = per_position, memory
         self._snapshot = Snapshot(module, (forward, argument.beside))
+        self.hooks = GradientCode()
 
     @property
     def who(self) -> str:
@@ -220,10 +221,10 @@ class Passes:
         argument = self.argument if beside is None else self.argument._replace(beside=beside)
         first, named = arranged(self.module, given, argument, self.forward)
         recorded = RecordedRecurrences() if RecordedRecurrences.needed(self.module, given) else nullcontext()
-        traced = tracer if tracer is not None else nullcontext()
+        traced, on = nullcontext() if tracer is None else tracer, torch.is_grad_enabled()
         try:
             # which puts back behind the module whether gradients are recorded
-            with recorded, torch.set_grad_enabled(torch.is_grad_enabled()), traced, self._watched(given):
+            with recorded, torch.set_grad_enabled(on), traced, self.hooks, self._watched(given):
                 return self.module(*first, **named)
         except Exception as error:
             refused = isinstance(error, torch.OutOfMemoryError | MemoryError | DepprobeError)

@@ -19,7 +19,6 @@ from torch import Tensor, nn
 from depprobe.core.calling.arguments import HALF, bits_of
 from depprobe.core.scaled import Scaled, log_norm_of_logs
 from depprobe.core.under_way import pieces
-from depprobe.operators.autograd.readout import readout_of
 from depprobe.operators.autograd.recording import Recording, bytes_of
 
 
@@ -137,7 +136,7 @@ class Products:
         points, y = self._recording.passed(self._length())
         flat, m = cotangents.flatten(0, 1), cotangents.shape[1]
         at = torch.tensor(targets, device=flat.device).repeat_interleave(m)
-        readout = readout_of(y, points)
+        readout = self._recording.readout(y, points)
         start = y if readout is None else readout.edge
         flat = flat if readout is None else flat @ readout.weight
         for first in range(0, len(flat), self.chunk) if chunks is None else (self.chunk * i for i in chunks):

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.autograd.graph import GradientEdge
 
-from depprobe.core.calling.one_function import same_output
+from depprobe.core.calling.one_function import require_linear, same_output
 from depprobe.core.calling.passes import TIMES
 from depprobe.core.device import rows_at_once
 from depprobe.core.function import SequenceFunction
@@ -29,7 +29,7 @@ from depprobe.core.recorded_graph import GraphFacts, backward_bytes, graph_facts
 from depprobe.core.shared_work import SharedWork
 from depprobe.errors import BadInput
 from depprobe.operators.autograd.kept import KINDS, TRACE, Kept
-from depprobe.operators.autograd.readout import readout_of
+from depprobe.operators.autograd.readout import Readout, readout_of
 from depprobe.units import readable
 
 #: from m outputs to the positions (m, n_in) of each variable that a path leads to
@@ -86,13 +86,16 @@ class Recording:
             )
         self.narrowest = [one.narrowest for one in facts]
         self._batched, self._whole = True, False
-        self._doubtful = self.python = any(one.has_python for one in facts)
-        readout = readout_of(y, points)
+        self._doubtful = self.python = function.hooked or any(one.has_python for one in facts)
+        readout = self.readout(y, points)
         #: of the linear map behind the output, where that is wider than what it reads: (V, d)
         self.weight = None if readout is None else readout.weight
         largest = max(range(len(facts)), key=lambda at: facts[at].total)
         size = ample if simple else bytes_of(y) + saved_bytes(y, tensors_of(function.module))
         self.chunk = self._chunk(facts[largest], size, partial(backward_bytes, y, points[largest]))
+        if self.python:
+            narrowest = self.narrowest[0]
+            require_linear(function.module, lambda v: self.single(v, points[:1], y)[0], self.y, narrowest)
 
     def _chunk(self, facts: GraphFacts, size: int, alive: Callable[[], int]) -> int:
         """Products at once, beside the copy of the weights and as many passes of so many bytes as fit.
@@ -123,6 +126,10 @@ class Recording:
     def __getstate__(self) -> dict[str, Any]:
         # a graph does not travel; it is recorded again
         return vars(self) | {"_kept": Kept(self._kept.most)}
+
+    def readout(self, y: Tensor, points: Sequence[Tensor]) -> Readout | None:
+        """The linear map behind an output; hooks may stand on it."""
+        return None if self.function.hooked else readout_of(y, points)
 
     def whole(self) -> Recorded:
         """The pass over all positions."""

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+from functools import partial
+
+import torch
+
 from depprobe.core.calling.arguments import is_half
+from depprobe.core.calling.one_function import require_linear
 from depprobe.core.calling.passes import DoesNotRun
 from depprobe.core.function import SequenceFunction
 from depprobe.core.options import Options
@@ -52,4 +57,10 @@ def graph_jacobian(function: SequenceFunction, options: Options) -> TemporalJaco
             found.support(function.shape[0] - 1)
         except BadInput:  # such code may want all gradients at once, as a reentrant checkpoint does
             return None
+        with function.held():
+            leaf, y = function.record()
+            product = partial(torch.autograd.grad, y, leaf, retain_graph=True, materialize_grads=True)
+            require_linear(
+                function.module, lambda v: product(v)[0], y.detach(), traces.whole.partition.narrowest
+            )
     return found

@@ -57,9 +57,10 @@ class Cut:
 
 def edge_of(x: Tensor) -> Edge | None:
     """Place of a tensor in the graph as it is now: later changes in place do not move it."""
-    if not x.requires_grad:
-        return None
-    node, number = get_gradient_edge(x)[:2]
+    with torch._C.DisableTorchFunction():  # who watches for hooks is not to take it for one
+        if not x.requires_grad:
+            return None
+        node, number = get_gradient_edge(x)[:2]
     return node, number
 
 

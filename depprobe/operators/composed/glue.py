@@ -174,7 +174,8 @@ class Glue:
         """Shape and time axis below a segment that only arranges entries anew."""
         if segment.straight is None:
             found, here = None, segment.edges[0]
-            if len(segment.edges) == len(segment.targets) == 1 and self._partition.axis[here] is not None:
+            alone = len(segment.edges) == len(segment.targets) == 1 and not segment.opaque
+            if alone and self._partition.axis[here] is not None:
                 below: Edge | None = here
                 while below is not None and below != segment.targets[0]:
                     below = below_view(below)
@@ -270,7 +271,8 @@ class Glue:
     def _products(self, segment: Segment, edges: list[Edge], grads: list[Tensor]) -> Sequence[Tensor | None]:
         """Vector-Jacobian products, (r, *shape) for each target; batched where torch can."""
         gate = self._partition.gate
-        edges, grads = below_parts(edges, grads)
+        if not segment.opaque:  # what stands on the parts would be passed by
+            edges, grads = below_parts(edges, grads)
         outs, ins = ([GradientEdge(*edge) for edge in side] for side in (edges, segment.targets))
         gate.open = segment.start
         try:

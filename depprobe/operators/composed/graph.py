@@ -68,7 +68,8 @@ class Graph:
     def _trace(self) -> None:
         self.tracer = Tracer(self._left, self._modules, self._make)
         self.points, self.y = self._record(self.tracer)
-        self.readout = readout_of(self.y, self.points)
+        # hooks may stand on it
+        self.readout = None if self.tracer.hooked else readout_of(self.y, self.points)
         self._parts: tuple[Partition, Glue] | None = None
 
     @property

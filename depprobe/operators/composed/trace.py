@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from torch.autograd.graph import Node
 from torch.overrides import TorchFunctionMode
 
+from depprobe.core.calling.environment import lets_in
 from depprobe.operators.calls import KnownCall, known_calls, known_cells
 from depprobe.operators.composed.cut import Cut, Edge, Port, edge_of, flat, unseen
 from depprobe.operators.composed.loops import Loops
@@ -54,7 +55,7 @@ class Tracer(TorchFunctionMode):
     owner : the cut that each node of an output's leaf belongs to.
     kept : the leaves that stand for outputs; the graph holds no reference that python sees.
     notes : calls of ``noted_functions``, by the place of what they returned.
-    hooked : nodes whose gradients code of the user's sees first.
+    hooked : nodes whose gradients code of the user's may see.
     """
 
     def __init__(
@@ -101,10 +102,10 @@ class Tracer(TorchFunctionMode):
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        if self._inside or not torch.is_grad_enabled() or _recomputes():
-            return func(*args, **kwargs)
-        if func is Tensor.register_hook:
+        if lets_in(func) and not self._inside:
             self.hooked.append(args[0].grad_fn)
+            return func(*args, **kwargs)
+        if self._inside or not torch.is_grad_enabled() or _recomputes():
             return func(*args, **kwargs)
         if func in known_cells:
             handed = self._loops.step(func, args, kwargs)

@@ -47,7 +47,9 @@ def read_line(tracer: Tracer, leaf: Tensor, y: Tensor) -> list[Level] | None:
     To be read before anything else hooks into the graph.
     """
     bottom, top = edge_of(leaf), edge_of(y)
-    if top is None or bottom is None or not 0 < len(tracer.notes) + len(tracer.cuts) < _MOST:
+    if tracer.hooked or top is None or bottom is None:
+        return None
+    if not 0 < len(tracer.notes) + len(tracer.cuts) < _MOST:
         return None
     try:
         with torch.enable_grad():
