@@ -243,3 +243,24 @@ def test_repeats_tell_of_the_farthest_lags_where_errors_grow_as_norms_fall():
     assert known.mean() > 0.8
     assert apart.max() > 1e-8
     assert (apart <= ds.log_norm_error.values[known]).mean() > 0.97
+
+
+def test_errors_within_known_lags_do_not_grow_where_those_beyond_would_fall():
+    """A recurrence that leaves float32 after four steps: one block is lost, the rest of the row is not."""
+
+    class Fades(nn.Module):
+        def forward(self, x):
+            state, states = torch.zeros_like(x[:, 0]), []
+            for x_t in x.unbind(1):
+                state = state * 1e-9 + x_t + 3e-10 * state.roll(1, -1)
+                states.append(state)
+            return torch.stack(states, 1)
+
+    torch.manual_seed(0)
+    x = torch.randn(30, 2)
+    found = depprobe.temporal_jacobian(Fades(), x, layout="b n d", method="probes", probes=2)
+    norms = found.log_norms(range(30))
+    lag = np.arange(30)[:, None] - np.arange(30)
+    near = (lag >= 0) & (lag <= 2)
+    assert (norms.status[near] == STATUS["finite"]).all()
+    assert (norms.error[near] < 1e-4).all()

@@ -149,19 +149,14 @@ def reaches(y: Tensor, leaf: Tensor) -> bool:
     return bool(_nodes_between(y, leaf))
 
 
-def saturates(y: Tensor) -> bool:
-    """Whether a sigmoid or tanh on the way to y, or a recurrence that holds some, is at its very end."""
+def holds_gates(y: Tensor) -> bool:
+    """Whether a node on the way to y is a whole recurrence, whose gates do not show."""
     seen: set[Any] = set()
     waiting: list[Any] = [y.grad_fn]
     while waiting:
         node = waiting.pop()
-        name = type(node).__name__
-        if name.startswith(_HOLDING_GATES):
+        if type(node).__name__.startswith(_HOLDING_GATES):
             return True
-        if name in ("SigmoidBackward0", "TanhBackward0"):
-            end = node._saved_result.abs()
-            if bool(((end == 0) & (name[0] == "S") | (end == 1)).any()):
-                return True
         below = [other for other, _ in node.next_functions if other is not None and other not in seen]
         seen.update(below)
         waiting += below

@@ -70,7 +70,7 @@ class AutogradJacobian(TemporalJacobian):
         self._function, self._options, self._memory = function, options, options.memory
         self._products = products or Products(Recording(function, options.memory))
         self._rounding = {norm: Rounding(function, self._products, norm) for norm in ("fro", fisher.NORM)}
-        self._saturation = Saturation(function, self._products)
+        self._saturation = Saturation(function, self._memory)
         self.shape = function.shape
         self.wrt = function.wrt
         dtype = self._products.narrowest
@@ -141,9 +141,7 @@ class AutogradJacobian(TemporalJacobian):
             tried = zero & ~proved & np.isneginf(scaled)
             tried &= ends_abruptly(tried | proved, value > middle, columns, t)
             sources = torch.tensor(columns[tried], device=self._function.x.device)
-            proved[tried] = self._function.ignores(t, sources).cpu().numpy()
-            if proved[tried].any():
-                proved &= ~(tried & self._saturation.hides(t)[columns])
+            proved[tried] = self._saturation.ignores(t, sources).cpu().numpy()
             # from an infinite state a gradient of 0 that is not proved may be anything
             overflowed = not bool(self._function.y[t].isfinite().all())
             status[zero] = STATUS["overflow" if overflowed else "undecided"]

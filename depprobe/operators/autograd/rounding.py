@@ -252,7 +252,7 @@ def _growth(lags: NDArray[np.int64], known: NDArray[np.int64], relative: Floats)
         past = side * lags - edge
         if edge > 0 and half.sum() > 2 and (past > 0).any():
             slope = np.polyfit(side * known[half], np.log(relative[half]), 1)[0]
-            found = np.maximum(found, np.exp(np.clip(slope * past, 0, _MOST_GROWTH)))
+            found = np.maximum(found, np.exp(np.clip(slope * past.clip(0), 0, _MOST_GROWTH)))
     return found
 
 

@@ -1,49 +1,121 @@
 r"""Zeros behind units that are saturated: a factor that only rounded to 0.
 
-    sigma(-100) = 3.7e-44 is 0 in float32, tanh(20) = 1 in float64:   h_t = z h_(t-1) + ..., z rounded to 0
+    sigma(-100) = 3.7e-44 is 0 in float32, tanh(20) = 1 in float64, e^-800 = 0:   h_t = z h_(t-1) + ..., z = 0
 
-Such a factor is not zero, though its gradient is 0 and no replacement of an earlier input shows. Where a
-sigmoid or tanh on the way is at its end, the row is taken once more at x / 1024, out of saturation: what has
-a gradient there is not proved to be ignored at x.
+Such a factor is not zero, though its gradient is 0 and no replacement of an earlier input shows: where it
+comes from a parameter, none can. So the row is taken once more through a pass in which exponentials and
+their like see z / (1 + |z| / 8) in place of z, and round nothing to 0. What has a gradient there is not
+proved to be ignored. What is infinite, or beyond 1e20, is a mask and stays one.
 """
 
 from __future__ import annotations
 
-import numpy as np
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from depprobe.core.calling.environment import WatchingMode
 from depprobe.core.function import SequenceFunction
-from depprobe.core.recorded_graph import saturates
-from depprobe.operators.autograd.products import Products
+from depprobe.core.recorded_graph import coarsest, holds_gates, saved_bytes
 
+#: by which x is made smaller where recurrences run in one kernel
 _SMALLER = 2.0**-10
+#: largest argument that is left, and what counts as infinite
+_MOST, _MASK = 8.0, 1e20
+#: share of the range of exponents by which rows are raised
+_RAISED = 0.5
+#: share of the memory, one over this, that the pass may go on to take for other targets
+_KEPT = 8
+#: which argument of an operation decides how its result rounds
+_ARGUMENTS = {
+    **dict.fromkeys(
+        ("exp", "exp2", "expm1", "sigmoid", "tanh", "erf", "erfc", "softplus", "silu", "gelu"), 0
+    ),
+    **dict.fromkeys(("elu", "mish", "log_sigmoid_forward", "_softmax", "_safe_softmax", "_log_softmax"), 0),
+    **dict.fromkeys(("exp_", "sigmoid_", "tanh_", "silu_", "elu_", "mish_"), 0),
+    **dict.fromkeys(("softplus_backward", "silu_backward", "gelu_backward", "mish_backward"), 1),
+    "log_sigmoid_backward": 1,
+    "elu_backward": 5,
+}
+
+
+@contextmanager
+def _seen_through() -> Iterator[None]:
+    """Recurrences run in operations that can be seen, on a CPU."""
+    before = torch._C._get_mkldnn_enabled()
+    torch._C._set_mkldnn_enabled(False)
+    try:
+        yield
+    finally:
+        torch._C._set_mkldnn_enabled(before)
+
+
+class _Softened(WatchingMode):
+    """Keeps the arguments of exponentials small while it is on."""
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        name = func.overloadpacket.__name__
+        at = _ARGUMENTS.get(name)
+        if at is not None and at < len(args):
+            z = args[at]
+            soft = torch.where(z.abs() < _MASK, z / (1 + z.abs() / _MOST), z)
+            if name.endswith("_"):
+                z.copy_(soft)
+            else:
+                args = (*args[:at], soft, *args[at + 1 :])
+        return func(*args, **(kwargs or {}))
 
 
 class Saturation:
-    """Which inputs of one function a saturated unit may hide."""
+    """Which inputs an output of one function ignores, also where no factor rounds to 0.
 
-    def __init__(self, function: SequenceFunction, products: Products) -> None:
-        self._function, self._products = function, products
+    Parameters
+    ----------
+    function : whose passes they are.
+    memory : bytes that they may take.
+    """
+
+    def __init__(self, function: SequenceFunction, memory: int) -> None:
+        self._function, self._memory = function, memory
         self._graph: tuple[Tensor, Tensor] | None = None
-        self._saturated: bool | None = None
 
     def __getstate__(self) -> dict[str, object]:
         # a graph does not travel; it is recorded again
         return vars(self) | {"_graph": None}
 
-    def hides(self, t: int) -> NDArray[np.bool_]:
-        """Inputs (n_in,) that output t reads once x is small, where some unit is saturated at x."""
-        function = self._function
-        if self._saturated is None:
-            self._saturated = saturates(function.record()[1])
-        if not self._saturated:
-            return np.zeros(function.shape[2], dtype=bool)
-        if self._graph is None:
-            self._graph = function.record(x=_SMALLER * function.x)
-        cotangent = torch.zeros_like(function.y)
-        cotangent[t] = (
-            1 + torch.arange(function.shape[1], device=cotangent.device).to(cotangent) / function.shape[1]
+    def ignores(self, t: int, sources: Tensor) -> Tensor:
+        """Which of some inputs output t is proved to ignore, without and with what is saturated: bool."""
+        found = self._function.ignores(t, sources)
+        return found & ~self._hides(t)[sources] if bool(found.any()) else found
+
+    def _hides(self, t: int) -> Tensor:
+        """Inputs (n_in,) that output t reads once nothing is saturated; all where that cannot be seen."""
+        with self._function.held(), _seen_through(), sdpa_kernel(SDPBackend.MATH):
+            try:
+                leaf, y = self._graph or self._recorded()
+                self._graph = (leaf, y) if saved_bytes(y) <= self._memory // _KEPT else None
+                cotangent = torch.zeros_like(y)
+                cotangent[t] = 1 + torch.arange(y.shape[1], device=y.device).to(y) / y.shape[1]
+                raised = 2.0 ** int(_RAISED * math.log2(torch.finfo(coarsest(y)).max))
+                with _Softened():
+                    for scale in (raised, 1.0):  # a product that underflows shows only if it is raised
+                        given = scale * cotangent
+                        (found,) = torch.autograd.grad(
+                            y, leaf, given, retain_graph=True, materialize_grads=True
+                        )
+                        if bool(found.isfinite().all()):
+                            break
+            except (ValueError, RuntimeError):  # it does not run with other numbers
+                return torch.ones(self._function.shape[2], dtype=torch.bool, device=self._function.x.device)
+        return found.ne(0).any(1)
+
+    def _recorded(self) -> tuple[Tensor, Tensor]:
+        leaf, y = self._function.record(_Softened())
+        return (
+            self._function.record(_Softened(), _SMALLER * self._function.x) if holds_gates(y) else (leaf, y)
         )
-        return self._products.single(cotangent, self._graph).ne(0).any(1).cpu().numpy()

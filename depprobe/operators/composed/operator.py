@@ -31,6 +31,7 @@ from depprobe.operators.autograd import fisher
 from depprobe.operators.autograd.operator import AutogradJacobian, ends_abruptly
 from depprobe.operators.autograd.readout import ExactRows
 from depprobe.operators.autograd.rounding import Rounding, resume_each, states_of
+from depprobe.operators.autograd.saturation import Saturation
 from depprobe.operators.chain.rounding import digits_kept
 from depprobe.operators.composed.graph import Graph
 from depprobe.operators.composed.traces import Traces
@@ -71,6 +72,7 @@ class GraphJacobian(TemporalJacobian):
     ) -> None:
         self._function, self._options, self._traces, self._at = function, options, traces, at
         self.shape, self.wrt = function.shape, function.wrt
+        self._saturation = Saturation(function, options.memory)
         self._shared_rows = SharedWork[Scaled](1) if shared_rows is None else shared_rows
         assert traces.rows_at_once > 0, "which looks whether a row fits"
 
@@ -187,23 +189,21 @@ class GraphJacobian(TemporalJacobian):
         proved = torch.zeros_like(live)
         nothing = self._may_be_zero(t, doubtful & total.isneginf(), total, live)
         if len(nothing):
-            proved[nothing] = self._function.ignores(t, nothing)
+            proved[nothing] = self._saturation.ignores(t, nothing)
             self.zero_proof = "structure, replacement"
         doubtful &= ~proved
         if bool(doubtful.any()):
             total, share, doubtful = self._taken_again(t, total, share, doubtful, norm)
         status = torch.full(total.shape, STATUS["finite"], dtype=torch.int8, device=total.device)
         status[total.isnan() | total.isposinf()] = STATUS["overflow"]
+        # what is no number has no derivative, whatever autograd makes of it
         if bool(self._function.y[t].isnan().any()):
-            status[:] = STATUS[
-                "overflow"
-            ]  # what is no number has no derivative, whatever autograd makes of it
+            status[:] = STATUS["overflow"]
         # from an infinite state a gradient of 0 may be anything
         overflowed = not bool(self._function.y[t].isfinite().all())
         nothing_known = STATUS["overflow"] if overflowed else STATUS["undecided"]
-        status[doubtful] = torch.where(total.isneginf(), nothing_known, STATUS["underflow"])[doubtful].to(
-            torch.int8
-        )
+        unknown = torch.where(total.isneginf(), nothing_known, STATUS["underflow"])
+        status[doubtful] = unknown[doubtful].to(torch.int8)
         status[~live | proved] = STATUS["zero"]
         values = torch.where(status == STATUS["finite"], total, math.nan)
         values[status == STATUS["zero"]] = -math.inf
