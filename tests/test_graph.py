@@ -323,8 +323,7 @@ def test_rows_of_later_chunks_travel_alone(make, monkeypatch):
         pushed.append(len(grads[0]))
         return products(self, segment, edges, grads)
 
-    monkeypatch.setattr(traces, "_MOST_ROWS", 2)
-    monkeypatch.setattr(traces, "_LARGE_ROWS", 2)
+    monkeypatch.setattr(traces, "pulled_at_once", lambda *given: 2)
     jacobian = depprobe.operators.temporal_jacobian(module, x, layout="b n d")
     monkeypatch.setattr(GraphJacobian, "_rounded", lambda *given: np.zeros(12))
     jacobian.log_norms([11])

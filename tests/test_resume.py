@@ -309,7 +309,7 @@ class _Read(torch.nn.Module):
 )
 def test_a_case_is_taken_up_in_its_middle(tmp_path, monkeypatch, asked, share):
     monkeypatch.setattr(under_way, "_EVERY", -1.0)
-    monkeypatch.setattr(traces, "_MOST_ROWS", 2)
+    monkeypatch.setattr(traces, "pulled_at_once", lambda *given: 2)
     monkeypatch.setattr(device, "_CACHED", 0)
     kept, x = Finished(tmp_path / "partial"), np.random.default_rng(0).normal(size=(16, 5))
     given = {"targets": "every:2", "method": "auto"} | asked
@@ -348,12 +348,12 @@ def test_what_was_kept_in_pieces_of_another_size_is_not_taken_up(tmp_path, monke
             raise KeyboardInterrupt
 
     with monkeypatch.context() as small:
-        small.setattr(traces, "_MOST_ROWS", 1)
+        small.setattr(traces, "pulled_at_once", lambda *given: 1)
         small.setattr(device, "_CACHED", 0)
         with pytest.raises(KeyboardInterrupt):
             depprobe.jacobian({"A": _Read}, x, finished=kept, progress=halt, method=method)
     assert list(kept.folder.glob("*.npz")), "something was kept"
-    monkeypatch.setattr(traces, "_MOST_ROWS", 3)
+    monkeypatch.setattr(traces, "pulled_at_once", lambda *given: 3)
     monkeypatch.setattr(device, "_CACHED", 3 * 16 * 5 * 4)
     resumed = depprobe.jacobian({"A": _Read}, x, finished=kept, method=method)
     whole = depprobe.jacobian({"A": _Read}, x, method=method)

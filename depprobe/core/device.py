@@ -26,6 +26,9 @@ from torch import Tensor
 _SIZES = 8
 #: bytes of rows on which a CPU works faster together than one after another
 _CACHED = 1 << 18
+#: rows pulled through a graph together: most, fewest, and bytes of their largest gradients, on a CPU, where
+#: what exceeds 32 MiB is mapped anew each time (glibc), and on a device
+_PULLED = {False: (64, 8, 1 << 24), True: (64, 16, 1 << 26)}
 
 Work = Callable[[Sequence[Tensor]], list[Tensor]]
 
@@ -115,6 +118,13 @@ def memory_of(device: torch.device) -> int | None:
 def rows_at_once(size: int, device: torch.device) -> int:
     """How many rows of so many bytes gain from being taken together: on a CPU those that stay in cache."""
     return 1 << 30 if waits(device) else max(1, _CACHED // max(1, size))
+
+
+def pulled_at_once(size: int, device: torch.device) -> int:
+    """How many rows gain from being pulled through a graph together, where the largest gradient of each takes
+    so many bytes: on a CPU, those that need no more than the allocator keeps for the next."""
+    most, fewest, together = _PULLED[waits(device)]
+    return min(most, max(fewest, together // max(1, size)))
 
 
 class HostArray:

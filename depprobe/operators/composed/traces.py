@@ -22,6 +22,7 @@ import torch
 from torch import Tensor
 
 from depprobe.core.calling.one_function import same_output
+from depprobe.core.device import pulled_at_once
 from depprobe.core.function import Record, SequenceFunction
 from depprobe.core.memory import Growth
 from depprobe.core.options import Options, require
@@ -38,8 +39,6 @@ from depprobe.operators.composed.partition import DEPTH
 from depprobe.operators.dispatch import maker_of
 from depprobe.units import readable
 
-#: rows pulled at once at most; of large gradients, fewer, of which these bytes in one place
-_MOST_ROWS, _LARGE_ROWS, _LARGE = 64, 16, 1 << 26
 #: copies of the largest gradient that one row makes on its way
 _ROW_COPIES = 48
 #: largest gradients that a row takes at once beside what the graph holds; budgets over both together below
@@ -106,7 +105,7 @@ class Traces:
         remedy = f"--memory {readable(1.1 * (each + kept)).replace(' ', '')}"
         require(each + kept, memory, "a single row", f"use a smaller n or d, --dtype float32, or {remedy}")
         # more at once would not be faster, and what is done would be kept more rarely
-        most = min(_MOST_ROWS, max(_LARGE_ROWS, _LARGE // max(1, self.whole.partition.largest)))
+        most = pulled_at_once(self.whole.partition.largest, self._function.y.device)
         return int(max(1, min(most, (memory - kept) // max(1, each))))
 
     @cached_property
