@@ -56,7 +56,7 @@ def unknown(kind: str, name: str, known: Iterable[str]) -> BadInput:
     def in_order(name: str) -> list[tuple[str, int]]:  # h2 before h10
         return [(words, int(number or -1)) for words, number in re.findall(r"(\D*)(\d*)", name)]
 
-    names = sorted(known, key=in_order)
+    names = sorted(set(known), key=in_order)
     near = difflib.get_close_matches(name, names, n=1, cutoff=0.5) if isinstance(name, str) else []
     hint = f"; did you mean {near[0]!r}?" if near else "."
     return BadInput(f"unknown {kind} {name!r}{hint} Known: {', '.join(names) or 'none'}")

@@ -83,7 +83,7 @@ def test_csv_and_stored_datasets_are_shown(run, capsys):
         (("--layer", "rnn", *SMALL), "rnn has no gates to read"),
         (("--layer", "lstm:bidirectional=true", *SMALL), "needs bidirectional=false"),
         (("--layer", "lstm", "--layer", "gru", *SMALL), "different gates"),
-        (("--layer", "lstm", "--depth", "1", *SMALL), "depth must lie between 0 and 0"),
+        (("--layer", "lstm", "--depth", "1", *SMALL), "depth must be 0"),
         (("--layer", "gru", "--hold-h", *SMALL), "hold_h needs a cell state"),
         (("--layer", "lstm", "--target", "99", *SMALL), "target 99 lies outside the 12 positions"),
         (("--layer", "lstm", "--target", "all", *SMALL), "one target"),

@@ -130,7 +130,7 @@ def test_what_cannot_be_joined_is_refused_in_one_line(runs, names, labels, said)
 
 
 def test_other_things_are_refused_by_number(runs):
-    with pytest.raises(BadInput, match="number 2 holds 'float'"):
+    with pytest.raises(BadInput, match="number 2 is 'float'"):
         depprobe.combine([runs["gru"], 1.0])
     with pytest.raises(BadInput, match="not one Dataset"):
         depprobe.combine(runs["gru"])

@@ -130,7 +130,7 @@ REFUSED: list[tuple[str, dict, str]] = [
         "'a' holds '2,5', not a number; for numbers such as 1,5 give --decimal",
     ),
     ("two", {"columns": "a"}, "has 2 columns 'a'; give the position"),
-    ("flat", {"standardise": True}, "'a' does not vary, so it cannot be standardised"),
+    ("flat", {"standardise": True}, "'a' does not vary and cannot be standardised"),
     ("days", {}, "no column of numbers beside"),
     ("days", {"columns": "0"}, "holds '2020-01-01', not a number"),
     ("head", {}, "is empty but for its header"),

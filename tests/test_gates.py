@@ -340,7 +340,7 @@ X = torch.randn(9, D_IN, dtype=F64)
             "both directions; gates needs bidirectional=false",
         ),
         (nn.LSTM(D_IN, D, 2).to(F64), {"depth": 2}, "depth must lie between 0 and 1 for LSTM, not 2"),
-        (nn.LSTM(D_IN, D).to(F64), {"depth": -1}, "depth must lie between 0 and 0"),
+        (nn.LSTM(D_IN, D).to(F64), {"depth": -1}, "depth must be 0"),
         (nn.GRU(D_IN, D).to(F64), {"hold_h": True}, "hold_h needs a cell state and GRU has none"),
         (nn.LSTM(D_IN + 1, D).to(F64), {}, "x is 4 wide and the module reads 5"),
         (nn.LSTM(D_IN, D), {}, "bring them together"),

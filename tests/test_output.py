@@ -8,6 +8,7 @@ import pytest
 
 from depprobe.cli import tables
 from depprobe.cli.common import _run_name
+from depprobe.cli.options import check_forms
 from depprobe.cli.output import Summary, check_writable, with_error
 from depprobe.errors import BadInput
 
@@ -124,7 +125,7 @@ def test_rows_and_labels():
     with pytest.raises(BadInput, match="1 labels were given for 2 layers"):
         tables.chosen(many(2), labels="A")
     with pytest.raises(BadInput, match="--table csv holds every number; leave out --rows"):
-        tables.check_forms(False, "csv", "decay")
+        check_forms(False, "csv", "decay")
 
 
 def test_a_label_leaves_what_a_column_says_besides_its_layer():

@@ -23,7 +23,7 @@ import click
 
 from depprobe.cli import output, tables
 from depprobe.cli.named_models import WORDS, Named, named, targets_of
-from depprobe.cli.options import OF_MODELS, SAYING, TABLE
+from depprobe.cli.options import OF_MODELS, SAYING, TABLE, check_forms
 from depprobe.cli.options import given as given_of
 from depprobe.cli.progress import progress
 
@@ -83,6 +83,7 @@ class Run:
         BadInput : a path that cannot be written, two alike, an unknown figure format, a dataset that is not
             .nc, an unreadable input.
         """
+        from depprobe.cli.plotting import Look
         from depprobe.errors import BadInput
         from depprobe.figures.drawing.saving import format_of
         from depprobe.runs.inputs import read
@@ -90,12 +91,15 @@ class Run:
 
         said = {key: options[key] for key in SAYING if key in options}
         rest = {key: value for key, value in options.items() if key not in said}
-        tables.check_forms(said["as_json"], said["table"], said.get("rows"))
+        check_forms(said["as_json"], said["table"], said.get("rows"))
         context = click.get_current_context()
         if layers is None:
             given = named(context.meta[WORDS])
         else:
             given = [Named(text, is_model=False) for text in layers]
+        # of spectra a label is that of a matrix, along depth that of a submodule
+        along_depth = any("*" in str(rest.get(key) or "") for key in ("of", "wrt"))
+        Look.of(said).check(None if along_depth or name == "spectrum" else len(given))
         if any(one.is_model for one in given):
             # a model has sizes and a dtype of its own unless the words say otherwise
             rest |= {key: None for key in OF_MODELS if key in rest and _is_default(context, key)}
@@ -112,7 +116,8 @@ class Run:
             output.check_writable(path)
         output.check_distinct(data, figure, *files)
         if data.suffix.lower() != ".nc":
-            raise BadInput(f"a dataset is netCDF: --output must end in .nc, not {str(data)!r}")
+            where = "end in .nc" if data.name != ".nc" else "have a name before .nc"
+            raise BadInput(f"a dataset is netCDF: --output must {where}, not {str(data)!r}")
         # what a model's code reads is not known
         lasting = not any(one.is_model for one in given)
         for note in () if said["quiet"] else source.notes:
@@ -205,9 +210,13 @@ class Run:
         summary : what is said of it; by default what ``depprobe show`` says.
         """
         from depprobe.cli.summaries import summary_of
+        from depprobe.errors import BadInput
 
-        summary = summary or summary_of(ds, **self.weighing)
-        summary = tables.chosen(summary, **{name: self._saying.get(name) for name in ("rows", "labels")})
+        try:
+            summary = summary or summary_of(ds, **self.weighing)
+            summary = tables.chosen(summary, self._saying.get("rows"), self._saying.get("labels"))
+        except BadInput as error:
+            raise BadInput(f"{error}; the result is there: depprobe show {self.data}") from None
         if self._saying["as_json"]:
             document = {"attributes": output.attributes_of(ds), "layers": summary.records, **(extra or {})}
             document |= {"dataset": str(self.data), "figures": [str(path) for path in figures]}

@@ -12,7 +12,9 @@ from typing import Any
 import click
 
 from depprobe.cli import completing
+from depprobe.cli.output import names_in
 from depprobe.cli.tables import TABLES
+from depprobe.errors import BadInput
 from depprobe.vocabulary import NORMALISED, POOLINGS, RELATIVE_TO
 
 #: more threads than any machine has end the process, or overflow
@@ -127,7 +129,9 @@ OPTIONS: dict[str, Callable[[Any], Any]] = {
     "width": click.option("--width", type=float, metavar="INCHES", help="Width of figures."),
     "title": click.option("--title", help="Title of figures; '' for none."),
     "labels": click.option(
-        "--labels", metavar="A,B,...", help="Names in figure and table, one a layer, in their order."
+        "--labels",
+        metavar="A,B,...",
+        help="Names in figure and table, one a layer (of spectra, a matrix), in their order.",
     ),
     "legend": click.option("--legend/--no-legend", default=True, help="Draw a legend, or none."),
     "panels": click.option(
@@ -192,3 +196,13 @@ SAYING = (
     "verbose",
     *DISTANCES,
 )
+
+
+def check_forms(as_json: bool, table: str | None, rows: str | None) -> None:
+    """Refuse forms that do not go together; raises ``BadInput``."""
+    if as_json and table:
+        raise BadInput("give --json or --table, not both")
+    if rows is not None and not all(names_in(rows) or [""]):
+        raise BadInput(f"--rows {rows!r} names none or an empty one; leave it out to show all")
+    if rows and (as_json or table == "csv"):
+        raise BadInput(f"--{'json' if as_json else 'table csv'} holds every number; leave out --rows")

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import math
 import os
 import tempfile
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -204,3 +206,29 @@ def command_of(ds: xr.Dataset) -> str:
         return str(json.loads(ds.attrs.get("provenance", "{}")).get("command", "unknown"))
     except ValueError:
         return "unknown"
+
+
+def names_in(labels: str | Sequence[str]) -> list[str]:
+    """The names in a list, or in one with commas, where a name that holds a comma stands in double quotes.
+
+    Examples
+    --------
+    >>> names_in('LSTM, "TCN, 6 layers"')
+    ['LSTM', 'TCN, 6 layers']
+    """
+    if isinstance(labels, Mapping):
+        raise BadInput(f"names are a list, one a layer or row in their order, not a mapping: {dict(labels)}")
+    if not isinstance(labels, str):
+        return [str(name) for name in labels]
+    return [name.strip() for name in next(csv.reader([" ".join(labels.split())], skipinitialspace=True), [])]
+
+
+def labels_in(labels: str | Sequence[str], apart: bool = True) -> list[str]:
+    """Names of layers; raises ``BadInput``: one is empty, or two are alike and must be ``apart``."""
+    names = names_in(labels)
+    if "" in names:
+        raise BadInput(f"label {names.index('') + 1} is empty; give each layer a name")
+    twice = next((name for name in names if names.count(name) > 1), None)
+    if twice is not None and apart:
+        raise BadInput(f"two labels are {twice!r}; give each layer a name of its own")
+    return names

@@ -14,7 +14,8 @@ from typing import Any
 
 import xarray as xr
 
-from depprobe.cli.tables import names_in
+from depprobe.cli.output import labels_in, names_in
+from depprobe.errors import BadInput
 
 #: fewest targets for which rows make a picture
 HEATMAP_FROM = 8
@@ -23,6 +24,17 @@ MOST = 24
 #: kind of dataset -> figures it can be drawn as, where there are several
 FIGURES = {"jacobian": ("decay", "heatmap"), "cost": ("cost", "speedup", "efficiency")}
 KINDS = ("auto", *dict.fromkeys(name for names in FIGURES.values() for name in names))
+
+
+def titles_in(panels: str) -> list[str]:
+    """Titles of panels, which raise ``BadInput`` where one is empty or two are alike."""
+    titles = names_in(panels)
+    wrong = next((title for title in titles if not title or titles.count(title) > 1), None)
+    if wrong:
+        raise BadInput(f"two panels are called {wrong!r}; give each a title of its own")
+    if wrong is not None or not titles:
+        raise BadInput(f"a panel has no title in --panels {panels!r}; give each dataset one")
+    return titles
 
 
 def path_of(path: Path, kind: str) -> Path:
@@ -46,8 +58,23 @@ class Look:
     def of(cls, options: Mapping[str, Any]) -> Look:
         """From the options of a command; those a command does not have keep their defaults."""
         given = {field.name: options[field.name] for field in fields(cls) if field.name in options}
-        listed = {name: names_in(given[name]) for name in ("labels", "panels") if given.get(name)}
-        return cls(**given | {"labels": None, "panels": None} | listed)
+        labels, panels = given.get("labels"), given.get("panels")
+        given["panels"] = None if panels is None else titles_in(panels)
+        given["labels"] = None if labels is None else labels_in(labels, apart=panels is None)
+        return cls(**given)
+
+    def check(self, layers: int | None) -> None:
+        """Refuse what no figure takes, before anything is measured; ``layers`` None: not known how many.
+
+        Raises ``BadInput``: an unknown venue, a width that no figure fits, a wrong number of labels.
+        """
+        if self.labels is not None and layers not in (None, len(self.labels)):
+            raise BadInput(f"{len(self.labels)} labels were given for {layers} layers")
+        if self.venue is not None or self.width is not None:
+            from depprobe.figures import venue
+
+            with venue(self.venue, self.width):
+                pass
 
     def words(self) -> dict[str, Any]:
         """What every figure function takes of it."""
@@ -74,7 +101,6 @@ def draw(
     The first figure goes to ``path``, others beside it under names that end in what they show.
     """
     from depprobe.cli.summaries import kind_of
-    from depprobe.errors import BadInput
     from depprobe.figures import venue
 
     look = look or Look()
@@ -117,13 +143,9 @@ def _in_panels(
 ) -> Written:
     """All datasets in one figure, each in a panel under its title, which show the same range of norms."""
     from depprobe import figures
-    from depprobe.errors import BadInput
 
     if len(titles) != len(datasets):
         raise BadInput(f"{len(titles)} panels were given for {len(datasets)} datasets")
-    twice = next((title for title in titles if titles.count(title) > 1), None)
-    if twice is not None:
-        raise BadInput(f"two panels are called {twice!r}; give each a title of its own")
     if kind == "efficiency":
         raise BadInput("the efficiency table is a figure by itself; leave out --panels")
     given = dict(zip(titles, datasets, strict=True))
@@ -135,7 +157,6 @@ def _in_panels(
 
 def _drawn(name: str, given: Sequence[xr.Dataset], where: Path, theory: Any, look: Look) -> Written:
     from depprobe import figures
-    from depprobe.errors import BadInput
     from depprobe.figures.drawing.saving import save
 
     if name == "efficiency":

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import inspect
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -11,6 +12,7 @@ import xarray as xr
 from depprobe.cli import tables
 from depprobe.cli.output import Summary
 from depprobe.cli.summaries import kind_of, summary_of
+from depprobe.curves import distances
 from depprobe.curves.align import each_curve
 from depprobe.curves.names import told_apart
 from depprobe.errors import BadInput, unknown
@@ -58,11 +60,14 @@ def table(
     # a dataset is a mapping too
     given: Any = [results] if isinstance(results, xr.Dataset) else results
     titles = [str(title) for title in given] if isinstance(given, Mapping) else []
-    given = list(given.values() if isinstance(given, Mapping) else given)
-    wrong = next((one for one in given if not isinstance(one, xr.Dataset)), None)
-    if wrong is not None or not given:
-        what = "nothing" if wrong is None else type(wrong).__name__
-        raise BadInput(f"a table is made of datasets, not of {what}")
+    several = isinstance(given, Iterable) and not isinstance(given, str)
+    given = list(given.values() if isinstance(given, Mapping) else given) if several else [given]
+    wrong = [type(one).__name__ for one in given if not isinstance(one, xr.Dataset)]
+    if wrong or not given:
+        raise BadInput(f"a table is made of datasets, not of {[*wrong, 'nothing'][0]}")
+    known = inspect.signature(distances).parameters.keys() - {"ds"}
+    for name in sorted(how.keys() - known):
+        raise unknown("argument of table", name, {"form", "rows", "labels", *known})
     kinds = list(dict.fromkeys(map(kind_of, given)))
     if len(kinds) > 1:
         raise BadInput(f"one table holds one kind of dataset, not {' and '.join(kinds)}")

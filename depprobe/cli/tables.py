@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from depprobe.cli.output import Summary
+from depprobe.cli.output import Summary, labels_in, names_in
 from depprobe.errors import BadInput, unknown
 
 if TYPE_CHECKING:
@@ -60,11 +60,11 @@ def chosen(
     BadInput : a row that there is not, or a wrong number of labels.
     """
     if labels is not None:
-        names = names_in(labels)
-        own = [str(next(iter(record.values()))) for record in summary.records]
-        layers = list(dict.fromkeys(own))
+        names = labels_in(labels, apart=not summary.groups)
+        layers = _layers(summary)
         if len(names) not in (len(summary.columns), len(layers)):
-            raise BadInput(f"{len(names)} labels were given for {len(layers)} layers")
+            what = "matrices" if "matrix" in summary.records[0] else "layers"
+            raise BadInput(f"{len(names)} labels were given for {len(layers)} {what}")
         if len(names) == len(layers):
             summary = renamed(summary, dict(zip(layers, names, strict=True)))
         else:
@@ -75,10 +75,34 @@ def chosen(
     columns = [list(column) for column in summary.columns]
     headings = list(summary.headings)
     if rows is not None:
-        kept = [0, *dict.fromkeys(i for one in names_in(rows) for i in _rows(one.strip(), headings))]
+        asked = names_in(rows)
+        if not asked:
+            raise BadInput("rows names none; leave it out to show all")
+        kept = [0, *dict.fromkeys(i for one in asked for i in _rows(one.strip(), headings))]
         headings = [headings[i] for i in kept]
         columns = [[column[i] for i in kept] for column in columns]
     return replace(summary, headings=headings, columns=columns)
+
+
+def shared_out(summaries: Sequence[Summary], labels: str | Sequence[str]) -> list[list[str]]:
+    """The labels of each summary's layers: one for each layer in their order, or for each that has a name.
+
+    Raises ``BadInput``: a wrong number of labels.
+    """
+    held = [_layers(one) for one in summaries]
+    every = [layer for layers in held for layer in layers]
+    names, known = labels_in(labels), list(dict.fromkeys(every))
+    if len(names) == len(every):
+        left = iter(names)
+        return [[next(left) for _ in layers] for layers in held]
+    if len(names) != len(known):
+        raise BadInput(f"{len(names)} labels were given for {len(every)} layers")
+    called = dict(zip(known, names, strict=True))
+    return [[called[layer] for layer in layers] for layers in held]
+
+
+def _layers(summary: Summary) -> list[str]:
+    return list(dict.fromkeys(str(next(iter(record.values()))) for record in summary.records))
 
 
 def renamed(summary: Summary, names: Mapping[str, str]) -> Summary:
@@ -91,27 +115,6 @@ def renamed(summary: Summary, names: Mapping[str, str]) -> Summary:
         columns.append([column[0].replace(own, name, 1), *column[1:]])
         records.append(record | {key: name})
     return replace(summary, columns=columns, records=records)
-
-
-def names_in(labels: str | Sequence[str]) -> list[str]:
-    """The names in a list, or in one with commas, where a name that holds a comma stands in double quotes.
-
-    Examples
-    --------
-    >>> names_in('LSTM, "TCN, 6 layers"')
-    ['LSTM', 'TCN, 6 layers']
-    """
-    if not isinstance(labels, str):
-        return [str(name) for name in labels]
-    return [name.strip() for name in next(csv.reader([" ".join(labels.split())], skipinitialspace=True), [])]
-
-
-def check_forms(as_json: bool, table: str | None, rows: str | None) -> None:
-    """Refuse forms that do not go together; raises ``BadInput``."""
-    if as_json and table:
-        raise BadInput("give --json or --table, not both")
-    if rows and (as_json or table == "csv"):
-        raise BadInput(f"--{'json' if as_json else 'table csv'} holds every number; leave out --rows")
 
 
 def _rows(name: str, headings: Sequence[str]) -> list[int]:

@@ -22,6 +22,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from depprobe.errors import BadInput
+
 #: sizes between two powers of two to which sizes are rounded up where graphs are recorded
 _SIZES = 8
 #: bytes of rows on which a CPU works faster together than one after another
@@ -31,6 +33,18 @@ _CACHED = 1 << 18
 _PULLED = {False: (64, 8, 1 << 24), True: (64, 16, 1 << 26)}
 
 Work = Callable[[Sequence[Tensor]], list[Tensor]]
+
+
+def device_of(name: str) -> torch.device:
+    """A device that is there and holds values; raises ``BadInput`` naming those that are."""
+    try:
+        # reading a value back tells devices that hold none
+        torch.zeros(1, device=(device := torch.device(name))).item()
+    except (RuntimeError, AssertionError, NotImplementedError):
+        there = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+        have = ", ".join(kind for kind, found in there.items() if found)
+        raise BadInput(f"no device {name!r} here; there is {have}") from None
+    return device
 
 
 class _Precision:

@@ -37,7 +37,7 @@ LOCK = threading.RLock()
 CHOICES = "last, all, every:M, random:K or a list such as 9,99,999"
 STRATIFIED = 64
 _KINDS: dict[str, Any] = {"a whole number": Integral, "a number": Real, "text": str}
-_KINDS |= {"a mapping": Mapping, "a function": Callable, "a list": Iterable}
+_KINDS |= {"a mapping": Mapping, "a function": Callable, "a list": Iterable, "true or false": bool}
 
 
 def check_kind(kind: str, **given: Any) -> None:
@@ -50,7 +50,7 @@ def check_kind(kind: str, **given: Any) -> None:
     depprobe.errors.BadInput: seed must be a whole number, not 1.5
     """
     for name, value in given.items():
-        if not isinstance(value, _KINDS[kind]) or isinstance(value, bool):
+        if not isinstance(value, _KINDS[kind]) or (isinstance(value, bool) and _KINDS[kind] is not bool):
             raise BadInput(f"{name} must be {kind}, not {_brief(value)}")
 
 
@@ -218,8 +218,8 @@ def wanted_positions(targets: str | int | Sequence[int], n: int, seed: int = 0) 
             if isinstance(error, BadInput):
                 raise
             raise BadInput(f"targets must be {CHOICES}, not {targets!r}") from None
-    chosen = [targets] if isinstance(targets, Integral) else targets
-    return np.unique(_places(chosen, n, "target", CHOICES))
+    listed = np.asarray(targets).tolist() if hasattr(targets, "__array__") else targets
+    return np.unique(_places([listed] if isinstance(listed, Integral) else listed, n, "target", CHOICES))
 
 
 def nearest_outputs(wanted: NDArray[np.int64], position: NDArray[np.float64]) -> NDArray[np.int64]:

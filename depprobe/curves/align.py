@@ -178,7 +178,7 @@ def by_layer(
         ds = with_lag(ds.assign_coords(source=ds["source"]))
     if normalise not in NORMALISED:
         raise unknown("normalise", str(normalise), NORMALISED)
-    if not isinstance(skip_first, int) or skip_first < 0:
+    if not isinstance(skip_first, int | np.integer) or isinstance(skip_first, bool) or skip_first < 0:
         raise BadInput(f"skip_first must be a number of sources, 0 or more; got {skip_first!r}")
     for part in each_curve(ds):
         blocks = _align(part, skip_first)
@@ -250,6 +250,9 @@ def _align(ds: xr.Dataset, first: int) -> Blocks:
         found, counts = _lags_of_band(here, first, n)
     else:
         found, counts = np.unique(lag[inside], return_counts=True)
+
+    if first and not inside.any():
+        raise BadInput(f"skip_first={first} leaves none of the {x.shape[1] if not banded else n} sources")
 
     support = np.unique(lag[(x != -np.inf).any(2) & inside])
     if (support < 0).any() and (support > 0).any():

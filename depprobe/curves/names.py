@@ -107,6 +107,17 @@ def value_of(part: xr.Dataset, name: str) -> Any:
     return part.attrs.get(name)
 
 
+def _with_axes(ds: xr.Dataset) -> xr.Dataset:
+    """The dataset with the axes that ``isel(target=3)`` or ``sel(source=0)`` took from its norms."""
+    for axis, other in (("target", "target"), ("source", "lag")):
+        if "log_norm" not in ds or {axis, other} & {*ds["log_norm"].dims}:
+            continue
+        if axis in ds.coords and ds[axis].ndim == 0:
+            moved = ["position"] if axis == "target" and "position" in ds.coords else []
+            ds = ds.expand_dims(axis).assign_coords({name: ds[name].expand_dims(axis) for name in moved})
+    return ds
+
+
 def one_setting(ds: xr.Dataset) -> xr.Dataset:
     """A dataset of a sweep at the one setting that it holds, without padding; any other as it is.
 
@@ -121,7 +132,10 @@ def one_setting(ds: xr.Dataset) -> xr.Dataset:
     Traceback (most recent call last):
     depprobe.errors.BadInput: a sweep over n (2 values) and d (2 values): choose one, as in ds.sel(n=9, d=2)
     """
-    if not isinstance(ds, xr.Dataset) or REASON not in ds:
+    if not isinstance(ds, xr.Dataset):
+        return ds
+    ds = _with_axes(ds)
+    if REASON not in ds:
         return ds
     kind = next((kind for kind, variable in KINDS.items() if variable in ds), "")
     axes = [str(axis) for axis in ds[REASON].dims if axis not in _TOLD.get(kind, ())]

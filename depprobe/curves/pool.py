@@ -17,6 +17,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from depprobe.curves.align import Blocks, Floats, Ints
+from depprobe.errors import BadInput
 
 
 @dataclass(frozen=True)
@@ -92,9 +93,12 @@ class Curves:
 def collect(blocks: Blocks, power: int, starts: Ints, skip_lags: int = 0) -> Units:
     """Sums over units that begin at the targets ``starts`` (first 0).
 
-    Distances below ``skip_lags`` have no part in the shares.
+    Distances below ``skip_lags`` have no part in the shares; raises ``BadInput`` where these are all.
     """
     lags, values = blocks.lags, blocks.values
+    farthest = int(np.abs(np.concatenate([lags, blocks.zero_lags])).max(initial=0))
+    if skip_lags > farthest:
+        raise BadInput(f"skip_lags={skip_lags} leaves no lag: the largest is {farthest}; use that or less")
     logs = np.where(np.isnan(values), -np.inf, values)
 
     def per_unit(cells: Floats) -> Floats:

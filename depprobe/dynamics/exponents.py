@@ -156,7 +156,7 @@ def _pooled(each: Floats, stderr: Floats, blocks: int) -> tuple[Floats, Floats, 
     """
     _, seeds, samples, _ = each.shape
     if seeds * samples == 1:
-        return each[:, 0, 0], stderr[:, 0, 0], f"{blocks} block means"
+        return each[:, 0, 0], stderr[:, 0, 0], f"{blocks} block means" if blocks else ""
     units, word = (each.mean(2), "seeds") if seeds > 1 else (each[:, 0], "samples")
     with np.errstate(invalid="ignore"):  # -inf has no spread
         spread = units.std(1, ddof=1) / math.sqrt(units.shape[1])

@@ -204,6 +204,8 @@ def _draw_norms(
     pad = 0.04 * (high - low)
     ax.set_ylim(low - pad if low <= lowest else low, high + pad)
     longest = max(float(x.max()) for x, _ in curves)
+    # one lag alone has room on both sides
+    longest = max(longest, 1.0)
     ax.set_xlim(-0.03 * longest, 1.03 * longest)
     use_decades(ax.yaxis)
     ax.set_xlabel("lag $t - k$ (positions)")

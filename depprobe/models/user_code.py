@@ -41,7 +41,7 @@ class Factory:
         self.__wrapped__ = make
 
     def __call__(self, *seed: int) -> Any:
-        with _importable(self.folder):
+        with importable(self.folder):
             return self.make(*seed)
 
 
@@ -62,7 +62,7 @@ def find(text: str) -> nn.Module | Factory:
         raise BadInput(f"a model is named {FORMS}, not {text!r}")
     is_file = where.endswith(".py") or "/" in where or "\\" in where
     folder = Path(where).resolve().parent if is_file else Path.cwd()
-    with _importable(folder), _failing(where):
+    with importable(folder), _failing(where):
         code = _run(Path(where)) if is_file else _imported(where)
     found: Any = code
     for part in name.split("."):
@@ -111,7 +111,7 @@ def _imported(name: str) -> ModuleType:
 
 
 @contextlib.contextmanager
-def _importable(folder: Path) -> Iterator[None]:
+def importable(folder: Path) -> Iterator[None]:
     """While the user's code runs, modules beside it are found, as when Python runs the file."""
     sys.path.insert(0, str(folder))
     try:

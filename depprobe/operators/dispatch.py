@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import fields
 from typing import Any
 
 import torch
@@ -13,7 +15,7 @@ from depprobe.core.calling.known import is_plain
 from depprobe.core.function import SequenceFunction
 from depprobe.core.options import Options, plain_modes
 from depprobe.core.temporal_jacobian import TemporalJacobian
-from depprobe.errors import BadInput
+from depprobe.errors import BadInput, unknown
 from depprobe.operators.autograd import fisher
 from depprobe.operators.autograd.operator import AutogradJacobian
 from depprobe.operators.autograd.probes import ProbedJacobian
@@ -149,6 +151,9 @@ def temporal_jacobian(
     >>> J.shape
     (9, 5, 9, 3)
     """
+    known = [*inspect.signature(temporal_jacobian).parameters, *(one.name for one in fields(Options))]
+    for name in sorted(options.keys() - {*known}):
+        raise unknown("argument of temporal_jacobian", name, {*known} - {"options"})
     how = Options(wrt=wrt, forward={} if forward is None else forward, **options)
     given: dict[str, Any] = {"wrt": wrt, "layout": layout, "position": position, "forward": forward}
     given |= {"memory": how.memory, "copy": copy}

@@ -47,6 +47,7 @@ _DIMS: dict[str, tuple[str, ...]] = {
 @asks(
     part="text",
     depth="a whole number",
+    hold_h="true or false",
     tolerance="a number",
     lags="a list",
     command="text",
@@ -211,7 +212,8 @@ def _recurrence(case: Case, depth: int, hold_h: bool) -> nn.LSTM | nn.GRU:
         raise BadInput(f"{case.label} reads in both directions; gates needs bidirectional=false")
     if not 0 <= depth < module.num_layers:
         last = module.num_layers - 1
-        raise BadInput(f"depth must lie between 0 and {last} for {case.label}, not {depth}")
+        which = f"lie between 0 and {last} for {case.label}" if last else f"be 0 ({case.label} has one layer)"
+        raise BadInput(f"depth must {which}, not {depth}")
     if hold_h and isinstance(module, nn.GRU):
         raise BadInput(f"hold_h needs a cell state and {case.label} has none; leave it out")
     return module

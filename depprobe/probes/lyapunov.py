@@ -273,6 +273,12 @@ def _labelled(
 
 def _recurrent(module: nn.Module, label: str) -> nn.RNNBase:
     recurrent = recurrence_in_effect(module)
+    inside = [name for name, one in module.named_modules() if name and isinstance(one, nn.RNNBase)]
+    if recurrent is None and inside:
+        raise BadInput(
+            f"{label} holds {' and '.join(inside)} and hands what is read: measure that with drive='input' "
+            "(--drive input), or the recurrence by itself without input"
+        )
     if recurrent is None:
         raise BadInput(
             f"{label} has no known recurrence: Lyapunov exponents are those of nn.RNN, nn.GRU and nn.LSTM "

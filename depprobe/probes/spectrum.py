@@ -114,7 +114,7 @@ def spectrum(
     (0.9, 0.0)
     """
     asked = Request(n, d, None, seeds, seed, dtype, device, memory)
-    _check(weight, steps, powers, grid, dense)
+    _check(weight, steps, grid, powers=powers, dense=dense, modes=modes)
     along = steps is not None
     if not along:
         refuse({"part": part}, [("part", "weights of all recurrences are taken, unless steps are asked for")])
@@ -191,12 +191,14 @@ def _without_input(module: Any, asked: Request, x: Any) -> Cases:
     return cases_of(module, np.zeros((2, 1)), asked)
 
 
-def _check(weight: Any, steps: Any, powers: int, grid: int, dense: int) -> None:
+def _check(weight: Any, steps: Any, grid: int, **counts: int) -> None:
     if weight is not None and steps is not None:
         raise BadInput("give weight or steps, not both")
     if weight is not None and not (len(weight) and all(isinstance(name, str) for name in weight)):
         raise BadInput(f"weight names no parameter: {weight!r:.60}")
-    for name, value in {"powers": powers, "dense": dense}.items():
+    if weight is not None and len({*weight}) < len(weight):
+        raise BadInput(f"weight names one parameter twice: {', '.join(weight)}")
+    for name, value in counts.items():
         if value < 1:
             raise BadInput(f"{name} must be at least 1, not {value}")
     if grid and (grid < 3 or grid % 2 == 0):

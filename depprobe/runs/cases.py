@@ -142,7 +142,8 @@ def cases_of(
         require_room(layers, x or Source("noise"), request)
     first = request.seed
     if first < 0 or first + seeds > 2**63:
-        raise BadInput(f"seeds must lie between 0 and 2^63 - 1, not {first} to {first + seeds - 1}")
+        last = f" to {first + seeds - 1}" if seeds > 1 else ""
+        raise BadInput(f"seed must lie between 0 and 2^63 - 1, not {first}{last}")
     draws = list(range(first, first + seeds))
     return Cases([one.label for one in subjects], draws, _cases(subjects, x, draws, request))
 

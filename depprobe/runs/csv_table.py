@@ -28,7 +28,7 @@ SUFFIXES = {".csv": ",", ".tsv": "\t"}
 #: words for what a shell makes hard to type
 _DELIMITERS = {"tab": "\t", "\\t": "\t", "space": " "}
 #: delimiters that a file without the expected one may have
-_OTHERS = {";": "';'", "\t": "tab", "|": "'|'", ",": "','"}
+_OTHERS = {";": "';'", "\t": "tab", "|": "'|'", ",": "','", " ": "space"}
 #: how dates and times of day are written; what else pandas takes for a date may be a number or a word
 _DATE = re.compile(
     r"(\d{1,4}([-/.])\d{1,2}\2\d{1,4}|\d{4}[-/]\d{1,2}|\d{1,2}[-/]\d{4}"
@@ -65,8 +65,9 @@ def read_table(
     >>> found.names, found.data.tolist(), found.index
     (('price', 'sold'), [[1.5, 3.0], [2.5, 4.0]], 'day: 2020-01-01 to 2020-01-02')
     """
-    apart = _DELIMITERS.get(delimiter or "", delimiter) or SUFFIXES.get(path.suffix.lower(), ",")
-    point = decimal or "."
+    usual = SUFFIXES.get(path.suffix.lower(), ",")
+    apart = usual if delimiter is None else _DELIMITERS.get(delimiter, delimiter)
+    point = "." if decimal is None else decimal
     for said, given in (("delimiter", apart), ("decimal", point)):
         if len(given) != 1 or given.isalnum() or given in '"\r\n':
             raise BadInput(f"{said} must be one character that no number or name holds, not {given!r}")
@@ -87,11 +88,15 @@ def standardised(data: Floats, names: Sequence[str]) -> tuple[Floats, Floats, Fl
     >>> [part.tolist() for part in standardised(np.array([[1.0], [3.0]]), ["a"])]
     [[[-1.0], [1.0]], [2.0], [1.0]]
     """
-    mean, std = data.mean(0), data.std(0)
     flat = [name for name, low, high in zip(names, data.min(0), data.max(0), strict=True) if low == high]
     if flat:
-        raise BadInput(f"{', '.join(map(repr, flat[:4]))} does not vary, so it cannot be standardised")
-    return (data - mean) / std, mean, std
+        called = f"{', '.join(map(repr, flat[:4]))} {'does' if len(flat) == 1 else 'do'} not vary"
+        raise BadInput(f"{called} and cannot be standardised; leave out --standardise, or read other columns")
+    # powers of two change no digit, and squares of the rest neither overflow nor vanish
+    power = np.frexp(np.abs(data).max(0))[1]
+    data = np.ldexp(data, -power)
+    mean, std = data.mean(0), data.std(0)
+    return (data - mean) / std, np.ldexp(mean, power), np.ldexp(std, power)
 
 
 def _cells(path: Path, apart: str) -> tuple[list[int], list[list[str]]]:
@@ -114,14 +119,15 @@ def _cells(path: Path, apart: str) -> tuple[list[int], list[list[str]]]:
         if len(row) != width:
             raise BadInput(
                 f"cannot read input {str(path)!r}: line {line} has {len(row)} columns and line "
-                f"{numbered[0][0]} has {width}{_hint(apart, numbered[0][1])}"
+                f"{numbered[0][0]} has {width}{_hint(apart, ''.join(numbered[0][1]).replace(' ', ''))}"
             )
     return [line for line, _ in numbered], [[cell.strip() for cell in row] for _, row in numbered]
 
 
 def _hint(apart: str, cells: Sequence[str]) -> str:
-    """The delimiter that the file seems to have, where it is another."""
-    other = next((_OTHERS[c] for c in chain.from_iterable(cells) if c in _OTHERS and c != apart), None)
+    """The delimiter that the file seems to have, where it is another; blanks only where there is no other."""
+    found = {c for c in chain.from_iterable(cells) if c in _OTHERS and c != apart}
+    other = next((_OTHERS[c] for c in _OTHERS if c in found), None)
     return f"; for columns set apart by {other} give --delimiter {other}" if other else ""
 
 
@@ -227,7 +233,8 @@ class _Columns:
 
     def _counts(self) -> bool:
         first = self._values[0]
-        return len(self.names) > 1 and len(first) > 2 and bool((np.diff(first) == 1).all())
+        counted = len(self.names) > 1 and len(first) > 2 and bool(np.isfinite(first).all())
+        return counted and bool((np.diff(first) == 1).all())
 
     def _check(self, j: int, all_read: bool) -> None:
         """Refuse a column that is not of finite numbers, naming its first other cell."""
@@ -244,7 +251,9 @@ class _Columns:
         if not cell:
             way = f"; fill {'it' if len(wrong) == 1 else f'the {len(wrong)} empty ones'} or leave out the row"
         hint = _hint(self._apart, self._first_row if len(self.names) == 1 else [cell])
-        if hint and "," in cell and self._point == "." and self._apart != ",":
+        if len(self.names) > 1 and re.fullmatch(r"[+-]?\d{1,3}([., ']\d{3})+([.,]\d+)?", cell):
+            hint = "; write numbers without marks between thousands"
+        elif hint and "," in cell and self._point == "." and self._apart != ",":
             hint = "; for numbers such as 1,5 give --decimal ','"
         elif all_read and others and not hint:
             way += f"; --columns {','.join(others[:4])} reads those of numbers alone"

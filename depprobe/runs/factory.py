@@ -12,12 +12,13 @@ from torch import Tensor, nn
 
 from depprobe.core.calling.arguments import Sample, moved, samples_of
 from depprobe.core.calling.environment import factory_state
+from depprobe.core.device import device_of
 from depprobe.errors import BadInput, DepprobeError
 from depprobe.models.checkpoint import ReadsText, StoredWeights
 from depprobe.models.trained.sound import ReadsSound
 from depprobe.runs.inputs import Source
 from depprobe.runs.module_inputs import samples_for
-from depprobe.runs.subject import DTYPES, Request, Subject, device_of
+from depprobe.runs.subject import DTYPES, Request, Subject
 
 
 class Factory(Subject):

@@ -13,6 +13,7 @@ Files are data: nothing in them is run, and pickles are refused.
 from __future__ import annotations
 
 import math
+import re
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -41,6 +42,9 @@ _NOT_TEXT = {
     **dict.fromkeys((".mp3", ".flac", ".ogg", ".m4a"), "compressed sound"),
     **dict.fromkeys((".zip", ".gz", ".bz2", ".xz", ".tar", ".7z", ".whl"), "an archive"),
 }
+#: two lines of numbers at the start of a text
+_NUMBERS = re.compile(rb"(\s*[-+]?(\d+\.?|\d*\.\d+)(e[-+]?\d+)?([ \t,;]+|\r?\n|$)){4}", re.IGNORECASE)
+_OF_NUMBERS = "it holds numbers and is read as text, byte by byte; as a table it would be a .csv or .tsv file"
 _READ = "use noise or a .txt, .npy, .csv, .tsv or .wav file"
 #: positions that are read where no length is asked for
 DEFAULT_LENGTH = 1000
@@ -147,7 +151,9 @@ def read(
     >>> read("noise").width is None
     True
     """
-    path = Path(name)
+    if not isinstance(name, str | Path):
+        raise BadInput(f"an input is named by text or a Path, not by {type(name).__name__} {name!r:.40}")
+    path, name = Path(name), str(name)
     suffix = path.suffix.lower()
     given = {"columns": columns, "delimiter": delimiter, "decimal": decimal}
     for option, value in (given | {"standardise": standardise or None}).items():
@@ -158,7 +164,7 @@ def read(
         return Source("noise")
     try:
         if not path.is_file():
-            what = f"input {name!r} is a folder" if path.is_dir() else f"no such input {name!r}"
+            what = f"input {name!r} is a folder" if name and path.is_dir() else f"no such input {name!r}"
             raise BadInput(f"{what}; {_READ}")
         if path.stat().st_size == 0:
             raise BadInput(f"input {name!r} is empty")
@@ -172,7 +178,8 @@ def read(
         if suffix == ".wav":
             rate, sound = _read_wav(path)
             return Source(path.name, data=_checked(sound, name), rate=rate)
-        return Source(path.name, text=_read_text(path))
+        text = _read_text(path)
+        return Source(path.name, text=text, notes=(_OF_NUMBERS,) if _NUMBERS.match(text) else ())
     except OSError as error:
         raise BadInput(f"cannot read input {name!r}: {error.strerror or error}") from None
     except BadInput:

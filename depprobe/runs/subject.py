@@ -22,7 +22,8 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from depprobe.core.calling.arguments import Sample, samples_of
+from depprobe.core.calling.arguments import Sample, in_dtype, samples_of
+from depprobe.core.device import device_of
 from depprobe.core.options import DEFAULT_MEMORY, check_kind, parse_bytes, pinned, require
 from depprobe.errors import BadInput, unknown
 from depprobe.registry import Spec, layers
@@ -50,7 +51,7 @@ _PLACED = _FLOATS | _VALUES | {torch.randint, torch.randperm}
 
 
 def asks(**kinds: str) -> Callable[[Call], Call]:
-    """Decorator of a public call: arguments of another kind than stated are refused; None is not given.
+    """Decorator of a public call: refuses unknown arguments, and kinds of known ones; None is not given.
 
     Examples
     --------
@@ -64,15 +65,28 @@ def asks(**kinds: str) -> Callable[[Call], Call]:
 
         @functools.wraps(call)
         def asked(*args: Any, **kwargs: Any) -> Any:
-            given = signature.bind(*args, **kwargs).arguments
+            for name in sorted(kwargs.keys() - signature.parameters.keys()):
+                raise unknown(f"argument of {call.__name__}", name, signature.parameters)
+            try:
+                bound = signature.bind(*args, **kwargs)
+            except TypeError:
+                return call(*args, **kwargs)  # which says what is missing
+            given = bound.arguments
+            given.update({name: _plain(value) for name, value in given.items()})
             for name, kind in kinds.items():
                 if given.get(name) is not None:
                     check_kind(kind, **{name: given[name]})
-            return call(*args, **kwargs)
+            return call(*bound.args, **bound.kwargs)
 
         return cast(Call, asked)
 
     return decorate
+
+
+def _plain(value: Any) -> Any:
+    """Scalars of numpy as Python's, dtypes and devices of torch as their names; all else as it is."""
+    value = value.item() if isinstance(value, np.generic) else value
+    return str(value).removeprefix("torch.") if isinstance(value, torch.dtype | torch.device) else value
 
 
 @dataclass(frozen=True)
@@ -97,11 +111,10 @@ class Request:
 
     def __post_init__(self) -> None:
         numbers = {"n": self.n, "d": self.d, "samples": self.samples, "seeds": self.seeds}
+        numbers["memory"] = None if isinstance(self.budget, str) else self.budget
         names = {"dtype": self.dtype, "device": self.device}
         check_kind("a whole number", seed=self.seed, **{k: v for k, v in numbers.items() if v is not None})
         check_kind("text", **{name: value for name, value in names.items() if value is not None})
-        if not isinstance(self.budget, str):
-            check_kind("a whole number", memory=self.budget)
 
     def of(self, name: str) -> Any:
         """A value as given, or the default."""
@@ -215,7 +228,7 @@ class NamedLayer(Subject):
         projected = windows.shape[-1] != d and not self.entry.reads_any_width
         if projected:
             windows = joined(windows, d)
-        return [torch.from_numpy(one).to(device, dtype) for one in windows], projected
+        return [in_dtype(one, dtype, device) for one in windows], projected
 
 
 class BuiltModule(Subject):
@@ -276,19 +289,6 @@ def drawn_from(seed: int) -> Iterator[None]:
     """
     with pinned(), _Drawn(torch.Generator().manual_seed(seed)):
         yield
-
-
-def device_of(name: str) -> torch.device:
-    """A device that is there and holds values; raises ``BadInput`` naming those that are."""
-    try:
-        device = torch.device(name)
-        # reading a value back tells devices that hold none
-        torch.zeros(1, device=device).item()
-    except (RuntimeError, AssertionError, NotImplementedError):
-        have = ["cpu"] + (["cuda"] if torch.cuda.is_available() else [])
-        have += ["mps"] if torch.backends.mps.is_available() else []
-        raise BadInput(f"no device {name!r} here; there is {', '.join(have)}") from None
-    return device
 
 
 def check_dtype(dtype: str) -> None:

@@ -9,7 +9,8 @@ Targets, sources, seeds and samples are those of all together; what a run has no
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -55,8 +56,9 @@ def combine(datasets: Iterable[xr.Dataset], labels: Sequence[str] | None = None)
     >>> dict(ds.log_norm.sizes), ds.n.values.tolist()
     ({'layer': 2, 'target': 2, 'source': 30}, [20, 30])
     """
-    if isinstance(datasets, xr.Dataset) or not isinstance(datasets, Iterable):
-        raise BadInput(f"combine takes a list of datasets, [a, b], not one {type(datasets).__name__}")
+    if isinstance(datasets, xr.Dataset | Mapping | str) or not isinstance(datasets, Iterable):
+        way = "; labels=[...] names their layers" if isinstance(datasets, dict) else ""
+        raise BadInput(f"combine takes a list of datasets, [a, b], not one {type(datasets).__name__}{way}")
     parts = [part for i, ds in enumerate(datasets, 1) for part in _layers_of(ds, i)]
     if not parts:
         raise BadInput("combine takes a list of datasets, [a, b], not an empty one")
@@ -82,7 +84,9 @@ def _layers_of(ds: Any, number: int) -> list[xr.Dataset]:
     """The layers of a dataset, what is said of each in its attributes alone."""
     if not isinstance(ds, xr.Dataset) or "log_norm" not in ds:
         what = "/".join(map(str, ds.data_vars)) if isinstance(ds, xr.Dataset) else type(ds).__name__
-        raise BadInput(f"combine takes Jacobian datasets, with log_norm; number {number} holds {what!r:.60}")
+        way = "; depprobe.load reads a file" if isinstance(ds, str | Path) else ""
+        said = f"number {number} {'holds' if isinstance(ds, xr.Dataset) else 'is'} {what!r:.60}"
+        raise BadInput(f"combine takes Jacobian datasets, with log_norm; {said}{way}")
     ds = completed(ds)
     try:
         validate(ds)

@@ -9,7 +9,7 @@ import click
 
 from depprobe.cli import completing, output, tables
 from depprobe.cli.grouped_help import Grouped
-from depprobe.cli.options import shared
+from depprobe.cli.options import check_forms, shared
 from depprobe.cli.progress import progress
 
 
@@ -70,7 +70,7 @@ def advise(
     depprobe advise --n 100000 --dependency local --stream
     depprobe advise --n 1000 --map map.pdf
     """
-    tables.check_forms(as_json, table, rows)
+    check_forms(as_json, table, rows)
     named = _named(layers, labels)
     if map_ is not None:
         from depprobe.figures.drawing.saving import format_of
@@ -121,7 +121,7 @@ def _named(layers: tuple[str, ...], labels: str | None) -> dict[str, str]:
 
     if labels is None:
         return {}
-    names = tables.names_in(labels)
+    names = output.labels_in(labels)
     if len(names) != len(layers):
         how = f"{len(layers)} layers" if layers else "no --layer, whose order they follow"
         raise BadInput(f"{len(names)} labels were given for {how}")

@@ -10,7 +10,7 @@ import click
 
 from depprobe.cli import completing, output, tables
 from depprobe.cli.grouped_help import Grouped
-from depprobe.cli.options import THREADS, shared
+from depprobe.cli.options import THREADS, check_forms, shared
 from depprobe.cli.progress import progress
 from depprobe.errors import BadInput
 
@@ -61,7 +61,7 @@ def claims(
     from depprobe.ledger import VERDICTS, ClaimCache
     from depprobe.ledger import claims as ledger
 
-    tables.check_forms(as_json, table, rows)
+    check_forms(as_json, table, rows)
     if rows and not table:
         raise BadInput("--rows chooses columns of a table; add --table text, latex or markdown")
     chosen = list(dict.fromkeys(ledger[name].id for name in names)) or list(ledger)

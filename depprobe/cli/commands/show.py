@@ -9,7 +9,7 @@ import click
 
 from depprobe.cli import output, tables
 from depprobe.cli.grouped_help import Grouped
-from depprobe.cli.options import given, shared, weighing
+from depprobe.cli.options import check_forms, given, shared, weighing
 
 
 @click.command(cls=Grouped, short_help="summarise stored datasets")
@@ -35,28 +35,36 @@ def show(
     depprobe show a.nc b.nc --table latex --rows "decay rate,half-life"
     depprobe show a.nc b.nc --table latex --panels "data,English text"
     """
+    from depprobe.cli.plotting import titles_in
     from depprobe.cli.result_table import merged, side_by_side
     from depprobe.cli.stored_dataset import read_all
     from depprobe.cli.summaries import files_by_kind, kind_of, summary_of
     from depprobe.errors import BadInput
     from depprobe.vocabulary import KINDS
 
-    tables.check_forms(as_json, table, rows)
-    if as_json and panels:
+    check_forms(as_json, table, rows)
+    if as_json and panels is not None:
         raise BadInput("--panels are parts of a table; leave it out beside --json")
     found, faults = read_all(files)
     documents = [(file, ds, summary_of(ds, **given(options))) for file, ds in found.items()]
+    if labels is not None and (as_json or (panels is None and table in (None, "text"))):
+        names = tables.shared_out([made for *_, made in documents], labels)
+        documents = [
+            (file, ds, tables.chosen(made, labels=some))
+            for (file, ds, made), some in zip(documents, names, strict=True)
+        ]
+        labels = None
     if as_json:
         said = {
             str(file): {"attributes": output.attributes_of(ds), "layers": made.records}
             for file, ds, made in documents
         }
         output.echo(output.as_json(said))
-    elif panels or table not in (None, "text"):
+    elif panels is not None or table not in (None, "text"):
         kinds = files_by_kind([(str(file), ds) for file, ds, _ in documents])
         if len(kinds) > 1:
             raise BadInput(f"one table holds one kind of dataset, not {' and '.join(kinds.values())}")
-        summaries, titles = [made for *_, made in documents], tables.names_in(panels or "")
+        summaries, titles = [made for *_, made in documents], [] if panels is None else titles_in(panels)
         if titles and len(titles) != len(summaries):
             raise BadInput(f"{len(titles)} panels were given for {len(summaries)} datasets")
         whole = merged(summaries, titles) if titles else side_by_side(list(found.values()), summaries)

@@ -50,11 +50,11 @@ class Accessor:
 
         return distances(self._ds, **how)
 
-    def decay(self) -> xr.Dataset:
-        """The decay curve, as ``depprobe.decay_curve`` gives it."""
+    def decay(self, **how: Any) -> xr.Dataset:
+        """The decay curve, as ``depprobe.decay_curve`` gives it; ``how`` are its options."""
         from depprobe.curves import decay_curve
 
-        return decay_curve(self._ds)
+        return decay_curve(self._ds, **how)
 
     def plot(self, **how: Any) -> Any:
         """The figure of this kind of dataset; ``how`` are options of its function in ``depprobe.figures``."""

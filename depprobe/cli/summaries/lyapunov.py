@@ -71,7 +71,10 @@ def _title(ds: xr.Dataset) -> str:
 def _notes(ds: xr.Dataset) -> list[str]:
     """What a reader must know to take the numbers as they are meant."""
     values = ds["exponent"].values
-    lines = [f"standard errors from {ds.attrs.get('stderr_from')}"]
+    source = ds.attrs.get("stderr_from")
+    lines = [
+        f"standard errors from {source}" if source else "no standard errors: fewer than 20 steps to average"
+    ]
     lines[0] += f"; orthonormalised every {float(ds['interval'].mean()):.3g} steps"
     if (hidden := ds.sizes["mode"] - 1) > _SHOWN:
         which = f"exponent {hidden} is" if hidden == _SHOWN + 1 else f"exponents {_SHOWN + 1} to {hidden} are"

@@ -10,9 +10,11 @@ from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
+from depprobe.core.calling.known import check_part
 from depprobe.errors import BadInput
 
 #: dtypes of 16 bits, in which models are measured by autograd alone
@@ -62,7 +64,7 @@ def argument_of(x: Any, module: nn.Module) -> Argument:
     >>> argument_of(torch.tensor([3, 1, 2]), nn.Embedding(5, 2)).is_ids
     True
     """
-    if isinstance(x, Mapping) or hasattr(x, "keys"):
+    if _names_arguments(x):
         return _from_mapping({str(key): x[key] for key in list(x.keys())}, module)
     value = as_tensor(x, module)
     if value.is_complex():
@@ -79,6 +81,8 @@ def argument_of(x: Any, module: nn.Module) -> Argument:
 def as_tensor(x: Any, module: nn.Module) -> Tensor:
     """A tensor as it is; an array or list in the module's dtype and on its device, integers as they are."""
     if isinstance(x, Tensor):
+        if x.is_nested:
+            raise BadInput("x is a nested tensor, which has no one shape; give each of its parts a call")
         x = x.detach().to_dense()
         # an inference tensor cannot be recorded; a copy can
         return x.clone() if x.is_inference() else x
@@ -96,7 +100,24 @@ def as_tensor(x: Any, module: nn.Module) -> Tensor:
     if array.dtype.kind in "iub":
         return torch.from_numpy(np.ascontiguousarray(array, dtype=np.int64)).to(device)
     # big-endian, strided and extended arrays too: numpy brings them to plain float64
-    return torch.from_numpy(np.array(array, dtype=np.float64)).to(device=device, dtype=dtype)
+    return in_dtype(np.array(array, dtype=np.float64, order="C"), dtype, device)
+
+
+def in_dtype(array: NDArray[np.float64], dtype: torch.dtype, device: torch.device) -> Tensor:
+    """The array as a tensor; raises ``BadInput`` where a finite entry lies beyond the dtype's largest."""
+    made = torch.from_numpy(array).to(device=device, dtype=dtype)
+    beyond = np.abs(array) > torch.finfo(dtype).max
+    if (beyond & np.isfinite(array)).any():
+        raise BadInput(
+            f"x holds {array[beyond][0]:g}, beyond the largest {dtype}, {torch.finfo(dtype).max:.2g}: "
+            "scale it (--standardise), or measure in float64 (--dtype float64, module.double())"
+        )
+    return made
+
+
+def _names_arguments(x: Any) -> bool:
+    """Whether x is a mapping of arguments; tables of pandas have keys too, and are arrays."""
+    return hasattr(x, "keys") and not hasattr(x, "to_numpy")
 
 
 def is_half(module: nn.Module, x: Tensor) -> bool:
@@ -119,7 +140,7 @@ def samples_of(x: Any, module: nn.Module) -> list[Sample]:
     >>> [one.shape for one in samples_of(np.zeros((2, 7, 3)), nn.Identity())]
     [torch.Size([7, 3]), torch.Size([7, 3])]
     """
-    if hasattr(x, "keys"):
+    if _names_arguments(x):
         return _split({str(name): x[name] for name in list(x.keys())})
     tensor = as_tensor(x, module)
     if not isinstance(x, Tensor) and not tensor.is_floating_point() and not _reads_ids(module):
@@ -243,7 +264,7 @@ def check_module(module: nn.Module) -> None:
     for name, weight in (*module.named_parameters(), *module.named_buffers()):
         _check_weight(module, name, weight)
     for name, child in module.named_modules():
-        _check_child(name or type(child).__name__, child)
+        check_part(name or type(child).__name__, child)
 
 
 def _check_weight(module: nn.Module, name: str, weight: Tensor) -> None:
@@ -266,25 +287,6 @@ def _check_weight(module: nn.Module, name: str, weight: Tensor) -> None:
     values = weight if weight.layout is torch.strided else weight.detach().to_dense()
     if (weight.is_floating_point() or weight.is_complex()) and not bool(values.isfinite().all()):
         raise BadInput(f"weight {name!r} holds NaN or Inf")
-
-
-def _check_child(name: str, child: nn.Module) -> None:
-    if ".quantized" in type(child).__module__:
-        raise BadInput(
-            f"{name!r} ({type(child).__name__}) is quantised, and autograd cannot go through it; "
-            "measure the module from before it was quantised"
-        )
-    if not child.training:
-        return
-    known = isinstance(child, nn.modules.dropout._DropoutNd)
-    rate = child.p if known else getattr(child, "dropout", 0.0)
-    if isinstance(rate, (int, float)) and rate > 0:
-        raise BadInput(
-            f"dropout {rate} of {name!r} is active, so rows would come from different functions; "
-            "call module.eval() first"
-        )
-    if isinstance(child, nn.modules.batchnorm._NormBase) and child.track_running_stats:
-        raise BadInput(f"{name!r} updates its statistics in train mode; call module.eval() first")
 
 
 def check_together(module: nn.Module, x: Tensor) -> None:

@@ -14,6 +14,8 @@ from torch import nn
 from torch.nn.modules import module as _torch_module
 from torch.nn.utils.parametrize import is_parametrized
 
+from depprobe.errors import BadInput
+
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 #: what a subclass may define anew without computing anything else
 _HARMLESS = frozenset(
@@ -173,3 +175,23 @@ def _on_last_axis(module: nn.Module, entries: bool) -> bool:
     return home in _ENTRIES or (
         home == "torch.nn.modules.linear" and (not entries or type(module) is nn.Identity)
     )
+
+
+def check_part(name: str, child: nn.Module) -> None:
+    """Refuse a part whose kind or mode leaves no one function to differentiate; raises ``BadInput``."""
+    if ".quantized" in type(child).__module__:
+        raise BadInput(
+            f"{name!r} ({type(child).__name__}) is quantised, and autograd cannot go through it; "
+            "measure the module from before it was quantised"
+        )
+    if not child.training:
+        return
+    known = isinstance(child, nn.modules.dropout._DropoutNd)
+    rate = child.p if known else getattr(child, "dropout", 0.0)
+    if isinstance(rate, (int, float)) and rate > 0:
+        raise BadInput(
+            f"dropout {rate} of {name!r} is active, so rows would come from different functions; "
+            "call module.eval() first"
+        )
+    if isinstance(child, nn.modules.batchnorm._NormBase) and child.track_running_stats:
+        raise BadInput(f"{name!r} updates its statistics in train mode; call module.eval() first")

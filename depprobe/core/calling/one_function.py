@@ -58,6 +58,9 @@ def found_layout(passes: Passes, is_known: bool) -> tuple[str, Pass, bool]:
 def _runs_alone(passes: Passes, recorded: Pass) -> bool:
     """Whether x without a batch gives the same as with one; raises ``BadInput`` where it does not."""
     few, first = _shorter(passes, "b n d", recorded)
+    if not first.has_time and first.y.shape[1] != len(few.argument.value):
+        # as many numbers as positions are then no such vector, wherever that is said to sit
+        few = few.but(per_position=None)
     try:
         alone = few.one_pass("n d").y
     except OverBudget:

@@ -71,7 +71,7 @@ class Passes:
         self.of, self.wrt = of, wrt
         self._of = submodule_of(module, of, OF_WORDS, "of")
         self._wrt = submodule_of(module, wrt, WRT_WORDS, "wrt")
-        self._per_position, self._memory = per_position, memory
+        self.per_position, self._memory = per_position, memory
         self._snapshot = Snapshot(module, (forward, argument.beside))
         self.hooks = GradientCode()
 
@@ -87,9 +87,9 @@ class Passes:
 
     def at(self, wrt: str) -> Passes:
         """The same with another denominator."""
-        return self._but(wrt=wrt, _wrt=submodule_of(self.module, wrt, WRT_WORDS, "wrt"))
+        return self.but(wrt=wrt, _wrt=submodule_of(self.module, wrt, WRT_WORDS, "wrt"))
 
-    def _but(self, **given: Any) -> Passes:
+    def but(self, **given: Any) -> Passes:
         other = Passes.__new__(Passes)  # with the same snapshot, as it calls the same module
         vars(other).update(vars(self) | given)
         return other
@@ -102,7 +102,7 @@ class Passes:
         others = [v for name, v in beside.items() if name not in known]
         if self.forward or any(isinstance(v, Tensor) and v.ndim for v in others):
             return None
-        return self._but(argument=self.argument._replace(value=value[:length], beside={**beside, **known}))
+        return self.but(argument=self.argument._replace(value=value[:length], beside={**beside, **known}))
 
     @contextlib.contextmanager
     def held(self) -> Iterator[ProcessState]:
@@ -203,12 +203,12 @@ class Passes:
         except BadInput as error:  # which another layout may mend
             raise DoesNotRun(str(error)) from None
         if not has_time and y.shape[1] == leaf.shape[0]:
-            if self._per_position is None:
+            if self.per_position is None:
                 raise BadInput(
                     f"the output of {what}, {tuple(y.shape)}, may be a number for each of the {y.shape[1]} "
                     "positions or a vector without a time axis; say position='same' or position='end'"
                 )
-            if self._per_position:
+            if self.per_position:
                 y, has_time = y.T, True
         # of a graph that was cut no path leads to the leaf
         read = wrt is None or tracer is not None or all(reaches(y, one) for one in marked or (leaf,))

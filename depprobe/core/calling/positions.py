@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from torch import nn
+from torch import Tensor, nn
 
 from depprobe.errors import BadInput
 
@@ -44,11 +44,14 @@ def positions_of(given: Any, n_out: int, n_in: int, has_time: bool) -> NDArray[n
     if isinstance(given, str):
         return _named(given, n_out, n_in)
     try:
-        position = np.array(given, dtype=np.float64)
+        # a tensor's own array lacks the words that numpy asks for
+        position = np.array(given.tolist() if isinstance(given, Tensor) else given, dtype=np.float64)
     except (TypeError, ValueError):
         raise BadInput(f"position must be one of {', '.join(WORDS)}, or {n_out} numbers") from None
     if position.shape != (n_out,) or not np.isfinite(position).all():
-        raise BadInput(f"position must hold {n_out} finite numbers, one an output, not {position.shape}")
+        found = f"{position.size} of shape {position.shape}" if position.shape != (n_out,) else "NaN or Inf"
+        found = f"the one {position:g}" if position.ndim == 0 else found
+        raise BadInput(f"position must hold {n_out} finite numbers, one an output, not {found}")
     if (most := np.abs(position).max()) > _MOST:
         raise BadInput(f"position holds {most:g}; lags are whole numbers, so use positions up to {_MOST:g}")
     return position

@@ -6,6 +6,7 @@ title and legend need together.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -32,6 +33,8 @@ _APART = 0.08
 _SLENDER = 25.0
 #: what parts of a title stand between
 _BETWEEN = ",  "
+#: words of a title, formulas being one
+_WORD = re.compile(r"(?:\$[^$]*\$|\S)+")
 
 
 def text_width(figure: Figure, words: str, size: Any = None) -> float:
@@ -42,11 +45,13 @@ def text_width(figure: Figure, words: str, size: Any = None) -> float:
     return float(box.width) / figure.dpi
 
 
-def in_lines(figure: Figure, parts: Sequence[str], width: float, size: Any = None) -> str:
+def in_lines(
+    figure: Figure, parts: Sequence[str], width: float, size: Any = None, between: str = _BETWEEN
+) -> str:
     """Parts in as few lines as fit a width in inches."""
     lines: list[str] = []
     for part in filter(None, parts):
-        joined = f"{lines[-1]}{_BETWEEN}{part}" if lines else part
+        joined = f"{lines[-1]}{between}{part}" if lines else part
         if lines and text_width(figure, joined, size) <= width:
             lines[-1] = joined
         else:
@@ -56,10 +61,14 @@ def in_lines(figure: Figure, parts: Sequence[str], width: float, size: Any = Non
 
 def add_title(figure: Figure, title: str | None, parts: Sequence[str]) -> None:
     """Head a figure of our own with a title; without one, with what was measured, broken where it must."""
-    words = title if title is not None else in_lines(figure, parts, figure.get_figwidth() - 2 * _FREE)
+    width = figure.get_figwidth() - 2 * _FREE
+    if title is None:
+        words = in_lines(figure, parts, width)
+    else:
+        lines = (in_lines(figure, _WORD.findall(one), width, "medium", " ") for one in title.split("\n"))
+        words = "\n".join(lines)
     if words:
-        size = "medium" if title is None else None
-        figure.suptitle(words, x=_FREE / figure.get_figwidth(), ha="left", fontsize=size or "medium")
+        figure.suptitle(words, x=_FREE / figure.get_figwidth(), ha="left", fontsize="medium")
 
 
 def add_legend(
@@ -97,6 +106,7 @@ def add_legend(
 
 def fit_height(figure: Figure, rows: Sequence[Axes], inches: float) -> None:
     """Make a figure so high that panels, one of every row, are as many inches high as asked for."""
+    _make_room(figure, inches * len(rows))
     for _ in range(2):
         _lay_out(figure)
         high = sum(float(ax.get_window_extent().height) for ax in rows) / figure.dpi
@@ -111,6 +121,7 @@ def fit_shapes(figure: Figure, rows: Sequence[Axes]) -> None:
     for ax in figure.axes:
         # where a panel leaves room, its labels at the left stay in the figure
         ax.set_anchor("NW")
+    _make_room(figure, len(rows))
     for _ in range(2):
         _lay_out(figure)
         wide, high = figure.get_size_inches()
@@ -121,6 +132,14 @@ def fit_shapes(figure: Figure, rows: Sequence[Axes]) -> None:
         if abs(missing) < _CLOSE:
             return
         figure.set_size_inches(wide, max(1.0, high + missing))
+
+
+def _make_room(figure: Figure, inches: float) -> None:
+    """Make a figure high enough for its legends and for panels; in too low a one nothing can be laid out."""
+    renderer = FigureCanvasAgg(figure).get_renderer()
+    taken = sum(legend.get_window_extent(renderer).height for legend in figure.legends) / figure.dpi
+    if taken + inches > figure.get_figheight():
+        figure.set_size_inches(figure.get_figwidth(), taken + inches + 1.0)
 
 
 def _lay_out(figure: Figure) -> None:

@@ -190,7 +190,7 @@ def entry_of(name: str) -> Entry:
     >>> entry_of("trained:g2p").package
     'g2p-en'
     """
-    name = name.removeprefix(PREFIX)
+    name = str(name).removeprefix(PREFIX)
     if name not in ENTRIES:
         raise unknown("trained model", name, ENTRIES)
     return ENTRIES[name]

@@ -76,9 +76,9 @@ class ProbedJacobian(AutogradJacobian):
         self._deflation: Deflation | None = None
         #: rows a target
         self.probes = (
-            min(asked, d)
-            if isinstance(asked, int)
-            else rows_for(float(asked[:-1]) / 100, d, self._typical_rank(options.norm))
+            rows_for(float(asked[:-1]) / 100, d, self._typical_rank(options.norm))
+            if isinstance(asked, str)
+            else min(int(asked), d)
         )
         # with as many as outputs all norms are exact
         if options.deflate and self.probes < d:

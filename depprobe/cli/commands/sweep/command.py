@@ -16,7 +16,7 @@ from depprobe.cli import output, tables
 from depprobe.cli.grouped_help import Grouped
 from depprobe.cli.options import THREADS, shared
 from depprobe.cli.progress import progress
-from depprobe.errors import BadInput
+from depprobe.errors import BadInput, unknown
 
 if TYPE_CHECKING:
     from depprobe.store.sweeps.folder import Plan, SweepFolder
@@ -52,6 +52,9 @@ class _Sweep(click.Group):
 
     def resolve_command(self, ctx: click.Context, args: list[str]) -> Any:
         if args[0] not in self.commands:
+            folder = len(args) > 1 and not args[1].startswith("-")
+            if folder and not Path(args[0]).suffix and not Path(args[0]).exists():
+                raise unknown("command of sweep", args[0], self.commands)
             return "", measure, args
         return super().resolve_command(ctx, args)
 

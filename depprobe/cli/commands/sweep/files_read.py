@@ -6,6 +6,7 @@ import contextlib
 import importlib.util
 import os
 from collections import Counter
+from pathlib import Path
 
 from depprobe.cli.commands.sweep.keys import Keys, Settings
 from depprobe.errors import BadInput, harmless
@@ -68,13 +69,17 @@ def _said(need: Counter[str]) -> str:
 
 
 def _code(model: str) -> str:
-    """The file or folder that a model is made from, as far as its name tells."""
+    """The file or folder that a model is made from, as far as its name tells; a module that is not there."""
     if model.startswith("hf:"):
         return model.removeprefix("hf:")
     where = model.rpartition(":")[0]
     if where.endswith(".py") or model.startswith("trained:") or not where:
         return where if where.endswith(".py") else ""
-    with contextlib.suppress(ImportError, ValueError):
+    from depprobe.models.user_code import importable  # which loads torch
+
+    found = None
+    with importable(Path.cwd()), contextlib.suppress(ImportError, ValueError):
         found = importlib.util.find_spec(where)
-        return found.origin or "" if found else ""
-    return ""
+    if found is None:
+        return where  # which is no file either, and is told like one
+    return found.origin or "" if found.has_location else ""

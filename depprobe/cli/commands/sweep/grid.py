@@ -120,6 +120,10 @@ def _combined(keys: Keys, lists: Mapping[str, list[Any]], fixed: dict[str, Any])
 def _listed(name: str, values: Any) -> list[Any]:
     if not isinstance(values, list) or not values:
         raise BadInput(f"[grid] {name} must be a list, {name} = [...]; one value belongs in [fixed]")
+    twice = next((value for i, value in enumerate(values) if value in values[:i]), None)
+    if twice is not None:
+        said = next(iter(twice.values())) if isinstance(twice, Mapping) and len(twice) == 1 else twice
+        raise BadInput(f"[grid] {name} lists {said!r} twice: leave one out")
     return values
 
 

@@ -1,0 +1,368 @@
+"""Odd calls: arguments of other types than usual are taken for what they are, and wrong ones told at once."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+import xarray as xr
+from torch import nn
+
+import depprobe
+from depprobe.cli.summaries import summary_of
+from depprobe.errors import BadInput
+
+GENERATOR = torch.Generator().manual_seed(0)
+X = torch.randn(20, 3, generator=GENERATOR, dtype=torch.float64)
+
+
+class Last(nn.Module):
+    """A recurrence of which the last output alone is returned, without a time axis."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.rnn = nn.GRU(3, 5, batch_first=True)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.rnn(x)[0][:, -1]
+
+
+@pytest.fixture(scope="module")
+def module():
+    torch.manual_seed(0)
+    return nn.GRU(3, 5, batch_first=True).double()
+
+
+@pytest.fixture(scope="module")
+def ds(module):
+    return depprobe.jacobian(module, X, targets="all")
+
+
+@pytest.fixture
+def told(run):
+    """Run a command that must end in one line on stderr and exit code 2; returns that line."""
+
+    def go(*arguments: str) -> str:
+        code, out, err = run(*arguments)
+        assert (code, out, err.count("\n")) == (2, "", 1), err
+        return err
+
+    return go
+
+
+# --- numbers and texts of other libraries ----------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "targets", [np.array(3), torch.tensor(3), np.int64(3), xr.DataArray([3]), pd.Index([3])], ids=repr
+)
+def test_a_target_may_come_from_another_library(module, targets):
+    found = depprobe.jacobian(module, X, targets=targets)
+    xr.testing.assert_identical(found["log_norm"], depprobe.jacobian(module, X, targets=3)["log_norm"])
+
+
+def test_scalars_of_numpy_are_numbers_and_dtypes_of_torch_are_names(module):
+    how = {"method": "probes", "targets": [9]}
+    one = depprobe.jacobian(module, X, probes=np.int64(3), **how)
+    xr.testing.assert_equal(one["log_norm"], depprobe.jacobian(module, X, probes=3, **how)["log_norm"])
+    given = {"n": np.int64(9), "d": np.int32(4), "dtype": torch.float32, "device": torch.device("cpu")}
+    plain = depprobe.jacobian("rnn", n=9, d=4, dtype="float32", device="cpu")
+    xr.testing.assert_equal(depprobe.jacobian("rnn", **given), plain)
+    operator = depprobe.temporal_jacobian(module, X, method="probes", probes=np.int64(3))
+    assert operator.probes == 3
+
+
+def test_a_table_of_pandas_is_an_array(module):
+    found = depprobe.jacobian(module, pd.DataFrame(X.numpy(), columns=["a", "b", "c"]))
+    xr.testing.assert_equal(found["log_norm"], depprobe.jacobian(module, X)["log_norm"])
+    with pytest.raises(BadInput, match="x holds object; it must hold real numbers"):
+        depprobe.jacobian(module, pd.DataFrame({"day": pd.date_range("2020", periods=20), "a": 1.0}))
+
+
+@pytest.mark.filterwarnings("error")
+def test_positions_may_be_a_tensor(module):
+    found = depprobe.jacobian(module, X, position=torch.arange(20) + 1)
+    assert found["position"].values.tolist() == [20]
+
+
+@pytest.mark.parametrize(
+    ("given", "match"),
+    [
+        ({"x": torch.nested.nested_tensor([X, X], layout=torch.jagged)}, "x is a nested tensor"),
+        ({"position": np.full(20, np.nan)}, "position must hold 20 finite numbers, one an output, not NaN"),
+        ({"position": 3}, "position must hold 20 finite numbers, one an output, not the one 3"),
+        ({"position": [1, 2]}, r"one an output, not 2 of shape \(2,\)"),
+        ({"tolerence": 1}, "unknown argument of jacobian 'tolerence'; did you mean 'tolerance'"),
+        (
+            {"x": np.full((20, 3), 1e39), "dtype": "float32"},
+            "x holds 1e.39, beyond the largest torch.float32",
+        ),
+    ],
+    ids=lambda value: value if isinstance(value, str) else ", ".join(value),
+)
+def test_what_cannot_be_taken_is_named(module, given, match):
+    target = "rnn" if "dtype" in given else module
+    with pytest.raises(BadInput, match=match):
+        depprobe.jacobian(target, **{"x": X} | given, **({"d": 3} if target == "rnn" else {}))
+
+
+def test_numbers_beyond_the_dtype_of_a_module_are_named():
+    with pytest.raises(BadInput, match=r"x holds 1e\+39, beyond the largest torch\.float32, 3\.4e\+38"):
+        depprobe.jacobian(nn.GRU(3, 5, batch_first=True), np.full((20, 3), 1e39))
+
+
+def test_unknown_arguments_of_other_calls_are_named(module, ds):
+    with pytest.raises(BadInput, match="unknown argument of temporal_jacobian 'tolerance_'; did you mean"):
+        depprobe.temporal_jacobian(module, X, tolerance_=0.1)
+    with pytest.raises(BadInput, match="unknown argument of table 'skip_lag'; did you mean 'skip_lags'"):
+        depprobe.table(ds, skip_lag=1)
+    with pytest.raises(BadInput, match="unknown argument of spectrum 'mode'; did you mean 'modes'"):
+        depprobe.spectrum(module, mode=1)
+
+
+def test_counts_and_names_of_other_kinds_are_refused(module):
+    lstm = nn.LSTM(3, 4, batch_first=True).double()
+    for given, match in [
+        ({"depth": 1}, r"depth must be 0 \(LSTM has one layer\), not 1"),
+        ({"hold_h": "no"}, "hold_h must be true or false, not 'no'"),
+    ]:
+        with pytest.raises(BadInput, match=match):
+            depprobe.gates(lstm, X, **given)
+    assert "log_norm_cc" in depprobe.gates(lstm, X, hold_h=True)
+    square = nn.RNN(3, 3, batch_first=True)
+    for how, match in [
+        ({"modes": 0}, "modes must be at least 1, not 0"),
+        ({"weight": ["weight_hh_l0"] * 2}, "weight names one parameter twice: weight_hh_l0, weight_hh_l0"),
+    ]:
+        with pytest.raises(BadInput, match=match):
+            depprobe.spectrum(square, **how)
+    with pytest.raises(BadInput, match=r"seed must lie between 0 and 2\^63 - 1, not -1$"):
+        depprobe.jacobian("rnn", n=9, d=4, seed=-1)
+    with pytest.raises(BadInput, match="an input is named by text or a Path, not by int 3"):
+        depprobe.read_input(3)
+    with pytest.raises(BadInput, match="unknown trained model '3'"):
+        depprobe.trained(3)
+
+
+def test_where_an_output_without_time_sits_may_be_said_as_well_as_left(run):
+    torch.manual_seed(0)
+    x = X.float()
+    left = depprobe.jacobian(Last(), x)
+    assert left["position"].values.tolist() == [19]
+    for position, place in (("end", 19), ("forecast", 20), ([7], 7)):
+        found = depprobe.jacobian(Last(), x, position=position)
+        assert found["position"].values.tolist() == [place]
+
+
+def test_the_recurrence_inside_a_model_is_named_where_nothing_drives_it(module):
+    with pytest.raises(BadInput, match=r"Last holds rnn and hands what is read: .* drive='input'"):
+        depprobe.lyapunov(Last(), n=20, drive="none")
+
+
+# --- datasets that were cut ------------------------------------------------------------------------------
+
+
+def test_one_target_or_source_cut_out_is_measured_like_a_list_of_one(ds):
+    for axis in ("target", "source"):
+        one, listed = ds.isel({axis: 7}), ds.isel({axis: [7]})
+        xr.testing.assert_equal(depprobe.distances(one), depprobe.distances(listed))
+        xr.testing.assert_equal(depprobe.decay_curve(one), depprobe.decay_curve(listed))
+    assert depprobe.table(ds.isel(target=7)) == depprobe.table(ds.isel(target=[7]))
+    assert depprobe.figures.decay(ds.isel(target=7)).figure.axes
+    banded = depprobe.jacobian("conv", n=20, d=4, targets="all")
+    cut = depprobe.distances(banded.isel(target=7)), depprobe.distances(banded.isel(target=[7]))
+    xr.testing.assert_equal(*cut)
+
+
+def test_skipping_all_there_is_is_refused(ds):
+    for how, match in [
+        ({"skip_lags": 20}, "skip_lags=20 leaves no lag: the largest is 19; use that or less"),
+        ({"skip_first": 20}, "skip_first=20 leaves none of the 20 sources"),
+    ]:
+        with pytest.raises(BadInput, match=match):
+            depprobe.distances(ds, **how)
+    assert depprobe.distances(ds, skip_lags=19)["mean_distance"].item() == 19
+
+
+def test_accessor_and_table_and_combine_say_what_they_take(ds):
+    curve = ds.depprobe.decay(skip_first=3)
+    xr.testing.assert_equal(curve, depprobe.decay_curve(ds, skip_first=3))
+    for call, match in [
+        (lambda: depprobe.table(None), "a table is made of datasets, not of NoneType"),
+        (lambda: depprobe.table(ds, rows=[]), "rows names none; leave it out to show all"),
+        (lambda: depprobe.table(ds, labels={"GRU": "a"}), "names are a list, .* not a mapping"),
+        (lambda: depprobe.combine({"a": ds}), r"not one dict; labels=\[...\] names their layers"),
+        (lambda: depprobe.combine(["a.nc"]), "number 1 is 'str'; depprobe.load reads a file"),
+    ]:
+        with pytest.raises(BadInput, match=match):
+            call()
+
+
+# --- the command line ------------------------------------------------------------------------------------
+
+RNN = ("jacobian", "--layer", "rnn", "--n", "12", "--d", "4")
+BEFORE = [
+    (("--labels", "a,b"), "2 labels were given for 1 layers"),
+    (("--labels", "a,"), "label 2 is empty; give each layer a name"),
+    (("--layer", "gru", "--labels", "a,a"), "two labels are 'a'; give each layer a name of its own"),
+    (("--venue", "icm"), "unknown venue 'icm'; did you mean 'icml'"),
+    (("--width", "99"), "a figure is 2.5 to 30 inches wide, not 99"),
+    (("--rows", ""), "--rows '' names none or an empty one; leave it out"),
+    (("--rows", "form,"), "--rows 'form,' names none or an empty one"),
+    (("-o", ".nc"), "--output must have a name before .nc, not '.nc'"),
+    (("--input", ""), "no such input ''; use noise"),
+]
+
+
+@pytest.mark.parametrize(("more", "match"), BEFORE, ids=lambda value: " ".join(value) if value else "")
+def test_words_that_nothing_takes_are_told_before_anything_is_measured(told, more, match):
+    assert match in told(*RNN, *more)
+    assert not list(Path().iterdir())
+
+
+def test_a_row_that_there_is_not_says_where_the_result_is(told):
+    err = told(*RNN, "-o", "a.nc", "--figure", "a.png", "--rows", "decoy")
+    assert "unknown row 'decoy'; did you mean 'decay rate'" in err
+    assert err.endswith("; the result is there: depprobe show a.nc\n")
+    err = told(*RNN, "-o", "a.nc", "--figure", "a.png", "--skip-lags", "40")
+    assert "skip_lags=40 leaves no lag: the largest is 11; use that or less; the result is there" in err
+
+
+def test_labels_are_shared_out_among_datasets(run, told):
+    for name in ("rnn", "gru"):
+        run(
+            "jacobian",
+            "--layer",
+            name,
+            "--n",
+            "12",
+            "--d",
+            "4",
+            "-o",
+            f"{name}.nc",
+            "--figure",
+            f"{name}.png",
+        )
+    code, out, _ = run("show", "rnn.nc", "gru.nc", "--labels", "Elman,Cho")
+    heads = [line.split() for line in out.splitlines() if line.strip() in ("Elman", "Cho")]
+    assert (code, heads) == (0, [["Elman"], ["Cho"]])
+    _, out, _ = run("show", "rnn.nc", "gru.nc", "--labels", "Elman,Cho", "--json")
+    assert out.count('"layer": "Elman"') == out.count('"layer": "Cho"') == 1
+    assert "3 labels were given for 2 layers" in told("show", "rnn.nc", "gru.nc", "--labels", "a,b,c")
+    for command in ("show", "plot"):
+        assert "two panels are called 'a'" in told(command, "rnn.nc", "gru.nc", "--panels", "a,a")
+        assert "a panel has no title" in told(command, "rnn.nc", "gru.nc", "--panels", "")
+    assert "0 labels were given for 2 layers" in told("plot", "rnn.nc", "gru.nc", "--labels", "")
+
+
+def test_labels_of_spectra_are_those_of_matrices(told, run):
+    gru = ("spectrum", "--layer", "gru", "--d", "4", "--grid", "0")
+    assert "1 labels were given for 3 matrices" in told(*gru, "--labels", "a")
+    assert run(*gru, "--labels", "r,z,n")[0] == 0
+
+
+def test_gates_at_the_first_position_are_drawn_without_a_word(run):
+    code, _, err = run("gates", "--layer", "lstm", "--n", "12", "--d", "4", "--target", "0")
+    assert (code, err) == (0, "")
+
+
+# --- files -----------------------------------------------------------------------------------------------
+
+TABLES = [
+    ("a,b\n1e400,1\n1,2\n", {}, "holds NaN or Inf \\(1e400\\)"),
+    (
+        "a b\n1 2\n3 4\n",
+        {},
+        "holds '1 2', not a number; for columns set apart by space give --delimiter space",
+    ),
+    ("a;b\n1.234,5;1\n2;3\n", {"delimiter": ";", "decimal": ","}, "without marks between thousands"),
+    ("a,b\n1,2\n3,4\n", {"delimiter": ""}, "delimiter must be one character .*, not ''"),
+    ("a,b\n1,2\n3,4\n", {"decimal": ""}, "decimal must be one character .*, not ''"),
+    ("a,b\n1,2\n1,2\n", {"standardise": True}, "'a', 'b' do not vary and cannot be standardised; leave out"),
+    ("# of two\na,b\n1,2\n", {}, "line 2 has 2 columns and line 1 has 1$"),
+]
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize(("text", "how", "match"), TABLES)
+def test_tables_that_cannot_be_read_say_why(tmp_path, text, how, match):
+    (tmp_path / "x.csv").write_text(text)
+    with pytest.raises(BadInput, match=match):
+        depprobe.read_input(str(tmp_path / "x.csv"), **how)
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("scale", [1e200, 1e-200])
+def test_columns_outside_the_range_of_squares_are_standardised(tmp_path, scale):
+    values = np.random.default_rng(0).normal(size=(20, 3))
+    np.save(tmp_path / "x.npy", values * scale)
+    found = depprobe.read_input(tmp_path / "x.npy", standardise=True)
+    np.testing.assert_allclose(found.data, (values - values.mean(0)) / values.std(0), rtol=1e-12)
+    np.testing.assert_allclose(found.about["input_std"], values.std(0) * scale, rtol=1e-12)
+
+
+def test_a_text_of_numbers_says_that_it_is_read_as_text(tmp_path):
+    np.savetxt(tmp_path / "x.txt", np.eye(3))
+    (note,) = depprobe.read_input(tmp_path / "x.txt").notes
+    assert "is read as text, byte by byte" in note
+    (tmp_path / "y.txt").write_text("3 men in a boat, in the year 1889")
+    assert not depprobe.read_input(tmp_path / "y.txt").notes
+
+
+# --- figures and sweeps ----------------------------------------------------------------------------------
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("width", [3.35, None])
+def test_legends_taller_than_a_figure_and_long_titles_stay_beside_the_panel(width):
+    torch.manual_seed(0)
+    many = {f"a long name of model number {i}, of several words": nn.GRU(3, 4) for i in range(14)}
+    named = depprobe.jacobian(many, X.float())
+    with depprobe.figures.venue(None if width else "icml", width):
+        drawn = depprobe.figures.decay(named, title="a title of more words than one line holds " * 4)
+    figure = drawn.figure
+    figure.canvas.draw()
+    (panel,), (legend,) = figure.axes, figure.legends
+    box, below = panel.get_window_extent(), legend.get_window_extent()
+    assert box.height / figure.dpi > 1.5
+    assert 0 <= below.y0 < below.y1 < box.y0
+    assert figure.get_suptitle().count("\n") >= 1
+    assert figure._suptitle.get_window_extent().x1 <= figure.bbox.x1
+
+
+def test_a_short_trajectory_says_nothing_of_blocks(module):
+    found = depprobe.lyapunov(module, X[:9])
+    assert found.attrs["stderr_from"] == ""
+    assert "no standard errors: fewer than 20 steps" in "".join(summary_of(found).notes)
+    assert "block" not in depprobe.figures.lyapunov(found).figure.get_suptitle()
+
+
+GRIDS = [
+    ('layer = ["rnn", "gru", "rnn"]', r"\[grid\] layer lists 'rnn' twice: leave one out"),
+    ('layer = ["rnn"]\nn = [9, 9]', r"\[grid\] n lists 9 twice"),
+    ('model = ["no.such:make"]\nn = [8, 9]', "all 2 cells need 'no.such', which does not exist; nothing was"),
+]
+
+
+@pytest.mark.parametrize(("grid", "match"), GRIDS)
+def test_grids_that_cannot_be_meant_are_told_once(told, grid, match):
+    Path("grid.toml").write_text(f'probe = "jacobian"\n[grid]\n{grid}\n')
+    assert re.search(match, told("sweep", "grid.toml"))
+    assert not Path("runs").exists()
+
+
+def test_modules_of_python_itself_are_no_absent_files(run):
+    Path("grid.toml").write_text(
+        'probe = "jacobian"\n[grid]\nlayer = ["rnn"]\nmodel = ["os.path:join"]\nn = [8]\n'
+    )
+    _, _, err = run("sweep", "grid.toml", "-q")
+    assert "does not exist" not in err
+    assert "join was called as a factory" in err
+
+
+def test_a_misspelt_command_of_sweep_is_named(told):
+    assert "unknown command of sweep 'statsu'; did you mean 'status'" in told("sweep", "statsu", "runs/decay")
