@@ -265,6 +265,16 @@ OWN = {
         options={"of": "loss"},
     ),
     "no such output": refused(lambda: own.Returns(D, lambda y: y), "no 'logits'", of="logits"),
+    "a tensor for each position": refused(
+        lambda: own.Returns(D, lambda y: list(y.unbind(1))),
+        r"returns 9 tensors \(1, 4\), one for each position",
+    ),
+    "the same, nested": refused(
+        lambda: own.Returns(D, lambda y: {"steps": (y.split(1, 1), None)}), r"returns 9 tensors \(1, 1, 4\)"
+    ),
+    "as many layers as positions": Brought(
+        lambda: own.Returns(D, lambda y: [y] * N), lambda m, x: m(x[None])[0][0]
+    ),
     "text": refused(lambda: own.Returns(D, lambda y: "y"), "returned str"),
     "no dependence": refused(lambda: own.Returns(D, lambda y: y.detach()), "does not depend on the input"),
     "integers": refused(lambda: own.Returns(D, lambda y: y.argmax(-1, keepdim=True)), "no derivative"),

@@ -15,6 +15,8 @@ from depprobe.errors import BadInput, unknown
 
 #: words of ``of`` and ``wrt`` that come before a submodule of such a name
 OF_WORDS, WRT_WORDS = ("output", "logits", "loss"), ("x", "h", "c")
+#: tensors without a time axis that may stand beside one another: an output and states, say
+_FEW = 3
 
 
 def submodule_of(module: nn.Module, name: str, words: tuple[str, ...], option: str) -> nn.Module | None:
@@ -50,12 +52,18 @@ def _matches(name: list[str], levels: list[str]) -> bool:
     return len(name) == len(levels) and all(map(fnmatchcase, name, levels))
 
 
-def chosen_output(result: Any, of: str, who: str) -> Tensor:
-    """The tensor that ``of`` means in what a forward returned, as a strided one.
+def chosen_output(result: Any, of: str, who: str, n: int | None = None) -> Tensor:
+    """The tensor that ``of`` means in what a forward returned at n positions, as a strided one.
 
-    Raises ``BadInput``: there is none; or it is complex, or holds no floating numbers.
+    Raises ``BadInput``: there is none; or it is complex, holds no floating numbers, or is but the first of n.
     """
     tensor = _chosen(result, of, who)
+    alone = sum(size > 1 for size in tensor.shape) < 2
+    if n is not None and n > _FEW and alone and _one_of(n, result, tensor):
+        raise BadInput(
+            f"{who} returns {n} tensors {tuple(tensor.shape)}, one for each position; join them along time "
+            "(torch.stack)"
+        )
     if tensor.layout is not torch.strided:
         tensor = tensor.to_dense()
     if tensor.is_complex():
@@ -90,6 +98,18 @@ def _chosen(result: Any, of: str, who: str) -> Tensor:
     if found is None:
         raise BadInput(f"{who} returned {type(result).__name__}; its output must be a tensor, or hold one")
     return found
+
+
+def _one_of(n: int, result: Any, tensor: Tensor) -> bool:
+    """Whether a tensor is but one of n of its shape that a list or tuple holds, anywhere in a result."""
+    if isinstance(result, Mapping):
+        return any(_one_of(n, value, tensor) for value in result.values())
+    if not isinstance(result, (tuple, list)) or isinstance(result, PackedSequence):
+        return False
+    same = [one for one in result if isinstance(one, Tensor) and one.shape == tensor.shape]
+    if len(result) == len(same) == n and any(one is tensor for one in same):
+        return True
+    return any(_one_of(n, one, tensor) for one in result)
 
 
 def _first_tensor(result: Any) -> Tensor | None:

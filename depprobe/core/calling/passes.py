@@ -197,7 +197,7 @@ class Passes:
             elif self.replaces_output:
                 leaf = calls.leaf()
         what = self.who if self._of is None else f"{self.of!r}"
-        chosen = chosen_output(result, self.of, what)
+        chosen = chosen_output(result, self.of, what, len(leaf))
         try:
             y, has_time = time_first(chosen, of_layout, f"the output of {what}")
         except BadInput as error:  # which another layout may mend
