@@ -129,3 +129,14 @@ def test_a_forward_that_only_looks_at_its_node_keeps_its_zeros():
 
     norms = depprobe.temporal_jacobian(Looks(), torch.randn(N, D), layout="b n d").log_norms([4])
     assert (norms.status[0] == STATUS["zero"]).tolist() == [k > 4 for k in range(N)]
+
+
+@pytest.mark.parametrize("method", ["auto", "autograd", "probes"])
+@pytest.mark.parametrize("error", [ValueError, RuntimeError, KeyError, ZeroDivisionError])
+def test_a_backward_that_fails_is_one_line(error, method):
+    def fails(gradient):
+        raise error("not today")
+
+    module, x = made("recurrence", "function", fails)
+    with pytest.raises(BadInput, match=r"the backward pass of Hooked fails: .?not today"):
+        depprobe.jacobian(module, x, layout="b n d", method=method)

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from functools import partial
-
 import torch
+from torch import Tensor
 
 from depprobe.core.calling.arguments import is_half
 from depprobe.core.calling.one_function import require_linear
@@ -13,7 +12,7 @@ from depprobe.core.function import SequenceFunction
 from depprobe.core.options import Options
 from depprobe.core.temporal_jacobian import TemporalJacobian
 from depprobe.errors import BadInput
-from depprobe.operators.autograd.recording import Live, structures
+from depprobe.operators.autograd.recording import Live, backward_failure, structures
 from depprobe.operators.composed.operator import GraphJacobian
 from depprobe.operators.composed.rules.operator import LineJacobian
 from depprobe.operators.composed.rules.reading import read_line
@@ -57,10 +56,19 @@ def graph_jacobian(function: SequenceFunction, options: Options) -> TemporalJaco
             found.support(function.shape[0] - 1)
         except BadInput:  # such code may want all gradients at once, as a reentrant checkpoint does
             return None
-        with function.held():
-            leaf, y = function.record()
-            product = partial(torch.autograd.grad, y, leaf, retain_graph=True, materialize_grads=True)
-            require_linear(
-                function.module, lambda v: product(v)[0], y.detach(), traces.whole.partition.narrowest
-            )
+        _require_linear(function, traces.whole.partition.narrowest)
     return found
+
+
+def _require_linear(function: SequenceFunction, narrowest: torch.dtype) -> None:
+    with function.held():
+        leaf, y = function.record()
+
+        def product(cotangent: Tensor) -> Tensor:
+            try:
+                (found,) = torch.autograd.grad(y, leaf, cotangent, retain_graph=True, materialize_grads=True)
+            except Exception as error:  # of whatever kind code of the user's raises
+                raise BadInput(backward_failure(function.module, error)) from error
+            return found
+
+        require_linear(function.module, product, y.detach(), narrowest)

@@ -29,7 +29,7 @@ from depprobe.core.options import Options, require
 from depprobe.core.scaled import Scaled, added, log_norms
 from depprobe.core.shared_work import SharedWork
 from depprobe.core.under_way import pieces
-from depprobe.errors import BadInput
+from depprobe.errors import BadInput, DepprobeError
 from depprobe.operators.autograd.readout import ExactRows
 from depprobe.operators.autograd.recording import backward_failure
 from depprobe.operators.composed.cotangents import summed
@@ -186,8 +186,9 @@ class Traces:
         with self._function.held():
             try:
                 return work()
-            except RuntimeError as error:
-                if isinstance(error, torch.OutOfMemoryError) or "allocate memory" in str(error):
+            except Exception as error:  # of whatever kind code of the user's raises
+                ours = isinstance(error, torch.OutOfMemoryError | MemoryError | DepprobeError)
+                if ours or "allocate memory" in str(error):
                     raise
                 raise BadInput(backward_failure(self._function.module, error)) from error
 
