@@ -440,6 +440,27 @@ def test_first_positions_alone_are_not_taken_for_the_whole(make, method):
         assert ((status == STATUS["finite"]) | (status == STATUS["zero"])).all()
 
 
+class ReadsAThird(nn.Module):
+    """Gradients of the last third of what an input holds: at a single position nothing is missing."""
+
+    def forward(self, x):
+        kept = x.shape[1] // 3
+        sums = [
+            x[:, : max(0, t - kept)].detach().sum(1) + x[:, max(0, t - kept) : t + 1].sum(1)
+            for t in range(x.shape[1])
+        ]
+        return torch.stack(sums, 1)
+
+
+@pytest.mark.parametrize("method", ["auto", "autograd", "probes"])
+def test_a_pass_too_short_to_show_what_it_loses_is_not_taken_for_longer_ones(method):
+    x = torch.randn(20, 3, dtype=F64)
+    jacobian = temporal_jacobian(ReadsAThird(), x, layout="b n d", method=method)
+    status = jacobian.log_norms(range(20)).status
+    lag = np.arange(20)[:, None] - np.arange(20)
+    np.testing.assert_array_equal(status == STATUS["finite"], (lag >= 0) & (lag <= 6))
+
+
 @pytest.mark.parametrize("hook", [torch.nan_to_num, lambda g: torch.where(g.isfinite(), g, 0)])
 def test_hooks_on_gradients_prove_no_zeros(hook):
     class Hooked(nn.Module):

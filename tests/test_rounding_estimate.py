@@ -264,3 +264,23 @@ def test_errors_within_known_lags_do_not_grow_where_those_beyond_would_fall():
     near = (lag >= 0) & (lag <= 2)
     assert (norms.status[near] == STATUS["finite"]).all()
     assert (norms.error[near] < 1e-4).all()
+
+
+@pytest.mark.parametrize("method", ["auto", "autograd"])
+def test_numbers_that_are_picked_go_on_comparing_equal(method):
+    """What is no less than the fifth largest: the fifth stays in, whatever its last bit."""
+
+    class Sparse(nn.Module):
+        def forward(self, x):
+            scores = x @ x.mT
+            least = scores.topk(5, -1).values[..., -1:]
+            return scores.masked_fill(scores < least, -torch.inf).softmax(-1) @ x
+
+    torch.manual_seed(0)
+    x = torch.randn(20, 3, dtype=torch.float64)
+    norms = depprobe.temporal_jacobian(Sparse(), x, layout="b n d", method=method).log_norms(range(20))
+    leaf = x.clone().requires_grad_()
+    y = Sparse()(leaf[None])[0]
+    reads = [torch.autograd.grad(row.sum(), leaf, retain_graph=True)[0].abs().sum(1) > 0 for row in y]
+    assert (norms.status[torch.stack(reads).numpy()] == STATUS["finite"]).all()
+    assert norms.error.max() < 1e-9

@@ -9,7 +9,6 @@ Where the outputs of several submodules are denominators, one backward pass pass
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
@@ -44,6 +43,8 @@ _STEPS = 3
 _FOR_ROWS = 8
 #: share of the sequence above which shortening it gains nothing
 _WORTH_CUTTING = 0.85
+#: share whose pass shows what passes over first positions lose
+_TELLING = 0.6
 #: makes that of a function, within some bytes; None where its forward cannot be traced
 structures: list[Callable[[SequenceFunction, int], Live | None]] = []
 
@@ -69,8 +70,8 @@ class Recording:
         self.points, self.y = tuple(point.detach() for point in points), y.detach()
         self.shared: SharedWork[Any] = SharedWork(len(points))
         self._can_end: dict[int, bool] = {}
-        #: shortest pass whose products were compared with those of the whole
-        self._shown: float = math.inf
+        #: lengths of passes that were compared with the whole, and whether they have the same products
+        self._compared: dict[int, bool] = {}
         self._lives: dict[int, list[NDArray[np.bool_]]] = {}
         self._told = True
         # where n by n numbers many times over would fit, the graph need not be measured
@@ -168,15 +169,18 @@ class Recording:
         n_out, _, n_in, _ = self.function.shape
         if n_out != n_in or length > _WORTH_CUTTING * n_out or self.function.prefix(length) is None:
             return False
-        if length > self._shown:
-            return self._shortened(length) is not None
-        whole = self._tried(*self.whole(), length)
-        short = self._shortened(length)
-        # where it detaches may depend on how long the input is, on longer ones less than on shorter ones
-        if short is None or not all(map(same_output, self._tried(*short, length), whole)):
-            return False
-        self._shown = length
-        return True
+        # where it detaches may depend on how long the input is: shorter ones lose more, and show less of it
+        if length < min(self._compared, default=n_out):
+            return self._compare(length) and self._compare(int(_TELLING * n_out))
+        return all(self._compared.values()) and self._shortened(length) is not None
+
+    def _compare(self, length: int) -> bool:
+        """Whether a pass over so many first positions gives the same outputs and products as the whole."""
+        if length not in self._compared:
+            whole, short = self._tried(*self.whole(), length), self._shortened(length)
+            same = short is not None and all(map(same_output, self._tried(*short, length), whole))
+            self._compared[length] = same
+        return self._compared[length]
 
     def _tried(self, points: Sequence[Tensor], y: Tensor, length: int) -> list[Tensor]:
         """A random product of the first outputs, in the first positions of each variable."""

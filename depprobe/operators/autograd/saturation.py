@@ -44,6 +44,18 @@ _ARGUMENTS = {
 }
 
 
+def _soft(z: Tensor) -> Tensor:
+    size = z.abs()
+    masked = size >= _MASK
+    if not bool(((size > _MOST) & ~masked).any()):
+        return z
+    if not z.is_floating_point():
+        return torch.where(masked, z, z / (1 + size / _MOST))
+    # one tensor in all, which may be large
+    size.div_(_MOST).add_(1)
+    return torch.where(masked, z, torch.div(z, size, out=size), out=size)
+
+
 @contextmanager
 def _seen_through() -> Iterator[None]:
     """Recurrences run in operations that can be seen, on a CPU."""
@@ -63,7 +75,7 @@ class _Softened(WatchingMode):
         at = _ARGUMENTS.get(name)
         if at is not None and at < len(args):
             z = args[at]
-            soft = torch.where(z.abs() < _MASK, z / (1 + z.abs() / _MOST), z)
+            soft = _soft(z)
             if name.endswith("_"):
                 z.copy_(soft)
             else:
@@ -95,24 +107,27 @@ class Saturation:
 
     def _hides(self, t: int) -> Tensor:
         """Inputs (n_in,) that output t reads once nothing is saturated; all where that cannot be seen."""
-        with self._function.held(), _seen_through(), sdpa_kernel(SDPBackend.MATH):
+        function = self._function
+        with function.held(), _seen_through(), sdpa_kernel(SDPBackend.MATH):
             try:
-                leaf, y = self._graph or self._recorded()
-                self._graph = (leaf, y) if saved_bytes(y) <= self._memory // _KEPT else None
-                cotangent = torch.zeros_like(y)
-                cotangent[t] = 1 + torch.arange(y.shape[1], device=y.device).to(y) / y.shape[1]
-                raised = 2.0 ** int(_RAISED * math.log2(torch.finfo(coarsest(y)).max))
-                with _Softened():
-                    for scale in (raised, 1.0):  # a product that underflows shows only if it is raised
-                        given = scale * cotangent
-                        (found,) = torch.autograd.grad(
-                            y, leaf, given, retain_graph=True, materialize_grads=True
-                        )
-                        if bool(found.isfinite().all()):
-                            break
+                # a product that underflows shows only if it is raised
+                found = self._gradient(t)
+                if not bool(found.isfinite().all()):
+                    found = self._gradient(t, raised=False)
             except (ValueError, RuntimeError):  # it does not run with other numbers
-                return torch.ones(self._function.shape[2], dtype=torch.bool, device=self._function.x.device)
+                return torch.ones(len(function.x), dtype=torch.bool, device=function.x.device)
         return found.ne(0).any(1)
+
+    def _gradient(self, t: int, raised: bool = True) -> Tensor:
+        leaf, y = self._graph or self._recorded()
+        kept = saved_bytes(y) <= self._memory // _KEPT
+        self._graph = (leaf, y) if kept else None
+        scale = 2.0 ** int(_RAISED * math.log2(torch.finfo(coarsest(y)).max)) if raised else 1.0
+        cotangent = torch.zeros_like(y)
+        cotangent[t] = scale * (1 + torch.arange(y.shape[1], device=y.device).to(y) / y.shape[1])
+        with _Softened():
+            (found,) = torch.autograd.grad(y, leaf, cotangent, retain_graph=kept, materialize_grads=True)
+        return found
 
     def _recorded(self) -> tuple[Tensor, Tensor]:
         leaf, y = self._function.record(_Softened())
