@@ -440,6 +440,25 @@ def test_first_positions_alone_are_not_taken_for_the_whole(make, method):
         assert ((status == STATUS["finite"]) | (status == STATUS["zero"])).all()
 
 
+class ScalesGradients(nn.Module):
+    """The same outputs at all lengths, gradients in proportion to them."""
+
+    def forward(self, x):
+        y, share = x.cumsum(1), x.shape[1] / 20
+        return share * y + ((1 - share) * y).detach()
+
+
+@pytest.mark.parametrize("method", ["auto", "autograd", "probes"])
+@pytest.mark.parametrize("targets", [[3], [0, 10], [1, 2, 5], [12, 15]])
+def test_gradients_that_grow_with_the_length_are_those_of_the_whole(targets, method):
+    x = torch.randn(20, 3, dtype=F64)
+    jacobian = temporal_jacobian(ScalesGradients(), x, layout="b n d", method=method, probes=3)
+    found = jacobian.log_norms(targets).values
+    read = np.arange(20) <= np.array(targets)[:, None]
+    np.testing.assert_allclose(found[read], np.log(3) / 2, atol=1e-12)
+    assert np.isneginf(found[~read]).all()
+
+
 class ReadsAThird(nn.Module):
     """Gradients of the last third of what an input holds: at a single position nothing is missing."""
 

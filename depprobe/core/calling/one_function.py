@@ -12,7 +12,7 @@ Powers of two round nothing, and reach far beyond what rows are scaled to.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -31,6 +31,8 @@ _SHORT = 17
 _ROUNDING, _ROUNDING_HALF = 1e4, 16.0
 #: relative to the largest entry, by which sums of gradients, which may cancel, and multiples may differ
 _SUMS, _MULTIPLES = 1e-2, 1e-4
+#: share of all positions whose pass shows what passes over first positions lose
+_TELLING = 0.6
 #: share of the range of exponents by which gradients are scaled
 _FAR = 0.3
 
@@ -193,6 +195,44 @@ def same_output(y: Any, other: Any, roughly: bool = False) -> bool:
 
     # all of a graph is looked through only where it matters
     return within(y.dtype) or (roughly and within(coarsest(y)))
+
+
+#: see ``Prefixes.serve``
+Gradient = Callable[[Tensor, int | None], Sequence[Tensor] | None]
+
+
+class Prefixes:
+    """Whether passes over first positions, whose outputs are those of the whole, have its gradients too.
+
+    A module may detach, or scale gradients, by how long its input is: the more, the shorter it is, while the
+    shortest show the least of it. So the shortest pass that is used is compared, and one of a telling length.
+    """
+
+    def __init__(self) -> None:
+        self._compared: dict[int, bool] = {}
+
+    def serve(self, y: Tensor, length: int, gradient: Gradient) -> bool:
+        """Whether a pass over so many of the positions of y (n, d_out) may stand for the whole.
+
+        Parameters
+        ----------
+        y, length : the outputs, and how many of them.
+        gradient : of some first outputs, from a cotangent on them and from a pass over so many positions
+            (None: over all), in these positions; None where that pass is not to be had.
+        """
+        n = len(y)
+        if length < min(self._compared, default=n):
+            return all(self._compare(y, one, gradient) for one in (length, int(_TELLING * n)))
+        return all(self._compared.values())
+
+    def _compare(self, y: Tensor, length: int, gradient: Gradient) -> bool:
+        if length not in self._compared:
+            draw = torch.Generator().manual_seed(length)
+            drawn = torch.randn(length, *y.shape[1:], generator=draw, dtype=torch.float64, device="cpu").to(y)
+            whole, short = (gradient(drawn, among) for among in (None, length))
+            same = whole is not None and short is not None
+            self._compared[length] = same and all(map(same_output, short or (), whole or ()))
+        return self._compared[length]
 
 
 def require_linear(

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.autograd.graph import GradientEdge
 
-from depprobe.core.calling.one_function import require_linear, same_output
+from depprobe.core.calling.one_function import Prefixes, require_linear, same_output
 from depprobe.core.calling.passes import TIMES
 from depprobe.core.device import rows_at_once
 from depprobe.core.function import SequenceFunction
@@ -42,9 +42,7 @@ _STEPS = 3
 #: share of the memory, one over this, left for rows that are kept
 _FOR_ROWS = 8
 #: share of the sequence above which shortening it gains nothing
-_WORTH_CUTTING = 0.85
-#: share whose pass shows what passes over first positions lose
-_TELLING = 0.6
+WORTH_CUTTING = 0.85
 #: makes that of a function, within some bytes; None where its forward cannot be traced
 structures: list[Callable[[SequenceFunction, int], Live | None]] = []
 
@@ -70,8 +68,7 @@ class Recording:
         self.points, self.y = tuple(point.detach() for point in points), y.detach()
         self.shared: SharedWork[Any] = SharedWork(len(points))
         self._can_end: dict[int, bool] = {}
-        #: lengths of passes that were compared with the whole, and whether they have the same products
-        self._compared: dict[int, bool] = {}
+        self._prefixes = Prefixes()
         self._lives: dict[int, list[NDArray[np.bool_]]] = {}
         self._told = True
         # where n by n numbers many times over would fit, the graph need not be measured
@@ -167,27 +164,18 @@ class Recording:
     def _ends(self, length: int) -> bool:
         """Whether a pass over so many first positions has the products of the whole."""
         n_out, _, n_in, _ = self.function.shape
-        if n_out != n_in or length > _WORTH_CUTTING * n_out or self.function.prefix(length) is None:
+        if n_out != n_in or length > WORTH_CUTTING * n_out or self.function.prefix(length) is None:
             return False
-        # where it detaches may depend on how long the input is: shorter ones lose more, and show less of it
-        if length < min(self._compared, default=n_out):
-            return self._compare(length) and self._compare(int(_TELLING * n_out))
-        return all(self._compared.values()) and self._shortened(length) is not None
+        return self._shortened(length) is not None and self._prefixes.serve(self.y, length, self._tried)
 
-    def _compare(self, length: int) -> bool:
-        """Whether a pass over so many first positions gives the same outputs and products as the whole."""
-        if length not in self._compared:
-            whole, short = self._tried(*self.whole(), length), self._shortened(length)
-            same = short is not None and all(map(same_output, self._tried(*short, length), whole))
-            self._compared[length] = same
-        return self._compared[length]
-
-    def _tried(self, points: Sequence[Tensor], y: Tensor, length: int) -> list[Tensor]:
-        """A random product of the first outputs, in the first positions of each variable."""
-        draw = torch.Generator().manual_seed(length)
-        cotangent = torch.zeros_like(y)
-        cotangent[:length] = torch.randn(length, *y.shape[1:], generator=draw, device="cpu").to(y)
-        return [part[:length] for part in self.single(cotangent, points, y)]
+    def _tried(self, drawn: Tensor, length: int | None) -> list[Tensor] | None:
+        """The product of a cotangent on the first outputs, in the first positions of each variable."""
+        found = self.whole() if length is None else self._shortened(length)
+        if found is None:
+            return None
+        points, y = found
+        cotangent = nn.functional.pad(drawn, (0, 0, 0, len(y) - len(drawn)))
+        return [part[: len(drawn)] for part in self.single(cotangent, points, y)]
 
     def passed(self, length: int | None) -> Recorded:
         """The pass over so many first positions, which ``length`` gave; or over all."""

@@ -80,6 +80,17 @@ class Rows(NamedTuple):
         return Rows(Scaled(torch.cat([values[:-m], rows.values]), scale), live, owner)
 
 
+class Norms(NamedTuple):
+    """For each of some targets: ln norms, ln of what was lost, and live positions, all (m, n_in); of some the
+    sum of their rows by weights, (n_in, d_in).
+    """
+
+    total: Tensor
+    lost: Tensor
+    live: Tensor
+    mixed: dict[int, Scaled]
+
+
 def marked(grads: list[Tensor], live: list[Tensor]) -> list[Tensor]:
     """Cotangents, and below them for each target a row of NaN on the entries that are live."""
     return [

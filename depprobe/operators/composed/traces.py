@@ -16,12 +16,12 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
 from functools import cached_property, partial
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 
-from depprobe.core.calling.one_function import same_output
+from depprobe.core.calling.one_function import Prefixes, same_output
 from depprobe.core.device import pulled_at_once
 from depprobe.core.function import Record, SequenceFunction
 from depprobe.core.memory import Growth
@@ -31,8 +31,8 @@ from depprobe.core.shared_work import SharedWork
 from depprobe.core.under_way import pieces
 from depprobe.errors import BadInput, DepprobeError
 from depprobe.operators.autograd.readout import ExactRows
-from depprobe.operators.autograd.recording import backward_failure
-from depprobe.operators.composed.cotangents import summed
+from depprobe.operators.autograd.recording import WORTH_CUTTING, backward_failure
+from depprobe.operators.composed.cotangents import Norms, summed
 from depprobe.operators.composed.glue import Heard
 from depprobe.operators.composed.graph import Graph, Pulled
 from depprobe.operators.composed.partition import DEPTH
@@ -46,22 +46,9 @@ _ROW_COPIES = 48
 _AHEAD, _TIGHT = 16, 8
 #: nodes of glue between two rescalings where more would leave something undecided
 _FINE = 4
-#: share of the sequence above which shortening it gains nothing
-_WORTH_CUTTING = 0.85
 
 
 Found = TypeVar("Found")
-
-
-class Norms(NamedTuple):
-    """For each of some targets: ln norms, ln of what was lost, and live positions, all (m, n_in); of some the
-    sum of their rows by weights, (n_in, d_in).
-    """
-
-    total: Tensor
-    lost: Tensor
-    live: Tensor
-    mixed: dict[int, Scaled]
 
 
 class Traces:
@@ -86,6 +73,7 @@ class Traces:
         self._makers = {m: maker for m in inside if (maker := maker_of(m)) is not None}
         with function.held():
             self.whole = self._traced(function.record_points)
+        self._prefixes = Prefixes()
         self._shared: SharedWork[Norms] = SharedWork(len(self.whole.points))
         self._short: dict[int, Graph | None] = {}
 
@@ -101,7 +89,7 @@ class Traces:
         # rows stay at each point until all have arrived at the first
         each += sum(point.numel() * point.element_size() for point in self.whole.points[1:])
         # what calls are linearised to is held for the whole and for a trace of the first positions
-        kept = self.whole.partition.total + int((1 + _WORTH_CUTTING) * self.whole.held)
+        kept = self.whole.partition.total + int((1 + WORTH_CUTTING) * self.whole.held)
         remedy = f"--memory {readable(1.1 * (each + kept)).replace(' ', '')}"
         require(each + kept, memory, "a single row", f"use a smaller n or d, --dtype float32, or {remedy}")
         # more at once would not be faster, and what is done would be kept more rarely
@@ -137,7 +125,7 @@ class Traces:
     def up_to(self, group: list[int]) -> Graph:
         """A graph that ends at the largest target, where outputs ignore what follows; else the whole."""
         last, (n_out, _, n_in, _) = max(group), self._function.shape
-        if n_out != n_in or last + 1 > _WORTH_CUTTING * n_out:
+        if n_out != n_in or last + 1 > WORTH_CUTTING * n_out:
             return self.whole
         if last not in self._short:
             self._short = {last: self._shortened(group, last)}
@@ -146,22 +134,34 @@ class Traces:
     def _shortened(self, group: list[int], last: int) -> Graph | None:
         """The trace of the first positions, if a structure proves that the group ignores what follows."""
         whole_live = self.live(group)
-        if any(bool(live[:, last + 1 :].any()) for live in whole_live):
+        ahead, y = any(bool(live[:, last + 1 :].any()) for live in whole_live), self._function.y
+        if ahead or not self._prefixes.serve(y, last + 1, self._gradient):
             return None
-        self._growth.settle(self._soon)
-        short = self._function.prefix(last + 1)
-        try:
-            graph = None if short is None else self._traced(short)
-        except BadInput:  # it takes inputs of one length alone
-            return None
+        graph = self._over_first(last + 1)
         if graph is None or len(graph.cuts) != len(self.whole.cuts):
             return None
-        same = all(len(point) == last + 1 for point in graph.points)
-        if not same or not same_output(self._function.y[: last + 1], graph.y):
+        if any(len(point) != last + 1 for point in graph.points) or not same_output(y[: last + 1], graph.y):
             return None
         # where it detaches may depend on how long the input is
         ends = zip(self.live(group, graph), whole_live, strict=True)
         return graph if all(torch.equal(here, there[:, : last + 1]) for here, there in ends) else None
+
+    def _over_first(self, length: int) -> Graph | None:
+        self._growth.settle(self._soon)
+        short = self._function.prefix(length)
+        try:
+            return None if short is None else self._traced(short)
+        except BadInput:  # it takes inputs of one length alone
+            return None
+
+    def _gradient(self, drawn: Tensor, length: int | None) -> list[Tensor] | None:
+        """The product of a cotangent on the first outputs, in the first positions of each point."""
+        graph = self.whole if length is None else self._over_first(length)
+        if graph is None:
+            return None
+        rows = torch.nn.functional.pad(drawn, (0, 0, 0, len(graph.y) - len(drawn)))[None]
+        found = self.pull(graph, Scaled.plain(rows), rows.ne(0).any(2), rows.new_zeros(1).long())
+        return [pulled.rows.dense()[0, : len(drawn)] for pulled in found]
 
     def live(self, group: list[int], graph: Graph | None = None) -> list[Tensor]:
         """Positions of each point that a path leads to from each of some outputs: (m, n_in) bool."""
