@@ -366,3 +366,23 @@ def test_modules_of_python_itself_are_no_absent_files(run):
 
 def test_a_misspelt_command_of_sweep_is_named(told):
     assert "unknown command of sweep 'statsu'; did you mean 'status'" in told("sweep", "statsu", "runs/decay")
+
+
+def test_norms_that_were_averaged_are_told_apart_from_measured_ones(ds):
+    for changed in (np.exp(ds), ds.coarsen(source=2).mean()):
+        with pytest.raises(BadInput, match="log_norm_status does not fit log_norm"):
+            depprobe.distances(changed)
+    as_floats = depprobe.distances(ds.astype(np.float64))
+    xr.testing.assert_allclose(as_floats, depprobe.distances(ds))
+
+
+def test_names_do_not_format_markdown(module):
+    found = depprobe.jacobian({"c*d`e`<b>|x": module}, X)
+    assert depprobe.table(found, "markdown").splitlines()[0] == r"|  | c\*d\`e\`\<b>\|x |"
+
+
+def test_heat_maps_of_several_layers_are_no_panels(told, run):
+    run(*RNN, "--layer", "gru", "-o", "a.nc", "--figure", "a.png")
+    Path("b.nc").write_bytes(Path("a.nc").read_bytes())
+    err = told("plot", "a.nc", "b.nc", "--panels", "x,y", "--kind", "heatmap")
+    assert "a panel is one heat map, and 'x' would hold 2: leave out --panels" in err

@@ -149,6 +149,13 @@ def _in_panels(
     if kind == "efficiency":
         raise BadInput("the efficiency table is a figure by itself; leave out --panels")
     given = dict(zip(titles, datasets, strict=True))
+    held = {title: ds.sizes.get("layer", 1) * ds.sizes.get("depth", 1) for title, ds in given.items()}
+    many = next((title for title, count in held.items() if count > 1), None)
+    if kind == "heatmap" and many is not None:
+        raise BadInput(
+            f"a panel is one heat map, and {many!r} would hold {held[many]}: leave out --panels, which gives "
+            "each layer its own, or choose one with --only"
+        )
     draw = None if kind == "auto" else getattr(figures, kind)
     norms = all("log_norm" in ds for ds in datasets)
     drawn = figures.panels(given, draw=draw, share_floor=norms, **look.words())

@@ -41,6 +41,8 @@ _LATEX = {character: f"\\{character}" for character in "&%_#$"} | {
 BESIDE = 4
 #: characters from which a column of text is set in lines of its own in LaTeX
 _LONG = 40
+#: characters that Markdown takes for something else
+_MARKUP = str.maketrans({character: f"\\{character}" for character in "|*`<"})
 MISSING, _EN_DASH, _MINUS = "-", "\u2013", "\N{MINUS SIGN}"
 
 
@@ -61,7 +63,7 @@ def chosen(
     """
     if labels is not None:
         names = labels_in(labels, apart=not summary.groups)
-        layers = _layers(summary)
+        layers = layers_of(summary)
         if len(names) not in (len(summary.columns), len(layers)):
             what = "matrices" if "matrix" in summary.records[0] else "layers"
             raise BadInput(f"{len(names)} labels were given for {len(layers)} {what}")
@@ -84,24 +86,8 @@ def chosen(
     return replace(summary, headings=headings, columns=columns)
 
 
-def shared_out(summaries: Sequence[Summary], labels: str | Sequence[str]) -> list[list[str]]:
-    """The labels of each summary's layers: one for each layer in their order, or for each that has a name.
-
-    Raises ``BadInput``: a wrong number of labels.
-    """
-    held = [_layers(one) for one in summaries]
-    every = [layer for layers in held for layer in layers]
-    names, known = labels_in(labels), list(dict.fromkeys(every))
-    if len(names) == len(every):
-        left = iter(names)
-        return [[next(left) for _ in layers] for layers in held]
-    if len(names) != len(known):
-        raise BadInput(f"{len(names)} labels were given for {len(every)} layers")
-    called = dict(zip(known, names, strict=True))
-    return [[called[layer] for layer in layers] for layers in held]
-
-
-def _layers(summary: Summary) -> list[str]:
+def layers_of(summary: Summary) -> list[str]:
+    """The layers of a summary, each once, in their order."""
     return list(dict.fromkeys(str(next(iter(record.values()))) for record in summary.records))
 
 
@@ -281,7 +267,7 @@ def as_markdown(summary: Summary) -> str:
         ["---:" if numbers else "---" for numbers in _of_numbers(table)],
         *([row[0], *map(marked, row[1:])] for row in rows),
     ]
-    return "\n".join(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in row)} |" for row in lines)
+    return "\n".join(f"| {' | '.join(cell.translate(_MARKUP) for cell in row)} |" for row in lines)
 
 
 def marked(cell: str) -> str:

@@ -95,9 +95,7 @@ def check(ds: xr.Dataset) -> None:
 
     Raises
     ------
-    BadInput : several datasets; no ``log_norm``; dimensions other than target, source or lag, layer, depth,
-        seed, sample; no ``position``, or one that is not known; no attribute ``n`` beside a banded
-        ``log_norm``; nothing in it; an infinite norm.
+    BadInput : its norms, dimensions, positions or status are not those of a Jacobian, or an infinite norm.
     """
     if not isinstance(ds, xr.Dataset):
         several = isinstance(ds, list | tuple)
@@ -125,6 +123,13 @@ def check(ds: xr.Dataset) -> None:
         )
     if ds["log_norm"].size == 0:
         raise BadInput(f"log_norm is empty: {dict(ds['log_norm'].sizes)}")
+    status: Any = ds.get("log_norm_status")
+    plain = status is None or status.dtype.kind != "f"  # as it is unless it was computed with
+    if not plain and (((status == STATUS["finite"]) != np.isfinite(ds["log_norm"])) | (status % 1 > 0)).any():
+        raise BadInput(
+            "log_norm_status does not fit log_norm, as norms were averaged or changed; give the dataset "
+            "as it was measured: seeds and samples are pooled here"
+        )
     infinite = int(np.isposinf(ds["log_norm"].values).sum())
     if infinite:
         raise BadInput(f"log_norm is +inf in {infinite} blocks: the run that made it overflowed")
@@ -253,7 +258,6 @@ def _align(ds: xr.Dataset, first: int) -> Blocks:
 
     if first and not inside.any():
         raise BadInput(f"skip_first={first} leaves none of the {x.shape[1] if not banded else n} sources")
-
     support = np.unique(lag[(x != -np.inf).any(2) & inside])
     if (support < 0).any() and (support > 0).any():
         support = np.intersect1d(np.union1d(support, -support), found)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -48,7 +49,7 @@ def show(
     found, faults = read_all(files)
     documents = [(file, ds, summary_of(ds, **given(options))) for file, ds in found.items()]
     if labels is not None and (as_json or (panels is None and table in (None, "text"))):
-        names = tables.shared_out([made for *_, made in documents], labels)
+        names = _shared_out([made for *_, made in documents], labels)
         documents = [
             (file, ds, tables.chosen(made, labels=some))
             for (file, ds, made), some in zip(documents, names, strict=True)
@@ -79,3 +80,22 @@ def show(
             output.echo(f"made by  {output.shown(output.command_of(ds))}\n")
     if faults:
         click.get_current_context().exit(2)
+
+
+def _shared_out(summaries: Sequence[output.Summary], labels: str) -> list[list[str]]:
+    """The labels of each summary's layers: one for each layer in their order, or for each that has a name.
+
+    Raises ``BadInput``: a wrong number of labels.
+    """
+    from depprobe.errors import BadInput
+
+    held = [tables.layers_of(one) for one in summaries]
+    every = [layer for layers in held for layer in layers]
+    names, known = output.labels_in(labels), list(dict.fromkeys(every))
+    if len(names) == len(every):
+        left = iter(names)
+        return [[next(left) for _ in layers] for layers in held]
+    if len(names) != len(known):
+        raise BadInput(f"{len(names)} labels were given for {len(every)} layers")
+    called = dict(zip(known, names, strict=True))
+    return [[called[layer] for layer in layers] for layers in held]
