@@ -23,6 +23,10 @@ class OverBudget(BadInput):
     """The job would need more memory than the budget; said before anything is allocated (exit code 2)."""
 
 
+class NothingToDraw(BadInput):
+    """A figure would hold no point: every norm is exactly zero or not known (exit code 2)."""
+
+
 class PluginWarning(UserWarning):
     """Something that another package offers could not be loaded; all else goes on without it."""
 

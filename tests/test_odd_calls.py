@@ -386,3 +386,44 @@ def test_heat_maps_of_several_layers_are_no_panels(told, run):
     Path("b.nc").write_bytes(Path("a.nc").read_bytes())
     err = told("plot", "a.nc", "b.nc", "--panels", "x,y", "--kind", "heatmap")
     assert "a panel is one heat map, and 'x' would hold 2: leave out --panels" in err
+
+
+# --- results and weights ---------------------------------------------------------------------------------
+
+MODELS = """
+import torch
+class Dead(torch.nn.Module):
+    def forward(self, x):
+        return torch.relu(x.cumsum(1) - 1e6)
+class Line(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.line = torch.nn.Linear(2, 3)
+    def forward(self, x):
+        return self.line(x)
+"""
+
+
+def test_a_model_that_passes_nothing_on_is_a_result_without_a_figure(run, told):
+    Path("m.py").write_text(MODELS)
+    np.save("x.npy", np.random.default_rng(0).normal(size=(9, 2)))
+    dead = ("jacobian", "--model", "m.py:Dead", "--input", "x.npy", "-o", "z.nc", "--figure", "z.png")
+    code, out, err = run(*dead)
+    assert (code, err) == (0, "depprobe: nothing to draw: every norm is exactly zero or unknown\n")
+    assert "norm at lag 0" in out
+    assert sorted(path.name for path in Path().iterdir()) == ["m.py", "x.npy", "z.nc"]
+    assert run(*dead, "-q", "--json")[2] == ""
+    assert "nothing to draw" in told("plot", "z.nc")
+
+
+def test_weights_of_another_kind_are_named(told):
+    Path("m.py").write_text(MODELS)
+    torch.save({"line.weight": torch.ones(3, 2, dtype=torch.int32), "line.bias": torch.ones(3)}, "int.pt")
+    torch.save(torch.zeros(3), "one.pt")
+    Path("junk.npz").write_text("hello")
+    for name, match in [
+        ("int.pt", "line.weight is torch.int32 in the file and torch.float32 in the module"),
+        ("one.pt", "'one.pt' holds Tensor, not weights by name; save module.state_dict()"),
+        ("junk.npz", "'junk.npz' is not a .npz file; save the weights with numpy.savez"),
+    ]:
+        assert match in told("jacobian", "--model", "m.py:Line", "--weights", name, "--n", "9")

@@ -178,13 +178,19 @@ class Run:
         """Save the dataset and draw its figures, with theory over them; returns the paths of the figures."""
         from depprobe import store
         from depprobe.cli.plotting import Look, draw
+        from depprobe.errors import NothingToDraw
 
         if not self._is_there:
             if self._content:
                 record = json.loads(ds.attrs["provenance"]) | {_CONTENT: self._content}
                 ds.attrs["provenance"] = json.dumps(record, sort_keys=True)
             store.save(ds, self.data)
-        drawn = draw([ds], self.figure, kind, theory, Look.of(self._saying))
+        try:
+            drawn = draw([ds], self.figure, kind, theory, Look.of(self._saying))
+        except NothingToDraw as error:  # zeros are a result
+            drawn = []
+            if not self._saying["quiet"]:
+                click.echo(f"depprobe: {error}", err=True)
         self.finished.clear()
         return [written.path for written in drawn]
 

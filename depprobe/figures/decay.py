@@ -21,7 +21,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, SymmetricalLogLocator
 
 from depprobe.curves import decay_curve
-from depprobe.errors import BadInput, unknown
+from depprobe.errors import BadInput, NothingToDraw, unknown
 from depprobe.figures.displaying import displayed
 from depprobe.figures.drawing import wording
 from depprobe.figures.drawing.decay_marks import Marks
@@ -135,7 +135,7 @@ def decay(
     parts = [part for _, part in named]
     curves = [Curve.of(part) for part in parts]
     if not any(curve.shown.size for curve in curves):
-        raise BadInput("nothing to draw: every norm is exactly zero or unknown")
+        raise NothingToDraw("nothing to draw: every norm is exactly zero or unknown")
     steps = list(dict.fromkeys(map(wording.symbol, parts)))
     given = axes_given(ax, len(steps), f"a figure of curves over {' and '.join(map(_plural, steps))}")
 

@@ -20,7 +20,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter, PercentFormatter
 from numpy.typing import NDArray
 
-from depprobe.errors import BadInput
+from depprobe.errors import BadInput, NothingToDraw
 from depprobe.figures.displaying import displayed
 from depprobe.figures.drawing import wording
 from depprobe.figures.drawing.fitting import ABREAST, add_legend, add_title, fit_height
@@ -194,7 +194,7 @@ def _draw_norms(
     each = np.concatenate([y for _, y in curves])
     each = each[np.isfinite(each)]
     if not each.size:
-        raise BadInput("nothing to draw: every norm is exactly zero or unknown")
+        raise NothingToDraw("nothing to draw: every norm is exactly zero or unknown")
     lowest, high = float(each.min()), float(each.max())
     low = lowest if floor is None else max(lowest, floor)
     if low > high:

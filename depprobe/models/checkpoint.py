@@ -10,6 +10,7 @@ from __future__ import annotations
 import abc
 import re
 import warnings
+import zipfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -47,12 +48,12 @@ def read_weights(path: str | Path) -> dict[str, Tensor]:
     """
     path = Path(path)
     if path.suffix.lower() not in SUFFIXES:
-        raise BadInput(f"weights are read from {', '.join(SUFFIXES)}, not from {path.name!r}")
+        raise BadInput(f"weights are read from {', '.join(SUFFIXES)}, not from {str(path)!r}")
     if not path.is_file():
         raise BadInput(f"no such file of weights: {str(path)!r}")
     read = {".safetensors": _safetensors, ".npz": _npz}.get(path.suffix.lower(), _torch)
     try:
-        found = _unwrapped(read(path))
+        found = _unwrapped(read(path), path)
     except BadInput:
         raise
     except Exception as error:  # damage surfaces as whatever the decoder meets first
@@ -88,6 +89,8 @@ def _torch(path: Path) -> Any:
 
 
 def _npz(path: Path) -> Any:
+    if not zipfile.is_zipfile(path):
+        raise BadInput(f"{str(path)!r} is not a .npz file; save the weights with numpy.savez")
     with path.open("rb") as stream, np.load(stream, allow_pickle=False) as file:
         return {name: torch.from_numpy(np.ascontiguousarray(file[name])) for name in file.files}
 
@@ -104,7 +107,7 @@ def _safetensors(path: Path) -> Any:
         raise BadInput(f"cannot read the weights in {str(path)!r}: {_first_line(error)}") from error
 
 
-def _unwrapped(found: Any) -> dict[str, Any]:
+def _unwrapped(found: Any, path: Path) -> dict[str, Any]:
     """The mapping of names to tensors, out of what a training loop wraps it in."""
     while isinstance(found, Mapping) and not any(isinstance(value, Tensor) for value in found.values()):
         inner = next((found[key] for key in _INSIDE if isinstance(found.get(key), Mapping)), None)
@@ -112,7 +115,9 @@ def _unwrapped(found: Any) -> dict[str, Any]:
             break
         found = inner
     if not isinstance(found, Mapping):
-        raise BadInput(f"it holds {type(found).__name__}, not weights by name; save module.state_dict()")
+        raise BadInput(
+            f"{str(path)!r} holds {type(found).__name__}, not weights by name; save module.state_dict()"
+        )
     return {str(name): value for name, value in found.items()}
 
 
@@ -140,7 +145,13 @@ def load(module: nn.Module, weights: Mapping[str, Tensor], source: str) -> nn.Mo
         for name in own
         if name in weights and weights[name].shape != own[name].shape
     ]
-    faults = [_listed("missing", missing), _listed("not in the module", surplus), _listed("", shapes)]
+    kinds = [
+        f"{name} is {weights[name].dtype} in the file and {own[name].dtype} in the module"
+        for name in own
+        if name in weights and own[name].is_floating_point() and not weights[name].is_floating_point()
+    ]
+    faults = [_listed("missing", missing), _listed("not in the module", surplus)]
+    faults += [_listed("", shapes), _listed("", kinds)]
     if any(faults):
         raise BadInput(
             f"{source} does not fit {type(module).__name__}: {'; '.join(fault for fault in faults if fault)}"
