@@ -427,3 +427,29 @@ def test_weights_of_another_kind_are_named(told):
         ("junk.npz", "'junk.npz' is not a .npz file; save the weights with numpy.savez"),
     ]:
         assert match in told("jacobian", "--model", "m.py:Line", "--weights", name, "--n", "9")
+
+
+class Pair(nn.Module):
+    """Two recurrences of one width."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.low, self.high = nn.LSTM(3, 4, batch_first=True), nn.LSTM(4, 4, batch_first=True)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.high(self.low(x)[0])[0]
+
+
+@pytest.mark.parametrize("probe", [depprobe.gates, depprobe.lyapunov])
+def test_two_recurrences_of_one_model_are_told_apart(probe):
+    torch.manual_seed(0)
+    pair = Pair()
+    found = [probe(pair, X.float(), part=part) for part in ("low", "high")]
+    assert [one.attrs["part"] for one in found] == ["low", "high"]
+    assert depprobe.table(found, "markdown").splitlines()[0] == "|  | Pair (part=low) | Pair (part=high) |"
+
+
+def test_a_layer_given_twice_is_not_ranked(told):
+    assert "a layer is given twice: lstm, lstm" in told(
+        "advise", "--n", "99", "--layer", "lstm", "--layer", "lstm"
+    )

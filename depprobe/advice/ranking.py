@@ -59,7 +59,10 @@ def candidates(d: int, stream: bool, specs: Sequence[str] = ()) -> list[str]:
     is in its causal form.
     """
     if specs:
-        return list(dict.fromkeys(str(Spec.parse(spec)) for spec in specs))
+        named = [str(Spec.parse(spec)) for spec in specs]
+        if len(set(named)) < len(named):
+            raise BadInput(f"a layer is given twice: {', '.join(named)}")
+        return named
     return list(dict.fromkeys(_fitting(spec, d, stream) for spec in chain(layers, [MIXED])))
 
 

@@ -165,6 +165,7 @@ def gates(
         d=ds.sizes["unit"],
         seed=seed,
         dtype=measured.dtype,
+        **({} if part is None else {"part": part}),
         **input_of(measured.cases),
     )
     return ds

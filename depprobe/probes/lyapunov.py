@@ -159,6 +159,7 @@ def lyapunov(
         warmup=before,
         drive=drive,
         d=_recurrent(cases[-1].build(), "").hidden_size if measured.own_width else asked.of("d"),
+        **({} if part is None else {"part": part}),
         **input_of(cases),
     )
     return ds
