@@ -8,6 +8,7 @@ three sizes of each operator.
 from __future__ import annotations
 
 import json
+import math
 import os
 import subprocess
 import sys
@@ -132,7 +133,7 @@ def found() -> dict[str, list[tuple[str, float]]]:
     return {name: list(islice(every, len(cases_of(name)))) for name in operators}
 
 
-@pytest.mark.skipif(process_peak(lambda: None) != process_peak(lambda: None), reason="no peak is told here")
+@pytest.mark.skipif(math.isnan(process_peak(lambda: None)), reason="no peak is told here")
 @pytest.mark.parametrize("operator", [name for name in CASES if SLOW or name in QUICK])
 def test_the_process_takes_no_more_than_its_budget(operator, found):
     assert {said for said, _ in found[operator]} == {"refused" if operator == "refused" else "measured"}

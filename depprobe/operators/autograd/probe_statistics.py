@@ -41,7 +41,7 @@ BESIDE = 3
 LEAST_COMMON = 0.05
 
 #: numbers of rows that are looked at together, in float64
-_NUMBERS = 1 << 22
+_NUMBERS = 1 << 16
 
 Floats = NDArray[np.float64]
 
