@@ -213,6 +213,7 @@ BEFORE = [
     (("--width", "99"), "a figure is 2.5 to 30 inches wide, not 99"),
     (("--rows", ""), "--rows '' names none or an empty one; leave it out"),
     (("--rows", "form,"), "--rows 'form,' names none or an empty one"),
+    (("-q", "-v"), "give --quiet or --verbose, not both"),
     (("-o", ".nc"), "--output must have a name before .nc, not '.nc'"),
     (("--input", ""), "no such input ''; use noise"),
 ]
@@ -453,3 +454,7 @@ def test_a_layer_given_twice_is_not_ranked(told):
     assert "a layer is given twice: lstm, lstm" in told(
         "advise", "--n", "99", "--layer", "lstm", "--layer", "lstm"
     )
+
+
+def test_an_unknown_command_of_models_is_named(told):
+    assert "unknown command of models 'fetsh'; did you mean 'fetch'? Known: fetch" in told("models", "fetsh")

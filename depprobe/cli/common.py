@@ -91,6 +91,8 @@ class Run:
 
         said = {key: options[key] for key in SAYING if key in options}
         rest = {key: value for key, value in options.items() if key not in said}
+        if said["quiet"] and said["verbose"]:
+            raise BadInput("give --quiet or --verbose, not both")
         check_forms(said["as_json"], said["table"], said.get("rows"))
         context = click.get_current_context()
         if layers is None:

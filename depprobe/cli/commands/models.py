@@ -7,9 +7,19 @@ from pathlib import Path
 import click
 
 from depprobe.cli import completing, output, tables
+from depprobe.errors import unknown
 
 
-@click.group(short_help="trained models", invoke_without_command=True)
+class _Models(click.Group):
+    """A group that names its commands where another word is given."""
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in self.commands and not ctx.resilient_parsing:
+            raise unknown("command of models", cmd_name, self.commands)
+        return super().get_command(ctx, cmd_name)
+
+
+@click.group(cls=_Models, short_help="trained models", invoke_without_command=True)
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 @click.pass_context
 def models(context: click.Context, as_json: bool) -> None:
