@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import math
+
+import numpy as np
 import pytest
 import torch
+from scipy import special
 from torch import nn
 
 import depprobe
@@ -82,3 +86,33 @@ def test_what_is_masked_is_zero(case, method):
     assert (found[[0, 1, 2, 6, 7, 8]] == STATUS["zero"]).all(), found
     beside = found[[3, 5]]
     assert (beside == STATUS["undecided" if case == "mask and rounding" else "finite"]).all(), found
+
+
+@pytest.mark.parametrize("phi", [nn.GELU(), nn.GELU("tanh"), nn.SiLU(), nn.Sigmoid(), nn.Softplus()])
+def test_slopes_of_a_line_that_rounded_to_zero_are_no_zeros(phi):
+    torch.manual_seed(0)
+    line = depprobe.layers["dilated-conv"].build(2, depth=2, nonlinearity="none", residual=True).double()
+    line[0].nonlinearity = phi
+    with torch.no_grad():
+        line[0].convolution.conv.bias -= 2000.0
+    operator = depprobe.temporal_jacobian(line, torch.randn(N, 2).double())
+    found = operator.log_norms([8]).status[0]
+    # the shortcuts carry positions 4, 6 and 8; what comes through phi is unknown
+    assert type(operator).__name__ == "LineJacobian"
+    assert [int(one) for one in found] == [STATUS["zero"]] * 2 + [
+        STATUS["finite" if k % 2 == 0 and k >= 4 else "undecided"] for k in range(2, N)
+    ]
+    assert operator.zero_proof == "structure, replacement"
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_slopes_of_gelu_keep_their_digits_where_it_is_closed(dtype):
+    line = depprobe.layers["dilated-conv"].build(1, depth=1, kernel=1, nonlinearity="gelu", bias=False)
+    with torch.no_grad():
+        line[0].convolution.conv.weight.fill_(1)
+    z = torch.tensor([-12.0, -9.0, -8.0, -7.0, -5.6, -3.0, 1.0])
+    found = depprobe.jacobian(line.to(dtype), z[:, None].to(dtype), targets="all")
+    norms = depprobe.dense(found).log_norm.values.diagonal()
+    z = z.double().numpy()
+    true = np.log(np.abs(special.ndtr(z) + z * np.exp(-(z**2) / 2) / math.sqrt(2 * math.pi)))
+    np.testing.assert_allclose(norms, true, rtol=0, atol=1e-5 if dtype == torch.float32 else 1e-13)

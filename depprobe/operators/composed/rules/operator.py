@@ -25,6 +25,7 @@ from depprobe.core.options import Options, require
 from depprobe.core.scaled import Scaled, log_hypot, log_norms
 from depprobe.core.temporal_jacobian import LogNorms, anchors, is_banded, placed, repeat
 from depprobe.operators.autograd.rounding import Rounding
+from depprobe.operators.autograd.saturation import Saturation
 from depprobe.operators.composed.operator import GraphJacobian
 from depprobe.operators.composed.rules import rectified
 from depprobe.operators.composed.rules.levels import (
@@ -60,6 +61,7 @@ class LineJacobian(GraphJacobian):
     def __init__(self, levels: list[Level], function: SequenceFunction, options: Options) -> None:
         self._levels, self._function, self._options = levels, function, options
         self._at = 0
+        self._saturation = Saturation(function, options.memory)
         self.shape, self.wrt, self._memory = function.shape, function.wrt, options.memory
         self._repeats, self._closed = all(x.repeats for x in levels), all(x.is_closed for x in levels)
         self._window = window_of(levels) if all(x.keeps_band for x in levels) else None
@@ -196,7 +198,8 @@ class LineJacobian(GraphJacobian):
             total[place] = log_hypot(total[place], found)
         zeros = np.flatnonzero(np.isneginf(total))
         if len(zeros) and not self._zeros_are_exact:
-            ignored = self._function.ignores(t, torch.from_numpy(where[zeros]).to(self._function.y.device))
+            ignored = self._saturation.ignores(t, torch.from_numpy(where[zeros]).to(self._function.y.device))
+            self.zero_proof = "structure, replacement"
             total[zeros[~ignored.cpu().numpy()]] = np.nan
         return where, total
 

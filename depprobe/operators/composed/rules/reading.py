@@ -9,6 +9,7 @@ Anything else is no line, and is left to the graph.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
@@ -120,7 +121,8 @@ class _Reader:
     def each_entry(self, note: Note, place: Place, piecewise: bool) -> tuple[Level, Place]:
         """An elementwise function."""
         below, x = self.below(note, place)
-        slope = _SLOPES.get(note.function) or _by_autograd(_applied(note))
+        known = _SLOPES.get(note.function)
+        slope = partial(known, **note.kwargs) if known else _by_autograd(_applied(note))
         return Elementwise(slope, flat(x[None], below.axis)[0], piecewise), below
 
     def each_position(self, note: Note, place: Place) -> tuple[Level, Place]:
@@ -240,6 +242,16 @@ def _slope_of_tanh(z: Tensor) -> Tensor:
     return 4 * _slope_of_sigmoid(2 * z)
 
 
+def _slope_of_gelu(z: Tensor, approximate: str = "none") -> Tensor:
+    # 1 + erf and 1 + tanh round to zero below -6 in float32 and -8 in float64, the slopes below -40
+    z = z.clamp(-40, 40)
+    if approximate == "none":
+        return 0.5 * (-z / math.sqrt(2)).erfc() + z * (-0.5 * z * z).exp() / math.sqrt(2 * math.pi)
+    u, slope = 1 + 0.044715 * z * z, 1 + 3 * 0.044715 * z * z
+    twice = 2 * math.sqrt(2 / math.pi)
+    return (twice * u * z).sigmoid() + twice * slope * z * _slope_of_sigmoid(twice * u * z)
+
+
 def _named(names: str) -> list[Any]:
     """Functions and methods of torch of these names."""
     homes = torch, F, Tensor
@@ -248,6 +260,7 @@ def _named(names: str) -> list[Any]:
 
 _SLOPES = dict.fromkeys(_named("sigmoid sigmoid_"), _slope_of_sigmoid)
 _SLOPES |= dict.fromkeys(_named("tanh tanh_"), _slope_of_tanh)
+_SLOPES |= dict.fromkeys(_named("gelu"), _slope_of_gelu)
 _SOFTMAX = _named("softmax log_softmax")
 #: slopes of these are zero only where they are cut off, never by underflow
 _PIECEWISE = _named(
