@@ -14,10 +14,12 @@ flattened; live (m, n), for each of m targets the positions that may carry anyth
 from __future__ import annotations
 
 import abc
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from depprobe.core.scaled import Scaled
@@ -64,6 +66,8 @@ class KnownCall:
     held: int = 0
 
 
+#: share of the float range below 1 that exponents of rows pulled together may span at a position
+_WITHIN = 0.5
 #: torch function -> reader of (args, kwargs)
 known_calls: dict[Callable[..., Any], Callable[..., KnownCall | None]] = {}
 
@@ -80,3 +84,31 @@ def reads(*functions: Callable[..., Any]) -> Callable[[Callable[..., KnownCall |
         return reader
 
     return register
+
+
+def runs(scale: Tensor, spread: Tensor | None, dtype: torch.dtype) -> list[int]:
+    """Sizes of runs of rows that may share the exponents of what they are pulled to.
+
+    Rows of a run stand on the same positions, with exponents that differ by half the float range at most;
+    where those of no two rows could, all rows are one run.
+
+    Parameters
+    ----------
+    scale : exponents at the positions pulled from, (r, T), -inf where a row does not stand.
+    spread : ln of the ratio of the largest to the smallest factor at each position pulled to.
+    """
+    limit = -_WITHIN * math.log(torch.finfo(dtype).tiny)
+    absent, lowest = scale.isneginf(), torch.where(scale.isneginf(), math.inf, scale)
+    if spread is None or not scale.numel():
+        return [len(scale)]
+    if float((scale.amax(0) - lowest.amin(0)).amax() + spread.amax()) <= limit:
+        return [len(scale)]
+    sizes, first = [1], 0
+    for i in range(1, len(scale)):
+        run = slice(first, i + 1)
+        apart = (scale[run].amax(0) - lowest[run].amin(0)).amax() > limit
+        if bool(apart | (absent[i] != absent[first]).any()):
+            first = i
+            sizes.append(0)
+        sizes[-1] += 1
+    return sizes

@@ -1,10 +1,14 @@
 r"""A call of attention inside a forward, with queries, keys and values of its own.
 
     o_t = sum_k a_tk v_k,  ln a_tk = log_softmax_k(scale q_t . k_k + bias_tk);   c_tk = R_t . (v_k - o_t)
-    dv_k = sum_t a_tk R_t,  dk_k = scale sum_t a_tk c_tk q_t,  dq_t = scale sum_k a_tk c_tk k_k
+    dv_k = sum_t a_tk R_t,  dk_k = scale sum_t a_tk c_tk q_t,  dq_t = scale sum_k a_tk c_tk (k_k - k_h)
 
 Rows carry one exponent s_t a position. The weights of a key are taken over the largest that meets it,
 a_tk exp(s_t - m_k) with m_k = max_t (ln a_tk + s_t), so that tiny weights and tiny rows keep their digits.
+Where the heaviest key h of a target has nearly all the weight, v_k - o_t is a small difference of large
+numbers. So it is taken about h, and the others' weights over their largest, a_tk = exp(L_t) r_tk, r_th = 0:
+
+    g_tk = R_t . v_k - R_t . v_h,    c_tk = g_tk - exp(L_t) sum_j r_tj g_tj
 
 Shapes: H heads, q (H, n, e), k (H, m, e), v (H, m, e_v), bias broadcasting to (H, n, m), rows (r, n, H e_v).
 Source: Vaswani et al. 2017, equation 1, differentiated.
@@ -22,7 +26,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from depprobe.core.scaled import Scaled
-from depprobe.operators.calls import KnownCall, LinearisedCall, reads
+from depprobe.operators.calls import KnownCall, LinearisedCall, reads, runs
 
 #: elements of the largest intermediate, a product of rows, heads, targets and keys
 _ELEMENTS = 1 << 21
@@ -36,34 +40,64 @@ class AttentionCall(LinearisedCall):
 
     def pull(self, rows: Sequence[Scaled], live: Sequence[Tensor]) -> list[tuple[Scaled, Tensor]]:
         """Rows (r, n, H e_v) on the output as rows on q, k and v."""
-        (values, log_scale), (alive,) = rows[0], live
+        values, log_scale = rows[0]
+        log_scale = log_scale.expand(len(values), values.shape[1], 1)
+        stands = ~log_scale[..., 0].isneginf()
+        T = (live[0].any(0) & stands.any(0)).nonzero()[:, 0]
+        log_a = self._log_weights(T)
+        least = torch.where(log_a.isneginf(), math.inf, log_a).amin((0, 1))
+        sizes = runs(log_scale[:, T, 0], log_a.amax((0, 1)) - least if len(T) else None, values.dtype)
+        parts = []
+        for of_run, over, at in zip(
+            values.split(sizes), log_scale.split(sizes), stands[:, T].split(sizes), strict=True
+        ):
+            here = at.any(0) if len(sizes) > 1 else slice(None)
+            parts.append(self._pulled(Scaled(of_run, over), T[here], log_a[:, here]))
+        found = (
+            Scaled(*(torch.cat(z) for z in zip(*port, strict=True))) for port in zip(*parts, strict=True)
+        )
+        return list(zip(found, self.reach(live), strict=True))
+
+    def _pulled(self, rows: Scaled, T: Tensor, log_a: Tensor) -> list[Scaled]:
+        """The same of one run of rows, at the positions T that they stand on."""
+        values, log_scale = rows
         q, k, v = self._q, self._k, self._v
         H, n, _ = q.shape
-        s = log_scale.expand(len(values), n, 1).amax(0)[:, 0]
-        T = (alive.any(0) & ~s.isneginf()).nonzero()[:, 0]
-        log_a = self._log_weights(T)
-        R = Scaled(values[:, T], log_scale.expand(len(values), n, 1)[:, T]).relative_to(s[None, T, None])
+        s = log_scale.amax(0)[:, 0]
+        R = Scaled(values[:, T], log_scale[:, T]).relative_to(s[None, T, None])
         R = R.unflatten(2, (H, -1)).transpose(1, 2)
         joint = log_a + s[T, None]
         m = joint.amax((0, 1)) if len(T) else joint.new_full((joint.shape[-1],), -math.inf)
         over = (joint - torch.where(m.isneginf(), 0, m)).exp().to(values.dtype)
-        a = log_a.exp().to(values.dtype)
-        o = a @ v
+        heaviest = log_a.argmax(-1, keepdim=True)  # (H, T, 1)
+        rest = log_a.scatter(-1, heaviest, -math.inf)
+        L = rest.amax(-1, keepdim=True)
+        r = (rest - torch.where(L.isneginf(), 0, L)).exp().to(values.dtype)
+        of_rest = L.exp().to(values.dtype)
+        # of all heads of a position
+        peak = L.amax(0)
+        lower = (L - torch.where(peak.isneginf(), 0, peak)).exp().to(values.dtype)
+        k_h = k.gather(1, heaviest.expand(-1, -1, k.shape[2]))
+        mean_key = k_h + of_rest * (r @ k - r.sum(-1, keepdim=True) * k_h)
         dq = values.new_zeros(len(values), H, n, q.shape[2])
         dk, dv = (values.new_empty(len(values), *z.shape) for z in (k, v))
         step = max(1, _ELEMENTS // max(1, over.numel()))
         for first in range(0, len(values), step):
             here = slice(first, first + step)
             part = R[here]
-            c = part @ v.mT - (part * o).sum(-1, keepdim=True)
-            dq[here, :, T] = self._scale * ((a * c) @ k)
+            c = part @ v.mT
+            c -= c.gather(-1, heaviest.expand(len(part), -1, -1, -1))
+            rc = r * c
+            shared = rc.sum(-1, keepdim=True)
+            dq[here, :, T] = self._scale * lower * (rc @ k - shared * mean_key)
+            c -= of_rest * shared
             dk[here] = self._scale * ((over * c).mT @ q[:, T])
             dv[here] = over.mT @ part
-        of_q = torch.where(torch.isin(torch.arange(n, device=T.device), T), s, -math.inf)
+        of_q = torch.full_like(s, -math.inf)
+        of_q[T] = s[T] + peak[:, 0]
         scales = [z[None, :, None].expand(len(values), -1, 1) for z in (of_q, m, m)]
         return [
-            (Scaled(z.transpose(1, 2).flatten(2), scale), mask)
-            for z, scale, mask in zip((dq, dk, dv), scales, self.reach(live), strict=True)
+            Scaled(z.transpose(1, 2).flatten(2), scale) for z, scale in zip((dq, dk, dv), scales, strict=True)
         ]
 
     def reach(self, live: Sequence[Tensor]) -> list[Tensor]:

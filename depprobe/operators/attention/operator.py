@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -30,7 +31,7 @@ from depprobe.errors import BadInput
 from depprobe.layers.attention import Attention
 from depprobe.operators.attention.asked_pairs import AskedPairs, picked
 from depprobe.operators.attention.heads import Dense, Heads, Support, Tile, masks_of
-from depprobe.operators.attention.products import jvp, vjp
+from depprobe.operators.attention.products import is_sharp, jvp, pull, vjp
 from depprobe.operators.attention.row import Row
 from depprobe.operators.attention.tile_norms import TileNorms
 from depprobe.operators.dispatch import register_jacobian
@@ -228,6 +229,17 @@ class AttentionJacobian(TemporalJacobian):
     def vjp(self, cotangent: Tensor) -> Tensor:
         """Sum over t of cotangent_t^T J[t,:]: (n, d) to (n, d)."""
         return self._vjps(cotangent[None])[0]
+
+    def pull(self, rows: Scaled) -> Scaled:
+        """Rows through the Jacobian; of sharp weights none underflows, and no difference cancels."""
+        if not self._is_sharp:
+            return super().pull(rows)
+        found = pull(self._heads.double(), self._every(), rows._replace(values=rows.values.double()))
+        return found._replace(values=found.values.to(rows.values))
+
+    @cached_property
+    def _is_sharp(self) -> bool:
+        return is_sharp(self._heads, self._every())
 
     def _vjps(self, cotangents: Tensor) -> Tensor:
         return vjp(self._heads, self._every(), cotangents.to(self._heads.q))
