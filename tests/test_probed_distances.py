@@ -133,3 +133,28 @@ def test_auto_draws_no_probes_however_little_memory_there_is(monkeypatch, memory
         assert "probes" not in ds.attrs
     with pytest.raises(AssertionError, match="probes were drawn"):
         depprobe.jacobian(module, torch.randn(30, 4), method="probes")
+
+
+def test_a_pilot_that_is_orthogonal_by_chance_does_not_make_other_norms_exact():
+    x = torch.randn(16, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    x[[0, 7, 8, 15]] = x[
+        [0, 7, 8, 15]
+    ].abs()  # all units open, at the targets whose ranks are looked at first
+    open_units = (x > 0).sum(1).numpy()
+    alive = open_units > 0
+    inside = []
+    for seed in range(20):
+        given = {"method": "probes", "probes": 1, "targets": "all", "layout": "n d", "seed": seed}
+        found = depprobe.dense(depprobe.jacobian(torch.nn.ReLU(), x, **given))
+        low, high = (found[f"log_norm_{end}"].values.diagonal()[alive] for end in ("low", "high"))
+        assert (high > low + 0.1).all()
+        true = 0.5 * np.log(open_units[alive])
+        inside.append((low <= true) & (true <= high))
+    assert np.mean(inside) > 0.75  # where pilots were trusted 0.5
+
+
+def test_blocks_that_are_all_orthogonal_are_known_exactly():
+    given = {"method": "probes", "probes": 1, "targets": "all", "layout": "n d"}
+    found = depprobe.dense(depprobe.jacobian(torch.nn.Identity(), torch.randn(16, 3), **given))
+    spread = (found.log_norm_high - found.log_norm_low).values.diagonal()
+    assert (spread < 1e-5).all()

@@ -38,6 +38,8 @@ from depprobe.operators.autograd.rounding import beyond, telling
 LEAST_ROWS, MOST_ROWS = 16, 64
 #: rows of a pilot, which tells ranks, and targets of those that settle how many probes there are
 PILOT_ROWS, PILOT_TARGETS = 8, 3
+#: pilots that are taken where blocks seem known exactly; shortfall of a rank that counts as none
+MANY_PILOTS, _EXACT = 6, 1e-6
 #: share of the memory, one over this, that kept rows may take
 _ROOM = 16
 #: neighbouring targets for which a causal forward is recorded up to the last of them
@@ -149,7 +151,12 @@ class ProbedJacobian(AutogradJacobian):
                 assert one.total is not None
                 rounding.note(t, self._lags(t), logs, one.mix.to(self._function.y), Scaled.plain(one.total))
             if not self._ranks_itself:
-                for t in telling(ends, [lags for lags, _ in self._pilots.get(norm, [])], self._reach):
+                told = telling(ends, [lags for lags, _ in self._pilots.get(norm, [])], self._reach)
+                for t in told:
+                    self._pilot(t, norm)
+                for t in (t for t in group if t not in told):
+                    if len(self._pilots[norm]) >= MANY_PILOTS or not self._seems_exact(norm):
+                        break
                     self._pilot(t, norm)
             yield
             self._ready = {}
@@ -222,6 +229,12 @@ class ProbedJacobian(AutogradJacobian):
             np.maximum(1.0, np.interp(here, lags, one) / beyond(here, lags)) for one in (ranks, of_rest)
         ]
         return np.stack([falling[0], np.interp(here, lags, loadings), falling[1]])
+
+    def _seems_exact(self, norm: str) -> bool:
+        """Whether pilots show blocks at some lag as proportional to orthogonal ones; others need not be."""
+        rest = self.shape[1] - self.deflated
+        ranks = pooled(self._pilots[norm], self.shape[1], self.deflated)[1][2]
+        return rest > 1 and bool((ranks > (1 - _EXACT) * rest).any())
 
     def _pilot(self, t: int, norm: str) -> None:
         """A few rows of one target more."""
