@@ -175,3 +175,13 @@ def test_more_ids_than_rotary_positions_are_measured_with_a_warning() -> None:
     assert depprobe.jacobian(model, ids[:12])["log_norm"].notnull().all()
     with pytest.warns(UserWarning, match="configured for up to 12 positions and the input holds n = 13"):
         assert depprobe.jacobian(model, ids)["log_norm"].notnull().all()
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_cache_that_is_written_in_place_is_named_with_the_way_out():
+    config = transformers.RwkvConfig(**SIZES, attention_hidden_size=16, context_length=64)
+    model = transformers.RwkvForCausalLM(config).eval()
+    ids = torch.randint(0, VOCABULARY, (1, N), generator=torch.Generator().manual_seed(1))
+    with pytest.raises(BadInput, match=r"its own forward writes into numbers .*use_cache=False"):
+        depprobe.jacobian(model, {"input_ids": ids, "use_cache": True})
+    assert np.isfinite(depprobe.jacobian(model, {"input_ids": ids, "use_cache": False}).log_norm).all()

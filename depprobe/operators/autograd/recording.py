@@ -283,6 +283,9 @@ def backward_failure(module: nn.Module, error: Exception) -> str:
     """What went wrong on the way back through a module, in one line."""
     who = type(module).__name__
     if "modified by an inplace operation" in str(error):
-        return f"{who} was changed after its Jacobian was asked for; ask for it again"
+        return (
+            f"{who} was changed after its Jacobian was asked for (ask for it again), or its own forward "
+            "writes into numbers that its gradient needs, as a cache of states does (use_cache=False leaves it out)"
+        )
     first = (str(error).strip().splitlines() or [type(error).__name__])[0]
     return f"the backward pass of {who} fails: {first}"
