@@ -285,8 +285,8 @@ def backward_failure(module: nn.Module, error: Exception) -> str:
     if "modified by an inplace operation" in str(error):
         return (
             f"{who} was changed after its Jacobian was asked for (ask for it again), or its own forward "
-            "writes into numbers that its gradient needs, as a cache of states does (use_cache=False leaves it "
-            "out)"
+            "writes into numbers that its gradient needs, as a cache of states does "
+            "(use_cache=False leaves it out)"
         )
     first = (str(error).strip().splitlines() or [type(error).__name__])[0]
     return f"the backward pass of {who} fails: {first}"
