@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import nn
 
+import depprobe
 from depprobe.core.calling.positions import positions_of
 from depprobe.errors import BadInput
 from depprobe.operators import temporal_jacobian
@@ -116,3 +117,13 @@ def test_an_input_may_change_after_it_was_copied(module, copy):
         x.zero_()
     np.testing.assert_array_equal(operator.log_norms([N - 1]).values, truth)
     assert torch.equal(x, torch.zeros_like(x) if copy else given)
+
+
+@pytest.mark.parametrize("method", ["autograd", "probes"])
+@pytest.mark.parametrize("measure", [temporal_jacobian, depprobe.jacobian])
+def test_a_tolerance_is_refused_where_nothing_is_compressed(method, measure):
+    module, x = nn.GRU(D, D, batch_first=True), torch.randn(N, D)
+    with pytest.raises(BadInput, match=f"tolerance has no meaning with method '{method}'"):
+        measure(module, x, method=method, tolerance=1e-6)
+    measure(module, x, method=method)
+    measure(module, x, tolerance=1e-6)

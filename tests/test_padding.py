@@ -143,3 +143,25 @@ def test_tokens_of_a_padded_text_stand_first():
     ds = depprobe.jacobian(model(), given, targets="all")
     assert ds.source_token.values.tolist() == ["0:3", "0:1", "0:4", "0:1", "0:5", "0:9", "", "", ""]
     assert ds.target_token.values.tolist() == ["0:3", "0:1", "0:4", "0:1", "0:5", "0:9"]
+
+
+class Blind(nn.Module):
+    """Attention on all but the first positions, summed up."""
+
+    def __init__(self):
+        super().__init__()
+        self.q, self.k, self.v = (nn.Linear(D, D) for _ in range(3))
+
+    def forward(self, x):
+        x = torch.where((torch.arange(x.shape[-2]) >= D)[:, None], x, 0.0)
+        weights = (self.q(x) @ self.k(x).transpose(-1, -2)).softmax(-1)
+        return (weights @ self.v(x) + x).cumsum(-2)
+
+
+@pytest.mark.parametrize("method", ["auto", "autograd"])
+def test_cells_that_are_zero_tell_nothing_of_the_rounding_of_others(method):
+    torch.manual_seed(0)
+    found = depprobe.jacobian(Blind(), torch.randn(30, D), targets=[D + 3, 29], method=method)
+    first, last = found.log_norm_error.values
+    # the first row, whose rounding is measured, is zero at lags that the last one reaches
+    assert last[D:].min() > 0.5 * first[D:].min()

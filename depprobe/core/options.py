@@ -199,8 +199,7 @@ def wanted_positions(targets: str | int | Sequence[int], n: int, seed: int = 0) 
             return np.array([n - 1])
         if targets == "all":
             return np.arange(n)
-        if targets == "random":
-            targets = f"random:{min(STRATIFIED, n)}"
+        targets = f"random:{min(STRATIFIED, n)}" if targets == "random" else targets
         try:
             if targets.startswith("every:"):
                 step = int(targets.removeprefix("every:"))
@@ -214,12 +213,16 @@ def wanted_positions(targets: str | int | Sequence[int], n: int, seed: int = 0) 
                 edges = np.linspace(0, n, count + 1).astype(np.int64)
                 return np.random.default_rng([seed, 3]).integers(edges[:-1], edges[1:])
             targets = [int(part) for part in targets.split(",")]
-        except ValueError as error:
-            if isinstance(error, BadInput):
-                raise
+        except BadInput:
+            raise
+        except ValueError:
             raise BadInput(f"targets must be {CHOICES}, not {targets!r}") from None
-    listed = np.asarray(targets).tolist() if hasattr(targets, "__array__") else targets
-    return np.unique(_places([listed] if isinstance(listed, Integral) else listed, n, "target", CHOICES))
+    if isinstance(targets, int) or hasattr(targets, "__array__"):
+        targets = np.atleast_1d(targets).tolist()
+    found, times = np.unique(_places(targets, n, "target", CHOICES), return_counts=True)
+    if (times > 1).any():
+        raise BadInput(f"a target is given twice: {found[times > 1][0]}")
+    return found
 
 
 def nearest_outputs(wanted: NDArray[np.int64], position: NDArray[np.float64]) -> NDArray[np.int64]:

@@ -119,6 +119,20 @@ def operator_of(function: SequenceFunction, options: Options) -> TemporalJacobia
     return AutogradJacobian(function, options)
 
 
+def options_given(**given: Any) -> Options:
+    """Options as a call gives them; raises ``BadInput`` where one of them would have no effect.
+
+    Examples
+    --------
+    >>> options_given(method="autograd").tolerance
+    1e-06
+    """
+    how = Options(**given)
+    if "tolerance" in given and how.method in ("autograd", "probes"):
+        raise BadInput(f"tolerance has no meaning with method {how.method!r}, which compresses nothing")
+    return how
+
+
 @plain_modes()
 def temporal_jacobian(
     module: nn.Module,
@@ -154,7 +168,7 @@ def temporal_jacobian(
     known = [*inspect.signature(temporal_jacobian).parameters, *(one.name for one in fields(Options))]
     for name in sorted(options.keys() - {*known}):
         raise unknown("argument of temporal_jacobian", name, {*known} - {"options"})
-    how = Options(wrt=wrt, forward={} if forward is None else forward, **options)
+    how = options_given(wrt=wrt, forward={} if forward is None else forward, **options)
     given: dict[str, Any] = {"wrt": wrt, "layout": layout, "position": position, "forward": forward}
     given |= {"memory": how.memory, "copy": copy}
     if how.norm == fisher.NORM and of == "output":

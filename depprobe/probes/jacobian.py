@@ -30,7 +30,7 @@ from depprobe.core.options import (
 from depprobe.core.under_way import UnderWay
 from depprobe.errors import BadInput
 from depprobe.operators import LogNorms, TemporalJacobian
-from depprobe.operators.dispatch import jacobians_at_depths
+from depprobe.operators.dispatch import jacobians_at_depths, options_given
 from depprobe.runs.cache import Place, fields_of_results, holding, identity_of, results_of
 from depprobe.runs.cases import Point, Progress, Report, along_depth, cases_of, collect
 from depprobe.runs.labelling import Result, input_of, labelled, numbers_of, origin, over_sources, stacked
@@ -55,7 +55,7 @@ def jacobian(
     position: Any = None,
     targets: str | int | Sequence[int] | None = None,
     norm: str = "fro",
-    tolerance: float = 1e-6,
+    tolerance: float | None = None,
     method: str = "auto",
     probes: int | str | None = None,
     deflate: int = 0,
@@ -99,7 +99,7 @@ def jacobian(
         or all where there are fewer: for a curve, many targets with one probe each serve best.
     norm : ``fro``, ``spectral``, or ``fisher``: sqrt(tr J^T F J), F the Fisher information of the softmax of
         the logits at t, of an output that holds logits (``of="output"`` means ``logits`` where named).
-    tolerance : relative error that compression may cause (default 1e-6); 0 for no compression.
+    tolerance : relative error that compression may cause (default 1e-6); 0 for none. Not of autograd, probes.
     method : ``auto``, ``structured``, ``autograd`` or ``probes``; all but the first insist.
     probes : number of orthonormal random probes a target for ``method="probes"``, by default 1 at the default
         targets and 32 at given ones; ``"10%"`` for as many as bring the relative standard error of a squared
@@ -144,10 +144,10 @@ def jacobian(
     check_kind("text", of=of)
     asked = Request(n, d, samples, seeds, seed, dtype, device, memory)
     few = targets is None and method == "probes"
-    options: dict[str, Any] = {"method": method, "tolerance": tolerance, "memory": asked.memory}
     drawn = (1 if few else Options.probes) if probes is None else probes
-    options |= {"probes": drawn, "deflate": deflate, "norm": norm}
-    Options(seed=seed, wrt=wrt, **options)  # refuses what none of the cases could take
+    options = {"method": method, "memory": asked.memory, "probes": drawn, "deflate": deflate, "norm": norm}
+    options |= {} if tolerance is None else {"tolerance": tolerance}
+    options_given(seed=seed, wrt=wrt, **options)  # refuses what none of the cases could take
     others = {"forward": forward, "probes": probes, "layout": layout, "finished": finished}
     unused = [] if method == "probes" else [("probes", "only method='probes' draws any")]
     measured = cases_of(target, x, asked, others, unused)
@@ -172,7 +172,7 @@ def jacobian(
         case = point.case
         known = {"layer": case.label, "seed": case.seed, "d": asked.of("d"), "dtype": asked.of("dtype")}
         known |= {"of": point.of, "wrt": point.wrt, "position": position, "first": seed}
-        known |= {"targets": targets, "compared": compared}
+        known |= {"targets": targets, "compared": compared, "tolerance": Options.tolerance}
         return known | options | identity_of(case)
 
     def measure(point: Point, report: Report) -> list[Result]:

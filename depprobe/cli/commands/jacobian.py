@@ -62,7 +62,12 @@ if TYPE_CHECKING:
     default="auto",
     help="Structured operator, autograd, or random probes.",
 )
-@click.option("--tolerance", default=1e-6, help="Relative error that compression may cause; 0 for none.")
+@click.option(
+    "--tolerance",
+    type=float,
+    show_default="1e-06",
+    help="Relative error that compression may cause; 0 for none.",
+)
 @click.option(
     "--probes",
     metavar="M|E%",

@@ -190,7 +190,7 @@ class Rounding:
         inside = [at for at, (known, _) in self._known.items() if (beyond(lags, known) == 1).all()]
         nearest = min(inside or self._known, key=lambda known: abs(known - t))
         known, relative = self._known[nearest]
-        return np.interp(lags, known[::-1], relative[::-1]) * _growth(lags, known, relative)
+        return _carried(lags, known, relative)
 
     def _cotangent(self, t: int, mix: Tensor) -> Tensor:
         y = self._function.y
@@ -220,7 +220,11 @@ class Rounding:
         # one block that is lost must not spoil those beside it
         pooled = np.minimum(np.sqrt(total / np.maximum(count, 1)), _SPOILED * relative)
         eps = torch.finfo(self._products.narrowest).eps
-        self._known[t] = lags, _FACTOR * np.maximum(pooled, relative) + eps
+        found = _FACTOR * np.maximum(pooled, relative) + eps
+        if seen.any():
+            # where the row is zero (padding, say) it tells nothing of others that are not
+            found = np.where(seen, found, _carried(lags, lags[seen], found[seen]))
+        self._known[t] = lags, found
 
 
 def states_of(each: Mapping[str, Rounding]) -> dict[str, NDArray[Any]]:
@@ -245,6 +249,11 @@ def beyond(lags: NDArray[np.int64], known: NDArray[np.int64]) -> Floats:
     """
     ahead, behind = max(1, int(known.max())), min(-1, int(known.min()))
     return np.maximum(np.where(lags > 0, lags / ahead, lags / behind), 1.0)
+
+
+def _carried(lags: NDArray[np.int64], known: NDArray[np.int64], relative: Floats) -> Floats:
+    """Errors at lags (n,) from those at known lags, which descend."""
+    return np.interp(lags, known[::-1], relative[::-1]) * _growth(lags, known, relative)
 
 
 def _growth(lags: NDArray[np.int64], known: NDArray[np.int64], relative: Floats) -> Floats:
