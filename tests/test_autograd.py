@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from depprobe.core.function import SequenceFunction
+from depprobe.core.memory import OWN
 from depprobe.core.recorded_graph import backward_bytes, graph_facts
 from depprobe.errors import BadInput, OverBudget
 from depprobe.operators import temporal_jacobian
@@ -70,15 +71,15 @@ def test_as_many_orthonormal_probes_as_outputs_are_exact(case):
 def test_rows_do_not_depend_on_the_chunks_that_the_budget_allows(case):
     module, x = case
     generous = temporal_jacobian(module, x, method="autograd")
-    tight = temporal_jacobian(module, x, method="autograd", memory=40_000)
+    tight = temporal_jacobian(module, x, method="autograd", memory=OWN + 500_000)
     assert tight._products.chunk == 1
     assert generous._products.chunk > 21
     np.testing.assert_allclose(tight.log_norms([9]).values, generous.log_norms([9]).values, atol=1e-13)
 
 
 def test_too_large_a_job_is_refused_before_it_allocates():
-    with pytest.raises(OverBudget, match=r"the forward pass needs .* budget is 1 MiB; use a smaller n"):
-        temporal_jacobian(Attention(), torch.randn(30_000, 5), method="autograd", memory=1 << 20)
+    with pytest.raises(OverBudget, match=r"the forward pass needs .* budget is 13 MiB; use a smaller n"):
+        temporal_jacobian(Attention(), torch.randn(30_000, 5), method="autograd", memory=OWN + (1 << 20))
 
 
 def test_what_a_product_takes_is_bounded_from_the_graph():

@@ -33,6 +33,14 @@ class Residual(torch.nn.Module):
     def forward(self, x):
         return x + self.out(self.inner(x)[0])
 
+class Pooled(torch.nn.Module):
+    def __init__(self, d):
+        super().__init__()
+        self.inner = torch.nn.GRU(d, d, batch_first=True, bidirectional=True)
+        self.out = torch.nn.Linear(2 * d, 3)
+    def forward(self, x):
+        return self.out(self.inner(x)[0].mean(1))
+
 class Cumulative(torch.nn.Module):
     def __init__(self, d):
         super().__init__()
@@ -40,7 +48,7 @@ class Cumulative(torch.nn.Module):
     def forward(self, x):
         return self.out(torch.sin(torch.cumsum(torch.tanh(self.inner(x)), 1)))
 
-OWN = {"residual": Residual, "cumulative": Cumulative}
+OWN = {"residual": Residual, "cumulative": Cumulative, "pooled": Pooled}
 
 def run(name, n, d, **how):
     if name in OWN:
@@ -94,7 +102,7 @@ CASES = {
         ("residual", 200, 32, 16, {}),
         ("residual", 400, 64, 32, {}),
         ("residual", 800, 128, 64, {}),
-        ("residual", 800, 128, 50, {}),
+        ("residual", 800, 128, 60, {}),
         ("transformer", 300, 64, 128, {}),
         ("conv-attention", 1000, 64, 128, {}),
         ("dilated-conv", 2000, 128, 128, {}),
@@ -103,6 +111,8 @@ CASES = {
         ("cumulative", 300, 32, 16, {"method": "autograd"}),
         ("cumulative", 600, 64, 32, {"method": "probes"}),
         ("residual", 800, 128, 64, {"method": "probes"}),
+        ("cumulative", 600, 48, 72, {"method": "probes", "targets": "all"}),
+        ("residual", 1000, 96, 40, {"method": "autograd"}),
         ("transformer", 600, 64, 128, {"method": "autograd"}),
     ],
     "refused": [
@@ -110,6 +120,8 @@ CASES = {
         ("lstm", 4, 2048, 300, {}),
         ("gru", 8, 2048, 512, {}),
         ("dilated-conv", 4000, 256, 96, {}),
+        ("pooled", 1000, 48, 36, {}),
+        ("cumulative", 600, 48, 32, {"method": "probes", "targets": "all"}),
     ],
 }
 #: operators of which one size is measured in every run

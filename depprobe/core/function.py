@@ -27,7 +27,8 @@ from depprobe.core.calling.outputs import WRT_WORDS
 from depprobe.core.calling.passes import Pass, Passes
 from depprobe.core.calling.positions import check_length, positions_of
 from depprobe.core.calling.replacements import Replacements
-from depprobe.core.options import DEFAULT_MEMORY, check_kind
+from depprobe.core.memory import OWN
+from depprobe.core.options import DEFAULT_MEMORY, check_kind, require
 from depprobe.errors import BadInput
 
 #: runs a forward inside a context: the variables (n_in, d_in), and the output (n_out, d_out) with its graph
@@ -100,6 +101,7 @@ class SequenceFunction:
             if position is not None:
                 _ = self.position
             return
+        require(OWN, memory, "a module of one's own", "use --memory 16MiB or more")
         repeats = False
         if layout is None:
             layout, found, repeats = found_layout(self._passes, self.is_known)

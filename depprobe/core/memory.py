@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import gc
 import logging
 import math
 import mmap
@@ -26,8 +27,13 @@ from depprobe.core.calling.environment import WatchingMode
 from depprobe.core.options import require
 from depprobe.units import readable
 
-#: share of a budget from which freed memory goes back to the system before more is taken
-_NEARLY = 0.75
+#: share of a budget from which freed memory goes back to the system before more is taken, and by which the
+#: process grows before garbage, which graphs leave, is collected once more
+_NEARLY, _GROWN = 0.75, 0.1
+#: bytes that a module of one's own takes besides tensors: objects of graphs, and what the allocator keeps
+OWN = 12 << 20
+#: bytes that a tensor of a recorded pass takes besides its numbers: what autograd keeps of it
+EACH = 4 << 10
 
 
 class StorageTracker(WatchingMode):
@@ -88,11 +94,18 @@ class Growth:
     """
 
     def __init__(self, budget: float, taken: float = 0) -> None:
-        self._budget, self._before = budget, resident() - taken
+        self._budget, self._before, self._collected = budget, resident() - taken, 0.0
 
     def settle(self, announced: float = 0) -> None:
         """Give back what was freed where with some more bytes the process would come near the budget."""
-        if resident() - self._before + announced > _NEARLY * self._budget:
+        now = resident()
+        if now - self._before + announced <= _NEARLY * self._budget:
+            return
+        if now > self._collected + _GROWN * self._budget:
+            gc.collect()
+            give_back()
+            self._collected = resident()
+        else:
             give_back()
 
 
@@ -125,6 +138,7 @@ class BudgetGuard(StorageTracker):
         self._growth.settle()
 
     def _require(self, needed: int) -> None:
+        needed += EACH * len(self._sizes)
         remedy = (
             f"use a smaller n or d, --dtype float32, or --memory {readable(2.0 * needed).replace(' ', '')}"
         )

@@ -2,8 +2,7 @@ r"""How far does information travel: ln ||dh_t/dx_k|| over targets t and sources
 
     log_norm(target, source) = ln || J[t,k] ||,    J[t,k] = d y_t / d x_k    (d_out, d_in)
 
-The norm is Frobenius' (``fro``) or the largest singular value (``spectral``). Which operator computes it is
-decided by the module; the attributes say which ran.
+The norm is Frobenius' (``fro``) or the largest singular value (``spectral``).
 """
 
 from __future__ import annotations
@@ -38,9 +37,9 @@ from depprobe.runs.module_inputs import real_positions
 from depprobe.runs.padding import over_the_same_targets, without_padding
 from depprobe.runs.subject import Request, asks
 
-#: seeds of the probes of two samples lie so far apart; bytes of a norm with its error, and of all that a
-#: result takes for it while it is put together
-_APART, _MEASURED, _LABELLED = 1_000_003, 16, 48
+#: seeds of the probes of two samples lie so far apart; bytes of a norm with all that is known of it, while
+#: others are measured and while the result is put together
+_APART, _BYTES = 1_000_003, {"exact": (16, 48), "probes": (120, 170)}
 
 
 @plain_modes()
@@ -159,14 +158,15 @@ def jacobian(
         count = len(wanted_positions(targets, measured.length, seed))
         rows = sum(len(point.wrt) for point in points)
         norms = count * measured.length * rows
+        held, in_all = _BYTES["probes" if method == "probes" else "exact"]
         require(
-            float(_LABELLED * norms),
+            float(in_all * norms),
             asked.memory,
             f"the result ({rows} x {count} x {measured.length} norms)",
             "ask for fewer targets (last, every:M), or fewer layers, samples or seeds",
         )
-        if _MEASURED * norms > asked.memory // 8:
-            options["memory"] = asked.memory - _MEASURED * norms
+        if held * norms > asked.memory // 8:
+            options["memory"] = asked.memory - held * norms
 
     def facts(point: Point) -> dict[str, Any]:
         case = point.case

@@ -68,7 +68,9 @@ class AutogradJacobian(TemporalJacobian):
         self, function: SequenceFunction, options: Options, products: Products | None = None
     ) -> None:
         self._function, self._options, self._memory = function, options, options.memory
-        self._products = products or Products(Recording(function, options.memory))
+        self._products = products or Products(
+            Recording(function, options.memory, self._beside(function, options))
+        )
         self._rounding = {norm: Rounding(function, self._products, norm) for norm in ("fro", fisher.NORM)}
         self._saturation = Saturation(function, self._memory)
         self.shape = function.shape
@@ -83,8 +85,13 @@ class AutogradJacobian(TemporalJacobian):
     def at_depths(self, names: Sequence[str]) -> list[TemporalJacobian] | None:
         """Operators whose products come from one backward pass."""
         functions = self._function.at_depths(names)
-        recording = Recording(functions[0], self._memory)
+        recording = Recording(functions[0], self._memory, self._beside(functions[0], self._options))
         return [type(self)(one, self._options, Products(recording, at)) for at, one in enumerate(functions)]
+
+    @classmethod
+    def _beside(cls, function: SequenceFunction, options: Options) -> int:
+        """Bytes of rows that are kept at least."""
+        return 0
 
     @property
     def position(self) -> Floats | None:

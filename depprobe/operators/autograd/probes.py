@@ -40,8 +40,8 @@ LEAST_ROWS, MOST_ROWS = 16, 64
 PILOT_ROWS, PILOT_TARGETS = 8, 3
 #: pilots that are taken where blocks seem known exactly; shortfall of a rank that counts as none
 MANY_PILOTS, _EXACT = 6, 1e-6
-#: share of the memory, one over this, that kept rows may take
-_ROOM = 16
+#: share of the memory, one over this, that kept rows may take, which are copied once
+_ROOM, _COPIES = 16, 2
 #: neighbouring targets for which a causal forward is recorded up to the last of them
 TOGETHER = 8
 
@@ -106,11 +106,21 @@ class ProbedJacobian(AutogradJacobian):
             pilot = lags.astype(np.int64), Traces(*traced)
             self._pilots.setdefault(name.split("/")[1], []).append(pilot)
 
+    @classmethod
+    def _beside(cls, function: SequenceFunction, options: Options) -> int:
+        return _COPIES * (PILOT_ROWS + options.deflate) * _row_bytes(function)
+
+    @property
+    def _rows_kept(self) -> int:
+        """How many rows of a target are kept."""
+        fit = self._memory // (_ROOM * _row_bytes(self._function)) - self.deflated
+        return int(min(self.probes - self.deflated, MOST_ROWS, max(fit, PILOT_ROWS)))
+
     @property
     def targets_at_once(self) -> int:
         """How many targets share a pass that ends at the last of them, as many as their rows leave room."""
-        kept = min(self.probes - self.deflated, MOST_ROWS) + self.deflated if self._ranks_itself else 1
-        each = kept * math.prod(self.shape[2:]) * self._function.y.element_size()
+        kept = self._rows_kept + self.deflated if self._ranks_itself else 1
+        each = kept * _row_bytes(self._function)
         return int(min(TOGETHER, max(1, self._memory // (_ROOM * each))))
 
     def log_norms(
@@ -133,7 +143,7 @@ class ProbedJacobian(AutogradJacobian):
     @property
     def _ranks_itself(self) -> bool:
         """Whether the probes tell the effective rank."""
-        return self.probes - self.deflated >= LEAST_ROWS or self.probes == self.shape[1]
+        return self._rows_kept >= min(LEAST_ROWS, self.shape[1])
 
     @contextlib.contextmanager
     def _prepared(self, group: list[int], columns: NDArray[np.int64], norm: str) -> Iterator[None]:
@@ -142,7 +152,7 @@ class ProbedJacobian(AutogradJacobian):
         with self._products.up_to(group):
             ends = {t: self._heard(t) for t in (group[-1], group[0])}
             due = rounding.due(ends, len(group), self.probes, self._reach)
-            most = MOST_ROWS if self._ranks_itself else 0
+            most = self._rows_kept if self._ranks_itself else 0
             found = self._estimates(group, self.probes, columns, norm, most, bool(due))
             self._ready = dict(zip(group, found, strict=True))
             for t in due:
@@ -250,3 +260,8 @@ class ProbedJacobian(AutogradJacobian):
         for t in chosen:
             self._pilot(t, norm)
         return float(np.nanmedian(pooled(self._pilots[norm], d)[1][0]))
+
+
+def _row_bytes(function: SequenceFunction) -> int:
+    """Of one row at all sources."""
+    return math.prod(function.shape[2:]) * function.y.element_size()

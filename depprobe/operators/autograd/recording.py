@@ -23,6 +23,7 @@ from depprobe.core.calling.one_function import Prefixes, require_linear, same_ou
 from depprobe.core.calling.passes import TIMES
 from depprobe.core.device import rows_at_once
 from depprobe.core.function import SequenceFunction
+from depprobe.core.memory import EACH, OWN
 from depprobe.core.options import require
 from depprobe.core.recorded_graph import GraphFacts, backward_bytes, graph_facts, saved_bytes, simple_nodes
 from depprobe.core.shared_work import SharedWork
@@ -54,14 +55,15 @@ class Recording:
     ----------
     function : recorded once, here.
     memory : bytes that graph and products may take.
+    beside : of these, bytes of rows that will be kept at least.
 
     Raises
     ------
     OverBudget : not even one product would fit.
     """
 
-    def __init__(self, function: SequenceFunction, memory: int) -> None:
-        self.function, self.memory = function, memory
+    def __init__(self, function: SequenceFunction, memory: int, beside: int = 0) -> None:
+        self.function, self.memory, self._beside = function, memory, beside
         self._kept = Kept()
         points, y = self.whole()
         #: the variables and the output, without the graph between them
@@ -100,13 +102,14 @@ class Recording:
 
         All gradients of a pass are a bound; those alive at one time a closer one.
         """
-        copied = sum(map(bytes_of, tensors_of(self.function.module)))
-        room = self.memory - self.memory // _FOR_ROWS - copied
+        copied = OWN + sum(map(bytes_of, tensors_of(self.function.module)))
+        size += EACH * facts.nodes
+        room = self.memory - max(self.memory // _FOR_ROWS, self._beside) - copied
         ends = bytes_of(self.y) + 3 * sum(map(bytes_of, self.points))
         each = facts.total + ends
         if max(1, self.y.shape[1]) * each + KINDS * size > room:
             each = alive() + ends
-        needed = copied + size + each
+        needed = copied + size + each + self._beside
         require(
             needed,
             self.memory,

@@ -24,7 +24,7 @@ from torch import Tensor
 from depprobe.core.calling.one_function import Prefixes, same_output
 from depprobe.core.device import pulled_at_once
 from depprobe.core.function import Record, SequenceFunction
-from depprobe.core.memory import Growth
+from depprobe.core.memory import OWN, Growth
 from depprobe.core.options import Options, require
 from depprobe.core.scaled import Scaled, added, log_norms
 from depprobe.core.shared_work import SharedWork
@@ -89,7 +89,7 @@ class Traces:
         # rows stay at each point until all have arrived at the first
         each += sum(point.numel() * point.element_size() for point in self.whole.points[1:])
         # what calls are linearised to is held for the whole and for a trace of the first positions
-        kept = self.whole.partition.total + int((1 + WORTH_CUTTING) * self.whole.held)
+        kept = OWN + self.whole.partition.total + int((1 + WORTH_CUTTING) * self.whole.held)
         remedy = f"--memory {readable(1.1 * (each + kept)).replace(' ', '')}"
         require(each + kept, memory, "a single row", f"use a smaller n or d, --dtype float32, or {remedy}")
         # more at once would not be faster, and what is done would be kept more rarely
