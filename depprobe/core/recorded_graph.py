@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.autograd.graph import GradientEdge
 
 
 class GraphFacts(NamedTuple):
@@ -25,6 +26,8 @@ class GraphFacts(NamedTuple):
     nodes: int
 
 
+#: in what torch says where all gradients must be asked for
+REENTRANT = "use_reentrant"
 #: nodes that may stand where a dtype changes: casts, and stores into tensors of another dtype
 _CASTS = frozenset({"ToCopyBackward0", "CopySlices", "CopyBackwards"})
 #: functions of torch that take a dtype
@@ -213,3 +216,14 @@ def _recorded_as(node: Any) -> int:
     """When a node was recorded; the leaf's is last to run."""
     number = node._sequence_nr()
     return -1 if number >= 1 << 62 else number
+
+
+def whole_gradients(y: Tensor | GradientEdge, points: Sequence[Tensor], cotangent: Tensor) -> list[Tensor]:
+    """One product where all gradients are asked for, as a reentrant checkpoint wants; they are put back."""
+    for point in points:
+        point.retain_grad()
+    torch.autograd.backward(y, cotangent, retain_graph=True)
+    grads = [torch.zeros_like(point) if point.grad is None else point.grad for point in points]
+    for point in points:
+        point.grad = None
+    return grads

@@ -25,7 +25,15 @@ from depprobe.core.device import rows_at_once
 from depprobe.core.function import SequenceFunction
 from depprobe.core.memory import EACH, OWN
 from depprobe.core.options import require
-from depprobe.core.recorded_graph import GraphFacts, backward_bytes, graph_facts, saved_bytes, simple_nodes
+from depprobe.core.recorded_graph import (
+    REENTRANT,
+    GraphFacts,
+    backward_bytes,
+    graph_facts,
+    saved_bytes,
+    simple_nodes,
+    whole_gradients,
+)
 from depprobe.core.shared_work import SharedWork
 from depprobe.errors import BadInput
 from depprobe.operators.autograd.kept import KINDS, TRACE, Kept
@@ -223,17 +231,10 @@ class Recording:
             try:
                 return torch.autograd.grad(y, points, cotangent, retain_graph=True, materialize_grads=True)
             except RuntimeError as error:
-                if "use_reentrant" not in str(error):
+                if REENTRANT not in str(error):
                     raise
                 self._whole = True
-        # a reentrant checkpoint takes part only where all gradients are asked for; they are put back
-        for point in points:
-            point.retain_grad()
-        torch.autograd.backward(y, cotangent, retain_graph=True)
-        grads = [torch.zeros_like(point) if point.grad is None else point.grad for point in points]
-        for point in points:
-            point.grad = None
-        return grads
+        return whole_gradients(y, points, cotangent)
 
     def many(self, cotangents: Tensor, points: Sequence[Tensor], y: End) -> Sequence[Tensor]:
         """Products of a batch of cotangents on y in some variables."""

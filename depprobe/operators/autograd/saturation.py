@@ -21,7 +21,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from depprobe.core.calling.environment import WatchingMode
 from depprobe.core.function import SequenceFunction
-from depprobe.core.recorded_graph import coarsest, holds_gates, saved_bytes
+from depprobe.core.recorded_graph import REENTRANT, coarsest, holds_gates, saved_bytes, whole_gradients
 
 #: by which x is made smaller where recurrences run in one kernel
 _SMALLER = 2.0**-10
@@ -126,7 +126,12 @@ class Saturation:
         cotangent = torch.zeros_like(y)
         cotangent[t] = scale * (1 + torch.arange(y.shape[1], device=y.device).to(y) / y.shape[1])
         with _Softened():
-            (found,) = torch.autograd.grad(y, leaf, cotangent, retain_graph=kept, materialize_grads=True)
+            try:
+                (found,) = torch.autograd.grad(y, leaf, cotangent, retain_graph=kept, materialize_grads=True)
+            except RuntimeError as error:
+                if REENTRANT not in str(error):
+                    raise
+                (found,) = whole_gradients(y, [leaf], cotangent)
         return found
 
     def _recorded(self) -> tuple[Tensor, Tensor]:
