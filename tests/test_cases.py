@@ -13,8 +13,10 @@ from torch import nn
 
 import depprobe
 from depprobe import store
+from depprobe.cli.summaries import summary_of
 from depprobe.errors import BadInput
 from depprobe.registry import Spec, layers
+from depprobe.runs.inputs import Source
 from depprobe.runs.subject import drawn_from
 
 F64 = torch.float64
@@ -430,3 +432,28 @@ def test_values_of_another_kind_are_refused_in_one_line(call, given, said):
 def test_a_map_of_another_kind_is_refused_in_one_line(given, said):
     with pytest.raises(BadInput, match=said):
         depprobe.lyapunov_of_map(**({"step": torch.sin, "state": [0.3], "steps": 9} | given))
+
+
+def test_widths_and_dtypes_are_said_of_each_layer():
+    models = {
+        "wide": nn.GRU(3, 5, batch_first=True),
+        "deep": nn.GRU(3, 4, 2, batch_first=True).double(),
+        "half": nn.Sequential(nn.Linear(3, 2)).bfloat16(),
+    }
+
+    def factory(module):
+        return lambda: module
+
+    make = {label: factory(module) for label, module in models.items()}
+    ds = depprobe.jacobian(make, Source("noise"), n=9)
+    assert ds["d"].values.tolist() == [5, 4, 2]
+    assert ds["dtype"].values.tolist() == ["float32", "float64", "bfloat16"]
+    assert not {"d", "dtype"} & ds.attrs.keys()
+    assert "d = 5 or 4 or 2, t = 8, seed 0, float32 or float64 or bfloat16" in summary_of(ds).title
+    assert depprobe.jacobian({"a": make["wide"], "b": make["wide"]}, Source("noise"), n=9).d == 5
+    del make["half"]
+    ds = depprobe.lyapunov(make, Source("noise"), n=9, exponents=2)
+    assert ds["d"].values.tolist() == [5, 4]
+    assert "d = 5 or 4, seed 0, float32 or float64" in summary_of(ds).title
+    ds = depprobe.spectrum(make, grid=0)
+    assert "4 to 5 wide, seed 0, float32, float64" in summary_of(ds).title

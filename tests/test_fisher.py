@@ -104,6 +104,30 @@ def test_a_glob_gives_it_at_every_depth(model, method):
         np.testing.assert_allclose(ds.log_norm.isel(depth=i), one.log_norm, rtol=1e-10)
 
 
+@pytest.mark.parametrize("method", ["auto", "autograd", "probes"])
+@pytest.mark.parametrize(
+    ("dtype", "gap"), [(torch.float64, 400.0), (torch.float32, 80.0), (torch.float32, 0.0)]
+)
+def test_a_class_that_is_certain_leaves_it_known(method, dtype, gap):
+    """Two classes: F = p q [[1, -1], [-1, 1]], so |J|^2 = p q |J_1 - J_2|^2, here with q down to e^-400."""
+    torch.manual_seed(0)
+    f = nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 2)).to(dtype)
+    with torch.no_grad():
+        f[2].weight *= 100
+        f[2].bias += torch.tensor([gap, -gap]) / 2
+    x = torch.randn(5, 3, dtype=dtype)
+    ds = depprobe.jacobian(f, x, norm="fisher", targets="all", method=method, layout="b n d",
+                           **({"probes": 2} if method == "probes" else {}))  # fmt: skip
+    f, x = f.double(), x.double()
+    J = torch.stack([torch.autograd.functional.jacobian(f, row) for row in x])
+    y = f(x).detach()
+    ln_pq = nn.functional.logsigmoid(y[:, 0] - y[:, 1]) + nn.functional.logsigmoid(y[:, 1] - y[:, 0])
+    expected = (ln_pq + (J[:, 0] - J[:, 1]).square().sum(1).log()) / 2
+    found, error = (np.diagonal(ds[name]) for name in ("log_norm", "log_norm_error"))
+    assert (np.abs(found - expected.numpy()) < error).all()
+    assert error.max() < 1e4 * torch.finfo(dtype).eps
+
+
 def test_named_logits_are_taken(model):
     named = Language(named=True).double()
     named.load_state_dict(model.state_dict())
@@ -112,7 +136,9 @@ def test_named_logits_are_taken(model):
 
 
 def test_what_has_no_logits_is_refused(model):
-    with pytest.raises(BadInput, match="no 'logits'"):
+    with pytest.raises(
+        BadInput, match=r"^norm='fisher' weighs logits, and LSTM .* no 'logits'; of= may name"
+    ):
         depprobe.jacobian("lstm", n=9, d=4, norm="fisher")
     with pytest.raises(BadInput, match="needs logits of at least 2 classes"):
         depprobe.jacobian(nn.Sequential(nn.Linear(3, 1)), torch.randn(9, 3), norm="fisher")

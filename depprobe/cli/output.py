@@ -125,6 +125,12 @@ def _unpacked(value: Any) -> Any:
     return found if isinstance(found, dict) else value
 
 
+def said(ds: xr.Dataset, name: str) -> str:
+    """An attribute, or the values that it takes over the layers."""
+    values = ds[name].values.ravel() if name in ds.coords else [ds.attrs.get(name)]
+    return " or ".join(dict.fromkeys(map(str, values)))
+
+
 def as_json(document: dict[str, Any]) -> str:
     """One JSON document; numbers that JSON lacks become null (NaN) or the strings "inf" and "-inf"."""
 

@@ -177,7 +177,12 @@ def temporal_jacobian(
         except BadInput as error:
             # of a module that returns one tensor, that holds the logits
             if "returns one Tensor" not in str(error):
-                raise
+                fault, unnamed, _ = str(error).partition(", no 'logits'")
+                if not unnamed:
+                    raise
+                raise BadInput(
+                    f"norm='fisher' weighs logits, and {fault}{unnamed}; of= may name what gives them"
+                ) from error
     return operator_of(SequenceFunction(module, x, of=of, **given), how)
 
 

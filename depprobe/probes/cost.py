@@ -30,7 +30,6 @@ from depprobe.errors import BadInput, unknown
 from depprobe.runs.cache import Place, holding, identity_of
 from depprobe.runs.cases import (
     Case,
-    Cases,
     Progress,
     Report,
     cases_of,
@@ -174,7 +173,7 @@ def cost(
         if len(widths) > 1:
             raise BadInput(f"models are measured beside layers of one width d, not of {len(widths)}")
         attributes["process_bytes_unknown"] = f"{', '.join(models)}: measured in a process that does more"
-    dtypes = {Cases([], [], [case]).dtype for case in own.values()}
+    dtypes = {case.dtype for case in own.values()}
     if layers:
         dtype = dtype or DTYPE
         check_dtype(dtype)

@@ -31,7 +31,7 @@ from depprobe.operators.chain.trajectories import step_chains
 from depprobe.runs.cache import Holding, Place, holding, identity_of
 from depprobe.runs.cases import Case, Progress, Report, cases_of, collect
 from depprobe.runs.inner_recurrence import at_recurrences
-from depprobe.runs.labelling import input_of, numbers_of, origin, over_cases
+from depprobe.runs.labelling import over_cases, with_origin
 from depprobe.runs.subject import Request, asks
 
 #: dimensions of each variable, after (layer, seed, sample)
@@ -149,11 +149,11 @@ def gates(
     coords |= {"gate": list(gates[0]), "lag": wanted}
     dims = {name: _DIMS.get(name, ("source",)) for name in sorted(results[0])}
     ds = over_cases([{name: one[name] for name in dims} for one in results], dims, measured.lead, coords)
-    ds.attrs = origin(
+    return with_origin(
+        ds,
         "Gates",
-        measured.labels,
+        measured,
         command or f"depprobe.gates({measured.named})",
-        numbers_of(measured.cases),
         wrt="h" if "log_norm_hh" in ds else "c" if hold_h else "cell",
         norm="fro",
         method="chain",
@@ -164,11 +164,8 @@ def gates(
         n=length,
         d=ds.sizes["unit"],
         seed=seed,
-        dtype=measured.dtype,
         **({} if part is None else {"part": part}),
-        **input_of(measured.cases),
     )
-    return ds
 
 
 def _check_of_one_kind(cases: Sequence[Case], depth: int, hold_h: bool) -> None:

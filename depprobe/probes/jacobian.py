@@ -14,7 +14,6 @@ from typing import Any, NamedTuple
 import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
-from torch import Tensor
 
 from depprobe.core.calling.positions import positions_of
 from depprobe.core.options import (
@@ -32,9 +31,10 @@ from depprobe.operators import LogNorms, TemporalJacobian
 from depprobe.operators.dispatch import jacobians_at_depths, options_given
 from depprobe.runs.cache import Place, fields_of_results, holding, identity_of, results_of
 from depprobe.runs.cases import Point, Progress, Report, along_depth, cases_of, collect
-from depprobe.runs.labelling import Result, input_of, labelled, numbers_of, origin, over_sources, stacked
+from depprobe.runs.labelling import labelled, over_sources, stacked, with_origin
 from depprobe.runs.module_inputs import real_positions
 from depprobe.runs.padding import over_the_same_targets, without_padding
+from depprobe.runs.result import Result
 from depprobe.runs.subject import Request, asks
 
 #: seeds of the probes of two samples lie so far apart; bytes of a norm with all that is known of it, while
@@ -190,8 +190,7 @@ def jacobian(
             copy=False,
             **options,
         )
-        # a tensor holds no padding
-        real = None if isinstance(case.given, Tensor) else real_positions(case.given)
+        real = real_positions(case.given) if isinstance(case.given, Mapping) else None
         asked_for = _Wanted(case.label, targets, norm, position, compared, seed, real)
         place = (kept.folder, facts(point)) if kept else (None, {})
         under_way = UnderWay(report, *place) if kept or progress else None
@@ -203,22 +202,19 @@ def jacobian(
     if any(one.tokens for one in results):
         results = over_the_same_targets(results)
     ds = labelled(results, measured, depths)
-    ds.attrs |= origin(
+    return with_origin(
+        ds,
         "Temporal Jacobian",
-        measured.labels,
+        measured,
         command or f"depprobe.jacobian({measured.named})",
-        numbers_of(measured.cases),
         norm=norm,
         of="logits" if (norm, of) == ("fisher", "output") else of,
         wrt=wrt,
         n=results[0].shape[2],
         # a module's own width is what it puts out, a named layer's is what it was built with
-        d=results[0].shape[1] if measured.own_width else asked.of("d"),
+        d=[one[0].shape[1] for one in measured.firsts(found)] if measured.own_width else asked.of("d"),
         seed=seed,
-        dtype=measured.dtype,
-        **input_of(measured.cases),
     )
-    return ds
 
 
 class _Wanted(NamedTuple):

@@ -32,7 +32,7 @@ from depprobe.runs.cache import Place, holding, identity_of
 from depprobe.runs.cases import Case, Cases, Progress, Report, cases_of, collect, subjects_of
 from depprobe.runs.inner_recurrence import at_recurrences
 from depprobe.runs.inputs import Source
-from depprobe.runs.labelling import input_of, numbers_of, origin
+from depprobe.runs.labelling import origin, with_origin
 from depprobe.runs.subject import NamedLayer, Request, asks
 from depprobe.vocabulary import DRIVES
 
@@ -147,22 +147,19 @@ def lyapunov(
             f"ask for at most {min(widths)} exponents to compare them"
         )
     ds = _labelled(results, measured.labels, measured.seeds, stops, widths)
-    ds.attrs |= origin(
+    return with_origin(
+        ds,
         "Lyapunov exponents",
-        measured.labels,
+        measured,
         command or f"depprobe.lyapunov({measured.named})",
-        numbers_of(measured.cases),
         n=length,
         seed=seed,
-        dtype=measured.dtype,
         method="qr",
         warmup=before,
         drive=drive,
-        d=_recurrent(cases[-1].build(), "").hidden_size if measured.own_width else asked.of("d"),
+        d=[_recurrent(case.build(), "").hidden_size for case in measured.firsts(cases)],
         **({} if part is None else {"part": part}),
-        **input_of(cases),
     )
-    return ds
 
 
 def _undriven(module: Any, asked: Request) -> Cases:

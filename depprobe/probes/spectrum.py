@@ -161,7 +161,7 @@ def spectrum(
         facts=facts,
     )
     ds = _labelled(matrices, [case.seed for case in of], found, grid)
-    first = next(cases[0].build().parameters(), None)
+    read = {str(p.dtype).removeprefix("torch.") for case in cases for p in case.build().parameters()}
     ds.attrs = origin(
         f"Spectrum of {'steps' if along else 'weights'}",
         labels,
@@ -173,7 +173,7 @@ def spectrum(
         n=len(cases[0].x) if along else 0,
         d=max(m.width for m in matrices) if measured.own_width else asked.of("d"),
         seed=seed,
-        dtype=asked.of("dtype") if first is None else str(first.dtype).removeprefix("torch."),
+        dtype=", ".join(sorted(read)) or asked.of("dtype"),
         **input_of(cases),
     )
     return ds

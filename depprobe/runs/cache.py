@@ -19,7 +19,8 @@ from depprobe.core.calling.arguments import bits_of
 from depprobe.errors import BadInput
 from depprobe.operators import LogNorms
 from depprobe.runs.cases import Case
-from depprobe.runs.labelling import Result, fingerprint, numbers_of
+from depprobe.runs.labelling import fingerprint, numbers_of
+from depprobe.runs.result import Result
 from depprobe.store.finished import Fields, Finished
 
 Found = TypeVar("Found")

@@ -11,7 +11,6 @@ from functools import partial
 from itertools import product
 from typing import Any, NamedTuple, TypeVar
 
-import torch
 from torch import Tensor, nn
 
 from depprobe.core.calling.arguments import Sample
@@ -57,6 +56,13 @@ class Case:
         what = "token ids" if isinstance(self.given, Tensor) else "a mapping"
         raise BadInput(f"x must be floats (n, d) here, not {what}")
 
+    @property
+    def dtype(self) -> str:
+        """dtype of the first input that is floats, or else of the weights that read it."""
+        values = [self.given] if isinstance(self.given, Tensor) else self.given.values()
+        tensors = (one for one in (*values, *self.build().parameters()) if isinstance(one, Tensor))
+        return next((str(one.dtype)[6:] for one in tensors if one.is_floating_point()), "float32")
+
 
 class Cases(NamedTuple):
     """What one call measures: a label for each layer, a seed for each draw, and their cases in that order."""
@@ -89,14 +95,9 @@ class Cases(NamedTuple):
         axes = {"input_ids": 1, "inputs_embeds": 2}
         return next((given[k].shape[-a] for k, a in axes.items() if hasattr(given.get(k), "shape")), None)
 
-    @property
-    def dtype(self) -> str:
-        """dtype of the first input that is floats, or else of the weights that read it."""
-        case = self.cases[0]
-        given = [case.given] if isinstance(case.given, Tensor) else case.given.values()
-        values = (*(one for one in given if isinstance(one, Tensor)), *case.build().parameters())
-        dtypes = (value.dtype for value in values if value.is_floating_point())
-        return str(next(dtypes, torch.float32)).removeprefix("torch.")
+    def firsts(self, items: Sequence[Item]) -> Sequence[Item]:
+        """The first of each layer's, of items that stand layer by layer."""
+        return items[:: len(items) // len(self.labels)]
 
     @property
     def own_width(self) -> bool:

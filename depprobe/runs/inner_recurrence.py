@@ -40,6 +40,9 @@ def _inner(case: Case, part: str | None) -> Case:
     module = case.build()
     found = {name: one for name, one in module.named_modules() if isinstance(one, nn.RNNBase)}
     if part is None:
+        floats = isinstance(case.given, Tensor) and case.given.is_floating_point()
+        if not found and not floats:
+            raise BadInput(f"{case.label} holds no recurrence: no nn.RNN, nn.GRU or nn.LSTM")
         if "" in found or not found:
             # a recurrence itself; or none, which whoever needs one says best
             return case

@@ -9,7 +9,6 @@ import json
 import math
 import platform
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -22,6 +21,7 @@ from depprobe.core.calling.arguments import HALF
 from depprobe.errors import BadInput
 from depprobe.operators import LogNorms
 from depprobe.runs.cases import Case, Cases
+from depprobe.runs.result import Result
 from depprobe.vocabulary import ABOUT, SCHEMA_VERSION, STATUS, UNTOLD
 
 #: variable of a Jacobian dataset -> the field of ``LogNorms``, and what stands where there is no block
@@ -40,30 +40,6 @@ _FIELDS: dict[str, tuple[str, float]] = {
 _DIGITS = 1.0
 #: a look at a file, so once
 _version_of = functools.cache(importlib.metadata.version)
-
-
-@dataclass
-class Result:
-    """Norms (T, sources or lags) of one case, and what the operator says of them.
-
-    ``target`` (T,) are output positions, ``position`` the input positions they sit at; None where not known.
-    Of a padded input, positions are counted among its ``tokens``, and ``padding_read`` blocks of padding are
-    not zero.
-    """
-
-    norms: LogNorms
-    target: NDArray[np.int64]
-    position: NDArray[np.float64] | None
-    method: str
-    tolerance: float
-    shape: tuple[int, ...]
-    error_kind: str = "bound"
-    zero_proof: str = ""
-    log_floor: float = math.nan
-    probes: int = 0
-    deflated: int = 0
-    tokens: int = 0
-    padding_read: int = 0
 
 
 def over_cases(
@@ -110,6 +86,20 @@ def origin(
         "schema_version": SCHEMA_VERSION,
         "provenance": provenance(command, inputs, **projected),
     }
+
+
+def with_origin(ds: xr.Dataset, title: str, measured: Cases, command: str, **facts: Any) -> xr.Dataset:
+    """A dataset with the attributes of ``origin``.
+
+    A fact that is a list has a value for each layer: an attribute where all agree, else a coordinate.
+    """
+    facts["dtype"] = [case.dtype for case in measured.firsts(measured.cases)]
+    lists = {name: value for name, value in facts.items() if isinstance(value, list)}
+    apart = {name: ("layer", each, ABOUT[name]) for name, each in lists.items() if len({*each}) > 1}
+    alike = {name: lists.get(name, [value])[0] for name, value in facts.items() if name not in apart}
+    alike |= input_of(measured.cases)
+    about = origin(title, measured.labels, command, numbers_of(measured.cases), **alike)
+    return ds.assign_coords(apart).assign_attrs(about)
 
 
 def input_of(cases: Sequence[Case]) -> dict[str, Any]:
@@ -171,8 +161,7 @@ def labelled(results: list[Result], measured: Cases, depths: Sequence[str] = ())
     """
     n = results[0].shape[2]
     labels, lags = measured.labels, results[0].norms.lags
-    every = len(results) // len(labels)
-    per_layer = results[::every]
+    per_layer = measured.firsts(results)
     banded = len(labels) == 1 and all(_same(one.norms.lags, lags) for one in results)
     norms = [one.norms if banded else over_sources(one.norms, one.position, n) for one in results]
     unknown = np.full(len(results[0].target), np.nan)
@@ -218,7 +207,7 @@ def labelled(results: list[Result], measured: Cases, depths: Sequence[str] = ())
     if any(one.tokens for one in results):
         lengths = [one.tokens or n for one in results[:: max(1, len(depths))]][: measured.samples]
         coords["tokens"] = ("sample", lengths) if len(lengths) > 1 else ((), lengths[0])
-    symbols = [case.symbol for case in measured.cases[:: len(measured.cases) // len(labels)]]
+    symbols = [case.symbol for case in measured.firsts(measured.cases)]
     if len(set(symbols)) > 1:
         coords["symbol"] = ("layer", [symbol or "position" for symbol in symbols])
     if len(depths) > 1:
@@ -246,10 +235,10 @@ def labelled(results: list[Result], measured: Cases, depths: Sequence[str] = ())
         ds.attrs["horizon_lag"] = int(np.ceil(lag.where(lost).min()))
     proofs = sorted({one.zero_proof for one in per_layer if one.zero_proof})
     ds.attrs |= {"zero_proof": "; ".join(proofs)} if proofs else {}
-    dtype = getattr(torch, measured.dtype)
+    dtypes = [getattr(torch, case.dtype) for case in measured.firsts(measured.cases)]
     doubtful = bool(ds["log_norm_status"].isin([STATUS["underflow"], STATUS["undecided"]]).any())
-    if doubtful or dtype in HALF:
-        least = math.log(torch.finfo(dtype).smallest_normal)
+    if doubtful or {*dtypes} & {*HALF}:
+        least = max(math.log(torch.finfo(dtype).smallest_normal) for dtype in dtypes)
         ds.attrs["log_floor"] = max([least, *(one.log_floor for one in results if one.log_floor > least)])
     return ds
 

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from depprobe.operators import LogNorms
-from depprobe.runs.labelling import Result
+from depprobe.runs.result import Result
 from depprobe.vocabulary import STATUS, status_of
 
 Ints = NDArray[np.int64]

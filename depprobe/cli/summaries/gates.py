@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from depprobe.cli.output import LN10, Summary, power_of_ten
+from depprobe.cli.output import LN10, Summary, power_of_ten, said
 from depprobe.vocabulary import repeats
 
 #: what ``wrt`` says, in words
@@ -63,7 +63,7 @@ def _record(ds: xr.Dataset, state: str, layer: str) -> dict[str, Any]:
 def _title(ds: xr.Dataset) -> str:
     facts = ", ".join(f"{name} = {ds.attrs.get(name)}" for name in ("n", "d", "depth"))
     follows = _FOLLOWS.get(str(ds.attrs.get("wrt")), "")
-    at = f"t = {ds['source'].values[-1]}, {repeats(ds)}, {ds.attrs.get('dtype')}"
+    at = f"t = {ds['source'].values[-1]}, {repeats(ds)}, {said(ds, 'dtype')}"
     return f"gates: {facts}, {at}, Frobenius norm{follows}"
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from depprobe.cli.output import Summary, power_of_ten, with_interval
+from depprobe.cli.output import Summary, power_of_ten, said, with_interval
 from depprobe.curves import decay_curve, distances
 from depprobe.curves.align import UNKNOWN, each_curve, in_words
 from depprobe.curves.distance import FEWEST_LAGS
@@ -123,15 +123,9 @@ def _title(ds: xr.Dataset) -> str:
     at = f"t = {ds['target'].values[0]}" if targets == 1 else f"{targets} targets"
     norm = NORM_WORDS.get(ds.attrs.get("norm", "fro"), "?")
     return (
-        f"dh_t/d{_said(ds, 'wrt')}_k: n = {_said(ds, 'n')}, d = {_said(ds, 'd')}, {at}, "
-        f"{repeats(ds) or 'several seeds'}, {_said(ds, 'dtype')}, {norm}"
+        f"dh_t/d{said(ds, 'wrt')}_k: n = {said(ds, 'n')}, d = {said(ds, 'd')}, {at}, "
+        f"{repeats(ds) or 'several seeds'}, {said(ds, 'dtype')}, {norm}"
     )
-
-
-def _said(ds: xr.Dataset, name: str) -> str:
-    """An attribute, or the values it takes over the layers."""
-    values = ds[name].values.ravel() if name in ds.coords else [ds.attrs.get(name)]
-    return " or ".join(dict.fromkeys(map(str, values)))
 
 
 def _notes(ds: xr.Dataset, found: xr.Dataset) -> list[str]:
@@ -177,7 +171,7 @@ def _warnings(ds: xr.Dataset, found: xr.Dataset) -> list[str]:
     lags = float(found["independent_lags"])
     if lags < FEWEST_LAGS and found.attrs["resampled_for_rates"] == "lag":
         lines.append(
-            f"{name}: fewer than {FEWEST_LAGS} lags are independent ({lags:.0f}), so the decay rate has no "
+            f"{name}: fewer than {FEWEST_LAGS} lags are independent ({int(lags)}), so the decay rate has no "
             "interval; measure several samples or seeds"
         )
     if float(found["lag_zero_share"]) > _MOST and float(found["lag_zero_excess"]) > _STANDS_OUT:

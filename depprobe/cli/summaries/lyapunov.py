@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from depprobe.cli.output import Summary, with_error
+from depprobe.cli.output import Summary, said, with_error
 from depprobe.vocabulary import repeats
 
 #: how many exponents the table names
@@ -64,7 +64,7 @@ def _title(ds: xr.Dataset) -> str:
     driven = "autonomous" if ds.attrs.get("drive") == "none" else "driven by the input"
     return (
         f"Lyapunov exponents: n = {ds.attrs.get('n')} of which {ds.attrs.get('warmup')} warm-up, "
-        f"d = {ds.attrs.get('d')}, {repeats(ds)}, {ds.attrs.get('dtype')}, {driven}"
+        f"d = {said(ds, 'd')}, {repeats(ds)}, {said(ds, 'dtype')}, {driven}"
     )
 
 

@@ -59,8 +59,10 @@ def _title(ds: xr.Dataset) -> str:
     """One line that says what was measured."""
     what = f"step Jacobians, n = {ds.attrs.get('n')}" if ds.attrs.get("of") == "steps" else "weights"
     # a matrix of every seed stands along weight
-    said = repeats(ds.assign_attrs(seeds=np.unique(ds["matrix_seed"]).size))
-    sizes = f"d = {ds.attrs.get('d')}, {said}, {ds.attrs.get('dtype')}"
+    seeds = repeats(ds.assign_attrs(seeds=np.unique(ds["matrix_seed"]).size))
+    least, most = int(ds["matrix_width"].min()), int(ds["matrix_width"].max())
+    width = f"{least} to {most} wide" if least < most else f"d = {ds.attrs.get('d')}"
+    sizes = f"{width}, {seeds}, {ds.attrs.get('dtype')}"
     return f"Spectrum of {ds.attrs.get('layer')}: {what}, {sizes}"
 
 

@@ -190,7 +190,8 @@ class Rounding:
         inside = [at for at, (known, _) in self._known.items() if (beyond(lags, known) == 1).all()]
         nearest = min(inside or self._known, key=lambda known: abs(known - t))
         known, relative = self._known[nearest]
-        return _carried(lags, known, relative)
+        found = _carried(lags, known, relative)
+        return found + fisher.rounding(self._function.y[t]) if self._norm == fisher.NORM else found
 
     def _cotangent(self, t: int, mix: Tensor) -> Tensor:
         y = self._function.y
