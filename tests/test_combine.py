@@ -6,6 +6,7 @@ import json
 
 import numpy as np
 import pytest
+import torch
 import xarray as xr
 
 import depprobe
@@ -19,6 +20,7 @@ def runs():
     return {
         "gru": depprobe.jacobian("gru", n=20, d=3, targets="all"),
         "other seed": depprobe.jacobian("gru", n=20, d=3, targets="all", seed=1),
+        "by state": depprobe.jacobian("gru", n=20, d=3, targets="all", seed=2, wrt="h"),
         "short": depprobe.jacobian("gru", n=12, d=3, targets="all"),
         "seeds": depprobe.jacobian("lstm", n=30, d=5, targets="every:6", seeds=2),
         "banded": depprobe.jacobian("conv:kernel=3", n=25, d=3, targets="all"),
@@ -120,6 +122,9 @@ def test_one_bad_file_does_not_hide_the_others(runs, run, tmp_path):
         (["gru", "spectral"], None, "differ in the norm cannot be combined: fro in number 1, spectral in"),
         (["gru", "gru"], None, "'gru' comes twice with seed 0; tell the runs apart with labels"),
         (["gru", "short"], ["a"], r"labels must be a list of 2 names, one a layer of each dataset"),
+        (["gru", "other seed", "by state"], None, "runs of 'gru' differ in wrt: x, h; tell the runs apart"),
+        (["gru", "short"], ["a", ""], "a label must be text, not ''"),
+        (["gru", "short"], ["a", None], "a label must be text, not None"),
         ([], None, r"combine takes a list of datasets, \[a, b\], not an empty one"),
     ],
 )
@@ -129,11 +134,29 @@ def test_what_cannot_be_joined_is_refused_in_one_line(runs, names, labels, said)
     assert "\n" not in str(error.value)
 
 
+def test_a_run_without_positions_keeps_the_others(runs):
+    class Valid(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv = torch.nn.Conv1d(3, 3, 3)
+
+        def forward(self, x):
+            return self.conv(x.transpose(1, 2)).transpose(1, 2)
+
+    unknown = depprobe.jacobian(Valid(), torch.randn(20, 3), targets="all")
+    ds = depprobe.combine([runs["gru"], unknown], labels=["gru", "valid"])
+    validate(ds)
+    np.testing.assert_array_equal(ds.position.sel(layer="gru"), range(20))
+    assert ds.position.sel(layer="valid").isnull().all()
+    with pytest.raises(BadInput, match="no coordinate 'position'"):
+        depprobe.distances(ds)
+
+
 def test_other_things_are_refused_by_number(runs):
-    with pytest.raises(BadInput, match="number 2 is 'float'"):
+    with pytest.raises(BadInput, match="number 2 is float"):
         depprobe.combine([runs["gru"], 1.0])
     with pytest.raises(BadInput, match="not one Dataset"):
         depprobe.combine(runs["gru"])
     spectrum = depprobe.spectrum("rnn", d=4)
-    with pytest.raises(BadInput, match="with log_norm; number 1 holds"):
+    with pytest.raises(BadInput, match="with log_norm; number 1 is a dataset of spectrum"):
         depprobe.combine([spectrum])

@@ -20,7 +20,7 @@ from depprobe.curves.banded import dense
 from depprobe.errors import BadInput
 from depprobe.store.contract import validate
 from depprobe.store.labelled import completed
-from depprobe.vocabulary import ABOUT, SCHEMA_VERSION, STATUS, describe
+from depprobe.vocabulary import ABOUT, KINDS, SCHEMA_VERSION, STATUS, describe
 
 #: where a run has no such variable: beside an estimate, an exact norm errs by nothing
 _ABSENT = {"log_norm_error": 0.0, "log_norm_stderr": 0.0, "effective_rank": np.nan, "probe_loading": np.nan}
@@ -28,6 +28,9 @@ _ABSENT |= {"trajectory_digits": np.nan}
 _ENDS = ("log_norm_low", "log_norm_high")
 #: attributes that may differ between layers
 _VARYING = ("method", "tolerance", "of", "wrt", "n", "d", "dtype", "probes", "deflated", "seed", "kind")
+#: those in which draws of one label agree
+_ALIKE = tuple(name for name in _VARYING if name not in ("n", "seed"))
+_APART = "tell the runs apart with labels=[...]"
 _ORDER = ("layer", "seed", "sample", "depth", "target", "source")
 
 
@@ -38,7 +41,7 @@ def combine(datasets: Iterable[xr.Dataset], labels: Sequence[str] | None = None)
     ----------
     datasets : what ``depprobe.jacobian`` gave, of any lengths, targets, widths, layers and seeds.
     labels : a name for each layer of each dataset, in order; by default their own. Runs of one label are
-        joined along ``seed``, in which they must differ.
+        joined along ``seed``, in which they must differ, and in nothing else but lengths and targets.
 
     Returns
     -------
@@ -47,7 +50,7 @@ def combine(datasets: Iterable[xr.Dataset], labels: Sequence[str] | None = None)
     Raises
     ------
     BadInput : not Jacobian datasets; they differ in the norm or the number of depths; one label twice with
-        the same seed; a wrong number of labels.
+        the same seed, or measured in different ways; labels that are no text, or a wrong number of them.
 
     Examples
     --------
@@ -65,7 +68,10 @@ def combine(datasets: Iterable[xr.Dataset], labels: Sequence[str] | None = None)
     own = [str(part.attrs["layer"]) for part in parts]
     if labels is not None and (not isinstance(labels, list | tuple) or len(labels) != len(parts)):
         raise BadInput(f"labels must be a list of {len(parts)} names, one a layer of each dataset: {own}")
-    names = own if labels is None else [str(label) for label in labels]
+    names = own if labels is None else list(labels)
+    for label in names:
+        if not isinstance(label, str) or not label.strip():
+            raise BadInput(f"a label must be text, not {label!r}")
     _require_alike(parts)
     shaped = _on_common_positions(parts)
     layers = list(dict.fromkeys(names))
@@ -83,10 +89,10 @@ def combine(datasets: Iterable[xr.Dataset], labels: Sequence[str] | None = None)
 def _layers_of(ds: Any, number: int) -> list[xr.Dataset]:
     """The layers of a dataset, what is said of each in its attributes alone."""
     if not isinstance(ds, xr.Dataset) or "log_norm" not in ds:
-        what = "/".join(map(str, ds.data_vars)) if isinstance(ds, xr.Dataset) else type(ds).__name__
+        known = (kind for kind, only in KINDS.items() if isinstance(ds, xr.Dataset) and only in ds)
+        what = next((f"a dataset of {kind}" for kind in known), type(ds).__name__)
         way = "; depprobe.load reads a file" if isinstance(ds, str | Path) else ""
-        said = f"number {number} {'holds' if isinstance(ds, xr.Dataset) else 'is'} {what!r:.60}"
-        raise BadInput(f"combine takes Jacobian datasets, with log_norm; {said}{way}")
+        raise BadInput(f"combine takes Jacobian datasets, with log_norm; number {number} is {what}{way}")
     ds = completed(ds)
     try:
         validate(ds)
@@ -138,11 +144,13 @@ def _on_common_positions(parts: Sequence[xr.Dataset]) -> list[xr.Dataset]:
         like = one["log_norm"]
         for absent in sorted(wanted - {str(name) for name in one.data_vars}):
             one[absent] = like if absent in _ENDS else xr.full_like(like, _ABSENT.get(absent, np.nan))
-        place = {"target": targets, "source": sources, "sample": list(samples)}
-        placed = one.reindex(place, fill_value={"log_norm_status": STATUS["not_measured"]})
-        if "position" in one.coords:
-            held = one["position"].to_series().to_dict()
-            placed["position"] = ("target", [held.get(t, known[t]) for t in targets.tolist()])
+        over = {"target": targets, "source": sources, "sample": list(samples)}
+        placed = one.reindex(over, fill_value={"log_norm_status": STATUS["not_measured"]})
+        if known:
+            own = one["position"].to_series().to_dict() if "position" in one.coords else {}
+            elsewhere = known if own else {}
+            place = [own.get(t, elsewhere.get(t, np.nan)) for t in targets.tolist()]
+            placed = placed.assign_coords(position=("target", place))
         shaped.append(placed)
     tokens = {tuple(map(str, p["source_token"].values)) if "source_token" in p.coords else () for p in parts}
     words = tokens.pop() if len(tokens) == 1 else ()
@@ -158,7 +166,11 @@ def _over_seeds(label: str, group: Sequence[xr.Dataset]) -> xr.Dataset:
     seeds = [int(seed) for one in group for seed in one["seed"].values]
     twice = [seed for seed in dict.fromkeys(seeds) if seeds.count(seed) > 1]
     if twice:
-        raise BadInput(f"{label!r} comes twice with seed {twice[0]}; tell the runs apart with labels=[...]")
+        raise BadInput(f"{label!r} comes twice with seed {twice[0]}; {_APART}")
+    for name in _ALIKE:
+        values = list(dict.fromkeys(str(one.attrs.get(name)) for one in group))
+        if len(values) > 1:
+            raise BadInput(f"runs of {label!r} differ in {name}: {', '.join(values)}; {_APART}")
     return _concat(group, "seed").sortby("seed") if len(group) > 1 else group[0]
 
 
