@@ -10,6 +10,7 @@ from torch import nn
 
 import depprobe
 from depprobe import store
+from depprobe.cli.summaries import summary_of
 from depprobe.dynamics.pseudospectrum import smallest_singular_values
 from depprobe.dynamics.spectra import leading_spectrum, spectrum_of
 from depprobe.errors import BadInput
@@ -290,3 +291,33 @@ def test_a_row_of_panels_stands_close_below_its_title():
     top = max(ax.get_tightbbox().y1 for ax in drawn.axes)
     gap = (figure.texts[0].get_window_extent().y0 - top) / figure.dpi
     assert 0 <= gap < 0.2  # inches
+
+
+def recurrent_of(W):
+    module = nn.RNN(len(W), len(W)).double()
+    with torch.no_grad():
+        module.weight_hh_l0.copy_(torch.as_tensor(W))
+    return module
+
+
+@pytest.mark.parametrize("size", [1e200, 1e-200])
+def test_a_matrix_of_any_size_has_the_spectrum_of_its_multiple(size):
+    W = np.random.default_rng(0).normal(size=(6, 6))
+    plain, scaled = (depprobe.spectrum(recurrent_of(one), grid=5) for one in (W, size * W))
+    for name in ("spectral_radius", "largest_singular_value", "circular_radius"):
+        np.testing.assert_allclose(scaled[name], size * plain[name])
+    for name in ("henrici", "log_condition"):
+        np.testing.assert_allclose(scaled[name], plain[name], rtol=1e-8)
+    assert np.isfinite(scaled["log_resolvent"]).all()
+    # 64 powers of what is a number exceed the floats
+    (row,) = summary_of(scaled).columns
+    assert any("(power 64)" in cell for cell in row) == (size > 1)
+
+
+def test_contours_below_the_grids_spacing_are_drawn_where_they_are_wide():
+    jordan = depprobe.spectrum(recurrent_of(0.5 * np.eye(12) + np.eye(12, k=1)))
+    (drawn,) = depprobe.figures.spectrum(jordan).contours
+    assert -5 in drawn.levels
+    # around every eigenvalue of a normal matrix it is a circle of radius 0.01, between the points of the grid
+    (drawn,) = depprobe.figures.spectrum(depprobe.spectrum(recurrent_of(np.diag([0.9, 0.1, -0.5])))).contours
+    assert min(drawn.levels) >= -1

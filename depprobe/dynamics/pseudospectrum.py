@@ -10,6 +10,8 @@ Source: Trefethen and Embree 2005, chapter 39 (Lui 1997).
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -40,11 +42,13 @@ def smallest_singular_values(T: Complex, z: Complex) -> Real:
     array([0.618])
     """
     d = len(T)
+    # near 1, squares stay in range; a power of two rounds nothing
+    shift = math.frexp(float(max(np.abs(T).max(), np.abs(z).max())))[1]
+    T, flat = T * math.ldexp(1.0, -shift), z.ravel() * math.ldexp(1.0, -shift)
     floor = np.finfo(np.float64).eps * max(float(np.linalg.norm(T)), np.finfo(np.float64).tiny)
     batch = max(1, _BATCH_BYTES // (64 * d))
-    flat = z.ravel()
     parts = [_smallest(T, flat[i : i + batch], floor) for i in range(0, len(flat), batch)]
-    return np.log(np.maximum(np.concatenate(parts), floor)).reshape(z.shape)
+    return np.log(np.maximum(np.concatenate(parts), floor)).reshape(z.shape) + shift * math.log(2)
 
 
 def _smallest(T: Complex, z: Complex, floor: float) -> Real:

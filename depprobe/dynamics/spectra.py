@@ -65,7 +65,9 @@ def spectrum_of(W: Real, powers: int) -> Spectrum:
     >>> found.eigenvalues.tolist(), found.growth_power, round(math.exp(found.log_growth), 3)
     ([(0.5+0j), (0.5+0j)], 1, 2.118)
     """
-    T, _ = scipy.linalg.schur(W, output="real")
+    # near 1, squares stay in range; a power of two rounds nothing
+    shift = math.frexp(float(np.abs(W).max()))[1]
+    T, _ = scipy.linalg.schur(np.ldexp(W, -shift), output="real")
     singular = np.asarray(np.linalg.svd(W, compute_uv=False), dtype=np.float64)
     largest, smallest = float(singular[0]), float(singular[-1])
     # a singular matrix comes out of the decomposition with a smallest value at round-off, not at zero
@@ -73,19 +75,17 @@ def spectrum_of(W: Real, powers: int) -> Spectrum:
     log_condition = math.inf if lost else math.log(largest) - math.log(smallest)
     triangular, _ = scipy.linalg.rsf2csf(T, np.zeros_like(T))
     log_growth, power, settled = _growth(lambda V: W @ V, np.eye(len(W)), powers)
-    # the departure is free of scale; near 1, squares stay in range
-    T_scaled = np.ldexp(T, -math.frexp(float(np.abs(T).max()))[1])
-    total = float(np.linalg.norm(T_scaled))
+    total, back = float(np.linalg.norm(T)), math.ldexp(1.0, shift)
     return Spectrum(
-        ordered(_eigenvalues(T)),
+        ordered(_eigenvalues(T) * back),
         singular,
-        _departure(T_scaled) / total if total else 0.0,
+        _departure(T) / total if total else 0.0,
         log_condition,
         log_growth,
         power,
         settled,
         math.nan,
-        np.asarray(triangular, dtype=np.complex128),
+        np.asarray(triangular, dtype=np.complex128) * back,
     )
 
 

@@ -24,6 +24,7 @@ from matplotlib.path import Path
 from matplotlib.patheffects import withStroke
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
+from scipy.ndimage import minimum_filter
 
 from depprobe.errors import BadInput
 from depprobe.figures.displaying import displayed
@@ -241,10 +242,11 @@ def _contours(ax: Axes, part: xr.Dataset, floor: float | None) -> QuadContourSet
         return None
     heights = part["log_resolvent"].transpose("row", "column").values / math.log(10)
     radius = float(part["grid_radius"])
-    # the smallest singular value changes by at most |dz|: what is below the grid's spacing was not resolved
-    seen = math.log10(radius * float(np.diff(part["row"].values).max())) if radius > 0 else math.inf
-    lowest = seen if floor is None else max(seen, floor)
-    levels = [level for level in _LEVELS if lowest < level < np.nanmax(heights, initial=-9)]
+    spacing = math.log10(radius * float(np.diff(part["row"].values).max())) if radius > 0 else math.inf
+    asked = [level for level in _LEVELS if floor is None or floor < level]
+    levels = [
+        level for level in asked if level < heights.max() and (level > spacing or _is_wide(heights, level))
+    ]
     if not math.isfinite(radius) or not levels:
         return None
     return ax.contour(
@@ -257,6 +259,16 @@ def _contours(ax: Axes, part: xr.Dataset, floor: float | None) -> QuadContourSet
         linestyles="-",
         zorder=1,
     )
+
+
+def _is_wide(heights: Floats, level: float) -> bool:
+    """Whether a grid resolves a contour below its spacing: most points within it have all neighbours there.
+
+    The smallest singular value changes by at most |dz|. So a contour 10^-2 of a nearly normal matrix is a
+    circle of that radius around each eigenvalue, lost between the points; of others it may be wide.
+    """
+    inside = heights < level
+    return bool(2 * minimum_filter(inside, 3).sum() > inside.sum() > 0)
 
 
 def _label_contours(ax: Axes, drawn: QuadContourSet, points: Floats, radii: Sequence[float]) -> None:

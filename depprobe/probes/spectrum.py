@@ -215,7 +215,7 @@ def _take_apart(matrix: SquareMatrix, modes: int, powers: int, grid: int, dense:
         else leading_spectrum(matrix.products(), modes, powers)
     )
     # the spread is about the mean: a common offset moves one eigenvalue only
-    circle = math.sqrt(matrix.width) * float(W.std()) if W is not None and matrix.is_weight else math.nan
+    circle = math.sqrt(matrix.width) * _spread(W) if W is not None and matrix.is_weight else math.nan
     if found.triangular is None or not grid:
         return found, circle, math.nan, None
     radius = _MARGIN * max(1.0, float(np.abs(found.eigenvalues[0])), circle if math.isfinite(circle) else 0.0)
@@ -224,6 +224,12 @@ def _take_apart(matrix: SquareMatrix, modes: int, powers: int, grid: int, dense:
     # of a real matrix, the lower half plane is the mirror image
     half = smallest_singular_values(found.triangular, axis[None, :] + 1j * upper[:, None])
     return found, circle, radius, np.concatenate([half[:0:-1], half])
+
+
+def _spread(W: NDArray[np.float64]) -> float:
+    """Standard deviation of the entries, of any size."""
+    shift = math.frexp(float(np.abs(W).max()))[1]
+    return math.ldexp(float(np.ldexp(W, -shift).std()), shift)
 
 
 def _fields(taken: Taken) -> dict[str, Any]:

@@ -35,9 +35,9 @@ def _record(one: xr.Dataset) -> dict[str, Any]:
 
 
 def _cells(row: dict[str, Any]) -> list[str]:
-    at = f"{_number(math.exp(row['log_growth']))} (power {row['growth_power']:.0f})"
-    if row["log_growth"] > 5:
-        at = f"{power_of_ten(row['log_growth'])} (power {row['growth_power']:.0f})"
+    growth = row["log_growth"]
+    largest = power_of_ten(growth) if growth > 5 else _number(math.exp(growth))
+    at = f"{largest} (power {row['growth_power']:.0f})"
     condition = row["log_condition"]
     return [
         row["matrix"],
