@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
+from depprobe.cli.summaries import summary_of
 from depprobe.curves import FORMS, distances
 from depprobe.curves.align import by_layer
 from depprobe.curves.pool import collect, log_weighted, weigh
@@ -218,10 +219,17 @@ def test_what_reaches_nowhere():
     assert identity["best_form"].item() == "compact support"
     assert np.isnan(identity["decay_rate"])
     assert np.isnan(identity["half_life"])
-    for nothing in (-np.inf, np.nan):
+    for nothing, form, said in [
+        (-np.inf, "zero", "zero everywhere"),
+        (np.nan, "undetermined", "undetermined"),
+    ]:
         for targets in (1, 20):
-            found = distances(dataset(np.full((20, 20), nothing)).isel(target=slice(targets)))
+            ds = dataset(np.full((20, 20), nothing)).isel(target=slice(targets))
+            found = distances(ds)
             assert all(np.isnan(found[name]) for name in SCALARS)
+            assert found["best_form"].item() == form
+            (row,) = summary_of(ds).columns
+            assert said in row
     delayed = distances(dataset(logs(np.eye(20, k=-3))))
     assert [delayed[name].item() for name in SCALARS[2:]] == [3, 3, 3, 1]
 

@@ -129,8 +129,8 @@ def distances(
       the largest |lag| measured, n - 1 at most, it says that every lag is reached and no more;
     - ``receptive_width`` (number of positions): from the furthest past to the furthest future source with a
       non-zero block, both counted; for a convolution the r of Araujo et al. (2019);
-    - ``best_form``: one of the names along ``form``; "undetermined" with fewer than 3 distances, "none" where
-      a free curve is better by more than 6 in BIC and the form leaves over 5 % of the variance;
+    - ``best_form``: one of the names along ``form``; "undetermined" with fewer than 3 distances, "zero" without
+      any, "none" where a free curve is better by over 6 in BIC and the form leaves over 5 % of the variance;
     - ``bic(form)``, ``slope(form)``: criterion (smallest is best) and slope of each form;
       ``alike(form)``: 1 where it is the best or not told apart from it (BIC within 6, and a gain in
       likelihood from what parameters it has more); ``form_share(form)``: share of the draws in which it is
@@ -286,10 +286,10 @@ def _measure(blocks: Blocks, choices: Choices) -> xr.Dataset:
             ("_high", high, "upper end of the 95 % interval: "),
         ):
             out[f"{name}{suffix}"] = ((), float(number), said | {"long_name": words + said["long_name"]})
-    scalars: dict[str, Any] = {"best_form": best_form(form), "independent_lags": slope.lags}
+    scalars: dict[str, Any] = {name: int(count) for name, count in blocks.unknown((0, 1, 2)).items()}
+    scalars |= {"best_form": best_form(form, pooled, scalars["unknown"]), "independent_lags": slope.lags}
     scalars |= dict(zip(("residual_sd", "residual_autocorrelation"), residuals(form), strict=True))
     scalars |= dominance(pooled)
-    scalars |= {name: int(count) for name, count in blocks.unknown((0, 1, 2)).items()}
     for name, number in scalars.items():
         out[name] = ((), number, describe(name))
     votes = np.array([(forms.best == i).mean() for i in range(len(FORMS))])

@@ -51,8 +51,8 @@ SMOOTH: dict[str, Shape] = {
     "two-rate exponential with floor": Shape(("exponential", "exponential", "floor")),
 }
 FORMS = (*SMOOTH, "compact support")
-#: the words for a curve with too few distances to tell, and for one that no form describes
-UNDETERMINED, NONE = "undetermined", "none"
+#: the words for a curve with too few distances to tell, for one that no form describes, and for one of zeros
+UNDETERMINED, NONE, ZERO = "undetermined", "none", "zero"
 
 #: fewest distances with which any form is named
 FEWEST = 3

@@ -16,7 +16,7 @@ import math
 import numpy as np
 
 from depprobe.curves.align import Floats
-from depprobe.curves.form import FORMS, NONE, SMOOTH, UNDETERMINED, Fit, fit
+from depprobe.curves.form import FORMS, NONE, SMOOTH, UNDETERMINED, ZERO, Fit, fit
 from depprobe.curves.noise import RESOLUTION, Slope, slope_error
 from depprobe.curves.pool import Curves
 from depprobe.curves.shapes import line
@@ -101,9 +101,11 @@ def dominance(curves: Curves) -> dict[str, float]:
     }
 
 
-def best_form(form: Fit) -> str:
-    """Name of the form, or what is said in its place."""
-    if form.best[0] < 0:
+def best_form(form: Fit, pooled: Curves, unknown: int) -> str:
+    """Name of the form, or what is said in its place; ``unknown`` counts the norms that are not known."""
+    if not len(pooled.distance) and not unknown:
+        return ZERO
+    if form.best[0] < 0 or not len(pooled.distance):
         return UNDETERMINED
     return NONE if form.unfit[0] else FORMS[form.best[0]]
 

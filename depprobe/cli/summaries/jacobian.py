@@ -13,7 +13,7 @@ from depprobe.cli.output import Summary, power_of_ten, said, with_interval
 from depprobe.curves import decay_curve, distances
 from depprobe.curves.align import UNKNOWN, each_curve, in_words
 from depprobe.curves.distance import FEWEST_LAGS
-from depprobe.curves.form import NONE
+from depprobe.curves.form import NONE, UNDETERMINED, ZERO
 from depprobe.vocabulary import NORM_WORDS, repeats
 
 #: heading, unit, and the variable of ``distances`` behind each column
@@ -23,6 +23,8 @@ _COLUMNS = (
     ("mean distance", "steps", "mean_distance"),
     ("95 % range", "steps", "effective_range"),
 )
+#: what is printed where no form is named
+_SAID = {NONE: "no form fits", ZERO: "zero everywhere"}
 #: printed where a threshold is asked for
 _THRESHOLD = "threshold_lag"
 #: share of the normalised norms from which a lag or a source dominates, and ln of the factor by which lag 0
@@ -53,6 +55,7 @@ def _records(ds: xr.Dataset, found: xr.Dataset, curve: xr.Dataset) -> list[dict[
     rows = []
     for here, line, by_lag in zip(*map(each_curve, (ds, found, curve)), strict=True):
         known = np.flatnonzero(np.asarray(by_lag["count"].values) > 0)
+        known = known if len(known) else np.arange(by_lag.sizes["lag"])
         lags, norms = by_lag["lag"].values[known], by_lag[pooled].values[known]
         near, far = int(np.abs(lags).argmin()), len(lags) - 1
         row: dict[str, Any] = {
@@ -95,7 +98,7 @@ def _cells(row: dict[str, Any], far: bool) -> list[str]:
         row["method"],
         power_of_ten(row["log_norm_near"]),
         *([power_of_ten(row["log_norm_far"])] if far else []),
-        "no form fits" if row["best_form"] == NONE else row["best_form"],
+        _SAID.get(row["best_form"], row["best_form"]),
         *(_printed(row, name) for *_, name in _COLUMNS),
         "-" if math.isnan(row["receptive_field"]) else f"{row['receptive_field']:.0f}",
     ]
@@ -166,7 +169,9 @@ def _warnings(ds: xr.Dataset, found: xr.Dataset) -> list[str]:
     alike = [str(form) for form in found["form"].values[found["alike"].values == 1] if form != best]
     if best == NONE:
         lines.append(f"{name}: no form fits; a free curve is better than every one of them")
-    elif alike:
+    elif best == ZERO:
+        lines.append(f"{name}: every norm that counts is exactly zero")
+    elif alike and best != UNDETERMINED:
         lines.append(f"{name}: {best} is indistinguishable from {', '.join(alike)} (BIC within 6)")
     lags = float(found["independent_lags"])
     if lags < FEWEST_LAGS and found.attrs["resampled_for_rates"] == "lag":
