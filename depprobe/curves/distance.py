@@ -129,8 +129,8 @@ def distances(
       the largest |lag| measured, n - 1 at most, it says that every lag is reached and no more;
     - ``receptive_width`` (number of positions): from the furthest past to the furthest future source with a
       non-zero block, both counted; for a convolution the r of Araujo et al. (2019);
-    - ``best_form``: one of the names along ``form``; "undetermined" with fewer than 3 distances, "zero" without
-      any, "none" where a free curve is better by over 6 in BIC and the form leaves over 5 % of the variance;
+    - ``best_form``: one of the names along ``form``; "undetermined" with fewer than 3 distances, "zero" with
+      none, "none" where a free curve is better by over 6 in BIC and the form leaves over 5 % of the variance;
     - ``bic(form)``, ``slope(form)``: criterion (smallest is best) and slope of each form;
       ``alike(form)``: 1 where it is the best or not told apart from it (BIC within 6, and a gain in
       likelihood from what parameters it has more); ``form_share(form)``: share of the draws in which it is
