@@ -224,6 +224,11 @@ def test_single_target_has_no_band():
     assert "5 to 95 %" in legend_texts(figures.decay(falling()))
 
 
+def test_lags_are_whole_numbers():
+    drawn = figures.decay(depprobe.jacobian("gru", n=2, d=3))
+    assert {tick for tick in drawn.ax.get_xticks() if -0.1 < tick < 1.1} == {0, 1}
+
+
 def test_future_is_shown_where_there_is_one():
     both, past = figures.decay(falling(causal=False)), figures.decay(falling())
     assert both.lines[0].get_xdata().min() == 1 - N

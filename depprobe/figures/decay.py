@@ -29,7 +29,15 @@ from depprobe.figures.drawing.drawn_curve import Curve
 from depprobe.figures.drawing.fitting import ABREAST, add_legend, add_title, fit_height
 from depprobe.figures.drawing.float_limits import draw_limits
 from depprobe.figures.drawing.log_axis import typical_floor, use_decades, with_room
-from depprobe.figures.drawing.style import GREY, axes_given, figure_of, new_figure, style_for, thin
+from depprobe.figures.drawing.style import (
+    GREY,
+    axes_given,
+    figure_of,
+    new_figure,
+    style_for,
+    thin,
+    use_whole_numbers,
+)
 from depprobe.renaming import renamed_argument
 
 XSCALES = ("auto", "linear", "log")
@@ -214,6 +222,8 @@ def _scale_lags(ax: Axes, xscale: str, curves: Sequence[Curve]) -> None:
         ax.xaxis.set_major_formatter(
             FuncFormatter(lambda lag, _: f"{lag:.0f}".replace("-", "\N{MINUS SIGN}"))
         )
+    else:
+        use_whole_numbers(ax.xaxis)
     transform = ax.xaxis.get_transform()
     ends = transform.transform(np.array([low, high]))
     pad = 0.03 * (ends[1] - ends[0]) or 0.5

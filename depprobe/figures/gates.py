@@ -34,6 +34,7 @@ from depprobe.figures.drawing.style import (
     line_style,
     new_figure,
     style_for,
+    use_whole_numbers,
 )
 from depprobe.renaming import renamed_argument
 
@@ -208,6 +209,7 @@ def _draw_norms(
     longest = max(longest, 1.0)
     ax.set_xlim(-0.03 * longest, 1.03 * longest)
     use_decades(ax.yaxis)
+    use_whole_numbers(ax.xaxis)
     ax.set_xlabel("lag $t - k$ (positions)")
     ax.set_ylabel("Frobenius norm (dimensionless)")
     return lines, draw_limits(ax, curves, low, high)

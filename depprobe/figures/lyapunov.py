@@ -31,6 +31,7 @@ from depprobe.figures.drawing.style import (
     new_figure,
     style_for,
     thin,
+    use_whole_numbers,
 )
 from depprobe.renaming import renamed_argument
 
@@ -127,6 +128,7 @@ def lyapunov(
             low, high = one.get_ylim()
             if low < 0.15 * (high - low) and high > -0.15 * (high - low):
                 one.axhline(0, color=GREY, linewidth=thin(), zorder=0.5)
+        use_whole_numbers(left.xaxis)
         left.set_xlabel("steps after the warm-up")
         left.set_ylabel(
             "running mean" + (" of the first\nexponent" if len(named) > 1 else "") + f" ({_UNIT})"

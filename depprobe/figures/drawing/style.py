@@ -15,9 +15,11 @@ from weakref import WeakKeyDictionary
 
 import matplotlib
 from matplotlib.axes import Axes
+from matplotlib.axis import Axis
 from matplotlib.figure import Figure
 from matplotlib.font_manager import fontManager
 from matplotlib.rcsetup import cycler
+from matplotlib.ticker import MaxNLocator
 
 from depprobe.errors import BadInput
 
@@ -238,3 +240,8 @@ def thin(share: float = 0.5) -> float:
 
 def _at(values: Sequence[Any], index: int) -> Any:
     return values[index % len(values)]
+
+
+def use_whole_numbers(axis: Axis) -> None:
+    """Ticks at whole numbers alone; otherwise where matplotlib puts them."""
+    axis.set_major_locator(MaxNLocator("auto", steps=[1, 2, 2.5, 5, 10], integer=True))
