@@ -430,11 +430,11 @@ def test_python_dash_m_is_the_same_program():
         ("'frob' is not one of 'fro', 'spectral'", [*LSTM, "--norm", "frob"]),
         ("unknown wrt 'y'", [*LSTM, "--wrt", "y"]),
         ("'magic' is not one of 'auto', 'structured'", [*LSTM, "--method", "magic"]),
-        ("'ten' is not a valid integer", [*LSTM, "--n", "ten"]),
+        ("'ten' is not a valid integer", ["jacobian", "--layer", "lstm", "--n", "ten"]),
         ("unexpected extra argument", [*LSTM, "lstm"]),
-        ("n must be at least 2, not 1", [*LSTM, "--n", "1"]),
-        ("n must be at least 2, not -5", [*LSTM, "--n", "-5"]),
-        ("d must be at least 1, not 0", [*LSTM, "--d", "0"]),
+        ("n must be at least 2, not 1", ["jacobian", "--layer", "lstm", "--n", "1"]),
+        ("n must be at least 2, not -5", ["jacobian", "--layer", "lstm", "--n", "-5"]),
+        ("d must be at least 1, not 0", ["jacobian", "--layer", "lstm", "--d", "0"]),
         ("targets must be last, all, every:M, random:K or a list.*'some'", [*LSTM, "--targets", "some"]),
         ("targets must be .*'every:x'", [*LSTM, "--targets", "every:x"]),
         ("targets must be .*not ''", [*LSTM, "--targets", ""]),
@@ -947,3 +947,12 @@ def test_threads_wait_asleep_but_not_where_they_are_timed(run, monkeypatch):
     measured_alone({"layer": "lstm", "n": 4, "d": 2})
     assert "OMP_WAIT_POLICY" not in seen
     assert seen["PATH"] == os.environ["PATH"]
+
+
+def test_a_value_given_twice_is_refused(run):
+    for again in (["--n", "9"], ["--legend", "--no-legend"]):
+        code, out, said = run(*LSTM, *again)
+        assert (code, out) == (2, "")
+        assert said == f"depprobe: {again[0]} is given twice; leave out all but one\n"
+    code, _, _ = run("jacobian", "--layer", "gru", "--layer", "rnn", "--n", "9", "--d", "3", "-q", "-q")
+    assert code == 0

@@ -1,6 +1,7 @@
-"""Help in groups: what is measured, what it reads, how it is computed, what comes out, and then examples.
+"""The class of the commands: an option that holds one value is given once, and help comes in groups.
 
-A command's docstring holds its examples as the paragraph after a line with ``\\b`` alone.
+These are what is measured, what it reads, how it is computed, what comes out, and then examples. A
+command's docstring holds its examples as the paragraph after a line with ``\\b`` alone.
 """
 
 from __future__ import annotations
@@ -31,6 +32,17 @@ GROUPS: dict[str, tuple[str, ...]] = {
 
 class Grouped(click.Command):
     """A command whose options stand in groups, and whose examples have a heading of their own."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Read the arguments; an option that holds one value is refused where two are given."""
+        _, _, given = self.make_parser(ctx).parse_args(args=list(args))
+        for param in given:
+            if isinstance(param, click.Option) and not param.multiple and given.count(param) > 1:
+                # a flag says the same twice, unless it is one of a pair
+                if param.is_flag and not param.secondary_opts:
+                    continue
+                raise click.UsageError(f"{param.opts[-1]} is given twice; leave out all but one", ctx)
+        return super().parse_args(ctx, args)
 
     def format_help_text(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """The docstring up to its examples."""
