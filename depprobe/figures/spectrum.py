@@ -220,10 +220,8 @@ def _draw(
     radius = float(part["circular_radius"]) if "circular_radius" in part else math.nan
     circle = None
     if math.isfinite(radius) and radius > 0:
-        circle = Circle(
-            (0, 0), radius, fill=False, edgecolor=colour(1), linewidth=thin(5 / 6), linestyle="--"
-        )
-        ax.add_patch(circle)
+        look = {"edgecolor": colour(1), "linewidth": thin(5 / 6), "linestyle": "--"}
+        circle = ax.add_patch(Circle((0, 0), radius, fill=False, **look))
     size = 3.0 if len(values) > 100 else 8.0
     points = ax.scatter(values[:, 0], values[:, 1], s=size, color=colour(0), linewidths=0, zorder=3)
     reach = 1.15 * max(1.0, radius if circle else 0.0, float(np.abs(values).max(initial=0.0)))
@@ -243,10 +241,9 @@ def _contours(ax: Axes, part: xr.Dataset, floor: float | None) -> QuadContourSet
     heights = part["log_resolvent"].transpose("row", "column").values / math.log(10)
     radius = float(part["grid_radius"])
     spacing = math.log10(radius * float(np.diff(part["row"].values).max())) if radius > 0 else math.inf
-    asked = [level for level in _LEVELS if floor is None or floor < level]
-    levels = [
-        level for level in asked if level < heights.max() and (level > spacing or _is_wide(heights, level))
-    ]
+    # of a nearly normal matrix, a lower contour is a circle around each eigenvalue, lost between the points
+    seen = [level for level in _LEVELS if level > spacing or _is_wide(heights < level)]
+    levels = [level for level in seen if level < heights.max() and (floor is None or floor < level)]
     if not math.isfinite(radius) or not levels:
         return None
     return ax.contour(
@@ -261,13 +258,8 @@ def _contours(ax: Axes, part: xr.Dataset, floor: float | None) -> QuadContourSet
     )
 
 
-def _is_wide(heights: Floats, level: float) -> bool:
-    """Whether a grid resolves a contour below its spacing: most points within it have all neighbours there.
-
-    The smallest singular value changes by at most |dz|. So a contour 10^-2 of a nearly normal matrix is a
-    circle of that radius around each eigenvalue, lost between the points; of others it may be wide.
-    """
-    inside = heights < level
+def _is_wide(inside: NDArray[np.bool_]) -> bool:
+    """Whether most points of a grid within a contour have all neighbours there, so that it is resolved."""
     return bool(2 * minimum_filter(inside, 3).sum() > inside.sum() > 0)
 
 
