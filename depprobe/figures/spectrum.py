@@ -116,7 +116,7 @@ def spectrum(
     """
     wording.check_number("floor", floor)
     given = wording.as_list(datasets)
-    parts = [_of_one(ds, i) for ds in given for i in range(_count(ds))]
+    parts = [ds.isel(weight=i) for ds in given for i in range(_count(ds))]
     if not parts:
         raise BadInput("nothing to draw: no dataset was given")
     total = len(parts)
@@ -190,10 +190,6 @@ def _count(ds: xr.Dataset) -> int:
     return int(ds.sizes["weight"])
 
 
-def _of_one(ds: xr.Dataset, index: int) -> xr.Dataset:
-    return ds.isel(weight=index)
-
-
 def _columns(count: int, width: float) -> int:
     wanted = min(count, 4 if count > 6 or count == 4 else 3)
     fit = max(1, min(wanted, int(width / _NARROWEST)))
@@ -221,7 +217,8 @@ def _draw(
     circle = None
     if math.isfinite(radius) and radius > 0:
         look = {"edgecolor": colour(1), "linewidth": thin(5 / 6), "linestyle": "--"}
-        circle = ax.add_patch(Circle((0, 0), radius, fill=False, **look))
+        circle = Circle((0, 0), radius, fill=False, **look)
+        ax.add_patch(circle)
     size = 3.0 if len(values) > 100 else 8.0
     points = ax.scatter(values[:, 0], values[:, 1], s=size, color=colour(0), linewidths=0, zorder=3)
     reach = 1.15 * max(1.0, radius if circle else 0.0, float(np.abs(values).max(initial=0.0)))
@@ -241,7 +238,7 @@ def _contours(ax: Axes, part: xr.Dataset, floor: float | None) -> QuadContourSet
     heights = part["log_resolvent"].transpose("row", "column").values / math.log(10)
     radius = float(part["grid_radius"])
     spacing = math.log10(radius * float(np.diff(part["row"].values).max())) if radius > 0 else math.inf
-    # of a nearly normal matrix, a lower contour is a circle around each eigenvalue, lost between the points
+    # a smaller contour around one eigenvalue is lost between the points
     seen = [level for level in _LEVELS if level > spacing or _is_wide(heights < level)]
     levels = [level for level in seen if level < heights.max() and (floor is None or floor < level)]
     if not math.isfinite(radius) or not levels:
@@ -279,8 +276,7 @@ def _label_contours(ax: Axes, drawn: QuadContourSet, points: Floats, radii: Sequ
         x, y = line[room.argmax()]
         taken = np.vstack([taken, [x, y]])
         before = len(drawn.labelTexts)
-        words = f"{level:g}".replace("-", "\N{MINUS SIGN}")
-        ax.clabel(drawn, [level], fmt={level: words}, fontsize="x-small", manual=[(x, y)], zorder=4)
+        XX(drawn, [level], fmt={level: words}, fontsize="x-small", manual=[(x, y)], zorder=4)
         for text in drawn.labelTexts[before:]:
             # legible also where there is no room beside a line
             text.set_path_effects([withStroke(linewidth=1.5, foreground="white")])
