@@ -276,7 +276,8 @@ def _label_contours(ax: Axes, drawn: QuadContourSet, points: Floats, radii: Sequ
         x, y = line[room.argmax()]
         taken = np.vstack([taken, [x, y]])
         before = len(drawn.labelTexts)
-        XX(drawn, [level], fmt={level: words}, fontsize="x-small", manual=[(x, y)], zorder=4)
+        words = f"{level:g}".replace("-", "\N{MINUS SIGN}")
+        ax.clabel(drawn, [level], fmt={level: words}, fontsize="x-small", manual=[(x, y)], zorder=4)
         for text in drawn.labelTexts[before:]:
             # legible also where there is no room beside a line
             text.set_path_effects([withStroke(linewidth=1.5, foreground="white")])
