@@ -8,6 +8,7 @@ import json
 import os
 import pickle
 import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -956,3 +957,20 @@ def test_a_value_given_twice_is_refused(run):
         assert said == f"depprobe: {again[0]} is given twice; leave out all but one\n"
     code, _, _ = run("jacobian", "--layer", "gru", "--layer", "rnn", "--n", "9", "--d", "3", "-q", "-q")
     assert code == 0
+
+
+@pytest.mark.parametrize("command", ["gates", "lyapunov", "spectrum"])
+def test_examples_in_help_run(run, command):
+    Path("README.md").write_text("what a recurrence reads " * 20)
+    _, out, _ = run(command, "--help")
+    examples = [shlex.split(line)[1:] for line in out.split("Examples:")[1].splitlines() if line.strip()]
+    ran = [words for words in examples if "--model" not in words]
+    for words in ran:
+        for option, small in {"--n": "100", "--d": "8"}.items():
+            at = words.index(option) if option in words else len(words)
+            # weights are read without an input
+            read = option == "--d" or command != "spectrum" or "--steps" in words
+            words[at : at + 2] = [option, small] if read else []
+        code, _, said = run(*words)
+        assert code == 0, said
+    assert ran

@@ -537,6 +537,13 @@ def test_wrong_calls(match, layer, options):
         depprobe.lyapunov(layer, **{"n": 30, "d": 4} | options)
 
 
+def test_layers_are_compared_by_as_many_exponents_as_the_smallest_state_has():
+    both = depprobe.lyapunov(["lstm", "gru"], n=30, d=4)
+    assert (both.sizes["mode"], both.state.values.tolist()) == (4, [8, 4])
+    alone = depprobe.lyapunov("lstm", n=30, d=4, exponents=4)
+    np.testing.assert_array_equal(both.exponent.sel(layer="lstm"), alone.exponent)
+
+
 def test_wrong_modules_and_inputs():
     with pytest.raises(BadInput, match="Linear has no known recurrence"):
         depprobe.lyapunov(nn.Linear(3, 3), noise(9, 3).float())

@@ -72,7 +72,7 @@ def lyapunov(
         too.
     part : name of the recurrence in a model that holds several; it is measured at what the model hands it.
     exponents : how many, the largest first (near ones may stand the other way round, within their errors);
-        ``"all"``; by default 16, or all where the state is smaller.
+        ``"all"``; by default 16, or as many as the smallest state of the layers has.
     drive : ``input``: driven by x from the zero state; ``none``: autonomous, zero input, from a random state
         s ~ N(0, 1) (the zero state of a module without biases is a fixed point).
     warmup : steps before anything is counted; a fifth of n by default.
@@ -114,6 +114,10 @@ def lyapunov(
     before = warmup_of(warmup, length)
     stops = stops_of(length - before)
     numbered = [(case, index % measured.samples) for index, case in enumerate(cases)]
+    if exponents is None and len(measured.labels) > 1:
+        # as many of each layer as the smallest state has
+        one_each = (Recurrence(_recurrent(case.build(), case.label)) for case in measured.firsts(cases))
+        exponents = min(count_of(None, flow.width) for flow in one_each)
 
     def measure(item: tuple[Case, int], report: Report) -> tuple[Growth, int]:
         case, sample = item

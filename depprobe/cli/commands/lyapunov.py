@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 @click.option(
     "--exponents",
     metavar="M|all",
-    help="How many exponents, the largest first; 16 by default, or all of a smaller state.",
+    help="How many exponents, the largest first; 16 by default, or all of the smallest state.",
 )
 @click.option(
     "--drive",
@@ -43,7 +43,7 @@ def lyapunov(input_: str, **options: Any) -> None:
     \b
     depprobe lyapunov --layer lstm --d 64
     depprobe lyapunov --layer rnn:gain=2,bias=false --drive none --seeds 4 --exponents 8
-    depprobe lyapunov --layer lstm --layer gru --d 16 --exponents all --input README.md
+    depprobe lyapunov --layer rnn --layer gru --d 16 --exponents all --input README.md
     """
     run = asked(input_, options)
     ds = run.there()

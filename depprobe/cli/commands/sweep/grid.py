@@ -118,7 +118,9 @@ def _combined(keys: Keys, lists: Mapping[str, list[Any]], fixed: dict[str, Any])
 
 
 def _listed(name: str, values: Any) -> list[Any]:
-    if not isinstance(values, list) or not values:
+    if values == []:
+        raise BadInput(f"[grid] {name} is an empty list; give one value at least, or leave it out")
+    if not isinstance(values, list):
         raise BadInput(f"[grid] {name} must be a list, {name} = [...]; one value belongs in [fixed]")
     twice = next((value for i, value in enumerate(values) if value in values[:i]), None)
     if twice is not None:
