@@ -13,7 +13,7 @@ from depprobe.core.recorded_graph import backward_bytes, graph_facts
 from depprobe.errors import BadInput, OverBudget
 from depprobe.operators import temporal_jacobian
 from depprobe.operators.autograd.recording import Recording
-from depprobe.operators.autograd.rounding import beyond, telling
+from depprobe.operators.known_lags import beyond, telling
 
 F64 = torch.float64
 

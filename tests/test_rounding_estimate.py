@@ -143,10 +143,11 @@ def test_a_line_of_convolutions_states_what_exact_arithmetic_finds(dtype):
         assert abs(found.values[0, k] - true) <= found.error[0, k] < 1000 * torch.finfo(dtype).eps
 
 
-def test_norms_that_are_nothing_but_round_off_are_undecided():
+@pytest.mark.parametrize("method", ["auto", "autograd"])
+def test_norms_that_are_nothing_but_round_off_are_undecided(method):
     """Whatever a processor's Fourier transform makes of them: some come out as exactly zero on one."""
     x = torch.randn(200, 2, dtype=torch.float64)
-    found = temporal_jacobian(Fourier(), x, layout="b n d", method="autograd").log_norms([199])
+    found = temporal_jacobian(Fourier(), x, layout="b n d", method=method).log_norms([199])
     far = found.values[0, :120]
     assert np.isnan(far).mean() > 0.7
     assert (found.status[0, :120][np.isnan(far)] == STATUS["undecided"]).all()

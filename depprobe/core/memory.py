@@ -22,6 +22,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch._ops import HigherOrderOperator
 
 from depprobe.core.calling.environment import WatchingMode
 from depprobe.core.options import require
@@ -57,7 +58,7 @@ class StorageTracker(WatchingMode):
         self.live -= self._sizes.pop(key, 0)
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        out = func(*args, **(kwargs or {}))
+        out = self.ran(func, args, kwargs)
         tensors = (leaf for leaf in torch.utils._pytree.tree_leaves(out) if isinstance(leaf, Tensor))
         for tensor in tensors:
             for storage in storages_of(tensor):
@@ -148,9 +149,9 @@ class BudgetGuard(StorageTracker):
 def _announced(func: Any, args: Any) -> int:
     """Bytes of what a product, a convolution or an operation on broadcast shapes will take."""
     tensors = [arg for arg in args if isinstance(arg, Tensor)]
-    name = func.overloadpacket.__name__
-    if not tensors or func.is_view:
+    if not tensors or isinstance(func, HigherOrderOperator) or func.is_view:
         return 0
+    name = func.overloadpacket.__name__
     if name in ("mm", "bmm", "addmm", "baddbmm"):
         a, b = tensors[-2:]
         return int(a.numel() // max(1, a.shape[-1]) * b.shape[-1] * a.element_size())

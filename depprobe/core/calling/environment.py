@@ -11,13 +11,16 @@ import ctypes
 import random
 import sys
 from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch._ops import HigherOrderOperator
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_map
 
 from depprobe.core.options import pinned
 
@@ -82,7 +85,13 @@ def _numpy_bits() -> bytes | None:
 
 
 class WatchingMode(TorchDispatchMode):
-    """Sees or changes what each operation returns, and is itself no part of what torch compiles."""
+    """Sees or changes what each operation returns, and is itself no part of what torch compiles.
+
+    Operations of higher order (``torch.cond``, ``scan``, ``flex_attention``) are taken apart: it sees those
+    inside.
+    """
+
+    supports_higher_order_operators = True
 
     def __init__(self) -> None:
         super().__init__()
@@ -95,6 +104,57 @@ class WatchingMode(TorchDispatchMode):
     def _should_skip_dynamo(cls) -> bool:
         # torch would load its compiler for it at the first operation, which takes seconds
         return False
+
+    @classmethod
+    def ignore_compile_internals(cls) -> bool:
+        # what is compiled for an operation of higher order runs as it was written; torch, which compiles
+        # nothing else under a mode, could run none of them afterwards
+        higher = sys.modules.get("torch._higher_order_ops.utils")
+        return bool(getattr(getattr(higher, "_hop_compile_tls", None), "in_hop_compile", False))
+
+    def ran(self, func: Any, args: Any, kwargs: Any) -> Any:
+        """What an operation returns."""
+        if isinstance(func, HigherOrderOperator):
+            # torch runs it under no mode, which is on again in the functions that it calls
+            args, kwargs = tree_map(self._within, (args, kwargs))
+        return func(*args, **(kwargs or {}))
+
+    def _within(self, given: Any) -> Any:
+        if not callable(given) or isinstance(given, Tensor):
+            return given
+
+        def run(*args: Any, **kwargs: Any) -> Any:
+            with self:
+                return given(*args, **kwargs)
+
+        return run
+
+
+class Compiler:
+    """What torch compiled runs as it was written, so that every operation shows.
+
+    Operations of higher order are the exception: torch compiles them or does not run them.
+
+    Attributes
+    ----------
+    needed : whether the module calls such an operation.
+    """
+
+    needed = False
+
+    def asleep(self) -> AbstractContextManager[Any]:
+        """While the module runs."""
+        if self.needed or "torch._dynamo" not in sys.modules:  # nothing was compiled
+            return contextlib.nullcontext()
+        return torch.compiler.set_stance("force_eager")
+
+    def wakes(self, error: BaseException) -> bool:
+        """Whether an error shows that it is needed, which was not known."""
+        known, trace = self.needed, error.__traceback__
+        while trace is not None:
+            self.needed |= "_higher_order_ops" in trace.tb_frame.f_code.co_filename
+            trace = trace.tb_next
+        return self.needed and not known
 
 
 def lets_in(func: Any) -> bool:

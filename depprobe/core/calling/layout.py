@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from depprobe.core.calling.arguments import Argument
@@ -94,3 +95,19 @@ def _check_attention(module: nn.Module) -> None:
             f"x is query, key and value at once, so kdim = {widths[0]} and vdim = {widths[1]} "
             f"must equal embed_dim = {widths[2]}"
         )
+
+
+def failure(who: str, value: Tensor, given: Tensor, error: Exception) -> str:
+    """Why a module that fails on a value does not take it as it was given, in one line."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    scripted = isinstance(error, torch.jit.Error)
+    said = (lines[-1] if scripted else lines[0]) if lines else type(error).__name__
+    if said.startswith("Expected mat_a to be Float32"):
+        return (
+            f"{who} multiplies by its experts in a kernel without float64; load it with "
+            "experts_implementation='eager', or measure it in float32"
+        )
+    return (
+        f"{who} fails on x of shape {tuple(value.shape)}, given as {tuple(given.shape)}: {said}; "
+        "layout= states another order of axes, forward={...} holds further arguments"
+    )

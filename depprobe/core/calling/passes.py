@@ -11,10 +11,16 @@ import torch
 from torch import Tensor, nn
 
 from depprobe.core.calling.arguments import Argument
-from depprobe.core.calling.environment import GradientCode, ProcessState, RecordedRecurrences, pinned
+from depprobe.core.calling.environment import (
+    Compiler,
+    GradientCode,
+    ProcessState,
+    RecordedRecurrences,
+    pinned,
+)
 from depprobe.core.calling.interception import Interception
 from depprobe.core.calling.known import natural_layout
-from depprobe.core.calling.layout import arranged, laid_out, time_first
+from depprobe.core.calling.layout import arranged, failure, laid_out, time_first
 from depprobe.core.calling.outputs import OF_WORDS, WRT_WORDS, chosen_output, submodule_of
 from depprobe.core.calling.snapshot import Snapshot
 from depprobe.core.memory import BudgetGuard
@@ -74,6 +80,7 @@ class Passes:
         self.per_position, self._memory = per_position, memory
         self._snapshot = Snapshot(module, (forward, argument.beside))
         self.hooks = GradientCode()
+        self._compiler = Compiler()
 
     @property
     def who(self) -> str:
@@ -141,7 +148,12 @@ class Passes:
         for _ in range(2):
             with self.held() as process:
                 self._snapshot.substitute()
-                found = self._recorded(layout, variable, tracer, points)
+                try:
+                    found = self._recorded(layout, variable, tracer, points)
+                except DoesNotRun as error:
+                    if error.__cause__ is None or not self._compiler.wakes(error.__cause__):
+                        raise
+                    return self.one_pass(layout, variable, tracer=tracer, points=points)
                 written = self._snapshot.restore()
                 if process.restore() or self._snapshot.drawn:
                     raise BadInput(
@@ -222,15 +234,16 @@ class Passes:
         first, named = arranged(self.module, given, argument, self.forward)
         recorded = RecordedRecurrences() if RecordedRecurrences.needed(self.module, given) else nullcontext()
         traced, on = nullcontext() if tracer is None else tracer, torch.is_grad_enabled()
+        as_written = self._compiler.asleep()
         try:
             # which puts back behind the module whether gradients are recorded
-            with recorded, torch.set_grad_enabled(on), traced, self.hooks, self._watched(given):
+            with recorded, torch.set_grad_enabled(on), traced, self.hooks, self._watched(given), as_written:
                 return self.module(*first, **named)
         except Exception as error:
             refused = isinstance(error, torch.OutOfMemoryError | MemoryError | DepprobeError)
             if refused or "allocate memory" in str(error):
                 raise
-            raise DoesNotRun(self._failure(given, error)) from error
+            raise DoesNotRun(failure(self.who, self.argument.value, given, error)) from error
 
     def _watched(self, given: Tensor) -> AbstractContextManager[Any]:
         """Counts what the pass makes where that could exceed the budget: n by n numbers a few times over."""
@@ -245,21 +258,6 @@ class Passes:
     def __setstate__(self, state: dict[str, Any]) -> None:
         vars(self).update(state)
         self._snapshot = Snapshot(self.module, (self.forward, self.argument.beside))
-
-    def _failure(self, given: Tensor, error: Exception) -> str:
-        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-        scripted = isinstance(error, torch.jit.Error)
-        said = (lines[-1] if scripted else lines[0]) if lines else type(error).__name__
-        if said.startswith("Expected mat_a to be Float32"):
-            return (
-                f"{self.who} multiplies by its experts in a kernel without float64; load it with "
-                "experts_implementation='eager', or measure it in float32"
-            )
-        return (
-            f"{self.who} fails on x of shape {tuple(self.argument.value.shape)}, given as "
-            f"{tuple(given.shape)}: {said}; layout= states another order of axes, forward={{...}} holds "
-            "further arguments"
-        )
 
 
 def _twice(value: Any) -> Any:

@@ -23,6 +23,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from depprobe.core.calling.arguments import HALF
 from depprobe.core.function import SequenceFunction
 from depprobe.core.options import Options, require
 from depprobe.core.scaled import Scaled, log_norms
@@ -32,7 +33,7 @@ from depprobe.operators.autograd.forward_products import forward_products
 from depprobe.operators.autograd.products import Products
 from depprobe.operators.autograd.readout import ExactRows
 from depprobe.operators.autograd.recording import Recording
-from depprobe.operators.autograd.rounding import Rounding, resume_each, states_of
+from depprobe.operators.autograd.rounding import EVERY, LOST, Rounding, resume_each, states_of
 from depprobe.operators.autograd.saturation import Saturation
 from depprobe.vocabulary import STATUS
 
@@ -97,6 +98,11 @@ class AutogradJacobian(TemporalJacobian):
     def position(self) -> Floats | None:
         return self._function.position
 
+    @property
+    def targets_at_once(self) -> int:
+        """How many targets one repeat stands for; one, where others wait for what it shares with them."""
+        return EVERY if self._products.alone else 1
+
     def state(self) -> dict[str, NDArray[Any]]:
         return states_of(self._rounding)
 
@@ -115,7 +121,9 @@ class AutogradJacobian(TemporalJacobian):
             for first in range(0, len(order), self.targets_at_once):
                 group = order[first : first + self.targets_at_once]
                 with self._prepared(group, columns, norm):
-                    rows |= {t: self._norm_row(t, columns, norm) for t in group}
+                    # the last and the first stand for the others
+                    turns = dict.fromkeys([group[-1], *group])
+                    rows |= {t: self._norm_row(t, columns, norm) for t in turns}
         values, error, status = (np.stack(parts) for parts in zip(*(rows[t] for t in targets), strict=True))
         return LogNorms(values, error, status=status)
 
@@ -140,7 +148,11 @@ class AutogradJacobian(TemporalJacobian):
             raised = 2.0 ** round(-_NEAR * self.log_floor / math.log(2))
             scaled = self._measured(t, columns, norm, raised)
             with np.errstate(invalid="ignore"):
-                agrees = np.abs(scaled - value) <= self._agree
+                apart = np.abs(scaled - value)
+            # far from the floor it was rounded otherwise, as where logarithms of gradients are taken
+            rounded = (apart > self._agree) & np.isfinite(apart) & (value > middle)
+            error = np.where(rounded, np.fmax(error, apart), error)
+            agrees = (apart <= self._agree) | rounded
             # what leaves the range once scaled up was not near the floor
             agrees |= ~np.isfinite(scaled) & (value > middle)
             status[known & ~(agrees & (value >= self.log_floor))] = STATUS["underflow"]
@@ -153,7 +165,9 @@ class AutogradJacobian(TemporalJacobian):
             overflowed = not bool(self._function.y[t].isfinite().all())
             status[zero] = STATUS["overflow" if overflowed else "undecided"]
         status[proved] = STATUS["zero"]
-        status[(status == STATUS["finite"]) & (error >= 1)] = STATUS["undecided"]
+        # of 16 bits no digit more is asked for
+        lost = 1.0 if self._products.narrowest in HALF else LOST
+        status[(status == STATUS["finite"]) & (error >= lost)] = STATUS["undecided"]
         value[(status != STATUS["finite"]) & ~proved] = np.nan
         return value, np.where(status == STATUS["finite"], error, 0.0), status
 

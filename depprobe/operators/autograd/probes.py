@@ -32,7 +32,7 @@ from depprobe.operators.autograd.probe_statistics import (
     uncertainty,
 )
 from depprobe.operators.autograd.products import Gathered, Products
-from depprobe.operators.autograd.rounding import beyond, telling
+from depprobe.operators.known_lags import beyond, telling
 
 #: orthonormal rows from which effective ranks are estimated, at least (where there are so many) and at most
 LEAST_ROWS, MOST_ROWS = 16, 64

@@ -104,6 +104,11 @@ class Products:
         return self._recording.chunk
 
     @property
+    def alone(self) -> bool:
+        """Whether no products in other variables share their passes."""
+        return self._recording.shared.askers == 1
+
+    @property
     def weight(self) -> Tensor | None:
         """Of the linear map behind the output, where that is wider than what it reads."""
         return self._recording.weight

@@ -214,7 +214,7 @@ class Recording:
             mode = noise()
             return self.function.record_points(mode, length, mode.changed)
 
-        return self._kept.of("noisy", length, record)
+        return self._kept.of("noisy", (length, noise), record)
 
     def single(self, cotangent: Tensor, points: Sequence[Tensor], y: End) -> Sequence[Tensor]:
         """One product, (n_out, d_out) to (n_in, d_in), in each of some variables of a recorded pass."""

@@ -7,7 +7,8 @@ r"""What rounding did to rows by automatic differentiation, estimated from a rep
 
 c is no power of two, so every product on the way back is rounded anew; where derivatives are read off rounded
 states (1 - y^2 of a saturated unit) their last bits show it. The differences of neighbouring sources are
-pooled: one alone may vanish by chance. Rows of some targets stand for the others, lag by lag; beyond the lags
+pooled: one alone may vanish by chance. Where they are large, two more repeats follow, since one rounding may
+have gone into all of them. Rows of some targets stand for the others, lag by lag; beyond the lags
 of any, errors are taken to grow in proportion to the lag, or as they do over the farther half of known lags,
 whichever is more: where norms fall to what is left of larger ones, the errors grow as fast as they fall.
 Source: Parker 1997 (Monte Carlo arithmetic).
@@ -15,39 +16,47 @@ Source: Parker 1997 (Monte Carlo arithmetic).
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any, Protocol
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from torch._ops import HigherOrderOperator
 
 from depprobe.core.calling.environment import WatchingMode
 from depprobe.core.scaled import Scaled, added
 from depprobe.operators.autograd import fisher
+from depprobe.operators.known_lags import carried, telling
 
 Floats = NDArray[np.float64]
 
 #: how far an estimate is taken above the spread that a repeat shows, for 95 %
 _FACTOR = 2.5
-#: a factor with a full mantissa
-_SCALE = 1.3728813559322035
+#: estimated error from which nothing is said of a norm: where all is rounding, it may come out at half a nat
+LOST = 0.5
+#: factors with a full mantissa: of a repeat, and of those that follow where it does not settle an error
+_SCALES = (1.3728813559322035, 1.7320508075688772, 1.1892071150027210)
 #: sources to either side that are pooled
 _BESIDE = 2
 #: ratio by which neighbours may raise an estimate
 _SPOILED = 10.0
+#: layouts that hold their numbers as values
+_SPARSE = frozenset(
+    {torch.sparse_coo, torch.sparse_csr, torch.sparse_csc, torch.sparse_bsr, torch.sparse_bsc}
+)
 #: random signs that serve all numbers in turn
 _POOL = 1 << 16
-#: targets, the first of which is repeated and stands for the others, lag by lag
-_EVERY = 7
-#: products of which a repeat may be one; and how many times farther rows reach, before another is repeated
-_PRODUCTS, _FARTHER = 50, 3
-#: a row is one of the farthest if it reaches so far, as a share of what any can
-_LAST = 0.9
-#: ln of the most that errors are taken to grow beyond known lags
-_MOST_GROWTH = 50.0
+#: targets, the last of which is repeated and stands for the others, lag by lag
+EVERY = 7
+#: how many times later a row is, for it to be repeated all the same
+_LATER = 2
+#: products of which a repeat may be one
+_PRODUCTS = 50
+#: relative difference from which one repeat does not settle an error: one number may have gone into all of it
+_UNSETTLED = 0.01
 
 
 #: operations that pick from the numbers they are given, with which their results are to compare equal
@@ -57,15 +66,17 @@ _PICK = frozenset({"topk", "sort", "kthvalue", "median", "max", "min", "amax", "
 class _LastBits(WatchingMode):
     """Changes the last bit of every floating number that an operation makes while it is on."""
 
-    def __init__(self) -> None:
+    def __init__(self, seed: int = 0) -> None:
         super().__init__()
-        draw = torch.Generator().manual_seed(0)
+        draw = torch.Generator().manual_seed(seed)
         self._signs = torch.randn(_POOL, generator=draw, dtype=torch.float64, device="cpu").sign()
         self._factors: dict[tuple[torch.dtype, torch.device], Tensor] = {}
         self._start = 0
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        out = func(*args, **(kwargs or {}))
+        out = self.ran(func, args, kwargs)
+        if isinstance(func, HigherOrderOperator):
+            return out
         if not func.is_view and func.overloadpacket.__name__ not in _PICK:
             for made in _floating(out):
                 if made.is_contiguous():
@@ -97,9 +108,16 @@ def _floating(out: Any) -> Iterator[Tensor]:
     if isinstance(out, (tuple, list)):
         for one in out:
             yield from _floating(one)
-    # zeros of torch.func have no memory, and end the process if they are changed
-    elif isinstance(out, Tensor) and out.is_floating_point() and out.numel() and not out._is_zerotensor():
-        yield from out.unbind() if out.is_nested else (out,)
+    # zeros of torch.func have no memory, and end the process if they are changed; fake tensors have none too
+    elif isinstance(out, Tensor) and out.is_floating_point() and out.numel() and _has_memory(out):
+        if out.layout in (torch.strided, torch.jagged):
+            yield from out.unbind() if out.is_nested else (out,)
+        elif out.layout in _SPARSE:
+            yield out._values() if out.layout is torch.sparse_coo else out.values()
+
+
+def _has_memory(x: Tensor) -> bool:
+    return not x._is_zerotensor() and getattr(x, "fake_mode", None) is None
 
 
 class Differentiated(Protocol):
@@ -144,14 +162,17 @@ class Rounding:
         named = [name.removesuffix(".lags") for name in state if name.endswith(".lags")]
         self._known = {int(t): (state[f"{t}.lags"], state[f"{t}.relative"]) for t in named}
 
-    def begin(self, t: int) -> Tensor | None:
-        """Weights of output units (d_out,) whose sum of rows at t is to be repeated; None where others stand
-        for it.
+    def begin(self, group: Sequence[int]) -> dict[int, Tensor]:
+        """Weights of output units (d_out,), whose sums of rows are to be repeated, for some of these targets.
+
+        The last of them, which has all lags of a causal model, every seventh before it, and the first of all.
         """
-        self._done += 1
-        if len(self._begun) * _EVERY >= self._done or t in self._begun:
-            return None
-        return self._drawn(t)
+        self._done += len(group)
+        wanted = -(-self._done // EVERY) - len(self._begun)
+        later = group[-1] + 1 >= _LATER * (max(self._begun, default=-1) + 1)
+        earlier = group[0] < min(self._begun, default=group[0] + 1)
+        chosen = [*group[::-EVERY][: max(wanted, later)], *group[: int(earlier)]]
+        return {t: self._drawn(t) for t in chosen if t not in self._begun}
 
     def _drawn(self, t: int) -> Tensor:
         self._begun.add(t)
@@ -165,16 +186,15 @@ class Rounding:
         """Which of some rows, given by their lags, are to be repeated: what is far, or the first of many."""
         self._done += targets
         found = telling(ends, [lags for lags, _ in self._known.values()], reach)
-        every = max(_EVERY, _PRODUCTS // products)
+        every = max(EVERY, _PRODUCTS // products)
         late = not found and len(self._known) * every < self._done
         return list(ends)[:1] if late else found
 
     def error(self, t: int, lags: NDArray[np.int64], log_norm: Floats) -> Floats:
         """Estimated error of the ln norms (n,) of row t (NaN: not asked for) at lags (n,)."""
-        mix = self.begin(t)
-        if mix is not None:
+        for mix in self.begin([t]).values():
             self._repeat(t, lags, log_norm, mix)
-        return self.stated(t, lags)
+        return self.stated(t, lags, np.isfinite(log_norm))
 
     def offer(self, t: int, lags: NDArray[np.int64], log_norm: Floats) -> None:
         """A row that costs less than its repeat: of those offered the 1st, 4th, 16th, ... is repeated."""
@@ -185,12 +205,20 @@ class Rounding:
     def _repeat(self, t: int, lags: NDArray[np.int64], log_norm: Floats, mix: Tensor) -> None:
         self.note(t, lags, log_norm, mix, _scaled(self._products.single(self._cotangent(t, mix))))
 
-    def stated(self, t: int, lags: NDArray[np.int64]) -> Floats:
-        """Estimated errors at lags (n,), from the nearest row that was repeated."""
-        inside = [at for at, (known, _) in self._known.items() if (beyond(lags, known) == 1).all()]
-        nearest = min(inside or self._known, key=lambda known: abs(known - t))
-        known, relative = self._known[nearest]
-        found = _carried(lags, known, relative)
+    def stated(self, t: int, lags: NDArray[np.int64], some: NDArray[np.bool_] | None = None) -> Floats:
+        """Estimated errors at lags (n,), of which ``some`` count: ahead and behind, from the nearest row that
+        was repeated among those that reach as far.
+        """
+        found = np.zeros(len(lags))
+        some = np.ones(len(lags), dtype=bool) if some is None else some
+        for side in (lags >= 0, lags < 0):
+            own = lags[side & some]
+            low, high = own.min(initial=0), own.max(initial=0)
+            inside = [
+                at for at, (known, _) in self._known.items() if known.min() <= low <= high <= known.max()
+            ]
+            nearest = min(inside or self._known, key=lambda known: abs(known - t))
+            found[side] = carried(lags[side], *self._known[nearest])
         return found + fisher.rounding(self._function.y[t]) if self._norm == fisher.NORM else found
 
     def _cotangent(self, t: int, mix: Tensor) -> Tensor:
@@ -201,17 +229,29 @@ class Rounding:
             cotangent[t] = fisher.weighed(cotangent[None, t], y[t])[0]
         return cotangent
 
+    def _apart(self, t: int, mix: Tensor, first: Scaled, draw: int) -> Floats:
+        """ln of how far a repeat is from the row (n,)."""
+        scale = _SCALES[draw]
+        again = _scaled(self._products.under(NOISES[draw], scale * self._cotangent(t, mix)))
+        gap = added(Scaled(again.values / scale, again.log_scale), Scaled(-first.values, first.log_scale))
+        return np.asarray(gap.log_norm(1).cpu())
+
     def note(self, t: int, lags: NDArray[np.int64], log_norm: Floats, mix: Tensor, first: Scaled) -> None:
         """Repeat a row, of which ``first`` is known; both may end where nothing stands behind."""
-        again = _scaled(self._products.under(_LastBits, _SCALE * self._cotangent(t, mix)))
-        gap = added(Scaled(again.values / _SCALE, again.log_scale), Scaled(-first.values, first.log_scale))
-        apart, own = (part.log_norm(1).cpu().numpy() for part in (gap, first))
+        own = first.log_norm(1).cpu().numpy()
         missing = (0, len(log_norm) - len(own))
-        apart, own = (np.pad(part, missing, constant_values=-np.inf) for part in (apart, own))
-        log_norm = np.where(np.isnan(log_norm), own, log_norm)
-        with np.errstate(invalid="ignore"):
-            relative = np.exp(np.minimum(apart - log_norm, 50.0))
+        log_norm = np.where(np.isnan(log_norm), np.pad(own, missing, constant_values=-np.inf), log_norm)
+
+        def relative_to_norms(apart: Floats) -> Floats:
+            with np.errstate(invalid="ignore"):
+                padded = np.pad(apart, missing, constant_values=-np.inf)
+                return np.exp(np.minimum(padded - log_norm, 50.0))
+
+        relative = relative_to_norms(self._apart(t, mix, first, 0))
         seen = np.isfinite(relative) & np.isfinite(log_norm)
+        if (relative[seen] > _UNSETTLED).any():
+            others = [relative_to_norms(self._apart(t, mix, first, i)) for i in range(1, len(NOISES))]
+            relative = np.sqrt(np.mean(np.square([relative, *others]), axis=0))
         relative = np.where(seen, relative, 0.0)
         window = np.ones(2 * _BESIDE + 1)
         # "same" would be as long as the window where that is the longer
@@ -224,8 +264,12 @@ class Rounding:
         found = _FACTOR * np.maximum(pooled, relative) + eps
         if seen.any():
             # where the row is zero (padding, say) it tells nothing of others that are not
-            found = np.where(seen, found, _carried(lags, lags[seen], found[seen]))
+            found = np.where(seen, found, carried(lags, lags[seen], found[seen]))
         self._known[t] = lags, found
+
+
+#: changes of last bits, unrelated
+NOISES = tuple(partial(_LastBits, seed) for seed in range(len(_SCALES)))
 
 
 def states_of(each: Mapping[str, Rounding]) -> dict[str, NDArray[Any]]:
@@ -238,62 +282,6 @@ def resume_each(each: Mapping[str, Rounding], state: Mapping[str, NDArray[Any]])
     for norm, one in each.items():
         mine = {name: value for name, value in state.items() if name.startswith(f"{norm}/")}
         one.resume({name.removeprefix(f"{norm}/"): value for name, value in mine.items()})
-
-
-def beyond(lags: NDArray[np.int64], known: NDArray[np.int64]) -> Floats:
-    """How many times farther than all known lags each lag is, (n,); 1 within.
-
-    Examples
-    --------
-    >>> beyond(np.array([6, 2, -1]), np.array([3, 0, -2])).tolist()
-    [2.0, 1.0, 1.0]
-    """
-    ahead, behind = max(1, int(known.max())), min(-1, int(known.min()))
-    return np.maximum(np.where(lags > 0, lags / ahead, lags / behind), 1.0)
-
-
-def _carried(lags: NDArray[np.int64], known: NDArray[np.int64], relative: Floats) -> Floats:
-    """Errors at lags (n,) from those at known lags, which descend."""
-    return np.interp(lags, known[::-1], relative[::-1]) * _growth(lags, known, relative)
-
-
-def _growth(lags: NDArray[np.int64], known: NDArray[np.int64], relative: Floats) -> Floats:
-    """By what errors (n,) at lags beyond all known ones exceed those of the last of these; 1 within."""
-    found = beyond(lags, known)
-    for side in (1, -1):
-        edge = int((side * known).max())
-        half = side * known > edge / 2
-        past = side * lags - edge
-        if edge > 0 and half.sum() > 2 and (past > 0).any():
-            slope = np.polyfit(side * known[half], np.log(relative[half]), 1)[0]
-            found = np.maximum(found, np.exp(np.clip(slope * past.clip(0), 0, _MOST_GROWTH)))
-    return found
-
-
-def telling(
-    ends: Mapping[int, NDArray[np.int64]], known: Sequence[NDArray[np.int64]], reach: tuple[int, int]
-) -> list[int]:
-    """Which of some rows, given by their lags, tell of lags that known ones and the rows before them do not.
-
-    Those that reach far beyond, and one of the farthest that there are, ``reach`` being the largest and the
-    smallest lag of any row.
-
-    Examples
-    --------
-    >>> telling({5: np.arange(9), 4: np.arange(8), 0: -np.arange(9)}, [np.arange(2)], (99, -99))
-    [5, 0]
-    >>> [telling({9: np.arange(9)}, [np.arange(5)], reach) for reach in [(8, 0), (99, 0)]]
-    [[9], []]
-    """
-    found, lags = [], list(known)
-    ahead, behind = reach
-    for t, own in ends.items():
-        past = float(beyond(own, np.concatenate(lags)).max()) if lags else math.inf
-        last = own.max() >= _LAST * ahead > 0 or own.min() <= _LAST * behind < 0
-        if past > _FARTHER or (last and past > 1 / _LAST):
-            found.append(t)
-            lags.append(own)
-    return found
 
 
 def _scaled(found: Tensor | Scaled) -> Scaled:

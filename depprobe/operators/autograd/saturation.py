@@ -17,6 +17,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch._ops import HigherOrderOperator
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from depprobe.core.calling.environment import WatchingMode
@@ -71,7 +72,7 @@ class _Softened(WatchingMode):
     """Keeps the arguments of exponentials small while it is on."""
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        name = func.overloadpacket.__name__
+        name = "" if isinstance(func, HigherOrderOperator) else func.overloadpacket.__name__
         at = _ARGUMENTS.get(name)
         if at is not None and at < len(args):
             z = args[at]
@@ -80,7 +81,7 @@ class _Softened(WatchingMode):
                 z.copy_(soft)
             else:
                 args = (*args[:at], soft, *args[at + 1 :])
-        return func(*args, **(kwargs or {}))
+        return self.ran(func, args, kwargs)
 
 
 class Saturation:

@@ -30,7 +30,7 @@ from depprobe.errors import BadInput
 from depprobe.operators.autograd import fisher
 from depprobe.operators.autograd.operator import AutogradJacobian, ends_abruptly
 from depprobe.operators.autograd.readout import ExactRows
-from depprobe.operators.autograd.rounding import Rounding, resume_each, states_of
+from depprobe.operators.autograd.rounding import LOST, Rounding, resume_each, states_of
 from depprobe.operators.autograd.saturation import Saturation
 from depprobe.operators.chain.rounding import digits_kept
 from depprobe.operators.composed.graph import Graph
@@ -79,8 +79,7 @@ class GraphJacobian(TemporalJacobian):
     def at_depths(self, names: Sequence[str]) -> list[TemporalJacobian] | None:
         """Operators whose rows are kept as they pass each of the denominators."""
         functions = self._function.at_depths(names)
-        traces = Traces(functions[0], self._options)
-        shared = SharedWork[Scaled](len(functions))
+        traces, shared = Traces(functions[0], self._options), SharedWork[Scaled](len(functions))
         return [GraphJacobian(one, self._options, traces, at, shared) for at, one in enumerate(functions)]
 
     @property
@@ -127,22 +126,24 @@ class GraphJacobian(TemporalJacobian):
         columns = np.arange(self.shape[2]) if sources is None else np.asarray(sources, dtype=np.int64)
         wanted = [int(t) % self.shape[0] for t in targets]
         order = sorted(set(wanted))
-        found: dict[int, tuple[Floats, Floats, NDArray[np.int8]]] = {}
-        rounding = self._rounding[norm if norm in self._rounding else "fro"]
+        found, rounding = {}, self._rounding[norm if norm in self._rounding else "fro"]
         with self._function.held():
             for first in range(0, len(order), self.targets_at_once):
                 group = order[first : first + self.targets_at_once]
-                mix = {t: drawn for t in group if (drawn := rounding.begin(t)) is not None}
+                mix = rounding.begin(group)
                 graph = self._traces.up_to(group)
                 *measured, mixed = self._traces.norms(graph, group, norm, self._at, mix)
-                for t, total, lost, live in zip(group, *measured, strict=True):
+                rows = zip(group, *measured, strict=True)
+                for t, total, lost, live in sorted(rows, key=lambda row: row[0] not in mix):
                     values, error, status = self._judged(t, total, lost, live, norm)
-                    rounded = self._rounded(rounding, t, values, mix.get(t), mixed.get(t))
-                    found[t] = values, error + rounded, status
+                    error += self._rounded(rounding, t, values, mix.get(t), mixed.get(t))
+                    found[t] = values, error, status
         values, error, status = (np.stack(parts) for parts in zip(*(found[t] for t in wanted), strict=True))
         digits = None
         if norm == "fro" and self._function.y.dtype not in HALF:
             digits = self._digits(wanted, values)[:, columns]
+        unclear = (status == STATUS["finite"]) & (error >= LOST)
+        values[unclear], error[unclear], status[unclear] = math.nan, 0, STATUS["undecided"]
         return LogNorms(values[:, columns], error[:, columns], status=status[:, columns], digits=digits)
 
     def _digits(self, targets: Sequence[int], values: Floats) -> Floats:
@@ -171,7 +172,7 @@ class GraphJacobian(TemporalJacobian):
         try:
             if mix is not None and first is not None:
                 rounding.note(t, lags, np.where(known, values, np.nan), mix, first)
-            return np.where(known, rounding.stated(t, lags), 0.0)
+            return np.where(known, rounding.stated(t, lags, known), 0.0)
         except (BadInput, RuntimeError, ValueError):  # code of the user's that takes no changed numbers
             return np.where(known, np.nan, 0.0)
 
@@ -287,7 +288,7 @@ class GraphProducts:
 
     def under(self, noise: Callable[[], Any], cotangent: Tensor) -> Scaled:
         """The same through a trace that is made under a mode that changes numbers."""
-        key = tuple((cotangent != 0).any(1).nonzero()[:, 0].tolist())
+        key = noise, *(cotangent != 0).any(1).nonzero()[:, 0].tolist()
         return self._shared.of(key, self._at, lambda: self._rows(self._traces.again(noise), cotangent))
 
     def _rows(self, graph: Graph, cotangent: Tensor) -> list[Scaled]:

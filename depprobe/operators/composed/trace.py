@@ -102,6 +102,8 @@ class Tracer(TorchFunctionMode):
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
+        if torch.compiler.is_dynamo_compiling():  # for an operation of higher order, which stays whole
+            return func(*args, **kwargs)
         if lets_in(func) and not self._inside:
             self.hooked.append(args[0].grad_fn)
             return func(*args, **kwargs)

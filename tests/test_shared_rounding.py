@@ -1,0 +1,122 @@
+"""Rounding that rows or sources share, or that one repeat of a row may miss, is stated all the same."""
+
+import copy
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from torch.nn.functional import logsigmoid, softplus
+
+import depprobe
+from depprobe.vocabulary import STATUS
+
+N, D, H = 17, 3, 4
+
+
+def blocks(module, x):
+    """Norms (n_out, n_in), one ``autograd.grad`` for each output unit."""
+    leaf = x.clone().requires_grad_()
+    y = module(leaf[None])[0]
+    rows = [[torch.autograd.grad(unit, leaf, retain_graph=True)[0] for unit in units] for units in y]
+    return torch.stack([torch.stack(row).norm(dim=(0, 2)) for row in rows]).numpy()
+
+
+def both(make, seed, scale=1.0, **options):
+    """Norms in float32, and the truth in float64."""
+    torch.manual_seed(seed)
+    module, x = make(), scale * torch.randn(N, D)
+    truth = blocks(copy.deepcopy(module).double(), x.double())
+    return depprobe.temporal_jacobian(module, x, layout="b n d", **options), truth
+
+
+class Decays(nn.Module):
+    """Sum over s of exp(c_t - c_s) v_s, c the sum of log gates: far gates see differences of sums."""
+
+    def __init__(self):
+        super().__init__()
+        self.gate, self.value = nn.Linear(D, 1), nn.Linear(D, H)
+
+    def forward(self, x):
+        c = logsigmoid(self.gate(x)).cumsum(1)
+        weights = (c - c.mT).exp().tril()
+        return weights / weights.sum(-1, keepdim=True) @ self.value(x)
+
+
+class Scan(nn.Module):
+    """h_t = (1 - z_t) h_(t-1) + z_t g_t as sums of logarithms."""
+
+    def __init__(self):
+        super().__init__()
+        self.z, self.g = nn.Linear(D, H), nn.Linear(D, H)
+
+    def forward(self, x):
+        z = self.z(x)
+        kept = -softplus(z).cumsum(1)
+        return (kept + torch.logcumsumexp(-softplus(-z) + logsigmoid(self.g(x)) - kept, 1)).exp()
+
+
+class Forward(nn.Module):
+    """Probabilities of a chain of hidden states, of which far inputs change less and less."""
+
+    def __init__(self):
+        super().__init__()
+        self.read, self.moves = nn.Linear(D, H), nn.Parameter(torch.randn(H, H))
+
+    def forward(self, x):
+        seen, moves = self.read(x).log_softmax(-1), self.moves.log_softmax(-1)
+        states = [seen[:, 0]]
+        for one in seen.unbind(1)[1:]:
+            states.append(torch.logsumexp(states[-1][..., None] + moves, 1) + one)
+        return torch.stack(states, 1).softmax(-1)
+
+
+class Sparse(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.read = nn.Linear(D, H)
+
+    def forward(self, x):
+        mixing = (torch.eye(N) + torch.eye(N).roll(1, 0)).to(x).to_sparse_csr()
+        return torch.stack([torch.sparse.mm(mixing, z) for z in self.read(x)]).tanh()
+
+
+def test_one_rounding_that_reaches_all_sources_is_not_missed():
+    missed = []
+    for seed in range(24):
+        found, truth = both(Decays, seed, 3.0)
+        norms = found.log_norms([N - 1])
+        known = norms.status[0] == STATUS["finite"]
+        apart = np.abs(norms.values[0] - np.log(truth[-1]))[known]
+        missed.append((apart > 8 * norms.error[0][known] + 1e-6).any())
+    assert np.mean(missed) <= 0.05
+
+
+def test_rows_that_are_rounded_anew_by_any_factor_are_no_underflow():
+    """The derivative of logcumsumexp takes logarithms of gradients, so that no factor leaves its digits."""
+    found, truth = both(Scan, 0, 3.0, method="autograd")
+    norms = found.log_norms(range(N))
+    some = norms.status == STATUS["finite"]
+    assert some[truth > 0].mean() > 0.9
+    assert np.mean(np.abs(norms.values[some] - np.log(truth[some])) <= norms.error[some]) > 0.9
+
+
+@pytest.mark.parametrize("method", ["auto", "autograd"])
+def test_rows_with_fewer_lags_do_not_stand_for_rows_with_more(method):
+    held = []
+    for seed in range(4):
+        found, truth = both(Forward, seed, 3.0, method=method)
+        norms = found.log_norms(range(N))
+        known = norms.status == STATUS["finite"]
+        held += list(np.abs(norms.values[known] - np.log(truth[known])) <= norms.error[known])
+    assert np.mean(held) > 0.93
+
+
+@pytest.mark.parametrize("method", ["auto", "autograd"])
+@pytest.mark.filterwarnings("ignore:Sparse CSR")
+def test_sparse_matrices_in_rows_state_an_error(method):
+    found, truth = both(Sparse, 0, method=method)
+    norms = found.log_norms(range(N))
+    some = norms.status == STATUS["finite"]
+    assert (some == (truth > 0)).all()
+    assert np.mean(np.abs(norms.values[some] - np.log(truth[some])) <= norms.error[some]) > 0.9
