@@ -19,7 +19,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
 
-from depprobe.errors import BadInput
+from depprobe.errors import BadInput, NothingToDraw
 from depprobe.figures.displaying import displayed
 from depprobe.figures.drawing import wording
 from depprobe.figures.drawing.fitting import ABREAST, add_legend, add_title, fit_height
@@ -112,6 +112,8 @@ def lyapunov(
         missing = [v for v in ("exponent", "exponent_stderr", "exponent_running") if v not in part]
         if missing:
             raise BadInput(f"not a dataset of Lyapunov exponents: it has no {', '.join(missing)}")
+    if not any(np.isfinite(part["exponent"]).any() for part in parts):
+        raise NothingToDraw("nothing to draw: every exponent is -inf or unknown")
     given = axes_given(ax, 2, "a figure of Lyapunov exponents")
     with style_for(given):
         left, right = given or _panels()
