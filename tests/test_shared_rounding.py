@@ -120,3 +120,18 @@ def test_sparse_matrices_in_rows_state_an_error(method):
     some = norms.status == STATUS["finite"]
     assert (some == (truth > 0)).all()
     assert np.mean(np.abs(norms.values[some] - np.log(truth[some])) <= norms.error[some]) > 0.9
+
+
+@pytest.mark.parametrize("method", ["auto", "autograd"])
+def test_whole_numbers_stay_whole_on_their_way_to_indices(method):
+    class Between(nn.Module):
+        def forward(self, x):
+            at = torch.arange(N, dtype=x.dtype) - 3 * x[..., 0].sigmoid()
+            low = at.clamp(0).floor()
+            above = x.gather(1, low.long()[..., None].expand_as(x))
+            return above * (at.clamp(0) - low)[..., None]
+
+    found, truth = both(Between, 0, method=method)
+    norms = found.log_norms(range(N))
+    assert (norms.status[truth > 0] == STATUS["finite"]).all()
+    assert norms.error.max() < 1e-3

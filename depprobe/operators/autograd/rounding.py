@@ -61,6 +61,8 @@ _UNSETTLED = 0.01
 
 #: operations that pick from the numbers they are given, with which their results are to compare equal
 _PICK = frozenset({"topk", "sort", "kthvalue", "median", "max", "min", "amax", "amin", "cummax", "cummin"})
+#: operations that give whole numbers, which may go on to be indices
+_WHOLE = frozenset({"floor", "ceil", "round", "trunc", "sign", "arange"})
 
 
 class _LastBits(WatchingMode):
@@ -77,7 +79,7 @@ class _LastBits(WatchingMode):
         out = self.ran(func, args, kwargs)
         if isinstance(func, HigherOrderOperator):
             return out
-        if not func.is_view and func.overloadpacket.__name__ not in _PICK:
+        if not func.is_view and func.overloadpacket.__name__ not in _PICK | _WHOLE:
             for made in _floating(out):
                 if made.is_contiguous():
                     self._change(made)
