@@ -88,6 +88,17 @@ def storages_of(tensor: Tensor) -> list[torch.UntypedStorage]:
     return [part.untyped_storage() for part in parts]
 
 
+def bytes_of(tensors: Iterable[Tensor]) -> int:
+    """Bytes of the numbers of some tensors.
+
+    Examples
+    --------
+    >>> bytes_of([torch.zeros(2, 3), torch.zeros(2, dtype=torch.float64)])
+    40
+    """
+    return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+
+
 class Growth:
     """What the process has grown by since this was made, held below a budget as far as it is freed memory.
 
@@ -115,14 +126,14 @@ class BudgetGuard(StorageTracker):
 
     What a product, a convolution or a broadcast will take is known from its shapes before it runs; what other
     kernels put out, after. Freed memory is given back where with it the process would come near the budget.
-    ``held`` are tensors from before, which count.
+    ``held`` are tensors from before, which count, as do some bytes ``beside`` them.
     """
 
-    def __init__(self, budget: int, what: str, held: Iterable[Tensor] = ()) -> None:
+    def __init__(self, budget: int, what: str, held: Iterable[Tensor] = (), beside: int = 0) -> None:
         held = list(held)
         super().__init__(held)
         self._budget, self._what = budget, what
-        self.live = sum(tensor.numel() * tensor.element_size() for tensor in held)
+        self.live = beside + bytes_of(held)
         self._growth = Growth(budget, self.live)
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:

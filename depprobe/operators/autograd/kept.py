@@ -33,17 +33,25 @@ class Kept:
         self.most = most
         self._held: dict[str, tuple[Hashable, Any]] = {}
 
+    def give_up(self) -> None:
+        """Keep nothing: what is asked for next is made anew."""
+        self._leave(0)
+
     def of(self, kind: str, key: Hashable, make: Callable[[], Made]) -> Made:
         """What is kept of a kind if its key is the same, else what is made, behind what had to go."""
         held = self._held.pop(kind, None)
         if held is None or held[0] != key:
-            held, given_up = None, []
-            while len(self._held) >= self.most:
-                given_up.append(next(iter(self._held)))
-                del self._held[given_up[-1]]
-            if TRACE in given_up:
-                gc.collect()  # it refers to itself
+            held = None
+            self._leave(self.most - 1)
             held = key, make()
         self._held[kind] = held
         made: Made = held[1]
         return made
+
+    def _leave(self, count: int) -> None:
+        given_up = []
+        while len(self._held) > count:
+            given_up.append(next(iter(self._held)))
+            del self._held[given_up[-1]]
+        if TRACE in given_up:
+            gc.collect()  # it refers to itself

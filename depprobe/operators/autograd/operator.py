@@ -73,7 +73,7 @@ class AutogradJacobian(TemporalJacobian):
             Recording(function, options.memory, self._beside(function, options))
         )
         self._rounding = {norm: Rounding(function, self._products, norm) for norm in ("fro", fisher.NORM)}
-        self._saturation = Saturation(function, self._memory)
+        self._saturation = Saturation(function, self._memory, self._products.make_room)
         self.shape = function.shape
         self.wrt = function.wrt
         dtype = self._products.narrowest

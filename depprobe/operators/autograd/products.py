@@ -17,9 +17,10 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from depprobe.core.calling.arguments import HALF, bits_of
+from depprobe.core.memory import bytes_of
 from depprobe.core.scaled import Scaled, log_norm_of_logs
 from depprobe.core.under_way import pieces
-from depprobe.operators.autograd.recording import Recording, bytes_of
+from depprobe.operators.autograd.recording import Recording
 
 
 class Gathered:
@@ -113,6 +114,10 @@ class Products:
         """Of the linear map behind the output, where that is wider than what it reads."""
         return self._recording.weight
 
+    def make_room(self) -> None:
+        """Keep no recorded pass, where something else needs the room."""
+        self._recording.give_up()
+
     @contextlib.contextmanager
     def up_to(self, targets: Sequence[int]) -> Iterator[None]:
         """Rows of some targets: a causal forward is passed up to the last of them, and no farther."""
@@ -160,7 +165,7 @@ class Products:
     ) -> list[Gathered]:
         """What rows of (g, m, d_out) at g targets come to, at most so many of each kept, or their sum."""
         recording, (g, m) = self._recording, cotangents.shape[:2]
-        kept = sum(map(bytes_of, recording.points)) * (min(most, m) + summed) * g
+        kept = bytes_of(recording.points) * (min(most, m) + summed) * g
         alone = 2 * kept > recording.memory or recording.shared.askers == 1
         which = slice(self._at, self._at + 1) if alone else slice(None)
 

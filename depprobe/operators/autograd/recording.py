@@ -23,7 +23,7 @@ from depprobe.core.calling.one_function import Prefixes, require_linear, same_ou
 from depprobe.core.calling.passes import TIMES
 from depprobe.core.device import rows_at_once
 from depprobe.core.function import SequenceFunction
-from depprobe.core.memory import EACH, OWN
+from depprobe.core.memory import EACH, OWN, Growth, bytes_of
 from depprobe.core.options import require
 from depprobe.core.recorded_graph import (
     REENTRANT,
@@ -72,7 +72,7 @@ class Recording:
 
     def __init__(self, function: SequenceFunction, memory: int, beside: int = 0) -> None:
         self.function, self.memory, self._beside = function, memory, beside
-        self._kept = Kept()
+        self._kept, self._growth = Kept(), Growth(memory)
         points, y = self.whole()
         #: the variables and the output, without the graph between them
         self.points, self.y = tuple(point.detach() for point in points), y.detach()
@@ -99,7 +99,7 @@ class Recording:
         #: of the linear map behind the output, where that is wider than what it reads: (V, d)
         self.weight = None if readout is None else readout.weight
         largest = max(range(len(facts)), key=lambda at: facts[at].total)
-        size = ample if simple else bytes_of(y) + saved_bytes(y, tensors_of(function.module))
+        size = ample if simple else bytes_of([y]) + saved_bytes(y, tensors_of(function.module))
         self.chunk = self._chunk(facts[largest], size, partial(backward_bytes, y, points[largest]))
         if self.python:
             narrowest = self.narrowest[0]
@@ -110,13 +110,13 @@ class Recording:
 
         All gradients of a pass are a bound; those alive at one time a closer one.
         """
-        copied = OWN + sum(map(bytes_of, tensors_of(self.function.module)))
+        copied = OWN + bytes_of(tensors_of(self.function.module))
         size += EACH * facts.nodes
         room = self.memory - max(self.memory // _FOR_ROWS, self._beside) - copied
-        ends = bytes_of(self.y) + 3 * sum(map(bytes_of, self.points))
+        ends = bytes_of([self.y]) + 3 * bytes_of(self.points)
         each = facts.total + ends
         if max(1, self.y.shape[1]) * each + KINDS * size > room:
-            each = alive() + ends
+            each = 2 * alive() + ends  # kernels take as much again inside
         needed = copied + size + each + self._beside
         require(
             needed,
@@ -125,12 +125,12 @@ class Recording:
             f"use a smaller n or d, --dtype float32, or --memory {readable(1.1 * needed).replace(' ', '')}",
         )
         self._kept.most = 1 + int(min(KINDS - 1, max(0, room - size - 2 * each) // max(1, size)))
-        self._most = most = int(max(1, (room - self._kept.most * size) // max(1, each)))
+        self._each, self._most = each, int(max(1, (room - self._kept.most * size) // max(1, each)))
         # of many small operations the calls take the time
         small = facts.nodes > _STEPS * len(self.y)
         width = self.y.shape[1] if self.weight is None else self.weight.shape[1]
         row = len(self.y) * width * self.y.element_size()
-        return most if small else min(most, rows_at_once(row, self.y.device))
+        return self._most if small else min(self._most, rows_at_once(row, self.y.device))
 
     def __getstate__(self) -> dict[str, Any]:
         # a graph does not travel; it is recorded again
@@ -139,6 +139,10 @@ class Recording:
     def readout(self, y: Tensor, points: Sequence[Tensor]) -> Readout | None:
         """The linear map behind an output; hooks may stand on it."""
         return None if self.function.hooked else readout_of(y, points)
+
+    def give_up(self) -> None:
+        """Keep no pass, where another one needs the room; they are recorded again."""
+        self._kept.give_up()
 
     def whole(self) -> Recorded:
         """The pass over all positions."""
@@ -218,6 +222,7 @@ class Recording:
 
     def single(self, cotangent: Tensor, points: Sequence[Tensor], y: End) -> Sequence[Tensor]:
         """One product, (n_out, d_out) to (n_in, d_in), in each of some variables of a recorded pass."""
+        self._growth.settle(self._each)
         try:
             with self.function.held():
                 return self._pulled(cotangent, points, y)
@@ -253,6 +258,7 @@ class Recording:
         return [torch.stack(parts) for parts in zip(*singles, strict=True)]
 
     def _at_once(self, cotangents: Tensor, points: Sequence[Tensor], y: End) -> Sequence[Tensor]:
+        self._growth.settle(len(cotangents) * self._each)
         with self.function.held():
             return torch.autograd.grad(
                 y, points, cotangents, retain_graph=True, is_grads_batched=True, materialize_grads=True
@@ -266,11 +272,6 @@ class Recording:
             torch.allclose(many[-1], one, rtol=1e-4, atol=float(one.abs().max()) * 1e-6)
             for many, one in zip(found, truth, strict=True)
         )
-
-
-def bytes_of(x: Tensor) -> int:
-    """Bytes of the numbers of a tensor."""
-    return x.numel() * x.element_size()
 
 
 def tensors_of(module: nn.Module) -> list[Tensor]:

@@ -11,8 +11,8 @@ proved to be ignored. What is infinite, or beyond 1e20, is a mask and stays one.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -22,7 +22,9 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from depprobe.core.calling.environment import WatchingMode
 from depprobe.core.function import SequenceFunction
+from depprobe.core.memory import OWN, BudgetGuard, bytes_of
 from depprobe.core.recorded_graph import REENTRANT, coarsest, holds_gates, saved_bytes, whole_gradients
+from depprobe.operators.autograd.recording import n_by_n_bytes, tensors_of
 
 #: by which x is made smaller where recurrences run in one kernel
 _SMALLER = 2.0**-10
@@ -91,10 +93,17 @@ class Saturation:
     ----------
     function : whose passes they are.
     memory : bytes that they may take.
+    make_room : gives up what else is held, where it may not fit beside a pass.
+
+    Raises
+    ------
+    OverBudget : a pass does not fit.
     """
 
-    def __init__(self, function: SequenceFunction, memory: int) -> None:
-        self._function, self._memory = function, memory
+    def __init__(
+        self, function: SequenceFunction, memory: int, make_room: Callable[[], None] | None = None
+    ) -> None:
+        self._function, self._memory, self._make_room = function, memory, make_room
         self._graph: tuple[Tensor, Tensor] | None = None
 
     def __getstate__(self) -> dict[str, object]:
@@ -109,7 +118,7 @@ class Saturation:
     def _hides(self, t: int) -> Tensor:
         """Inputs (n_in,) that output t reads once nothing is saturated; all where that cannot be seen."""
         function = self._function
-        with function.held(), _seen_through(), sdpa_kernel(SDPBackend.MATH):
+        with function.held(), _seen_through(), sdpa_kernel(SDPBackend.MATH), self._watched():
             try:
                 # a product that underflows shows only if it is raised
                 found = self._gradient(t)
@@ -118,6 +127,16 @@ class Saturation:
             except (ValueError, RuntimeError):  # it does not run with other numbers
                 return torch.ones(len(function.x), dtype=torch.bool, device=function.x.device)
         return found.ne(0).any(1)
+
+    def _watched(self) -> AbstractContextManager[None]:
+        """Counts what a pass makes where that could exceed the memory, and makes room for it."""
+        function = self._function
+        if n_by_n_bytes(function) <= self._memory:
+            return nullcontext()
+        if self._make_room is not None:
+            self._make_room()
+        beside = OWN + 2 * bytes_of(tensors_of(function.module))
+        return BudgetGuard(self._memory, "the check of which inputs are ignored", [function.x] * 3, beside)
 
     def _gradient(self, t: int, raised: bool = True) -> Tensor:
         leaf, y = self._graph or self._recorded()

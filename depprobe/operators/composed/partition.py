@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
+from functools import cached_property
 from typing import Any, NamedTuple
 
 import torch
@@ -124,6 +125,13 @@ class Partition:
         self.narrowest, self.largest, self.total = kind_of(top)[0], 0, 0
         order = list(_topological(top[0], self._below))
         self._lay(top, order, self._useful(order))
+
+    @cached_property
+    def ends(self) -> int:
+        """Numbers on the targets of all segments, counted anew for each that leads there."""
+        segments = [step for step in self.steps if isinstance(step, Segment)]
+        segments += [segment for segment, _ in self.port_segments.values()]
+        return sum(shape.numel() for one in segments for shape, *_ in facts_of(one.targets))
 
     def _below(self, v: Node | Cut) -> list[Any]:
         if isinstance(v, Cut):

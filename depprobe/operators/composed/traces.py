@@ -24,7 +24,7 @@ from torch import Tensor
 from depprobe.core.calling.one_function import Prefixes, same_output
 from depprobe.core.device import pulled_at_once
 from depprobe.core.function import Record, SequenceFunction
-from depprobe.core.memory import OWN, Growth
+from depprobe.core.memory import EACH, OWN, Growth, bytes_of
 from depprobe.core.options import Options, require
 from depprobe.core.scaled import Scaled, added, log_norms
 from depprobe.core.shared_work import SharedWork
@@ -85,15 +85,15 @@ class Traces:
     @cached_property
     def rows_at_once(self) -> int:
         """How many rows fit one pull."""
-        each, memory = _ROW_COPIES * self.whole.partition.largest, self._options.memory
+        parts, memory = self.whole.partition, self._options.memory
         # rows stay at each point until all have arrived at the first
-        each += sum(point.numel() * point.element_size() for point in self.whole.points[1:])
+        each = _ROW_COPIES * parts.largest + bytes_of(self.whole.points[1:])
         # what calls are linearised to is held for the whole and for a trace of the first positions
-        kept = OWN + self.whole.partition.total + int((1 + WORTH_CUTTING) * self.whole.held)
+        kept = OWN + EACH * len(parts.steps) + parts.total + int((1 + WORTH_CUTTING) * self.whole.held)
         remedy = f"--memory {readable(1.1 * (each + kept)).replace(' ', '')}"
         require(each + kept, memory, "a single row", f"use a smaller n or d, --dtype float32, or {remedy}")
         # more at once would not be faster, and what is done would be kept more rarely
-        most = pulled_at_once(self.whole.partition.largest, self._function.y.device)
+        most = pulled_at_once(parts.largest, self._function.y.device)
         return int(max(1, min(most, (memory - kept) // max(1, each))))
 
     @cached_property
@@ -286,7 +286,7 @@ class Traces:
         unit = torch.arange(m * rows.count, device=device)
         chunks = unit.split(self.rows_at_once)
         # live entries take a byte each, where those of a row take as many as its numbers
-        room = m * graph.partition.total // graph.y.element_size() < self._options.memory // 16
+        room = m * graph.partition.ends < self._options.memory // 16
         heard: Heard | None = {} if room and len(chunks) > 1 else None
         for part in chunks if which is None else map(chunks.__getitem__, which):
             owner = part // rows.count

@@ -20,7 +20,7 @@ import torch
 from numpy.typing import NDArray
 
 from depprobe.core.function import SequenceFunction
-from depprobe.core.memory import give_back
+from depprobe.core.memory import bytes_of, give_back
 from depprobe.core.options import Options, require
 from depprobe.core.scaled import Scaled, log_hypot, log_norms
 from depprobe.core.temporal_jacobian import LogNorms, anchors, is_banded, placed, repeat
@@ -216,7 +216,7 @@ class LineJacobian(GraphJacobian):
             self._function.y,
             *held_by(self._levels),
         ]
-        return 2 * sum(tensor.numel() * tensor.element_size() for tensor in kept)
+        return 2 * bytes_of(kept)
 
     @cached_property
     def _zeros_are_exact(self) -> bool:
