@@ -48,7 +48,22 @@ class Cumulative(torch.nn.Module):
     def forward(self, x):
         return self.out(torch.sin(torch.cumsum(torch.tanh(self.inner(x)), 1)))
 
-OWN = {"residual": Residual, "cumulative": Cumulative, "pooled": Pooled}
+class ByHand(torch.nn.Module):
+    def __init__(self, d):
+        super().__init__()
+        self.inner, self.out = torch.nn.Linear(d, 3 * d), torch.nn.Linear(d, d)
+    def forward(self, x):
+        q, k, v = self.inner(x).chunk(3, -1)
+        later = torch.ones(x.shape[1], x.shape[1], dtype=torch.bool).triu(1)
+        a = (q @ k.mT / q.shape[-1] ** 0.5).masked_fill(later, -torch.inf).softmax(-1)
+        return x + self.out(a @ v)
+
+class Fused(ByHand):
+    def forward(self, x):
+        q, k, v = self.inner(x).chunk(3, -1)
+        return x + self.out(torch.nn.functional.scaled_dot_product_attention(q, k, v, is_causal=True))
+
+OWN = {"by-hand": ByHand, "fused": Fused, "residual": Residual, "cumulative": Cumulative, "pooled": Pooled}
 
 def run(name, n, d, **how):
     if name in OWN:
@@ -106,8 +121,12 @@ CASES = {
         ("transformer", 300, 64, 128, {}),
         ("conv-attention", 1000, 64, 128, {}),
         ("dilated-conv", 2000, 128, 128, {}),
+        ("transformer", 600, 24, 128, {"targets": "every:50"}),
     ],
     "autograd": [
+        ("by-hand", 1000, 128, 64, {"method": "autograd"}),
+        ("fused", 1000, 128, 32, {"method": "autograd"}),
+        ("by-hand", 1000, 128, 128, {"method": "autograd"}),
         ("cumulative", 300, 32, 16, {"method": "autograd"}),
         ("cumulative", 600, 64, 32, {"method": "probes"}),
         ("residual", 800, 128, 64, {"method": "probes"}),
@@ -125,7 +144,7 @@ CASES = {
     ],
 }
 #: operators of which one size is measured in every run
-QUICK = ("chain", "attention", "composed", "refused")
+QUICK = ("chain", "attention", "composed", "autograd", "refused")
 
 
 def cases_of(operator: str) -> list[tuple]:

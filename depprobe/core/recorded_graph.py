@@ -33,6 +33,8 @@ _CASTS = frozenset({"ToCopyBackward0", "CopySlices", "CopyBackwards"})
 #: functions of torch that take a dtype
 _TYPED = ("Sum", "Mean", "Prod", "Cumsum", "Cumprod", "Softmax", "LogSoftmax", "Norm", "LinalgVectorNorm")
 _TYPED_NODES = frozenset(f"{name}Backward{number}" for name in _TYPED for number in range(4))
+#: nodes of torch's whose kernels unfold what they read, and how many times as much they take inside
+_UNFOLDING, _LARGE = ("Convolution", "Attention"), 4
 #: nodes of torch's that are whole recurrences
 _HOLDING_GATES = ("MkldnnRnn", "CudnnRnn", "MpsLstm", "ThnnFused")
 #: nodes of torch's that give 0 for a cotangent of NaN where there is a path
@@ -206,8 +208,9 @@ def backward_bytes(y: Tensor, leaf: Tensor) -> int:
         sizes = {b: sum(map(gradient_bytes, b._input_metadata)) for b in below}
         alive |= sizes
         live += sum(sizes.values())
-        # what a kernel makes inside itself is about as large as what goes in and out
-        peak = max(peak, live + alive.get(node, 0) + sum(sizes.values()))
+        # what a kernel makes inside itself is about as large as what goes in and out, or a few times that
+        inside = _LARGE if any(word in type(node).__name__ for word in _UNFOLDING) else 1
+        peak = max(peak, live + inside * (alive.get(node, 0) + sum(sizes.values())))
         live -= alive.get(node, 0)
     return peak
 

@@ -40,6 +40,8 @@ from depprobe.operators.dispatch import register_jacobian
 _PAIRS, _WIDER = 1 << 21, 32
 #: heads that what is kept of a pair beside its weights takes as much as
 _HEADS = 8
+#: share of the memory, one over this, that one number for each pair of a tile takes in products
+_OF_PRODUCTS = 64
 #: numbers that belong to a tile's targets alone, as a multiple of its pairs
 _FACTORS = 4
 #: share of the sum of bounds that bounds the error, up to a width of 16 and from 64 on, where more of
@@ -250,7 +252,9 @@ class AttentionJacobian(TemporalJacobian):
 
     def _every(self) -> Any:
         self._support.check(range(self.shape[0]))
-        return self._support.tiles(range(self.shape[0]), self._tile, self.shape[0])
+        H, size = len(self._heads.W_Q), self._heads.q.element_size()
+        pairs = max(1, min(self._tile, self._memory // (_OF_PRODUCTS * H * size)))
+        return self._support.tiles(range(self.shape[0]), pairs, self.shape[0])
 
 
 @register_jacobian(nn.MultiheadAttention)

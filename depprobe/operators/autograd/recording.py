@@ -116,7 +116,7 @@ class Recording:
         ends = bytes_of([self.y]) + 3 * bytes_of(self.points)
         each = facts.total + ends
         if max(1, self.y.shape[1]) * each + KINDS * size > room:
-            each = 2 * alive() + ends  # kernels take as much again inside
+            each = alive() + ends
         needed = copied + size + each + self._beside
         require(
             needed,
