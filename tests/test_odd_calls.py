@@ -196,7 +196,7 @@ def test_accessor_and_table_and_combine_say_what_they_take(ds):
         (lambda: depprobe.table(ds, rows=[]), "rows names none; leave it out to show all"),
         (lambda: depprobe.table(ds, labels={"GRU": "a"}), "names are a list, .* not a mapping"),
         (lambda: depprobe.combine({"a": ds}), r"not one dict; labels=\[...\] names their layers"),
-        (lambda: depprobe.combine(["a.nc"]), "number 1 is 'str'; depprobe.load reads a file"),
+        (lambda: depprobe.combine(["a.nc"]), "number 1 is str; depprobe.load reads a file"),
     ]:
         with pytest.raises(BadInput, match=match):
             call()

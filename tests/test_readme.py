@@ -32,7 +32,7 @@ def test_every_command_of_the_readme_is_understood(tmp_path, monkeypatch, capsys
     given = [command for command in given if measuring.match(command)]
     assert {command.split()[1] for command in given} == {"jacobian", "spectrum", "lyapunov", "gates"}
     for command in given:
-        words = re.sub(r"--n \d+", "", command).split()[1:]
+        words = re.sub(r"--[nd] \d+", "", command).split()[1:]
         words = [re.sub(r"window=\d+", "window=4", word) for word in words]
         # weights are taken apart without an input, which has no length; a model has a width of its own
         words += ["--n", "70"] if words[0] != "spectrum" else []
