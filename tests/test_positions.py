@@ -6,6 +6,8 @@ written out.
 
 from __future__ import annotations
 
+from collections import OrderedDict
+
 import numpy as np
 import pytest
 import torch
@@ -284,6 +286,16 @@ def test_stars_must_name_as_many_submodules_of_every_layer():
     del shorter.h[2]
     with pytest.raises(BadInput, match="names different numbers of submodules: 3 in long, 2 in short"):
         depprobe.jacobian({"long": Stack(), "short": shorter}, torch.randint(0, 11, (9,)), of="h.*")
+
+
+def test_every_layer_names_its_own_submodules():
+    other = nn.Sequential(OrderedDict(g=nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4))))
+    one = nn.Sequential(nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4)))
+    ds = depprobe.jacobian({"a": one, "b": other}, torch.randn(6, 4), layout="b n d", of="*.*")
+    assert ds.submodule.dims == ("layer", "depth")
+    assert ds.submodule.values.tolist() == [["0.0", "0.1"], ["g.0", "g.1"]]
+    alone = depprobe.jacobian(other, torch.randn(6, 4), layout="b n d", of="*.*")
+    assert alone.submodule.values.tolist() == ["g.0", "g.1"]
 
 
 def test_the_summary_has_a_row_for_every_depth():

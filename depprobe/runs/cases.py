@@ -238,8 +238,8 @@ class Point(NamedTuple):
     wrt: tuple[str, ...]
 
 
-def along_depth(cases: Sequence[Case], of: str, wrt: str) -> tuple[list[Point], list[str]]:
-    """Every case at every depth, and the submodules; no submodules where no star is given."""
+def along_depth(cases: Sequence[Case], of: str, wrt: str) -> tuple[list[Point], list[list[str]]]:
+    """Every case at every depth, and the submodules of each layer; none where no star is given."""
     starred = [name for name in (of, wrt) if "*" in name]
     if len(starred) > 1:
         raise BadInput(f"of={of!r} and wrt={wrt!r} both run along depth; give one of them without a star")
@@ -252,7 +252,7 @@ def along_depth(cases: Sequence[Case], of: str, wrt: str) -> tuple[list[Point], 
     if len({len(names) for names in found.values()}) > 1:
         said = ", ".join(f"{len(names)} in {label}" for label, names in found.items())
         raise BadInput(f"{starred[0]!r} names different numbers of submodules: {said}")
-    names = next(iter(found.values()))
+    names = [*found.values()]
     if "*" in wrt:
         return [Point(case, of, tuple(found[case.label])) for case in cases], names
     return [Point(case, name, (wrt,)) for case in cases for name in found[case.label]], names

@@ -154,7 +154,7 @@ def numbers_of(cases: Sequence[Case]) -> np.ndarray:
     return np.concatenate(parts) if parts else np.zeros(0)
 
 
-def labelled(results: list[Result], measured: Cases, depths: Sequence[str] = ()) -> xr.Dataset:
+def labelled(results: list[Result], measured: Cases, depths: Sequence[Sequence[str]] = ()) -> xr.Dataset:
     """Norms of all cases over (layer, seed, sample, depth, target, source or lag); single dimensions dropped.
 
     ``results`` come layer by layer, then seed by seed, sample by sample, and depth by depth.
@@ -188,7 +188,8 @@ def labelled(results: list[Result], measured: Cases, depths: Sequence[str] = ())
             found[name] = np.asarray(values)
             if field == "error" and (unknown := np.isnan(one.values)).any():
                 found[name] = np.where(unknown, np.nan, found[name])
-    lead = measured.lead | ({"depth": range(len(depths))} if depths else {})
+    deep = len(depths[0]) if depths else 0
+    lead = measured.lead | ({"depth": range(deep)} if deep else {})
     coords: dict[str, Any] = {"target": results[0].target, column: at}
     if not np.isnan(position).all():
         shared = bool((position == position[0]).all())
@@ -205,13 +206,14 @@ def labelled(results: list[Result], measured: Cases, depths: Sequence[str] = ())
         if results[0].shape[0] == n:
             coords["target_token"] = ("target", [words[t] for t in results[0].target])
     if any(one.tokens for one in results):
-        lengths = [one.tokens or n for one in results[:: max(1, len(depths))]][: measured.samples]
+        lengths = [one.tokens or n for one in results[:: max(1, deep)]][: measured.samples]
         coords["tokens"] = ("sample", lengths) if len(lengths) > 1 else ((), lengths[0])
     symbols = [case.symbol for case in measured.firsts(measured.cases)]
     if len(set(symbols)) > 1:
         coords["symbol"] = ("layer", [symbol or "position" for symbol in symbols])
-    if len(depths) > 1:
-        coords["submodule"] = ("depth", list(depths))
+    if deep > 1:
+        alike = all([*one] == [*depths[0]] for one in depths)
+        coords["submodule"] = ("depth", [*depths[0]]) if alike else (("layer", "depth"), [*map(list, depths)])
     drawn = [name for name in ("probes", "deflated") if any(getattr(one, name) for one in per_layer)]
     said = ["method", "tolerance", *drawn]
     if len(labels) > 1:
