@@ -125,7 +125,7 @@ CASES = {
     ],
     "autograd": [
         ("by-hand", 1000, 128, 64, {"method": "autograd"}),
-        ("fused", 1000, 128, 32, {"method": "autograd"}),
+        ("fused", 1000, 128, 48, {"method": "autograd"}),
         ("by-hand", 1000, 128, 128, {"method": "autograd"}),
         ("cumulative", 300, 32, 16, {"method": "autograd"}),
         ("cumulative", 600, 64, 32, {"method": "probes"}),
