@@ -94,10 +94,6 @@ class Saturation:
     function : whose passes they are.
     memory : bytes that they may take.
     make_room : gives up what else is held, where it may not fit beside a pass.
-
-    Raises
-    ------
-    OverBudget : a pass does not fit.
     """
 
     def __init__(
@@ -116,7 +112,9 @@ class Saturation:
         return found & ~self._hides(t)[sources] if bool(found.any()) else found
 
     def _hides(self, t: int) -> Tensor:
-        """Inputs (n_in,) that output t reads once nothing is saturated; all where that cannot be seen."""
+        """Inputs (n_in,) that output t reads once nothing is saturated; all where that cannot be seen or does
+        not fit the memory.
+        """
         function = self._function
         with function.held(), _seen_through(), sdpa_kernel(SDPBackend.MATH), self._watched():
             try:
@@ -124,7 +122,7 @@ class Saturation:
                 found = self._gradient(t)
                 if not bool(found.isfinite().all()):
                     found = self._gradient(t, raised=False)
-            except (ValueError, RuntimeError):  # it does not run with other numbers
+            except (ValueError, RuntimeError):  # it does not run with other numbers, or does not fit
                 return torch.ones(len(function.x), dtype=torch.bool, device=function.x.device)
         return found.ne(0).any(1)
 
