@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import platform
 import subprocess
 import sys
 from itertools import islice
@@ -89,6 +90,24 @@ for case in json.loads(sys.argv[1]):
     found.append((said[0], peak / 2**20))
 print(json.dumps(found))
 """
+SCATTERED = """
+import sys, torch
+from depprobe.core.memory import Growth, resident
+torch.set_num_threads(1)
+torch.empty(30 << 20, dtype=torch.uint8)  # what is freed raises the size from which buffers are mapped
+growth = Growth(1)
+if sys.argv[1:]:
+    growth.settle(1)
+if sys.argv[2:]:
+    del growth
+before = resident()
+large, between = [], []
+for _ in range(40):
+    large.append(torch.empty(4 << 20, dtype=torch.uint8).fill_(1))
+    between.append(torch.empty(200_000, dtype=torch.uint8))
+del large
+print((resident() - before) >> 20)
+"""
 #: operator -> sizes: layer or module of one's own, n, d, budget in MiB, options
 CASES = {
     "chain": [
@@ -162,6 +181,16 @@ def found() -> dict[str, list[tuple[str, float]]]:
     assert done.returncode == 0, done.stderr[-2000:]
     every = iter(json.loads(done.stdout))
     return {name: list(islice(every, len(cases_of(name)))) for name in operators}
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="another allocator")
+def test_near_a_budget_large_buffers_leave_the_process_where_they_are_freed():
+    def kept(*near):
+        words = [sys.executable, "-c", SCATTERED, *near]
+        return int(subprocess.run(words, capture_output=True, text=True, check=True).stdout)
+
+    assert kept("near") < 20
+    assert min(kept(), kept("near", "and over")) > 100
 
 
 @pytest.mark.skipif(math.isnan(process_peak(lambda: None)), reason="no peak is told here")

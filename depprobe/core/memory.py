@@ -2,7 +2,7 @@
 
 On fake tensors shapes flow through it, no numbers, no memory. What was freed and the allocator keeps is part
 of what the process takes: glibc serves buffers of up to 32 MiB from a heap that later, larger ones do not fit
-in.
+in, and may keep three times what is in use. Near a budget such buffers are mapped one by one.
 """
 
 from __future__ import annotations
@@ -31,6 +31,12 @@ from depprobe.units import readable
 #: share of a budget from which freed memory goes back to the system before more is taken, and by which the
 #: process grows before garbage, which graphs leave, is collected once more
 _NEARLY, _GROWN = 0.75, 0.1
+#: parameters of glibc's mallopt: free bytes that it keeps at the top of its heap, bytes from which it maps a
+#: buffer by itself; both grow with what is freed, up to the values given here, until one is set
+_TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3
+_FREE_ON_TOP, _IN_HEAP = 64 << 20, 32 << 20
+#: bytes from which a buffer is mapped by itself near a budget
+_APART = 1 << 20
 #: bytes that a module of one's own takes besides tensors: objects of graphs, and what the allocator keeps
 OWN = 12 << 20
 #: bytes that a tensor of a recorded pass takes besides its numbers: what autograd keeps of it
@@ -102,23 +108,43 @@ def bytes_of(tensors: Iterable[Tensor]) -> int:
 class Growth:
     """What the process has grown by since this was made, held below a budget as far as it is freed memory.
 
-    ``taken`` are bytes from before that count.
+    ``taken`` are bytes from before that count. Once the process came near the budget, large buffers leave it
+    where they are freed, as long as this lives.
     """
+
+    #: of these objects, how many came near their budgets
+    _near = 0
 
     def __init__(self, budget: float, taken: float = 0) -> None:
         self._budget, self._before, self._collected = budget, resident() - taken, 0.0
+        self._apart = False
 
     def settle(self, announced: float = 0) -> None:
         """Give back what was freed where with some more bytes the process would come near the budget."""
         now = resident()
         if now - self._before + announced <= _NEARLY * self._budget:
             return
+        if not self._apart:
+            self._apart = True
+            self._keep_apart()
         if now > self._collected + _GROWN * self._budget:
             gc.collect()
             give_back()
             self._collected = resident()
         else:
             give_back()
+
+    def _keep_apart(self) -> None:
+        Growth._near += 1
+        _set_allocator(_MMAP_THRESHOLD, _APART)
+        weakref.finalize(self, self._share_again).atexit = False
+
+    @staticmethod
+    def _share_again() -> None:
+        Growth._near -= 1
+        if not Growth._near:
+            _set_allocator(_MMAP_THRESHOLD, _IN_HEAP)
+            _set_allocator(_TRIM_THRESHOLD, _FREE_ON_TOP)
 
 
 class BudgetGuard(StorageTracker):
@@ -189,14 +215,18 @@ def resident() -> int:
 
 def give_back() -> None:
     """Return memory that was freed to the system, where the allocator can (glibc)."""
-    trim = _trim()
-    if trim is not None:
-        trim(0)
+    _allocator("malloc_trim")(0)
+
+
+def _set_allocator(parameter: int, value: int) -> None:
+    _allocator("mallopt")(parameter, value)
 
 
 @cache
-def _trim() -> Callable[[int], int] | None:
-    return getattr(ctypes.CDLL(None), "malloc_trim", None) if sys.platform == "linux" else None
+def _allocator(name: str) -> Callable[..., Any]:
+    """A function of glibc's allocator; elsewhere one that does nothing."""
+    nothing: Callable[..., Any] = lambda *_: 0  # noqa: E731
+    return getattr(ctypes.CDLL(None), name, nothing) if sys.platform == "linux" else nothing
 
 
 @contextlib.contextmanager
