@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import numpy as np
-    import xarray as xr
     from numpy.typing import NDArray
 
 SCHEMA_VERSION = "2"
@@ -279,21 +278,3 @@ def status_of(log_norm: NDArray[np.float64], exists: Any = True) -> NDArray[np.i
     status = np.take(UNTOLD, np.isneginf(log_norm) + 2 * ~(log_norm < np.inf)).astype(np.int8)
     status[np.isnan(log_norm) & ~np.broadcast_to(exists, log_norm.shape)] = STATUS["not_measured"]
     return status
-
-
-def repeats(ds: xr.Dataset) -> str:
-    """The seed of a dataset, or how many seeds and samples it holds; "" where it has neither.
-
-    A dataset over (seed, sample) has the numbers as sizes, one that pooled them as attributes.
-
-    Examples
-    --------
-    >>> import xarray as xr
-    >>> repeats(xr.Dataset(attrs={"seed": 3})), repeats(xr.Dataset(attrs={"seed": 3, "samples": 2}))
-    ('seed 3', 'seed 3, 2 samples')
-    >>> repeats(xr.Dataset(coords={"seed": [3, 4]}, attrs={"seed": 3}))
-    '2 seeds'
-    """
-    seeds, samples = (int(ds.sizes.get(name, ds.attrs.get(f"{name}s", 1))) for name in ("seed", "sample"))
-    said = [f"{seeds} seeds"] if seeds > 1 else [f"seed {ds.attrs['seed']}"] if "seed" in ds.attrs else []
-    return ", ".join([*said, f"{samples} samples"] if samples > 1 else said)

@@ -10,6 +10,7 @@ import torch
 import xarray as xr
 
 import depprobe
+from depprobe.cli.summaries import summary_of
 from depprobe.errors import BadInput
 from depprobe.store import validate
 from depprobe.vocabulary import STATUS
@@ -68,6 +69,29 @@ def test_one_label_joins_along_seeds(runs):
     assert ds.seed.values.tolist() == [0, 1]
     both = depprobe.jacobian("gru", n=20, d=3, targets="all", seeds=2)
     np.testing.assert_array_equal(ds.log_norm, both.log_norm)
+
+
+def test_several_lengths_under_one_label_are_each_stated():
+    short, long, other = (
+        depprobe.jacobian(layer, n=n, d=3, seed=seed)
+        for layer, n, seed in (("gru", 9, 0), ("gru", 14, 1), ("lstm", 12, 0))
+    )
+    both = depprobe.combine([long, short])
+    assert both.n.dims == ("seed",)
+    assert both.n.values.tolist() == [9, 14]
+    assert "n" not in both.attrs
+    assert "n = 9 or 14, " in summary_of(both).title
+    assert "$n$" not in depprobe.figures.decay(both).caption
+    beside = depprobe.combine([both, other])
+    assert beside.n.dims == ("layer", "seed")
+    assert beside.sel(layer="lstm", seed=0).n == 12
+    assert "n = 9 or 14 or 12, " in summary_of(beside).title
+    again = depprobe.combine([both, depprobe.jacobian("gru", n=6, d=3, seed=2)])
+    assert again.n.values.tolist() == [9, 14, 6]
+
+
+def test_the_length_of_a_part_is_that_of_the_run(runs):
+    assert depprobe.combine([runs["gru"].sel(source=[2, 3])]).attrs["n"] == runs["gru"].attrs["n"]
 
 
 def test_an_exact_layer_beside_an_estimate_errs_by_nothing(runs):

@@ -202,6 +202,15 @@ def test_panels_share_floors_looks_and_one_legend():
     assert len({one.colorbar.mappable.get_clim() for one in maps.drawn.values()}) == 1
 
 
+def test_panels_of_decay_curves_share_the_scale_of_lags():
+    short, long = window(2), falling()
+    assert figures.decay(long).ax.get_xscale() == "linear"
+    drawn = figures.panels({"both": [short, long], "long": long})
+    assert {ax.get_xscale() for ax in drawn.axes.values()} == {"symlog"}
+    drawn = figures.panels({"short": short, "long": long})
+    assert {ax.get_xscale() for ax in drawn.axes.values()} == {"linear"}
+
+
 def test_panels_say_once_what_they_share():
     deep, deeper = ([window(4), window(5), falling(rate)] for rate in (5.0, 8.0))
     drawn = figures.panels({"one": deep, "two": deeper}, share_floor=True)

@@ -303,3 +303,24 @@ def test_the_summary_has_a_row_for_every_depth():
 
     ds = depprobe.jacobian(Stack(), torch.randint(0, 11, (9,)), wrt="h.*")
     assert [record["layer"] for record in summary_of(ds).records] == [f"Stack h.{i}" for i in range(3)]
+
+
+@pytest.mark.parametrize(
+    ("named", "formula"),
+    [("of", r"\partial \text{h.*}_t / \partial x_k"), ("wrt", r"\partial h_t / \partial \text{h.*}_k")],
+)
+def test_figures_and_tables_name_the_submodules_along_depth(named, formula):
+    from depprobe.cli.summaries import summary_of
+
+    ds = depprobe.jacobian(Stack(), torch.randint(0, 11, (9,)), **{named: "h.*"})
+    drawn = depprobe.figures.decay(ds)
+    assert [line.get_label() for line in drawn.lines] == [f"Stack h.{i}" for i in range(3)]
+    assert f"$J_{{t,k}} = {formula}$" in drawn.caption
+    assert [line.get_label() for line in depprobe.figures.decay(ds.isel(depth=1)).lines] == ["Stack h.1"]
+    assert summary_of(ds).title.startswith({"of": "dh.*_t/dx_k", "wrt": "dh_t/dh.*_k"}[named])
+
+
+def test_names_that_no_formula_can_hold_are_left_out_of_captions():
+    ds = depprobe.jacobian(Stack(), torch.randint(0, 11, (9,)), of="embed")
+    assert r"\text{embed}_t" in depprobe.figures.decay(ds).caption
+    assert "partial" not in depprobe.figures.decay(ds.assign_attrs(of="a b")).caption

@@ -544,7 +544,6 @@ def with_own(ds):
             lambda ds: ds.rename(source="unit"),
             r"log_norm is over \(target, unit\), not over \(target, source\)",
         ),
-        (lambda ds: ds.transpose("source", "target"), r"log_norm is over \(source, target\)"),
         (lambda ds: ds.expand_dims(head=2), r"log_norm is over \(head, target, source\)"),
         (lambda ds: ds.rename(log_norm="norm"), "no variable 'log_norm'"),
         (lambda ds: with_own(ds), "variable 'own' has no long_name and no units"),

@@ -218,14 +218,14 @@ def over_layers(ds: xr.Dataset, results: list[xr.Dataset], fill: dict[str, Any])
     for dim in [dim for dim in reversed(CURVES) if dim in ds.dims]:
         size = ds.sizes[dim]
         runs = [results[i : i + size] for i in range(0, len(results), size)]
-        results = [_joined(ds, run, dim, fill) for run in runs]
-    return results[0]
+        results = [_joined(run, dim, fill) for run in runs]
+    left = {k: v.variable for k, v in ds.coords.items() if set(v.dims) <= {*CURVES}}
+    return results[0].assign_coords({k: v for k, v in left.items() if v.ndim or k not in results[0].dims})
 
 
-def _joined(ds: xr.Dataset, results: list[xr.Dataset], dim: str, fill: dict[str, Any]) -> xr.Dataset:
+def _joined(results: list[xr.Dataset], dim: str, fill: dict[str, Any]) -> xr.Dataset:
     how: dict[str, Any] = {"data_vars": "all", "coords": "minimal", "compat": "override"}
-    joined = xr.concat(results, dim=dim, join="outer", fill_value=fill, combine_attrs="override", **how)
-    return joined.assign_coords({k: v for k, v in ds.coords.items() if v.dims == (dim,)})
+    return xr.concat(results, dim=dim, join="outer", fill_value=fill, combine_attrs="override", **how)
 
 
 def band_sources(position: Floats, lags: NDArray[Any]) -> Ints:

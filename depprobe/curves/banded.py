@@ -72,7 +72,8 @@ def dense(ds: xr.Dataset) -> xr.Dataset:
             join="outer",
             fill_value={"log_norm_status": STATUS["not_measured"]},
         )
-        return with_lag(joined.transpose(*ds["log_norm"].dims[:-1], "source")).assign_attrs(ds.attrs)
+        joined.attrs = dict(ds.attrs)
+        return with_lag(joined.transpose(*ds["log_norm"].dims[:-1], "source"))
 
     n = int(ds.attrs["n"])
     source = band_sources(ds["position"].values.astype(np.float64), ds["lag"].values)

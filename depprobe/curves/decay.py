@@ -13,6 +13,7 @@ import numpy as np
 import xarray as xr
 
 from depprobe.curves.align import REPEATS, UNKNOWN, Blocks, Floats, Ints, by_layer, over_layers
+from depprobe.curves.names import one_setting
 from depprobe.curves.pool import log_weighted
 from depprobe.vocabulary import describe
 
@@ -57,6 +58,7 @@ def decay_curve(ds: xr.Dataset, skip_first: int = 0, normalise: str = "none") ->
     >>> decay_curve(ds)["log_median"].values
     array([-5000., -5001., -5002.])
     """
+    ds = one_setting(ds)
     parts = [(part, blocks) for part, blocks in by_layer(ds, skip_first, normalise)]
     causal = all((blocks.lags >= 0).all() for _, blocks in parts)
     curves = [_curve(blocks, causal) for _, blocks in parts]
@@ -66,7 +68,9 @@ def decay_curve(ds: xr.Dataset, skip_first: int = 0, normalise: str = "none") ->
     curve.attrs |= {"skip_first": skip_first, "normalise": normalise}
     for name, q in QUANTILES.items():
         curve[name].attrs["quantile"] = q
-    return curve
+    # curves of one target are named by it where nothing else tells them apart
+    one = {"target": ((), ds["target"].values[0], describe("target"))} if ds.sizes["target"] == 1 else {}
+    return curve.assign_coords(one)
 
 
 def _curve(blocks: Blocks, causal: bool) -> xr.Dataset:

@@ -16,7 +16,7 @@ import xarray as xr
 
 from depprobe.curves.align import REPEATS, Blocks, Ints, by_layer, over_layers
 from depprobe.curves.form import FORMS, Fit
-from depprobe.curves.names import of_each
+from depprobe.curves.names import of_each, one_setting
 from depprobe.curves.noise import Slope
 from depprobe.curves.pool import Curves, Units, collect, weigh
 from depprobe.curves.reach import (
@@ -179,7 +179,7 @@ def distances(
         how: dict[str, Any] = {"threshold": threshold, "relative_to": relative_to, "pooling": pooling}
         how |= {"normalise": normalise, "skip_lags": skip_lags, "skip_first": skip_first}
         return of_each(ds, lambda one: distances(one, power, resamples, seed, **how))
-    choices = Choices(power, resamples, seed, threshold, relative_to, pooling, skip_lags)
+    ds, choices = one_setting(ds), Choices(power, resamples, seed, threshold, relative_to, pooling, skip_lags)
     results = [_measure(blocks, choices) for _, blocks in by_layer(ds, skip_first, normalise)]
     found = over_layers(ds, results, {})
     found.attrs = (

@@ -16,11 +16,12 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
+from depprobe.curves.selected import selected
 from depprobe.errors import BadInput
 from depprobe.vocabulary import KINDS
 
 #: where two datasets show the same layer, what may tell them apart; options of their commands come after
-_DISTINGUISHING = ("part", "depth", "n", "d", "seed", "norm", "of", "wrt", "dtype", "method", "tolerance")
+_DISTINGUISHING = tuple("part depth n d seed sample norm of wrt dtype method tolerance".split())
 #: options of a command that name the layer, which is told already
 _NAMING = ("layer", "model", "weights")
 #: entry of a dataset's encoding that holds the file it was read from, as xarray has it
@@ -42,11 +43,11 @@ _TOLD = {
 def told_apart(parts: Sequence[xr.Dataset]) -> list[str]:
     """A name for each curve: its spec string, with what differs where several have the same.
 
-    What was measured comes first, then the options of the commands, the files, and at last a number.
+    What was measured comes first, then the options of the commands, the target, the files, at last a number.
     """
-    names = [str(value_of(part, "layer") or "layer") for part in parts]
+    names = [curve_name(part) for part in parts]
     said: list[list[str]] = [[] for _ in parts]
-    for differing in (_settings, _options, _files, _numbers):
+    for differing in (_settings, _options, _targets, _files, _numbers):
         alike: dict[tuple[str, ...], list[int]] = {}
         for i, name in enumerate(names):
             alike.setdefault((name, *said[i]), []).append(i)
@@ -57,6 +58,17 @@ def told_apart(parts: Sequence[xr.Dataset]) -> list[str]:
     return [
         f"{name} ({', '.join(words)})" if words else name for name, words in zip(names, said, strict=True)
     ]
+
+
+def curve_name(part: xr.Dataset) -> str:
+    """The layer of one curve, and along depth the submodule that it belongs to."""
+    layer, submodule = str(value_of(part, "layer") or "layer"), value_of(part, "submodule")
+    return f"{layer} {submodule}" if submodule else layer
+
+
+def numerator(of: Any) -> str:
+    """What stands above in J[t,k]: h for a model's output, or another output or submodule by name."""
+    return "h" if of in (None, "None", "output") else str(of)
 
 
 def _settings(parts: Sequence[xr.Dataset]) -> list[list[str]]:
@@ -71,6 +83,13 @@ def _options(parts: Sequence[xr.Dataset]) -> list[list[str]]:
     names = [name for name in dict.fromkeys(key for one in every for key in one) if name not in _NAMING]
     differing = [name for name in names if len({one.get(name) for one in every}) > 1]
     return [[f"{name}={one.get(name, 'default')}" for name in differing] for one in every]
+
+
+def _targets(parts: Sequence[xr.Dataset]) -> list[list[str]]:
+    """The targets of datasets with one each, where they differ."""
+    one = [part["target"].values.ravel() if "target" in part.coords else np.array([]) for part in parts]
+    told = all(each.size == 1 for each in one) and len({int(each[0]) for each in one}) > 1
+    return [[f"t={each[0]}"] if told else [] for each in one]
 
 
 def _files(parts: Sequence[xr.Dataset]) -> list[list[str]]:
@@ -107,17 +126,6 @@ def value_of(part: xr.Dataset, name: str) -> Any:
     return part.attrs.get(name)
 
 
-def _with_axes(ds: xr.Dataset) -> xr.Dataset:
-    """The dataset with the axes that ``isel(target=3)`` or ``sel(source=0)`` took from its norms."""
-    for axis, other in (("target", "target"), ("source", "lag")):
-        if "log_norm" not in ds or {axis, other} & {*ds["log_norm"].dims}:
-            continue
-        if axis in ds.coords and ds[axis].ndim == 0:
-            moved = ["position"] if axis == "target" and "position" in ds.coords else []
-            ds = ds.expand_dims(axis).assign_coords({name: ds[name].expand_dims(axis) for name in moved})
-    return ds
-
-
 def one_setting(ds: xr.Dataset) -> xr.Dataset:
     """A dataset of a sweep at the one setting that it holds, without padding; any other as it is.
 
@@ -134,7 +142,7 @@ def one_setting(ds: xr.Dataset) -> xr.Dataset:
     """
     if not isinstance(ds, xr.Dataset):
         return ds
-    ds = _with_axes(ds)
+    ds = selected(ds)
     if REASON not in ds:
         return ds
     kind = next((kind for kind, variable in KINDS.items() if variable in ds), "")
@@ -162,6 +170,29 @@ def _without_padding(ds: xr.Dataset) -> xr.Dataset:
         if there:
             ds = ds.isel({dim: np.flatnonzero(np.any([one.values for one in there], axis=0))})
     return ds
+
+
+def repeats(ds: xr.Dataset) -> str:
+    """The seed of a dataset, or how many seeds and samples it holds; "" where it has neither.
+
+    A dataset over (seed, sample) has the numbers as sizes, one that pooled them as attributes.
+
+    Examples
+    --------
+    >>> repeats(xr.Dataset(attrs={"seed": 3})), repeats(xr.Dataset(attrs={"seed": 3, "samples": 2}))
+    ('seed 3', 'seed 3, 2 samples')
+    >>> repeats(xr.Dataset(coords={"seed": [3, 4]}, attrs={"seed": 3}))
+    '2 seeds'
+    >>> repeats(xr.Dataset(coords={"seed": [4]}, attrs={"seed": 3}))
+    'seed 4'
+    """
+    held = {name: ds[name].size for name in ("seed", "sample") if name in ds.coords and ds[name].ndim < 2}
+    seeds, samples = (
+        int(ds.sizes.get(name, held.get(name, ds.attrs.get(f"{name}s", 1)))) for name in ("seed", "sample")
+    )
+    seed = ds["seed"].values.item() if held.get("seed") == 1 else ds.attrs.get("seed")
+    said = [f"{seeds} seeds"] if seeds > 1 else [f"seed {seed}"] if seed is not None else []
+    return ", ".join([*said, f"{samples} samples"] if samples > 1 else said)
 
 
 def in_formulas(name: str) -> list[tuple[str, bool]]:
@@ -200,6 +231,14 @@ def of_each(datasets: Any, measure: Callable[[xr.Dataset], xr.Dataset]) -> xr.Da
         joined.append(result.assign_coords({dim: [next(names) for _ in _layers(ds)]}))
     shared = set.intersection(*({*map(str, one.coords)} for one in joined))
     joined = [one.drop_vars({*map(str, one.coords)} - shared) for one in joined]
+    single = [name for name in shared if all(one[name].ndim == 0 for one in joined)]
+    single = [name for name in single if len({str(one[name].values) for one in joined}) > 1]
+    joined = [
+        one.assign_coords(
+            {name: ("layer", [one[name].values.item()] * one.sizes["layer"]) for name in single}
+        )
+        for one in joined
+    ]
     return xr.concat(
         joined,
         dim="layer",

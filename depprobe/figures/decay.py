@@ -139,7 +139,7 @@ def decay(
         raise unknown("xscale", str(xscale), XSCALES)
     wording.check_number("floor", floor)
     wording.check_number("ceiling", ceiling)
-    named = wording.by_layer([_pooled(ds) for ds in wording.as_list(datasets)], labels)
+    named = wording.by_layer([pooled(ds) for ds in wording.as_list(datasets)], labels)
     parts = [part for _, part in named]
     curves = [Curve.of(part) for part in parts]
     if not any(curve.shown.size for curve in curves):
@@ -201,7 +201,8 @@ def _axes(panels: int, curves: int) -> list[Axes]:
     return [figure.add_subplot(*shape, i + 1) for i in range(panels)]
 
 
-def _pooled(ds: xr.Dataset) -> xr.Dataset:
+def pooled(ds: xr.Dataset) -> xr.Dataset:
+    """The decay curves of a Jacobian dataset; decay curves as they are."""
     if "log_median" in ds:
         return ds
     curves = decay_curve(ds)
@@ -210,13 +211,16 @@ def _pooled(ds: xr.Dataset) -> xr.Dataset:
     return curves
 
 
+def lag_scale(curves: Sequence[Curve]) -> Literal["linear", "log"]:
+    """The scale of lags that ``auto`` takes."""
+    reach = [np.abs(curve.shown).max() for curve in curves if curve.shown.size]
+    return "log" if reach and min(reach) < _SHARE_SEEN * max(reach) else "linear"
+
+
 def _scale_lags(ax: Axes, xscale: str, curves: Sequence[Curve]) -> None:
     lags = np.concatenate([curve.shown for curve in curves])
     low, high = (float(lags.min()), float(lags.max())) if lags.size else (0.0, 1.0)
-    if xscale == "auto":
-        reach = [np.abs(curve.shown).max() for curve in curves if curve.shown.size]
-        xscale = "log" if reach and min(reach) < _SHARE_SEEN * max(reach) else "linear"
-    if xscale == "log":
+    if (lag_scale(curves) if xscale == "auto" else xscale) == "log":
         ax.set_xscale("symlog", linthresh=1, linscale=0.5, subs=range(2, 10))
         ax.xaxis.set_major_locator(SymmetricalLogLocator(base=10, linthresh=1))
         ax.xaxis.set_major_formatter(

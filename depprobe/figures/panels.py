@@ -14,9 +14,10 @@ from matplotlib.lines import Line2D
 
 from depprobe.errors import BadInput
 from depprobe.figures.cost import cost
-from depprobe.figures.decay import decay
+from depprobe.figures.decay import decay, lag_scale, pooled
 from depprobe.figures.displaying import displayed
 from depprobe.figures.drawing import wording
+from depprobe.figures.drawing.drawn_curve import Curve
 from depprobe.figures.drawing.fitting import ABREAST, add_legend, add_title, fit_height
 from depprobe.figures.drawing.style import figure_of, new_figure, shared_looks, style_for
 from depprobe.figures.gates import gates
@@ -81,7 +82,8 @@ def panels(
         and returns what a figure function returns.
     draw : the figure function of panels given as datasets: one that fills one Axes, such as
         ``figures.decay``, ``figures.heatmap`` (of one layer each), ``figures.speedup`` or
-        ``figures.spectrum`` (of one matrix). None takes that of each panel's kind: of a Jacobian ``decay``.
+        ``figures.spectrum`` (of one matrix). None takes that of each panel's kind: of a Jacobian ``decay``,
+        with one scale of lags in all panels.
     share_floor : whether panels given as datasets show the same range of norms.
     share_legend : whether one legend below stands for all panels; curves of one name then look alike in all.
     ax : where to draw, one Axes a panel, in the settings of matplotlib that are in force; None makes a figure
@@ -124,7 +126,10 @@ def panels(
     contents = {str(name): given for name, given in contents.items()}
     held = {name: wording.as_list(given) for name, given in contents.items() if not callable(given)}
     drawing = {name: draw or _figure_of_kind(given[0]) for name, given in held.items()}
+    curves = {name: [pooled(ds) for ds in held[name]] for name, own in drawing.items() if own is decay}
+    held |= curves
     called = _names(held, labels)
+    lags = {"xscale": _lag_scale(curves)} if curves else {}
     options: dict[str, Any] = {} if floor is None else {"floor": floor}
     if share_floor and held:
         options |= _range(drawing, held, called, options)
@@ -140,7 +145,7 @@ def panels(
             figured = drawing.get(name)
             nameless = figured is spectrum or (figured is heatmap and labels is None)
             names = None if nameless else called.get(name)
-            own = {"labels": names, "legend": legend and not share_legend}
+            own = {"labels": names, "legend": legend and not share_legend} | (lags if name in curves else {})
             try:
                 drawn[name] = (
                     given(place) if callable(given) else drawing[name](held[name], ax=place, **own, **options)
@@ -177,6 +182,13 @@ def _names(held: Mapping[str, list[xr.Dataset]], labels: Sequence[str] | None) -
         raise BadInput(f"{len(labels)} labels were given for {len(different)} layers")
     rest = iter(labels)
     return {name: [next(rest) for _ in found] for name, found in own.items()}
+
+
+def _lag_scale(curves: Mapping[str, list[xr.Dataset]]) -> str:
+    """The scale of lags that all panels of decay curves share, logarithmic where one of them needs that."""
+    parts = {name: wording.by_layer(given, None) for name, given in curves.items()}
+    scales = {lag_scale([Curve.of(part) for _, part in named]) for named in parts.values()}
+    return "log" if "log" in scales else "linear"
 
 
 def _figure_of_kind(ds: xr.Dataset) -> Callable[..., Any]:

@@ -93,6 +93,8 @@ def _layers_of(ds: Any, number: int) -> list[xr.Dataset]:
         what = next((f"a dataset of {kind}" for kind in known), type(ds).__name__)
         way = "; depprobe.load reads a file" if isinstance(ds, str | Path) else ""
         raise BadInput(f"combine takes Jacobian datasets, with log_norm; number {number} is {what}{way}")
+    if ds["log_norm"].size == 0:
+        raise BadInput(f"number {number}: log_norm is empty: {dict(ds['log_norm'].sizes)}")
     ds = completed(ds)
     try:
         validate(ds)
@@ -171,14 +173,24 @@ def _over_seeds(label: str, group: Sequence[xr.Dataset]) -> xr.Dataset:
         values = list(dict.fromkeys(str(one.attrs.get(name)) for one in group))
         if len(values) > 1:
             raise BadInput(f"runs of {label!r} differ in {name}: {', '.join(values)}; {_APART}")
-    return _concat(group, "seed").sortby("seed") if len(group) > 1 else group[0]
+    if len(group) == 1:
+        return group[0]
+    if len({n for one in group for n in _lengths(one)}) > 1:
+        group = [_with_lengths(one) for one in group]
+    return _concat(group, "seed").sortby("seed")
 
 
 def _side_by_side(joined: Sequence[xr.Dataset], layers: Sequence[str]) -> xr.Dataset:
     values = {name: [one.attrs.get(name) for one in joined] for name in _VARYING}
     if "seed" in joined[0].dims:
         del values["seed"]
+    if any("n" in one.coords for one in joined):
+        del values["n"]
+        joined = [_with_lengths(one) for one in joined]
     ds = _concat(joined, "layer") if len(joined) > 1 else joined[0]
+    if "n" in ds.coords:
+        # of seeds that a layer lacks nothing is measured, at any length
+        ds = ds.assign_coords(n=ds["n"].fillna(ds["n"].max("seed")).astype(np.int64))
     if len(joined) > 1:
         if "position" in ds.coords and ds["position"].ndim == 2:
             place = ds["position"].transpose("layer", "target")
@@ -198,6 +210,17 @@ def _side_by_side(joined: Sequence[xr.Dataset], layers: Sequence[str]) -> xr.Dat
     if len(joined) == 1 and joined[0].attrs.get("kind") and "log_norm_error" in ds:
         ds["log_norm_error"].attrs["kind"] = joined[0].attrs["kind"]
     return ds
+
+
+def _lengths(one: xr.Dataset) -> list[int]:
+    """The length of each seed's input, of one layer."""
+    if "n" in one.coords:
+        return [int(n) for n in one["n"].values]
+    return [int(one.attrs["n"])] * one.sizes["seed"]
+
+
+def _with_lengths(one: xr.Dataset) -> xr.Dataset:
+    return one.assign_coords(n=("seed", _lengths(one)))
 
 
 def _concat(parts: Sequence[xr.Dataset], dim: str) -> xr.Dataset:
@@ -232,10 +255,15 @@ def _attributes(ds: xr.Dataset, parts: Sequence[xr.Dataset], layers: Sequence[st
     if "seed" in ds.dims:
         attrs["seed"] = int(ds["seed"].min())
     versions = {part.attrs["depprobe_version"] for part in parts}
+    lengths = (
+        {}
+        if "n" in ds.coords and "seed" in ds["n"].dims
+        else {"n": max(int(part.attrs["n"]) for part in parts)}
+    )
     return attrs | {
         "title": f"Temporal Jacobian of {named}",
         "layer": named,
-        "n": ds.sizes["source"],
+        **lengths,
         "depprobe_version": ", ".join(sorted(versions)),
         "schema_version": SCHEMA_VERSION,
         "provenance": json.dumps(record, sort_keys=True),

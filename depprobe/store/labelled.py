@@ -10,6 +10,7 @@ import numpy as np
 import xarray as xr
 
 from depprobe.curves.align import placed, with_lag
+from depprobe.curves.selected import selected
 from depprobe.vocabulary import ABOUT, STATUS, describe
 
 _STATUS = "log_norm_status"
@@ -26,7 +27,7 @@ def completed(ds: xr.Dataset) -> xr.Dataset:
     >>> completed(ds).source.attrs
     {'long_name': 'input position k', 'units': 'position'}
     """
-    ds = with_lag(placed(ds))
+    ds = with_lag(placed(selected(ds)))
     changed: dict[str, xr.Variable] = {}
     for name, variable in ds.variables.items():
         if name not in ABOUT:

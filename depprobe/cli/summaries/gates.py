@@ -9,7 +9,7 @@ import numpy as np
 import xarray as xr
 
 from depprobe.cli.output import LN10, Summary, power_of_ten, said
-from depprobe.vocabulary import repeats
+from depprobe.curves.names import repeats
 
 #: what ``wrt`` says, in words
 _FOLLOWS = {"cell": ", h_k following c_k", "c": ", h_k held", "h": ""}

@@ -14,7 +14,8 @@ from depprobe.curves import decay_curve, distances
 from depprobe.curves.align import UNKNOWN, each_curve, in_words
 from depprobe.curves.distance import FEWEST_LAGS
 from depprobe.curves.form import NONE, UNDETERMINED, ZERO
-from depprobe.vocabulary import NORM_WORDS, repeats
+from depprobe.curves.names import curve_name, numerator, repeats
+from depprobe.vocabulary import NORM_WORDS
 
 #: heading, unit, and the variable of ``distances`` behind each column
 _COLUMNS = (
@@ -59,7 +60,7 @@ def _records(ds: xr.Dataset, found: xr.Dataset, curve: xr.Dataset) -> list[dict[
         lags, norms = by_lag["lag"].values[known], by_lag[pooled].values[known]
         near, far = int(np.abs(lags).argmin()), len(lags) - 1
         row: dict[str, Any] = {
-            "layer": _label(here),
+            "layer": curve_name(here),
             "method": str(
                 here["method"].item() if "method" in here.coords else here.attrs.get("method", "?")
             ),
@@ -78,12 +79,6 @@ def _records(ds: xr.Dataset, found: xr.Dataset, curve: xr.Dataset) -> list[dict[
         row["receptive_field"] = float(line["receptive_field"].item())
         rows.append(row)
     return rows
-
-
-def _label(ds: xr.Dataset) -> str:
-    """The layer of a part of a dataset, and the submodule at its depth."""
-    layer = str(ds["layer"].item() if "layer" in ds.coords else ds.attrs.get("layer", "?"))
-    return f"{layer} {ds['submodule'].item()}" if "submodule" in ds.coords else layer
 
 
 def _have_far_ends(rows: list[dict[str, Any]]) -> bool:
@@ -125,10 +120,11 @@ def _title(ds: xr.Dataset) -> str:
     targets = ds.sizes.get("target", 1)
     at = f"t = {ds['target'].values[0]}" if targets == 1 else f"{targets} targets"
     norm = NORM_WORDS.get(ds.attrs.get("norm", "fro"), "?")
-    return (
-        f"dh_t/d{said(ds, 'wrt')}_k: n = {said(ds, 'n')}, d = {said(ds, 'd')}, {at}, "
-        f"{repeats(ds) or 'several seeds'}, {said(ds, 'dtype')}, {norm}"
-    )
+    below = said(ds, "wrt") if "wrt" in {*ds.coords, *ds.attrs} else "x"
+    sizes = [f"{name} = {said(ds, name)}" for name in ("n", "d") if name in {*ds.coords, *ds.attrs}]
+    dtype = [said(ds, "dtype")] if "dtype" in {*ds.coords, *ds.attrs} else []
+    known = [*sizes, at, repeats(ds) or "several seeds", *dtype, norm]
+    return f"d{numerator(said(ds, 'of'))}_t/d{below}_k: {', '.join(known)}"
 
 
 def _notes(ds: xr.Dataset, found: xr.Dataset) -> list[str]:
@@ -164,7 +160,7 @@ def _notes(ds: xr.Dataset, found: xr.Dataset) -> list[str]:
 
 def _warnings(ds: xr.Dataset, found: xr.Dataset) -> list[str]:
     """What one curve's numbers do not tell, or do not tell alone."""
-    lines, name = [], _label(ds)
+    lines, name = [], curve_name(ds)
     best = str(found["best_form"].item())
     alike = [str(form) for form in found["form"].values[found["alike"].values == 1] if form != best]
     if best == NONE:

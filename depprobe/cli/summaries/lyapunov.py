@@ -9,7 +9,7 @@ import numpy as np
 import xarray as xr
 
 from depprobe.cli.output import Summary, said, with_error
-from depprobe.vocabulary import repeats
+from depprobe.curves.names import repeats
 
 #: how many exponents the table names
 _SHOWN = 3

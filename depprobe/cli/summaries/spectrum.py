@@ -9,7 +9,7 @@ import numpy as np
 import xarray as xr
 
 from depprobe.cli.output import Summary, power_of_ten
-from depprobe.vocabulary import repeats
+from depprobe.curves.names import repeats
 
 _HEADINGS = [
     *("matrix", "width", "spectral radius", "largest singular value"),

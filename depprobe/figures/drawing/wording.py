@@ -11,9 +11,9 @@ import xarray as xr
 from matplotlib.mathtext import MathTextParser
 
 from depprobe.curves.align import UNKNOWN, each_curve, in_words, placed
-from depprobe.curves.names import in_formulas, one_setting, told_apart, value_of
+from depprobe.curves.names import in_formulas, numerator, one_setting, repeats, told_apart, value_of
 from depprobe.errors import BadInput, unknown
-from depprobe.vocabulary import NORMS, repeats
+from depprobe.vocabulary import NORMS
 
 
 def as_list(datasets: xr.Dataset | Sequence[xr.Dataset]) -> list[xr.Dataset]:
@@ -129,9 +129,18 @@ def unknown_norms(parts: Sequence[xr.Dataset]) -> str:
 
 def conditions(parts: Sequence[xr.Dataset]) -> list[str]:
     """What was measured, of what all parts share, for a title."""
-    wrt = _shared(parts, "wrt")
-    said = [rf"$J_{{t,k}} = \partial h_t / \partial {wrt}_k$"] if wrt in ("x", "h", "c") else []
+    pairs = {(numerator(value_of(part, "of")), str(value_of(part, "wrt"))) for part in parts}
+    above, below = map(_in_formula, pairs.pop()) if len(pairs) == 1 else ("", "")
+    said = [rf"$J_{{t,k}} = \partial {above}_t / \partial {below}_k$"] if above and below else []
     return [*said, *sizes(parts)]
+
+
+def _in_formula(name: str) -> str:
+    """A state, or an output or submodule by its name, in a formula; "" for names that cannot be set."""
+    if name in ("x", "h", "c"):
+        return name
+    plain = name != "None" and re.fullmatch(r"[A-Za-z0-9_.*]+", name)
+    return rf"\text{{{name}}}".replace("_", r"\_") if plain else ""
 
 
 def symbol(part: xr.Dataset) -> str:
