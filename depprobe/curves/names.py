@@ -21,7 +21,10 @@ from depprobe.errors import BadInput
 from depprobe.vocabulary import KINDS
 
 #: where two datasets show the same layer, what may tell them apart; options of their commands come after
-_DISTINGUISHING = tuple("part depth n d seed sample norm of wrt dtype method tolerance".split())
+_DISTINGUISHING = (
+    *("part", "depth", "n", "d", "seed", "sample"),
+    *("norm", "of", "wrt", "dtype", "method", "tolerance"),
+)
 #: options of a command that name the layer, which is told already
 _NAMING = ("layer", "model", "weights")
 #: entry of a dataset's encoding that holds the file it was read from, as xarray has it
