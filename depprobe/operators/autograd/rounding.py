@@ -195,17 +195,14 @@ class Rounding:
     def error(self, t: int, lags: NDArray[np.int64], log_norm: Floats) -> Floats:
         """Estimated error of the ln norms (n,) of row t (NaN: not asked for) at lags (n,)."""
         for mix in self.begin([t]).values():
-            self._repeat(t, lags, log_norm, mix)
+            self.note(t, lags, log_norm, mix)
         return self.stated(t, lags, np.isfinite(log_norm))
 
     def offer(self, t: int, lags: NDArray[np.int64], log_norm: Floats) -> None:
         """A row that costs less than its repeat: of those offered the 1st, 4th, 16th, ... is repeated."""
         self._done += 1
         if self._done >= 4 ** len(self._begun) and t not in self._begun:
-            self._repeat(t, lags, log_norm, self._drawn(t))
-
-    def _repeat(self, t: int, lags: NDArray[np.int64], log_norm: Floats, mix: Tensor) -> None:
-        self.note(t, lags, log_norm, mix, _scaled(self._products.single(self._cotangent(t, mix))))
+            self.note(t, lags, log_norm, self._drawn(t))
 
     def stated(self, t: int, lags: NDArray[np.int64], some: NDArray[np.bool_] | None = None) -> Floats:
         """Estimated errors at lags (n,), of which ``some`` count: ahead and behind, from the nearest row that
@@ -238,11 +235,15 @@ class Rounding:
         gap = added(Scaled(again.values / scale, again.log_scale), Scaled(-first.values, first.log_scale))
         return np.asarray(gap.log_norm(1).cpu())
 
-    def note(self, t: int, lags: NDArray[np.int64], log_norm: Floats, mix: Tensor, first: Scaled) -> None:
-        """Repeat a row, of which ``first`` is known; both may end where nothing stands behind."""
+    def note(
+        self, t: int, lags: NDArray[np.int64], log_norm: Floats, mix: Tensor, first: Scaled | None = None
+    ) -> None:
+        """Repeat a row, of which ``first`` may be known; both may end where nothing stands behind."""
+        first = _scaled(self._products.single(self._cotangent(t, mix))) if first is None else first
         own = first.log_norm(1).cpu().numpy()
         missing = (0, len(log_norm) - len(own))
-        log_norm = np.where(np.isnan(log_norm), np.pad(own, missing, constant_values=-np.inf), log_norm)
+        own = np.pad(own, missing, constant_values=-np.inf)
+        log_norm = np.where(np.isnan(log_norm), own, log_norm)
 
         def relative_to_norms(apart: Floats) -> Floats:
             with np.errstate(invalid="ignore"):
@@ -250,7 +251,8 @@ class Rounding:
                 return np.exp(np.minimum(padded - log_norm, 50.0))
 
         relative = relative_to_norms(self._apart(t, mix, first, 0))
-        seen = np.isfinite(relative) & np.isfinite(log_norm)
+        # where norms are finite and this row underflowed, it tells nothing
+        seen = np.isfinite(relative) & np.isfinite(log_norm) & np.isfinite(own)
         if (relative[seen] > _UNSETTLED).any():
             others = [relative_to_norms(self._apart(t, mix, first, i)) for i in range(1, len(NOISES))]
             relative = np.sqrt(np.mean(np.square([relative, *others]), axis=0))

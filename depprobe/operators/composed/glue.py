@@ -195,7 +195,9 @@ class Glue:
         limit = _BUCKET.get(self._partition.narrowest, 4.0)
         scaled, live = [r.scaled for r in rows], [r.live for r in rows]
         owner, m = rows[0].owner, rows[0].targets
-        tops = torch.stack([s.log_scale.flatten(1).amax(1).expand(len(owner)) for s in scaled]).amax(0)
+        tops = torch.stack(
+            [s.log_scale.reshape(len(s.log_scale), -1).amax(1).expand(len(owner)) for s in scaled]
+        ).amax(0)
         gaps = [like(tops, s) - s.log_scale.masked_fill(s.log_scale.isneginf(), -math.inf) for s in scaled]
         gaps = [torch.where(gap.isnan(), math.inf, gap) for gap in gaps]
         if all(bool((gap.isposinf() | (gap <= limit)).all()) for gap in gaps):
@@ -223,7 +225,7 @@ class Glue:
         depths = [torch.where(gap.isposinf(), -1, gap / limit).floor() for gap in gaps]
         for bucket in torch.cat([depth[depth >= 0] for depth in depths]).unique().tolist():
             here = [(depth == bucket).expand(len(owner), *depth.shape[1:]) for depth in depths]
-            held = torch.stack([h.flatten(1).any(1) for h in here]).any(0)
+            held = torch.stack([h.reshape(len(h), -1).any(1) for h in here]).any(0)
             base = torch.where(held, tops - bucket * limit, -math.inf)
             grads = [
                 torch.where(h, s.relative_to(like(base, s)), 0) for s, h in zip(scaled, here, strict=True)

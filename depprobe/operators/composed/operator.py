@@ -171,7 +171,8 @@ class GraphJacobian(TemporalJacobian):
             return np.where(known, np.nan, 0.0)
         try:
             if mix is not None and first is not None:
-                rounding.note(t, lags, np.where(known, values, np.nan), mix, first)
+                again = self._traces.finest is not self._graph  # first may be zero where norms are not
+                rounding.note(t, lags, np.where(known, values, np.nan), mix, None if again else first)
             return np.where(known, rounding.stated(t, lags, known), 0.0)
         except (BadInput, RuntimeError, ValueError):  # code of the user's that takes no changed numbers
             return np.where(known, np.nan, 0.0)
@@ -198,10 +199,9 @@ class GraphJacobian(TemporalJacobian):
         status = torch.full(total.shape, STATUS["finite"], dtype=torch.int8, device=total.device)
         status[total.isnan() | total.isposinf()] = STATUS["overflow"]
         # what is no number has no derivative, whatever autograd makes of it
-        if bool(self._function.y[t].isnan().any()):
+        if bool((y := self._function.y[t]).isnan().any()):
             status[:] = STATUS["overflow"]
-        # from an infinite state a gradient of 0 may be anything
-        overflowed = not bool(self._function.y[t].isfinite().all())
+        overflowed = not bool(y.isfinite().all())  # from an infinite state a gradient of 0 may be anything
         nothing_known = STATUS["overflow"] if overflowed else STATUS["undecided"]
         unknown = torch.where(total.isneginf(), nothing_known, STATUS["underflow"])
         status[doubtful] = unknown[doubtful].to(torch.int8)
@@ -284,7 +284,7 @@ class GraphProducts:
 
     def single(self, cotangent: Tensor) -> Scaled:
         """Sum over t of cotangent_t^T J[t,:]."""
-        return self._rows(self._traces.whole, cotangent)[self._at]
+        return self._rows(self._traces.finest, cotangent)[self._at]
 
     def under(self, noise: Callable[[], Any], cotangent: Tensor) -> Scaled:
         """The same through a trace that is made under a mode that changes numbers."""

@@ -47,7 +47,6 @@ _AHEAD, _TIGHT = 16, 8
 #: nodes of glue between two rescalings where more would leave something undecided
 _FINE = 4
 
-
 Found = TypeVar("Found")
 
 
@@ -73,9 +72,9 @@ class Traces:
         self._makers = {m: maker for m in inside if (maker := maker_of(m)) is not None}
         with function.held():
             self.whole = self._traced(function.record_points)
-        self._prefixes = Prefixes()
+        self.finest, self._depth = self.whole, DEPTH
+        self._prefixes, self._short = Prefixes(), dict[int, Graph | None]()
         self._shared: SharedWork[Norms] = SharedWork(len(self.whole.points))
-        self._short: dict[int, Graph | None] = {}
 
     @cached_property
     def exact(self) -> ExactRows:
@@ -114,13 +113,15 @@ class Traces:
 
     @cached_property
     def fine(self) -> Graph:
-        """The whole, rows rescaled every few nodes."""
-        return self._traced(self._function.record_points, _FINE)
+        """The whole, rows rescaled every few nodes; from then on the finest that there is."""
+        self._depth = _FINE
+        self.finest = self._traced(self._function.record_points, _FINE)
+        return self.finest
 
     def again(self, mode: Callable[[], AbstractContextManager[Any]]) -> Graph:
-        """The whole, traced anew under a mode, for one use."""
+        """``finest``, traced anew under a mode, for one use."""
         with self._function.held(), mode():
-            return self._traced(self._function.record_points)
+            return self._traced(self._function.record_points, self._depth)
 
     def up_to(self, group: list[int]) -> Graph:
         """A graph that ends at the largest target, where outputs ignore what follows; else the whole."""
@@ -144,7 +145,7 @@ class Traces:
             return None
         # where it detaches may depend on how long the input is
         ends = zip(self.live(group, graph), whole_live, strict=True)
-        return graph if all(torch.equal(here, there[:, : last + 1]) for here, there in ends) else None
+        return graph if all(torch.equal(a, b[:, : last + 1]) for a, b in ends) else None
 
     def _over_first(self, length: int) -> Graph | None:
         self._growth.settle(self._soon)
@@ -166,9 +167,8 @@ class Traces:
     def live(self, group: list[int], graph: Graph | None = None) -> list[Tensor]:
         """Positions of each point that a path leads to from each of some outputs: (m, n_in) bool."""
         graph = graph or self.whole
-        y, m = graph.y, len(group)
-        live = torch.zeros(m, len(y), dtype=torch.bool, device=y.device)
-        live[torch.arange(m, device=y.device), torch.tensor(group, device=y.device)] = True
+        live = torch.zeros(len(group), len(graph.y), dtype=torch.bool, device=graph.y.device)
+        live[[*range(len(group))], group] = True
         return self._held(lambda: graph.live(live))
 
     def pull(self, graph: Graph, rows: Scaled, live: Tensor, owner: Tensor) -> list[Pulled]:
