@@ -313,9 +313,7 @@ INSIDE = {
     "running average in place, in a list": bnd(
         lambda: own.RunningAverage(D, in_place=True, listed=True), layout="b n d"
     ),
-    "running average over the batch": refused(
-        lambda: own.RunningAverage(D, whole=True), "statistics over the batch", layout="b n d"
-    ),
+    "running average over the batch": bnd(lambda: own.RunningAverage(D, whole=True), layout="b n d"),
     "keeps its state": bnd(lambda: own.KeepsState(D, 5)),
     "counts": bnd(lambda: own.Counts(D)),
     "caches": bnd(lambda: own.Caches(D)),

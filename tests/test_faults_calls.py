@@ -75,6 +75,34 @@ def test_the_last_position_time_first_is_still_refused_as_a_batch(x_small):
         measured(Last().double(), x_small)
 
 
+class Refined(nn.Module):
+    """As many steps as the largest sample of the batch asks for."""
+
+    def __init__(self, shared):
+        super().__init__()
+        self.W, self.shared = nn.Linear(3, 3).double(), shared
+
+    def forward(self, x):
+        states = x
+        for _ in range(2 + int(x.detach().sum((1, 2)).max().clamp(0, 30))):
+            rest = states.mean(0) if self.shared else 0.0
+            states = torch.tanh(self.W(states.cumsum(1) / 3) + rest) + x
+        return states
+
+
+@pytest.mark.parametrize("method", ["auto", "autograd", "probes"])
+def test_samples_that_only_decide_together_how_far_to_go_are_no_time(x_small, method):
+    module = Refined(False)
+    alone, beside = module(x_small[None])[0], module(torch.stack([x_small + 1, x_small]))[1]
+    assert not torch.allclose(alone, beside, rtol=1e-3)
+    more = {"probes": 3} if method == "probes" else {}
+    torch.testing.assert_close(
+        measured(module, x_small, method=method, **more), norms_by_autograd(module, x_small)
+    )
+    with pytest.raises(depprobe.BadInput, match="is no batch to it"):
+        measured(Refined(True), x_small)
+
+
 def test_one_number_for_each_position_is_told_from_one_vector(x_small):
     class Score(nn.Module):
         def forward(self, x):
@@ -190,7 +218,7 @@ class Chaotic(nn.Module):
 
     def forward(self, x):
         y = self.recurrent(x)[0][..., :5]
-        return y / len(x) if self.over_batch else y
+        return y + y.mean(0) if self.over_batch else y
 
 
 def test_a_chaotic_forward_is_no_mixing_of_samples():

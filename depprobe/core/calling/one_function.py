@@ -1,6 +1,6 @@
 r"""Whether a module is one function of one sequence, and in which layout.
 
-Deterministic: two passes give one output. One sequence: a sample does not depend on its neighbour in the
+Deterministic: two passes give one output. One sequence: a sample has no derivative in its neighbour in the
 batch. One layout: where (n, d) runs too and gives another result than (1, n, d), the call is refused. Where
 code of the user's sees gradients, what it makes of them is linear, as derivatives are:
 
@@ -152,7 +152,7 @@ def keeps_beside_another(passes: Passes, layout: str, first: Pass) -> bool | Non
     other = value.flip(0) + 1 if value.is_floating_point() else value.flip(0)
     given = torch.cat([laid_out(one, layout) for one in (other, value)], axis)
     try:
-        together = passes.batch_of_two(layout, given)
+        both, together = passes.batch_of_two(layout, given)
     except OverBudget:
         raise
     except BadInput:
@@ -162,7 +162,7 @@ def keeps_beside_another(passes: Passes, layout: str, first: Pass) -> bool | Non
     place = axis if together.ndim == 3 else 0
     if together.shape[place] == 1:
         # one that reads the first sample alone does not mix; the last position of time first does
-        swapped = passes.batch_of_two(layout, given.roll(1, axis))
+        _, swapped = passes.batch_of_two(layout, given.roll(1, axis))
         alone = time_first(swapped, layout, "it")[0]
         return None if same_output(first.y, alone, roughly=True) else False
     if together.shape[place] != 2:
@@ -173,11 +173,30 @@ def keeps_beside_another(passes: Passes, layout: str, first: Pass) -> bool | Non
         return None
     if same_output(first.y, y) or same_output(first.y, y.T):
         return True
+    if not _reaches(passes, together.select(place, 1), both, axis):
+        return True
     # what is chaotic, or coarse inside, rounds otherwise in a batch of two, and then goes elsewhere from its
     # first steps on, but to the bit the same way behind a copy of itself
-    twin = passes.batch_of_two(layout, torch.cat([laid_out(value, layout)] * 2, axis))
+    _, twin = passes.batch_of_two(layout, torch.cat([laid_out(value, layout)] * 2, axis))
     beside_itself = torch.equal(twin.narrow(place, 1, 1), together.narrow(place, 1, 1))
     return beside_itself and same_output(first.y[:1], y[:1], roughly=True)
+
+
+def _reaches(passes: Passes, second: Tensor, both: Tensor, axis: int) -> bool:
+    """Whether the second sample's output has, as far as can be told, a derivative in the first of both.
+
+    Where samples only decide together, how many steps are taken, say, it has none, and J at one is as it is.
+    """
+    if not both.requires_grad:  # ids
+        return True
+    if not second.requires_grad:
+        return False
+    try:
+        with passes.held():
+            (found,) = torch.autograd.grad(second, both, second.detach().cos(), materialize_grads=True)
+    except Exception:  # of whatever kind code of the user's raises
+        return True
+    return bool(found.select(axis, 0).any())
 
 
 def same_output(y: Any, other: Any, roughly: bool = False) -> bool:

@@ -168,8 +168,8 @@ class Passes:
             "let it make a new one"
         )
 
-    def batch_of_two(self, layout: str, given: Tensor) -> Tensor:
-        """The output at a batch of two in a layout, as the module returns it."""
+    def batch_of_two(self, layout: str, given: Tensor) -> tuple[Tensor, Tensor]:
+        """A batch of two in a layout, and the output at it as the module returns it."""
         beside = {key: _twice(value) for key, value in self.argument.beside.items()}
         with self.held(), ExitStack() as stack:
             self._snapshot.substitute()
@@ -178,7 +178,7 @@ class Passes:
                 calls.capture(self.of, self._of)
             leaf = given.clone().requires_grad_() if given.is_floating_point() else given
             result = self._called(leaf.clone(), beside=beside)
-            return chosen_output(result if self._of is None else calls.captured(), self.of, self.who).detach()
+            return leaf, chosen_output(result if self._of is None else calls.captured(), self.of, self.who)
 
     def _recorded(self, layout: str, variable: Tensor | None, tracer: Any, points: Sequence[str]) -> Pass:
         wrt = self._wrt
