@@ -124,6 +124,70 @@ def test_unknown_arguments_of_other_calls_are_named(module, ds):
         depprobe.spectrum(module, mode=1)
 
 
+@pytest.mark.parametrize(
+    ("given", "match"),
+    [
+        ({"title": 3}, "title must be text, or None; got 3"),
+        ({"legend": 1}, "legend must be true or false; got 1"),
+        ({"labels": [1]}, "a label must be text; got 1"),
+        ({"labels": "a"}, "labels are a list of names, one a layer; not str"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else ", ".join(value),
+)
+@pytest.mark.parametrize("draw", [depprobe.figures.decay, depprobe.figures.heatmap], ids=["decay", "heatmap"])
+def test_words_of_figures_are_text(ds, draw, given, match):
+    with pytest.raises(BadInput, match=match):
+        draw(ds, **given)
+    with pytest.raises(BadInput, match=match):
+        depprobe.figures.panels({"a": ds}, **given)
+
+
+@pytest.mark.parametrize("value", [float("nan"), 10**30, "low"])
+def test_ends_of_axes_are_numbers_that_an_axis_can_have(ds, value):
+    for end in ("floor", "ceiling"):
+        with pytest.raises(BadInput, match=f"{end} is a log10 of a norm, a number or None; got"):
+            depprobe.figures.decay(ds, **{end: value})
+
+
+def test_other_arguments_of_figures_are_refused_by_name(ds):
+    with pytest.raises(
+        BadInput, match=r"theory is what depprobe\.probes.theory\.theory gave, or None; got 1"
+    ):
+        depprobe.figures.decay(ds, theory=1)
+    with pytest.raises(BadInput, match=r"draw must be a figure function such as figures\.decay, not 'decay'"):
+        depprobe.figures.panels({"a": ds}, draw="decay")
+    with pytest.raises(BadInput, match="across must be a number of panels in a row, 1 or more, not 'two'"):
+        depprobe.figures.panels({"a": ds}, across="two")
+    for names in ("rows", "labels"):
+        with pytest.raises(BadInput, match=f"{names} must be a list of names, not 3"):
+            depprobe.table(ds, **{names: 3})
+    with pytest.raises(BadInput, match=r"unknown table \['text'\]|unknown form"):
+        depprobe.table(ds, ["text"])
+
+
+@pytest.mark.parametrize("resamples", [10**9, 10**30])
+def test_more_draws_than_memory_holds_are_refused(ds, resamples):
+    with pytest.raises(
+        BadInput, match=f"resamples={resamples} draws of this dataset need too much memory; give at most"
+    ):
+        depprobe.distances(ds, resamples=resamples)
+
+
+def test_none_stands_for_the_default(module):
+    lstm = nn.LSTM(3, 4, batch_first=True).double()
+    given = {"depth": None, "tolerance": None, "memory": None, "seed": None, "hold_h": None}
+    xr.testing.assert_equal(depprobe.gates(lstm, X, **given), depprobe.gates(lstm, X))
+    plain = depprobe.spectrum("rnn", d=4)
+    none = dict.fromkeys(("modes", "powers", "grid", "dense", "memory", "seed"))
+    xr.testing.assert_equal(depprobe.spectrum("rnn", d=4, **none), plain)
+
+
+def test_an_array_of_no_axis_is_no_list_of_layers():
+    for target in (np.array("lstm"), torch.tensor(2)):
+        with pytest.raises(BadInput):
+            depprobe.jacobian(target, X)
+
+
 def test_counts_and_names_of_other_kinds_are_refused(module):
     lstm = nn.LSTM(3, 4, batch_first=True).double()
     for given, match in [

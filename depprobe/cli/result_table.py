@@ -55,7 +55,10 @@ def table(
     | --- | ---: | ---: |
     | receptive field (steps) | 29 | 29 |
     """
-    if form not in tables.TABLES:
+    for what, names in (("rows", rows), ("labels", labels)):
+        if names is not None and (isinstance(names, str) or not isinstance(names, Iterable)):
+            raise BadInput(f"{what} must be a list of names, not {names!r}")
+    if not isinstance(form, str) or form not in tables.TABLES:
         raise unknown("form", str(form), tables.TABLES)
     # a dataset is a mapping too
     given: Any = [results] if isinstance(results, xr.Dataset) else results

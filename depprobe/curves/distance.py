@@ -31,6 +31,7 @@ from depprobe.curves.reach import (
 from depprobe.curves.resampling.intervals import (
     drawn_lags,
     drawn_units,
+    generator,
     interval,
     mirrored,
     spread_factor,
@@ -65,16 +66,15 @@ class Choices:
     skip_lags: int
 
     def __post_init__(self) -> None:
-        if self.power not in POWERS:
+        if not isinstance(self.power, int | np.integer) or self.power not in POWERS:
             raise BadInput(f"power must be 1 or 2, the power of the norm in a share; got {self.power!r}")
         for name, least in (("resamples", 2), ("seed", 0), ("skip_lags", 0)):
             value = getattr(self, name)
             if not isinstance(value, int | np.integer) or value < least:
                 raise BadInput(f"{name} must be at least {least}; got {value!r}")
         if not isinstance(self.threshold, int | float) or not 0 < self.threshold < 1:
-            raise BadInput(
-                f"threshold must lie between 0 and 1, a fraction of a norm; got {self.threshold!r}"
-            )
+            fault = f"threshold must lie between 0 and 1, a fraction of a norm; got {self.threshold!r}"
+            raise BadInput(fault)
         for name, known in (("relative_to", RELATIVE_TO), ("pooling", POOLINGS)):
             if getattr(self, name) not in known:
                 raise unknown(name, str(getattr(self, name)), known)
@@ -212,7 +212,7 @@ class _Drawn(NamedTuple):
 
 def _drawn(blocks: Blocks, choices: Choices) -> _Drawn:
     # every layer starts from the same seed, so that adding one leaves the others as they were
-    rng = np.random.default_rng(choices.seed)
+    rng = generator(choices.seed, choices.resamples, *blocks.values.shape)
     starts = target_runs(blocks.values.shape[1])
     sizes = (len(starts), *blocks.repeats)
     several = [n for n, size in zip(("target", *REPEATS), sizes, strict=True) if size > 1]

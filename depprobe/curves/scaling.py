@@ -28,6 +28,8 @@ _QUARTILES = 1.3489795
 #: spread of ln time below which a point weighs no more: clocks and caches are not steadier
 _STEADIEST = 0.01
 _LEVEL = 0.95
+#: draws of all costs that memory holds
+_MOST_DRAWN = 100_000
 #: quartiles further apart than this factor, undisturbed within some 1.3
 APART = 2.0
 #: more threads that take more times as long as one
@@ -102,7 +104,7 @@ def crossovers(ds: xr.Dataset, resamples: int = 400, seed: int = 0) -> xr.Datase
     Parameters
     ----------
     ds : what ``depprobe.cost`` gives, at two lengths at least.
-    resamples : number of draws for the intervals, at least 2.
+    resamples : number of draws for the intervals, 2 to 100,000.
     seed : of the draws.
 
     Returns
@@ -129,8 +131,8 @@ def crossovers(ds: xr.Dataset, resamples: int = 400, seed: int = 0) -> xr.Datase
     array([[ nan, 150.],
            [ inf,  nan]])
     """
-    if resamples < 2:
-        raise BadInput(f"resamples must be at least 2, not {resamples}")
+    if not isinstance(resamples, int | np.integer) or not 2 <= resamples <= _MOST_DRAWN:
+        raise BadInput(f"resamples must be a whole number from 2 to {_MOST_DRAWN:,}, not {resamples!r}")
     if "flops_formula" in ds and "flops" in ds:
         ds = ds.assign(flops=ds["flops_formula"].fillna(ds["flops"]))
     logs, spread = _logs(ds, QUANTITIES)

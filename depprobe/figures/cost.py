@@ -70,6 +70,7 @@ class CostDrawing(NamedTuple):
 
 
 @renamed_argument("axes", "ax", since="0.3")
+@wording.asks
 def cost(
     datasets: xr.Dataset | Sequence[xr.Dataset],
     *,

@@ -81,6 +81,7 @@ class DecayDrawing(NamedTuple):
 
 
 @renamed_argument("axes", "ax", since="0.3")
+@wording.asks
 def decay(
     datasets: xr.Dataset | Sequence[xr.Dataset],
     *,
@@ -139,6 +140,8 @@ def decay(
         raise unknown("xscale", str(xscale), XSCALES)
     wording.check_number("floor", floor)
     wording.check_number("ceiling", ceiling)
+    if theory is not None and not isinstance(theory, xr.Dataset):
+        raise BadInput(f"theory is what depprobe.probes.theory.theory gave, or None; got {theory!r}")
     named = wording.by_layer([pooled(ds) for ds in wording.as_list(datasets)], labels)
     parts = [part for _, part in named]
     curves = [Curve.of(part) for part in parts]

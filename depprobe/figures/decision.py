@@ -44,6 +44,7 @@ class DecisionMap(NamedTuple):
 
 
 @renamed_argument("axes", "ax", since="0.3")
+@wording.asks
 def decision(
     *maps: xr.Dataset,
     ax: Axes | Sequence[Axes] | None = None,

@@ -79,6 +79,7 @@ class GatesDrawing(NamedTuple):
 
 
 @renamed_argument("axes", "ax", since="0.3")
+@wording.asks
 def gates(
     datasets: xr.Dataset | Sequence[xr.Dataset],
     *,

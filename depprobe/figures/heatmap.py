@@ -74,6 +74,7 @@ class HeatmapDrawing(NamedTuple):
 
 
 @renamed_argument("axes", "ax", since="0.3")
+@wording.asks
 def heatmap(
     datasets: xr.Dataset | Sequence[xr.Dataset],
     *,

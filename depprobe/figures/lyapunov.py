@@ -61,6 +61,7 @@ class LyapunovDrawing(NamedTuple):
 
 
 @renamed_argument("axes", "ax", since="0.3")
+@wording.asks
 def lyapunov(
     datasets: xr.Dataset | Sequence[xr.Dataset],
     *,

@@ -61,6 +61,7 @@ class Panels(NamedTuple):
     caption: str
 
 
+@wording.asks
 def panels(
     contents: Mapping[str, xr.Dataset | Sequence[xr.Dataset] | Callable[[Axes], Any]],
     *,
@@ -123,6 +124,8 @@ def panels(
         raise BadInput("nothing to draw: no panel was given")
     if across is not None and across < 1:
         raise BadInput(f"across must be a number of panels in a row, 1 or more, not {across!r}")
+    if draw is not None and not callable(draw):
+        raise BadInput(f"draw must be a figure function such as figures.decay, not {draw!r}")
     contents = {str(name): given for name, given in contents.items()}
     held = {name: wording.as_list(given) for name, given in contents.items() if not callable(given)}
     drawing = {name: draw or _figure_of_kind(given[0]) for name, given in held.items()}

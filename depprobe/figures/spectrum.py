@@ -75,6 +75,7 @@ class SpectrumDrawing(NamedTuple):
 
 
 @renamed_argument("axes", "ax", since="0.3")
+@wording.asks
 def spectrum(
     datasets: xr.Dataset | Sequence[xr.Dataset],
     *,

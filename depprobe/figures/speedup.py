@@ -38,6 +38,7 @@ class SpeedupDrawing(NamedTuple):
 
 
 @renamed_argument("axes", "ax", since="0.3")
+@wording.asks
 def speedup(
     datasets: xr.Dataset | Sequence[xr.Dataset],
     *,

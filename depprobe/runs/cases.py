@@ -197,7 +197,8 @@ def subjects_of(target: Any) -> list[Subject]:
             if not isinstance(label, str) or not label.strip():
                 raise BadInput(f"a label must be text, not {label!r}")
         return [_subject(label, one) for label, one in target.items()]
-    if isinstance(target, str | nn.Module) or callable(target) or not isinstance(target, Iterable):
+    single = not isinstance(target, Iterable) or getattr(target, "ndim", 1) == 0
+    if isinstance(target, str | nn.Module) or callable(target) or single:
         return [_subject(None, target)]
     named = list(target)
     for one in named:

@@ -51,7 +51,7 @@ _PLACED = _FLOATS | _VALUES | {torch.randint, torch.randperm}
 
 
 def asks(**kinds: str) -> Callable[[Call], Call]:
-    """Decorator of a public call: refuses unknown arguments, and kinds of known ones; None is not given.
+    """Decorator of a public call: refuses unknown arguments, and kinds of known ones; None is the default.
 
     Examples
     --------
@@ -62,6 +62,7 @@ def asks(**kinds: str) -> Callable[[Call], Call]:
 
     def decorate(call: Call) -> Call:
         signature = inspect.signature(call)
+        defaults = {p.name: p.default for p in signature.parameters.values() if p.default is not p.empty}
 
         @functools.wraps(call)
         def asked(*args: Any, **kwargs: Any) -> Any:
@@ -72,7 +73,7 @@ def asks(**kinds: str) -> Callable[[Call], Call]:
             except TypeError:
                 return call(*args, **kwargs)  # which says what is missing
             given = bound.arguments
-            given.update({name: _plain(value) for name, value in given.items()})
+            given.update({k: _plain(defaults.get(k) if v is None else v) for k, v in given.items()})
             for name, kind in kinds.items():
                 if given.get(name) is not None:
                     check_kind(kind, **{name: given[name]})

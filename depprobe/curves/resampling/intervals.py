@@ -23,6 +23,10 @@ import numpy as np
 
 from depprobe.curves.align import Floats, Ints
 from depprobe.curves.pool import Curves
+from depprobe.errors import BadInput
+
+#: draws times values of each that memory holds, a GiB an array, and draws that are never too many
+_VALUES, _ALWAYS = 1 << 27, 1000
 
 #: 1 % point of m (1 - phi) for a random walk about a trend, and its correction for small m (fit to the table)
 FULLER, FULLER_SMALL = 29.5, 7.7
@@ -37,6 +41,16 @@ def target_runs(targets: int) -> Ints:
     array([ 0,  4,  8, 12, 16])
     """
     return np.arange(0, targets, math.isqrt(targets))
+
+
+def generator(seed: int, resamples: int, lags: int, targets: int, repeats: int) -> np.random.Generator:
+    """What draws new curves of so many lags, targets and repeats; refuses more than memory can hold."""
+    most = max(_ALWAYS, _VALUES // max(1, lags, targets * repeats))
+    if resamples > most:
+        raise BadInput(
+            f"resamples={resamples} draws of this dataset need too much memory; give at most {most}"
+        )
+    return np.random.default_rng(seed)
 
 
 def drawn_units(sizes: tuple[int, ...], resamples: int, rng: np.random.Generator) -> Floats:

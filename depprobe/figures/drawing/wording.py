@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import functools
+import math
 import re
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, TypeVar, cast
 
 import numpy as np
 import xarray as xr
@@ -14,6 +16,11 @@ from depprobe.curves.align import UNKNOWN, each_curve, in_words, placed
 from depprobe.curves.names import in_formulas, numerator, one_setting, repeats, told_apart, value_of
 from depprobe.errors import BadInput, unknown
 from depprobe.vocabulary import NORMS
+
+#: no log10 of a norm reaches it
+_LARGEST = 1e15
+
+Drawing = TypeVar("Drawing", bound=Callable[..., Any])
 
 
 def as_list(datasets: xr.Dataset | Sequence[xr.Dataset]) -> list[xr.Dataset]:
@@ -42,8 +49,6 @@ def by_layer(
     parts = [part for ds in as_list(datasets) for part in each_curve(ds)]
     if not parts:
         raise BadInput("nothing to draw: no dataset was given")
-    if labels is not None and not isinstance(labels, list | tuple):
-        raise BadInput(f"labels are a list of names, one a layer; not {type(labels).__name__}")
     if labels is not None and len(labels) != len(parts):
         raise BadInput(f"{len(labels)} labels were given for {len(parts)} layers")
     names = list(labels) if labels is not None else told_apart(parts)
@@ -94,9 +99,33 @@ def _pieces(name: str, width: int, marks: Sequence[str]) -> list[str]:
     ]
 
 
+def asks(draw: Drawing) -> Drawing:
+    """Decorator of a figure function: refuses titles and labels that are no text, other switches."""
+
+    @functools.wraps(draw)
+    def asked(*args: Any, **kwargs: Any) -> Any:
+        title, labels, across = (kwargs.get(name) for name in ("title", "labels", "across"))
+        if title is not None and not isinstance(title, str):
+            raise BadInput(f"title must be text, or None; got {title!r}")
+        for name in ("legend", "share_legend", "share_floor", "colorbar"):
+            if not isinstance(kwargs.get(name, True), bool | np.bool_):
+                raise BadInput(f"{name} must be true or false; got {kwargs[name]!r}")
+        if labels is not None and not isinstance(labels, list | tuple):
+            raise BadInput(f"labels are a list of names, one a layer; not {type(labels).__name__}")
+        for label in labels or ():
+            if not isinstance(label, str):
+                raise BadInput(f"a label must be text; got {label!r}")
+        if across is not None and not isinstance(across, int | np.integer):
+            raise BadInput(f"across must be a number of panels in a row, 1 or more, not {across!r}")
+        return draw(*args, **kwargs)
+
+    return cast(Drawing, asked)
+
+
 def check_number(name: str, value: Any) -> None:
     """Refuse an option that is neither a number nor None."""
-    if value is not None and not isinstance(value, int | float | np.number):
+    real = isinstance(value, int | float | np.number)
+    if value is not None and not (real and (abs(value) < _LARGEST or abs(value) == math.inf)):
         raise BadInput(f"{name} is a log10 of a norm, a number or None; got {value!r}")
 
 
