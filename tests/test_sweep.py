@@ -539,6 +539,28 @@ def test_a_file_that_some_cells_need_is_told_before_the_others_run(swept, run, t
     assert run("sweep", "retry", "out", "-q")[2].startswith(f"depprobe: {told}\n")
 
 
+def test_an_input_that_cannot_be_read_is_told_once_before_anything_is_written(swept, tmp_path):
+    (tmp_path / "t.csv").write_text("price,sold\n1,2\n2,4\n3,1\n4,4\n5,0\n")
+    fault = "unknown column in t.csv 'sould'; did you mean 'sold'? Known: price, sold"
+    grid = (
+        '[grid]\nlayer = ["gru", "rnn", "lstm"]\n[fixed]\nn = 4\ninput = "t.csv"\ncolumns = "price,sould"\n'
+    )
+    for more in ([], ["--dry-run"]):
+        code, out, err = swept(grid, *more)
+        assert (code, out) == (2, "")
+        assert err == f"depprobe: all 3 cells fail: {fault}; nothing was measured\n"
+    assert not (tmp_path / "out").exists()
+    some = grid.replace('columns = "price,sould"', "").replace(
+        "[fixed]", 'columns = ["price", "sould"]\n[fixed]'
+    )
+    code, out, err = swept(some)
+    assert (code, err.splitlines()[0]) == (
+        1,
+        f"depprobe: 3 of 6 cells fail: {fault}; the others are measured",
+    )
+    assert "3 measured in" in out
+
+
 def test_any_executor_gives_the_same_bytes_largest_first(swept, tmp_path):
     swept(GRID)
     folder = SweepFolder(tmp_path / "pool")

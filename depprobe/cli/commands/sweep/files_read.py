@@ -1,4 +1,4 @@
-"""Files that cells of a grid read: input, weights, the one that makes the model; absent ones told once."""
+"""Files that cells of a grid read: input, weights, the one that makes the model; faults of them told once."""
 
 from __future__ import annotations
 
@@ -6,9 +6,12 @@ import contextlib
 import importlib.util
 import os
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from depprobe.cli.commands.sweep.keys import Keys, Settings
+from depprobe.cli.options import TABLE
 from depprobe.errors import BadInput, harmless
 from depprobe.store.sweeps.folder import Plan
 
@@ -29,43 +32,66 @@ def files_of(keys: Keys, settings: Settings) -> dict[str, str]:
 
 
 def check_files(keys: Keys, plan: Plan) -> str:
-    """One line on the cells that need files that do not exist; empty where all are there.
+    """One line on the cells whose files do not exist, or whose input cannot be read; empty without such.
 
     Raises ``BadInput`` with that line where no cell can be measured.
     """
     exists: dict[str, bool] = {}
-    alike: dict[tuple[object, str], list[str]] = {}  # absent files by all that decides which are read
-    need: Counter[str] = Counter()
-    cells = 0
+    # absent files and the fault of an input, by all that decides what is read and how
+    alike: dict[tuple[object, ...], tuple[list[str], str]] = {}
+    each = []
     for cell in plan.cells:
         subject, values = tuple(cell.settings["subject"].items()), cell.settings["values"]
-        same = subject, str(values.get("input"))
+        same = subject, *(str(values.get(name)) for name in ("input", *TABLE))
         if same not in alike:
-            read = {*files_of(keys, Settings(subject, values)).values()}
-            exists |= {file: os.path.exists(file) for file in read - exists.keys()}
-            alike[same] = [file for file in read if not exists[file]]
-        need.update(alike[same])
-        cells += bool(alike[same])
-    if not need:
-        return ""
-    total = len(plan.cells)
-    of = (
-        f"all {total} cells need"
-        if cells == total > 1
-        else f"{cells} of {total} cells need{'s' * (cells == 1)}"
-    )
-    said = harmless(f"{of} {_said(need)}")
-    if cells == total:
-        raise BadInput(f"{said}; nothing was measured")
-    return f"{said}; the others are measured"
+            read = files_of(keys, Settings(subject, values))
+            exists |= {file: os.path.exists(file) for file in {*read.values()} - exists.keys()}
+            how = {name: keys.typed(name, values[name]) for name in TABLE if name in values}
+            fault = _fault(read["input"], how) if exists.get(read.get("input", "")) else ""
+            alike[same] = [file for file in {*read.values()} if not exists[file]], fault
+        each.append(alike[same])
+    total, without = len(each), sum(bool(absent or fault) for absent, fault in each)
+    said = []
+    if (count := sum(bool(absent) for absent, _ in each)) > 0:
+        need = Counter(file for absent, _ in each for file in absent)
+        said.append(f"{_of(count, total)} need{'s' * (1 == count < total)} {_absent(need)}")
+    if (count := sum(bool(fault) for _, fault in each)) > 0:
+        faults = _listed(Counter(fault for _, fault in each if fault), str)
+        said.append(f"{_of(count, total)} fail{'s' * (1 == count < total)}: {faults}")
+    line = harmless("; ".join(said))
+    if without == total > 0:
+        raise BadInput(f"{line}; nothing was measured")
+    return f"{line}; the others are measured" if line else ""
 
 
-def _said(need: Counter[str]) -> str:
+def _fault(name: str, how: dict[str, Any]) -> str:
+    """Why an input that is there cannot be read; empty where it can."""
+    from depprobe.runs.inputs import read
+
+    try:
+        read(name, **how)
+    except BadInput as error:
+        return str(error)
+    return ""
+
+
+def _of(count: int, total: int) -> str:
+    return f"all {total} cells" if count == total > 1 else f"{count} of {total} cells"
+
+
+def _absent(need: Counter[str]) -> str:
     if len(need) == 1:
         return f"{next(iter(need))!r}, which does not exist"
-    files = [f"{file!r} ({count})" for file, count in sorted(need.items(), key=lambda one: (-one[1], one[0]))]
-    more = [f"{len(files) - _LISTED} more"] if len(files) > _LISTED else []
-    return f"files that do not exist: {', '.join(files[:_LISTED] + more)}"
+    return f"files that do not exist: {_listed(need, repr)}"
+
+
+def _listed(counts: Counter[str], form: Callable[[str], str]) -> str:
+    """What is counted, the most frequent first, with numbers where there are several."""
+    if len(counts) == 1:
+        return form(next(iter(counts)))
+    ordered = sorted(counts.items(), key=lambda one: (-one[1], one[0]))
+    more = [f"{len(ordered) - _LISTED} more"] if len(ordered) > _LISTED else []
+    return ", ".join([*(f"{form(one)} ({count})" for one, count in ordered[:_LISTED]), *more])
 
 
 def _code(model: str) -> str:
