@@ -128,7 +128,6 @@ def heatmap(
     wording.check_number("floor", floor)
     wording.check_number("ceiling", ceiling)
     given = axes_given(ax, len(parts), f"a figure of heat maps of {len(parts)} layers")
-
     with style_for(given):
         axes = given or _panels(len(parts))
         figure = figure_of(axes[0])

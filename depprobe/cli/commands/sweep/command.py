@@ -154,7 +154,7 @@ def status(folder: Path, as_json: bool) -> None:
         )
         return
     said = ", ".join(f"{count} {state}" for state, count in sorted(counts.items()))
-    output.echo(f"sweep    {plan.probe}, {len(plan.cells)} cells: {said}")
+    output.echo(f"sweep    {plan.probe}, {len(plan.cells)} cell{'s' * (len(plan.cells) != 1)}: {said}")
     for cell in without[:_LISTED]:
         output.echo(f"without  {_named(cell.at)}: {of.reason(cell)}")
     if len(without) > _LISTED:
@@ -246,9 +246,8 @@ def _measure(
         click.echo(f"depprobe: {_named(at[mark])}: {reason}", err=True)
     took = duration(time.monotonic() - start)
     before = f", {len(tally.there)} measured before" if tally.there else ""
-    output.echo(
-        f"sweep    {plan.probe}, {len(plan.cells)} cells: {len(tally.measured)} measured in {took}{before}"
-    )
+    cells = f"{len(plan.cells)} cell{'s' * (len(plan.cells) != 1)}"
+    output.echo(f"sweep    {plan.probe}, {cells}: {len(tally.measured)} measured in {took}{before}")
     if tally.failed:
         output.echo(f"failed   {len(tally.failed)}; depprobe sweep retry {folder.folder} measures them again")
     output.echo(f"folder   {folder.folder}")
