@@ -135,3 +135,32 @@ def test_whole_numbers_stay_whole_on_their_way_to_indices(method):
     norms = found.log_norms(range(N))
     assert (norms.status[truth > 0] == STATUS["finite"]).all()
     assert norms.error.max() < 1e-3
+
+
+def picked(x, at):
+    return x.gather(1, at.long().clamp(0, N - 1)[..., None].expand_as(x)) * x.cumsum(1)
+
+
+@pytest.mark.parametrize("method", ["auto", "autograd"])
+@pytest.mark.parametrize(
+    "forward",
+    [
+        lambda x: picked(x, (torch.arange(N).to(x) * 0.5).expand(1, N).clone().ceil_()),
+        lambda x: picked(x, (x[..., 0] > 0).to(x).cumsum(1)),
+        lambda x: picked(x, torch.stack([torch.tensor(0.5 * t).floor() for t in range(N)])[None]),
+        lambda x: torch.where((torch.arange(N).to(x) % 3 == 0)[:, None], x, x.roll(1, 1)).cumsum(1),
+        lambda x: torch.stack([x[:, : t + 1].quantile(0.3, dim=1) for t in range(N)], 1),
+    ],
+    ids=["in place", "counts", "stacked", "compared", "quantile"],
+)
+def test_whole_numbers_that_are_no_functions_of_the_input_stay_whole(forward, method):
+    class Picks(nn.Module):
+        def forward(self, x):
+            return forward(x)
+
+    found, truth = both(Picks, 0, method=method)
+    norms = found.log_norms(range(N))
+    some = truth > 0
+    assert (norms.status[some] == STATUS["finite"]).all()
+    assert (norms.error[some] < 1e-4).all()
+    assert np.mean(np.abs(norms.values[some] - np.log(truth[some])) <= norms.error[some]) > 0.9

@@ -25,6 +25,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 from torch._ops import HigherOrderOperator
+from torch.utils._pytree import tree_leaves
 
 from depprobe.core.calling.environment import WatchingMode
 from depprobe.core.scaled import Scaled, added
@@ -79,8 +80,12 @@ class _LastBits(WatchingMode):
         out = self.ran(func, args, kwargs)
         if isinstance(func, HigherOrderOperator):
             return out
-        if not func.is_view and func.overloadpacket.__name__ not in _PICK | _WHOLE:
+        # in place they have the same names with an underscore
+        if not func.is_view and func.overloadpacket.__name__.rstrip("_") not in _PICK | _WHOLE:
+            constant = not any(isinstance(a, Tensor) and a.requires_grad for a in tree_leaves((args, kwargs)))
             for made in _floating(out):
+                if constant and torch.equal(made, made.round()):
+                    continue  # counts and positions, which go on to be compared, or to be indices
                 if made.is_contiguous():
                     self._change(made)
                 else:
