@@ -106,6 +106,14 @@ def test_submodules_above_and_below(model):
         temporal_jacobian(model, IDS, of="h.0", wrt="h.1")
 
 
+@pytest.mark.parametrize("method", ["auto", "autograd"])
+def test_what_is_written_into_an_output_afterwards_does_not_count(method):
+    module = nn.Sequential(nn.Linear(D, 4), nn.ReLU(inplace=True), nn.Linear(4, 2)).double()
+    x = torch.randn(N, D, dtype=torch.float64)
+    found = rows(temporal_jacobian(module, x, of="0", layout="b n d", method=method))
+    torch.testing.assert_close(found, jacobian_of(lambda z: module[0](z), x))
+
+
 def test_globs_name_one_level_a_star(model):
     assert depths(model, "h.*") == ["h.0", "h.1", "h.2"]
     assert depths(model, "module:h.1") == ["h.1"]

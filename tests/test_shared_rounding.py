@@ -164,3 +164,35 @@ def test_whole_numbers_that_are_no_functions_of_the_input_stay_whole(forward, me
     assert (norms.status[some] == STATUS["finite"]).all()
     assert (norms.error[some] < 1e-4).all()
     assert np.mean(np.abs(norms.values[some] - np.log(truth[some])) <= norms.error[some]) > 0.9
+
+
+@pytest.mark.parametrize("method", ["auto", "autograd"])
+def test_numbers_up_to_one_stay_within_it(method):
+    class Likelihood(nn.Module):
+        def forward(self, x):
+            p = torch.sigmoid(9 * x.cumsum(1))
+            return nn.functional.binary_cross_entropy(p, (x > 0).to(x), reduction="none")
+
+    torch.manual_seed(0)
+    x = torch.randn(N, D).double()
+    assert float(torch.sigmoid(9 * x.cumsum(0)).max()) == 1
+    norms = depprobe.temporal_jacobian(Likelihood(), x, layout="b n d", method=method).log_norms(range(N))
+    truth = blocks(Likelihood(), x)
+    some = norms.status == STATUS["finite"]
+    assert some[truth > 1e-3].all()
+    assert (np.abs(norms.values[some] - np.log(truth[some])) <= norms.error[some] + 1e-12).all()
+
+
+@pytest.mark.parametrize("method", ["auto", "autograd", "probes"])
+def test_a_forward_that_takes_no_changed_numbers_is_measured_without_an_error(method):
+    class Minds(nn.Module):
+        def forward(self, x):
+            if not torch.equal(x + x, 2 * x):
+                raise ValueError("not twice")
+            return x.cumsum(1)
+
+    x, more = torch.randn(N, D).double(), {"probes": D} if method == "probes" else {}
+    found = depprobe.temporal_jacobian(Minds(), x, layout="b n d", method=method, **more)
+    norms = found.log_norms([3, N - 1])
+    assert np.isnan(norms.error[norms.status == STATUS["finite"]]).all()
+    np.testing.assert_allclose(norms.values[1], 0.5 * np.log(D), atol=1e-12)

@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_map_only
 
 from depprobe.core.calling.known import natural_layout
 from depprobe.core.calling.layout import laid_out, time_first
@@ -45,9 +46,14 @@ class Interception:
     # -- of ------------------------------------------------------------------------------------------
 
     def capture(self, name: str, module: nn.Module) -> None:
-        """Catch the output of a submodule."""
+        """Catch the output of a submodule; the module goes on with a copy, into which it may write."""
         self._of = name
-        self._hook(module, self._captured.append)
+
+        def catch(result: Any) -> Any:
+            self._captured.append(result)
+            return tree_map_only(Tensor, Tensor.clone, result)
+
+        self._hook(module, catch)
 
     def captured(self) -> Any:
         """What was caught; raises ``BadInput`` where the submodule ran not once."""

@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from depprobe.core.calling.arguments import HALF
+from depprobe.core.calling.passes import DoesNotRun
 from depprobe.core.function import SequenceFunction
 from depprobe.core.options import Options, require
 from depprobe.core.scaled import Scaled, log_norms
@@ -172,8 +173,12 @@ class AutogradJacobian(TemporalJacobian):
         return value, np.where(status == STATUS["finite"], error, 0.0), status
 
     def _rounded(self, t: int, logs: Floats, norm: str) -> Floats:
-        """Estimated errors of the ln norms (n_in,) of row t; NaN: not asked for."""
-        return self._rounding[norm if norm in self._rounding else "fro"].error(t, self._lags(t), logs)
+        """Estimated errors of the ln norms (n_in,) of row t (NaN: not asked for); NaN: none is to be had."""
+        rounding = self._rounding[norm if norm in self._rounding else "fro"]
+        try:
+            return rounding.error(t, self._lags(t), logs)
+        except DoesNotRun:  # code of the user's that takes no changed numbers
+            return np.full(len(logs), np.nan)
 
     def _reaches(self, t: int) -> NDArray[np.bool_]:
         """Inputs (n_in,) that a path leads to from output t."""

@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from depprobe.core.calling.passes import DoesNotRun
 from depprobe.core.function import SequenceFunction
 from depprobe.core.options import Options
 from depprobe.core.scaled import Scaled
@@ -159,7 +160,9 @@ class ProbedJacobian(AutogradJacobian):
                 logs, one = np.full(self.shape[2], np.nan), self._ready[t]
                 logs[columns] = one.log_norm
                 assert one.total is not None
-                rounding.note(t, self._lags(t), logs, one.mix.to(self._function.y), Scaled.plain(one.total))
+                with contextlib.suppress(DoesNotRun):  # code of the user's that takes no changed numbers
+                    mix, first = one.mix.to(self._function.y), Scaled.plain(one.total)
+                    rounding.note(t, self._lags(t), logs, mix, first)
             if not self._ranks_itself:
                 told = telling(ends, [lags for lags, _ in self._pilots.get(norm, [])], self._reach)
                 for t in told:

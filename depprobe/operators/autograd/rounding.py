@@ -64,6 +64,8 @@ _UNSETTLED = 0.01
 _PICK = frozenset({"topk", "sort", "kthvalue", "median", "max", "min", "amax", "amin", "cummax", "cummin"})
 #: operations that give whole numbers, which may go on to be indices
 _WHOLE = frozenset({"floor", "ceil", "round", "trunc", "sign", "arange"})
+#: operations whose results end at 1, where who takes a probability or a cosine may refuse more
+_TO_ONE = frozenset({"sigmoid", "_softmax", "tanh", "sin", "cos", "erf"})
 
 
 class _LastBits(WatchingMode):
@@ -80,32 +82,33 @@ class _LastBits(WatchingMode):
         out = self.ran(func, args, kwargs)
         if isinstance(func, HigherOrderOperator):
             return out
-        # in place they have the same names with an underscore
-        if not func.is_view and func.overloadpacket.__name__.rstrip("_") not in _PICK | _WHOLE:
+        name = func.overloadpacket.__name__.rstrip("_")  # in place it ends in an underscore
+        if not func.is_view and name not in _PICK | _WHOLE:
             constant = not any(isinstance(a, Tensor) and a.requires_grad for a in tree_leaves((args, kwargs)))
             for made in _floating(out):
                 if constant and torch.equal(made, made.round()):
                     continue  # counts and positions, which go on to be compared, or to be indices
                 if made.is_contiguous():
-                    self._change(made)
+                    self._change(made, name in _TO_ONE)
                 else:
-                    made.copy_(self.changed(made))
+                    made.copy_(self.changed(made, name in _TO_ONE))
         return out
 
-    def changed(self, made: Tensor) -> Tensor:
-        """The same with the last bits changed."""
-        return self._change(made.clone(memory_format=torch.contiguous_format))
+    def changed(self, made: Tensor, to_one: bool = False) -> Tensor:
+        """The same with the last bits changed, and if ``to_one`` none larger than 1."""
+        return self._change(made.clone(memory_format=torch.contiguous_format), to_one)
 
-    def _change(self, made: Tensor) -> Tensor:
+    def _change(self, made: Tensor, to_one: bool) -> Tensor:
         """In place, without a copy of what may be large."""
-        kind = made.dtype, made.device
-        if kind not in self._factors:
+        if (kind := (made.dtype, made.device)) not in self._factors:
             signs = self._signs.to(device=made.device)
             self._factors[kind] = (1 + torch.finfo(made.dtype).eps * signs).to(made.dtype)
         self._start = (self._start + 7919) % _POOL
         numbers, start = made.view(-1), self._start
         for part in (numbers[: _POOL - start], *numbers[_POOL - start :].split(_POOL)):
             part.mul_(self._factors[kind][start : start + len(part)])
+            if to_one:
+                part.copy_(2 * part.clamp(-1, 1) - part)
             start = 0
         return made
 
@@ -211,11 +214,11 @@ class Rounding:
 
     def stated(self, t: int, lags: NDArray[np.int64], some: NDArray[np.bool_] | None = None) -> Floats:
         """Estimated errors at lags (n,), of which ``some`` count: ahead and behind, from the nearest row that
-        was repeated among those that reach as far.
+        was repeated among those that reach as far; NaN where none could be.
         """
-        found = np.zeros(len(lags))
+        found = np.full(len(lags), 0.0 if self._known else np.nan)
         some = np.ones(len(lags), dtype=bool) if some is None else some
-        for side in (lags >= 0, lags < 0):
+        for side in (lags >= 0, lags < 0) if self._known else ():
             own = lags[side & some]
             low, high = own.min(initial=0), own.max(initial=0)
             inside = [
