@@ -127,6 +127,26 @@ def test_wrapped_checkpoints_of_training_loops_are_seen_through(tmp_path: Path, 
     assert torch.equal(fresh.state_dict()["read.weight"], own["read.weight"])
 
 
+def test_weights_that_are_there_twice_are_not_chosen_between(tmp_path: Path) -> None:
+    first, averaged = network().state_dict(), network().state_dict()
+    torch.save({"model": first, "ema": averaged, "step": 3}, tmp_path / "last.pt")
+    with pytest.raises(
+        BadInput, match=r"'.*last\.pt' holds the same weights under 'model' and 'ema', averaged"
+    ):
+        checkpoint.read_weights(tmp_path / "last.pt")
+    torch.save({"model": first, "optimizer": {"state": {}}, "config": {}}, tmp_path / "last.pt")
+    assert checkpoint.read_weights(tmp_path / "last.pt").keys() == first.keys()
+
+
+def test_weights_in_several_files_are_told(tmp_path: Path) -> None:
+    (tmp_path / "model.safetensors.index.json").write_text('{"weight_map": {}}')
+    with pytest.raises(BadInput, match="lists weights that are spread over several files; .* as hf:FOLDER"):
+        checkpoint.read_weights(tmp_path / "model.safetensors.index.json")
+    weights = dict(list(network().state_dict().items())[:1])
+    with pytest.raises(BadInput, match="missing .*; it is one of several files of weights$"):
+        checkpoint.load(network(), weights, "model-00001-of-00002.safetensors")
+
+
 def test_a_checkpoint_keeps_its_dtype() -> None:
     weights = {name: value.bfloat16() for name, value in network().state_dict().items()}
     assert checkpoint.load(network(), weights, "net").read.weight.dtype is torch.bfloat16

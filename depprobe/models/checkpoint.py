@@ -27,6 +27,8 @@ _INSIDE = ("state_dict", "model_state_dict", "model_state", "model", "weights", 
 _PREFIXES = ("module.", "_orig_mod.", "model.", "net.")
 #: what torch says it would have to import
 _CODE = re.compile(r"GLOBAL ([\w.]+)")
+#: the name of a file that holds a share of a model's weights
+_SHARD = re.compile(r"-\d+-of-\d+\.\w+$")
 #: names listed in an error
 _SHOWN = 4
 
@@ -47,6 +49,11 @@ def read_weights(path: str | Path) -> dict[str, Tensor]:
     {'weight': (3, 2), 'bias': (3,)}
     """
     path = Path(path)
+    if path.name.endswith(".index.json"):
+        raise BadInput(
+            f"{str(path)!r} lists weights that are spread over several files; a folder of transformers is read "
+            "whole as hf:FOLDER, otherwise save all weights in one file"
+        )
     if path.suffix.lower() not in SUFFIXES:
         raise BadInput(f"weights are read from {', '.join(SUFFIXES)}, not from {str(path)!r}")
     if not path.is_file():
@@ -110,10 +117,17 @@ def _safetensors(path: Path) -> Any:
 def _unwrapped(found: Any, path: Path) -> dict[str, Any]:
     """The mapping of names to tensors, out of what a training loop wraps it in."""
     while isinstance(found, Mapping) and not any(isinstance(value, Tensor) for value in found.values()):
-        inner = next((found[key] for key in _INSIDE if isinstance(found.get(key), Mapping)), None)
+        inner = next((key for key in _INSIDE if isinstance(found.get(key), Mapping)), None)
         if inner is None:
             break
-        found = inner
+        names = found[inner].keys()
+        twice = [key for key, value in found.items() if isinstance(value, Mapping) and value.keys() == names]
+        if names and len(twice) > 1:
+            raise BadInput(
+                f"{str(path)!r} holds the same weights under {' and '.join(map(repr, twice))}, averaged ones "
+                "perhaps; save alone those that are meant"
+            )
+        found = found[inner]
     if not isinstance(found, Mapping):
         raise BadInput(
             f"{str(path)!r} holds {type(found).__name__}, not weights by name; save module.state_dict()"
@@ -155,6 +169,7 @@ def load(module: nn.Module, weights: Mapping[str, Tensor], source: str) -> nn.Mo
     if any(faults):
         raise BadInput(
             f"{source} does not fit {type(module).__name__}: {'; '.join(fault for fault in faults if fault)}"
+            f"{'; it is one of several files of weights' if _SHARD.search(source) else ''}"
         )
     floats = {value.dtype for value in weights.values() if value.is_floating_point()}
     if len(floats) == 1:
