@@ -140,10 +140,10 @@ def test_weights_that_are_there_twice_are_not_chosen_between(tmp_path: Path) -> 
 
 def test_weights_in_several_files_are_told(tmp_path: Path) -> None:
     (tmp_path / "model.safetensors.index.json").write_text('{"weight_map": {}}')
-    with pytest.raises(BadInput, match="lists weights that are spread over several files; .* as hf:FOLDER"):
+    with pytest.raises(BadInput, match=r"lists weights that are spread over several files; .* as hf:FOLDER"):
         checkpoint.read_weights(tmp_path / "model.safetensors.index.json")
     weights = dict(list(network().state_dict().items())[:1])
-    with pytest.raises(BadInput, match="missing .*; it is one of several files of weights$"):
+    with pytest.raises(BadInput, match=r"missing .*; it is one of several files of weights$"):
         checkpoint.load(network(), weights, "model-00001-of-00002.safetensors")
 
 

@@ -51,8 +51,8 @@ def read_weights(path: str | Path) -> dict[str, Tensor]:
     path = Path(path)
     if path.name.endswith(".index.json"):
         raise BadInput(
-            f"{str(path)!r} lists weights that are spread over several files; a folder of transformers is read "
-            "whole as hf:FOLDER, otherwise save all weights in one file"
+            f"{str(path)!r} lists weights that are spread over several files; a folder of transformers is "
+            "read whole as hf:FOLDER, otherwise save all weights in one file"
         )
     if path.suffix.lower() not in SUFFIXES:
         raise BadInput(f"weights are read from {', '.join(SUFFIXES)}, not from {str(path)!r}")
