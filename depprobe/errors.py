@@ -55,6 +55,8 @@ def unknown(kind: str, name: str, known: Iterable[str]) -> BadInput:
     "unknown layer 'lsmt'; did you mean 'lstm'? Known: gru, lstm"
     >>> str(unknown("block", "h99", ["h10", "h9", "h1"]))
     "unknown block 'h99'; did you mean 'h9'? Known: h1, h9, h10"
+    >>> str(unknown("layer", "LSTM", ["gru", "lstm"]))
+    "unknown layer 'LSTM'; did you mean 'lstm'? Known: gru, lstm"
     """
 
     def in_order(name: str) -> list[tuple[str, int]]:  # h2 before h10
@@ -62,5 +64,6 @@ def unknown(kind: str, name: str, known: Iterable[str]) -> BadInput:
 
     names = sorted(set(known), key=in_order)
     near = difflib.get_close_matches(name, names, n=1, cutoff=0.5) if isinstance(name, str) else []
-    hint = f"; did you mean {near[0]!r}?" if near else "."
+    alike = [one for one in names if isinstance(name, str) and one.lower() == name.strip().lower()]
+    hint = f"; did you mean {[*alike, *near][0]!r}?" if near or alike else "."
     return BadInput(f"unknown {kind} {name!r}{hint} Known: {', '.join(names) or 'none'}")

@@ -65,7 +65,7 @@ def test_a_name_picks_one_of_several():
 @pytest.mark.parametrize(
     ("options", "call", "said"),
     [
-        ({"several": True}, {}, "holds the recurrences rnn, top; name one with part="),
+        ({"several": True}, {}, r"holds the recurrences rnn, top; name one with part= \(--part\)"),
         ({}, {"part": "rn"}, "unknown recurrence in Tagger 'rn'; did you mean 'rnn'"),
         ({"calls": 2}, {}, "rnn of Tagger is called 2 times"),
         ({"start": True}, {}, "handed a state to start from"),

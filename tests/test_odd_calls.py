@@ -522,3 +522,10 @@ def test_a_layer_given_twice_is_not_ranked(told):
 
 def test_an_unknown_command_of_models_is_named(told):
     assert "unknown command of models 'fetsh'; did you mean 'fetch'? Known: fetch" in told("models", "fetsh")
+
+
+def test_names_in_another_case_are_suggested(module):
+    with pytest.raises(BadInput, match="unknown layer 'LSTM'; did you mean 'lstm'"):
+        depprobe.jacobian("LSTM", n=4, d=3)
+    with pytest.raises(BadInput, match="unknown method 'Auto'; did you mean 'auto'"):
+        depprobe.jacobian(module, X, method="Auto")

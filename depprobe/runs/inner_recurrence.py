@@ -47,7 +47,9 @@ def _inner(case: Case, part: str | None) -> Case:
             # a recurrence itself; or none, which whoever needs one says best
             return case
         if len(found) > 1:
-            raise BadInput(f"{case.label} holds the recurrences {', '.join(found)}; name one with part=")
+            raise BadInput(
+                f"{case.label} holds the recurrences {', '.join(found)}; name one with part= (--part)"
+            )
         part = next(iter(found))
     elif part not in found:
         raise unknown(f"recurrence in {case.label}", part, filter(None, found))
