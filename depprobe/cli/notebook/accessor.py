@@ -76,7 +76,14 @@ class Accessor:
         about = self._ds.coords.get("layer", self._ds.attrs.get("layer"))
         layers = ", ".join(map(str, np.ravel(about))) if about is not None else ""
         what = " ".join([*filter(None, [self._kind]), "dataset", *(["of", layers] if layers else [])])
-        return f"<depprobe: {harmless(what)} ({sizes}); plot(), distances(), decay(), lag>"
+        calls = (
+            "plot(), distances(), decay(), lag"
+            if self._kind == "jacobian"
+            else "plot()"
+            if self._kind
+            else ""
+        )
+        return f"<depprobe: {harmless(what)} ({sizes}){'; ' * bool(calls)}{calls}>"
 
     def _repr_html_(self) -> str:
         from depprobe.cli.notebook.html_table import as_html
