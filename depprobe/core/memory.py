@@ -36,7 +36,7 @@ _NEARLY, _GROWN = 0.75, 0.1
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3
 _FREE_ON_TOP, _IN_HEAP = 64 << 20, 32 << 20
 #: bytes from which a buffer is mapped by itself near a budget
-_APART = 1 << 20
+_APART = 128 << 10
 #: bytes that a module of one's own takes besides tensors: objects of graphs, and what the allocator keeps
 OWN = 12 << 20
 #: bytes that a tensor of a recorded pass takes besides its numbers: what autograd keeps of it

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.autograd.graph import GradientEdge
 
-from depprobe.core.calling.one_function import Prefixes, require_linear, same_output
+from depprobe.core.calling.one_function import Prefixes, cut_behind, require_linear, same_output
 from depprobe.core.calling.passes import TIMES
 from depprobe.core.device import rows_at_once
 from depprobe.core.function import SequenceFunction
@@ -172,9 +172,10 @@ class Recording:
         last, lives = max(targets), self.lives(targets)
         if lives is None or any(live[last + 1 :].any() for each in lives for live in each):
             return None
-        if last not in self._can_end:
-            self._can_end[last] = self._ends(last + 1)
-        return last + 1 if self._can_end[last] else None
+        end = cut_behind(last, len(self.y), self.memory)
+        if end not in self._can_end:
+            self._can_end[end] = self._ends(end)
+        return end if self._can_end[end] else None
 
     def _ends(self, length: int) -> bool:
         """Whether a pass over so many first positions has the products of the whole."""

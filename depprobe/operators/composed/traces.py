@@ -21,7 +21,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
-from depprobe.core.calling.one_function import Prefixes, same_output
+from depprobe.core.calling.one_function import Prefixes, cut_behind, same_output
 from depprobe.core.device import pulled_at_once
 from depprobe.core.function import Record, SequenceFunction
 from depprobe.core.memory import EACH, OWN, Growth, bytes_of
@@ -73,7 +73,7 @@ class Traces:
         with function.held():
             self.whole = self._traced(function.record_points)
         self.finest, self._depth = self.whole, DEPTH
-        self._prefixes, self._short = Prefixes(), dict[int, Graph | None]()
+        self._prefixes, self._short = Prefixes(), dict[tuple[int, ...], Graph | None]()
         self._shared: SharedWork[Norms] = SharedWork(len(self.whole.points))
 
     @cached_property
@@ -124,28 +124,28 @@ class Traces:
             return self._traced(self._function.record_points, self._depth)
 
     def up_to(self, group: list[int]) -> Graph:
-        """A graph that ends at the largest target, where outputs ignore what follows; else the whole."""
-        last, (n_out, _, n_in, _) = max(group), self._function.shape
-        if n_out != n_in or last + 1 > WORTH_CUTTING * n_out:
+        """A graph that ends behind the largest target, where outputs ignore what follows; else the whole."""
+        key, (n_out, _, n_in, _) = tuple(group), self._function.shape
+        end = cut_behind(max(group), n_out, self._options.memory)
+        if n_out != n_in or end > WORTH_CUTTING * n_out:
             return self.whole
-        if last not in self._short:
-            self._short = {last: self._shortened(group, last)}
-        return self._short[last] or self.whole
+        if key not in self._short:
+            self._short = {key: self._shortened(group, end)}
+        return self._short[key] or self.whole
 
-    def _shortened(self, group: list[int], last: int) -> Graph | None:
+    def _shortened(self, group: list[int], end: int) -> Graph | None:
         """The trace of the first positions, if a structure proves that the group ignores what follows."""
-        whole_live = self.live(group)
-        ahead, y = any(bool(live[:, last + 1 :].any()) for live in whole_live), self._function.y
-        if ahead or not self._prefixes.serve(y, last + 1, self._gradient):
+        whole_live, y = self.live(group), self._function.y
+        if any(bool(live[:, max(group) + 1 :].any()) for live in whole_live):
             return None
-        graph = self._over_first(last + 1)
+        graph = self._over_first(end) if self._prefixes.serve(y, end, self._gradient) else None
         if graph is None or len(graph.cuts) != len(self.whole.cuts):
             return None
-        if any(len(point) != last + 1 for point in graph.points) or not same_output(y[: last + 1], graph.y):
+        if any(len(point) != end for point in graph.points) or not same_output(y[:end], graph.y):
             return None
         # where it detaches may depend on how long the input is
         ends = zip(self.live(group, graph), whole_live, strict=True)
-        return graph if all(torch.equal(a, b[:, : last + 1]) for a, b in ends) else None
+        return graph if all(torch.equal(a, b[:, :end]) for a, b in ends) else None
 
     def _over_first(self, length: int) -> Graph | None:
         self._growth.settle(self._soon)
