@@ -37,6 +37,9 @@ _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3
 _FREE_ON_TOP, _IN_HEAP = 64 << 20, 32 << 20
 #: bytes from which a buffer is mapped by itself near a budget
 _APART = 128 << 10
+#: bytes that libraries keep of a recurrence for each length (kernels, weights as these read them), the share
+#: of the memory, one over this, that they may take, and the fewest lengths
+_OF_A_LENGTH, _FOR_LENGTHS, _FEWEST = 200 << 10, 16, 8
 #: bytes that a module of one's own takes besides tensors: objects of graphs, and what the allocator keeps
 OWN = 12 << 20
 #: bytes that a tensor of a recorded pass takes besides its numbers: what autograd keeps of it
@@ -103,6 +106,19 @@ def bytes_of(tensors: Iterable[Tensor]) -> int:
     40
     """
     return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+
+
+def cut_behind(last: int, n: int, memory: int) -> int:
+    """Positions of a pass over first positions that holds an output, in (last, n]; few different ones where
+    the memory is small.
+
+    Examples
+    --------
+    >>> cut_behind(30, 100, 4 << 30), cut_behind(30, 100, 24 << 20)
+    (31, 36)
+    """
+    step = max(1, n // max(_FEWEST, memory // (_FOR_LENGTHS * _OF_A_LENGTH)))
+    return min(n, (last // step + 1) * step)
 
 
 class Growth:

@@ -33,9 +33,6 @@ _ROUNDING, _ROUNDING_HALF = 1e4, 16.0
 _SUMS, _MULTIPLES = 1e-2, 1e-4
 #: share of all positions whose pass shows what passes over first positions lose
 _TELLING = 0.6
-#: bytes that libraries keep of a recurrence for each length (kernels, weights as these read them), the share
-#: of the memory, one over this, that they may take, and the fewest lengths
-_OF_A_LENGTH, _FOR_LENGTHS, _FEWEST = 200 << 10, 16, 8
 #: share of the range of exponents by which gradients are scaled
 _FAR = 0.3
 
@@ -221,19 +218,6 @@ def same_output(y: Any, other: Any, roughly: bool = False) -> bool:
 
 #: see ``Prefixes.serve``
 Gradient = Callable[[Tensor, int | None], Sequence[Tensor] | None]
-
-
-def cut_behind(last: int, n: int, memory: int) -> int:
-    """Positions of a pass over first positions that holds an output, in (last, n]; few different ones where
-    the memory is small.
-
-    Examples
-    --------
-    >>> cut_behind(30, 100, 4 << 30), cut_behind(30, 100, 24 << 20)
-    (31, 36)
-    """
-    step = max(1, n // max(_FEWEST, memory // (_FOR_LENGTHS * _OF_A_LENGTH)))
-    return min(n, (last // step + 1) * step)
 
 
 class Prefixes:

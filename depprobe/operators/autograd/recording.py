@@ -19,11 +19,11 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.autograd.graph import GradientEdge
 
-from depprobe.core.calling.one_function import Prefixes, cut_behind, require_linear, same_output
+from depprobe.core.calling.one_function import Prefixes, require_linear, same_output
 from depprobe.core.calling.passes import TIMES
 from depprobe.core.device import rows_at_once
 from depprobe.core.function import SequenceFunction
-from depprobe.core.memory import EACH, OWN, Growth, bytes_of
+from depprobe.core.memory import EACH, OWN, Growth, bytes_of, cut_behind
 from depprobe.core.options import require
 from depprobe.core.recorded_graph import (
     REENTRANT,

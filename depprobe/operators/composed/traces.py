@@ -21,10 +21,10 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
-from depprobe.core.calling.one_function import Prefixes, cut_behind, same_output
+from depprobe.core.calling.one_function import Prefixes, same_output
 from depprobe.core.device import pulled_at_once
 from depprobe.core.function import Record, SequenceFunction
-from depprobe.core.memory import EACH, OWN, Growth, bytes_of
+from depprobe.core.memory import EACH, OWN, Growth, bytes_of, cut_behind
 from depprobe.core.options import Options, require
 from depprobe.core.scaled import Scaled, added, log_norms
 from depprobe.core.shared_work import SharedWork
