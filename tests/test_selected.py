@@ -86,6 +86,12 @@ def test_results_in_chunks_are_shown_and_combined(ds):
     xr.testing.assert_equal(depprobe.combine([chunked]), depprobe.combine([ds]))
 
 
+def test_results_in_chunks_are_saved_whole(ds, tmp_path):
+    pytest.importorskip("dask")
+    depprobe.save(ds.chunk(), tmp_path / "chunked.nc")
+    xr.testing.assert_identical(depprobe.load(tmp_path / "chunked.nc"), ds)
+
+
 def test_without_attributes_what_is_not_known_is_left_out(ds):
     bare = ds.copy()
     bare.attrs = {}

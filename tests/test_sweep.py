@@ -124,6 +124,18 @@ def test_lazy_and_eager_agree(swept, tmp_path, monkeypatch):
     assert store.load(store.save(eager, tmp_path / "all.nc")).log_norm.equals(eager.log_norm)
 
 
+def test_one_setting_of_a_sweep_is_saved_and_shown_as_it_is(swept, run, tmp_path):
+    pytest.importorskip("dask")
+    swept(GRID)
+    whole = depprobe.open_sweep(tmp_path / "out")
+    one = whole.isel({axis: 0 for axis in whole.missing_reason.dims if axis not in ("layer", "seed")})
+    depprobe.save(one, tmp_path / "one.nc")
+    again = depprobe.load(tmp_path / "one.nc")
+    np.testing.assert_array_equal(again.log_norm, one.log_norm)
+    np.testing.assert_array_equal(again.log_norm_status, one.log_norm_status)
+    assert run("show", str(tmp_path / "one.nc"))[0] == 0
+
+
 def test_banded_and_dense_cells_open_together(swept, tmp_path):
     swept('[grid]\nlayer = ["conv", "lstm"]\n[fixed]\ntargets = "every:4"\nn = 20\nd = 4\n')
     ds = depprobe.open_sweep(tmp_path / "out").compute()

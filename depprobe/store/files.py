@@ -73,8 +73,9 @@ def save_named(ds: xr.Dataset, path: str | os.PathLike[str], name: str) -> Path:
     refusal = first_unstorable(ds)
     if refusal:
         raise BadInput(f"cannot store the dataset: {refusal}")
-    # a dataset that was loaded remembers how its file was packed, which must not leak into the next file
-    plain = ds.drop_encoding()
+    # a dataset that was loaded remembers how its file was packed, which must not leak into the next file;
+    # what dask holds in chunks is computed here: the writer below would leave its place empty
+    plain = ds.drop_encoding().compute()
     encoding: dict[Any, dict[str, Any]] = {
         name: {"_FillValue": None} | (_COMPRESSION if variable.size >= _COMPRESS_FROM else {})
         for name, variable in plain.variables.items()
