@@ -163,7 +163,10 @@ def test_what_does_not_vary_has_no_interval():
     [
         (lambda: scaling(costs([lambda n, d: n], n=N[:1])), "^a fit needs at least two n, not 1$"),
         (lambda: crossovers(costs([lambda n, d: n], n=N[:1])), "^a crossover needs at least two n, not 1$"),
-        (lambda: crossovers(costs([lambda n, d: n]), resamples=1), "resamples must be at least 2, not 1"),
+        (
+            lambda: crossovers(costs([lambda n, d: n]), resamples=1),
+            "resamples must be a whole number from 2 to 100,000, not 1",
+        ),
         (lambda: scaling(xr.Dataset({"log_norm": ("lag", [0.0])})), "not a dataset of costs"),
     ],
 )
