@@ -196,3 +196,23 @@ def test_a_forward_that_takes_no_changed_numbers_is_measured_without_an_error(me
     norms = found.log_norms([3, N - 1])
     assert np.isnan(norms.error[norms.status == STATUS["finite"]]).all()
     np.testing.assert_allclose(norms.values[1], 0.5 * np.log(D), atol=1e-12)
+
+
+@pytest.mark.parametrize("method", ["auto", "autograd"])
+def test_rows_of_which_nothing_is_known_do_not_stand_for_others(method):
+    """A causal convolution with the kernel 0.5^lag, by FFT, of which the last output is dropped."""
+
+    class Fourier(nn.Module):
+        def forward(self, x):
+            kernel = torch.fft.rfft(0.5 ** torch.arange(40).to(x), 80)[:, None]
+            y = torch.fft.irfft(torch.fft.rfft(x, 80, dim=1) * kernel, 80, dim=1)[:, :40]
+            return y * (torch.arange(40) < 39)[:, None]
+
+    torch.manual_seed(1)
+    found = depprobe.temporal_jacobian(Fourier(), torch.randn(40, D), layout="b n d", method=method)
+    norms = found.log_norms(range(40))
+    lags = np.subtract.outer(np.arange(40), np.arange(40))
+    some = (norms.status == STATUS["finite"]) & (lags >= 0)
+    assert some[lags == 3][:-1].all()
+    truth = lags * np.log(0.5) + 0.5 * np.log(D)
+    assert np.mean(np.abs(norms.values[some] - truth[some]) <= norms.error[some]) > 0.9

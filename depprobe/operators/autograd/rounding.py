@@ -45,9 +45,7 @@ _BESIDE = 2
 #: ratio by which neighbours may raise an estimate
 _SPOILED = 10.0
 #: layouts that hold their numbers as values
-_SPARSE = frozenset(
-    {torch.sparse_coo, torch.sparse_csr, torch.sparse_csc, torch.sparse_bsr, torch.sparse_bsc}
-)
+_SPARSE = frozenset(getattr(torch, f"sparse_{kind}") for kind in ("coo", "csr", "csc", "bsr", "bsc"))
 #: random signs that serve all numbers in turn
 _POOL = 1 << 16
 #: targets, the last of which is repeated and stands for the others, lag by lag
@@ -157,12 +155,12 @@ class Rounding:
         self._function, self._products, self._norm = function, products, norm
         self._done = 0
         self._begun: set[int] = set()
-        self._known: dict[int, tuple[NDArray[np.int64], Floats]] = {}
+        self.known: dict[int, tuple[NDArray[np.int64], Floats]] = {}
 
     def state(self) -> dict[str, NDArray[Any]]:
         """What is known, as arrays."""
         found = {"done": np.array(self._done), "begun": np.array(sorted(self._begun), dtype=np.int64)}
-        for t, (lags, relative) in self._known.items():
+        for t, (lags, relative) in self.known.items():
             found |= {f"{t}.lags": lags, f"{t}.relative": relative}
         return found
 
@@ -170,7 +168,7 @@ class Rounding:
         """Take up what was known."""
         self._done, self._begun = int(state["done"]), set(state["begun"].tolist())
         named = [name.removesuffix(".lags") for name in state if name.endswith(".lags")]
-        self._known = {int(t): (state[f"{t}.lags"], state[f"{t}.relative"]) for t in named}
+        self.known = {int(t): (state[f"{t}.lags"], state[f"{t}.relative"]) for t in named}
 
     def begin(self, group: Sequence[int]) -> dict[int, Tensor]:
         """Weights of output units (d_out,), whose sums of rows are to be repeated, for some of these targets.
@@ -195,14 +193,14 @@ class Rounding:
     ) -> list[int]:
         """Which of some rows, given by their lags, are to be repeated: what is far, or the first of many."""
         self._done += targets
-        found = telling(ends, [lags for lags, _ in self._known.values()], reach)
+        found = telling(ends, [lags for lags, _ in self.known.values()], reach)
         every = max(EVERY, _PRODUCTS // products)
-        late = not found and len(self._known) * every < self._done
+        late = not found and len(self.known) * every < self._done
         return list(ends)[:1] if late else found
 
     def error(self, t: int, lags: NDArray[np.int64], log_norm: Floats) -> Floats:
         """Estimated error of the ln norms (n,) of row t (NaN: not asked for) at lags (n,)."""
-        for mix in self.begin([t]).values():
+        for mix in self.begin([t]).values() if np.isfinite(log_norm).any() else ():
             self.note(t, lags, log_norm, mix)
         return self.stated(t, lags, np.isfinite(log_norm))
 
@@ -216,16 +214,16 @@ class Rounding:
         """Estimated errors at lags (n,), of which ``some`` count: ahead and behind, from the nearest row that
         was repeated among those that reach as far; NaN where none could be.
         """
-        found = np.full(len(lags), 0.0 if self._known else np.nan)
+        found = np.full(len(lags), 0.0 if self.known else np.nan)
         some = np.ones(len(lags), dtype=bool) if some is None else some
-        for side in (lags >= 0, lags < 0) if self._known else ():
+        for side in (lags >= 0, lags < 0) if self.known else ():
             own = lags[side & some]
             low, high = own.min(initial=0), own.max(initial=0)
             inside = [
-                at for at, (known, _) in self._known.items() if known.min() <= low <= high <= known.max()
+                at for at, (known, _) in self.known.items() if known.min() <= low <= high <= known.max()
             ]
-            nearest = min(inside or self._known, key=lambda known: abs(known - t))
-            found[side] = carried(lags[side], *self._known[nearest])
+            nearest = min(inside or self.known, key=lambda known: abs(known - t))
+            found[side] = carried(lags[side], *self.known[nearest])
         return found + fisher.rounding(self._function.y[t]) if self._norm == fisher.NORM else found
 
     def _cotangent(self, t: int, mix: Tensor) -> Tensor:
@@ -274,10 +272,12 @@ class Rounding:
         pooled = np.minimum(np.sqrt(total / np.maximum(count, 1)), _SPOILED * relative)
         eps = torch.finfo(self._products.narrowest).eps
         found = _FACTOR * np.maximum(pooled, relative) + eps
-        if seen.any():
-            # where the row is zero (padding, say) it tells nothing of others that are not
-            found = np.where(seen, found, carried(lags, lags[seen], found[seen]))
-        self._known[t] = lags, found
+        if not seen.any():
+            self._begun.discard(t)  # another one may tell
+            return
+        # where the row is zero (padding, say) it tells nothing of others that are not
+        found = np.where(seen, found, carried(lags, lags[seen], found[seen]))
+        self.known[t] = lags, found
 
 
 #: changes of last bits, unrelated

@@ -139,9 +139,8 @@ class GraphJacobian(TemporalJacobian):
                     error += self._rounded(rounding, t, values, mix.get(t), mixed.get(t))
                     found[t] = values, error, status
         values, error, status = (np.stack(parts) for parts in zip(*(found[t] for t in wanted), strict=True))
-        digits = None
-        if norm == "fro" and self._function.y.dtype not in HALF:
-            digits = self._digits(wanted, values)[:, columns]
+        fine = norm == "fro" and self._function.y.dtype not in HALF
+        digits = self._digits(wanted, values)[:, columns] if fine else None
         unclear = (status == STATUS["finite"]) & (error >= LOST)
         values[unclear], error[unclear], status[unclear] = math.nan, 0, STATUS["undecided"]
         return LogNorms(values[:, columns], error[:, columns], status=status[:, columns], digits=digits)
@@ -170,7 +169,9 @@ class GraphJacobian(TemporalJacobian):
         if 2 * self._graph.partition.total > self._options.memory:
             return np.where(known, np.nan, 0.0)
         try:
-            if mix is not None and first is not None:
+            if mix is None and not rounding.known and known.any():
+                mix = rounding.begin([t]).get(t)  # rows before told nothing
+            if mix is not None:
                 again = self._traces.finest is not self._graph  # first may be zero where norms are not
                 rounding.note(t, lags, np.where(known, values, np.nan), mix, None if again else first)
             return np.where(known, rounding.stated(t, lags, known), 0.0)
@@ -293,8 +294,7 @@ class GraphProducts:
 
     def _rows(self, graph: Graph, cotangent: Tensor) -> list[Scaled]:
         standing = (cotangent != 0).any(1)
-        scale = torch.zeros(1, len(cotangent), 1, dtype=torch.float64, device=cotangent.device)
-        scale[:, ~standing] = -torch.inf
+        scale = torch.where(standing[None, :, None], 0.0, -torch.inf).double()
         owner = torch.zeros(1, dtype=torch.long, device=cotangent.device)
         found = self._traces.pull(graph, Scaled(cotangent[None], scale), standing[None], owner)
         return [Scaled(part.rows.values[0], part.rows.log_scale[0]) for part in found]
