@@ -173,13 +173,22 @@ def test_more_draws_than_memory_holds_are_refused(ds, resamples):
         depprobe.distances(ds, resamples=resamples)
 
 
-def test_none_stands_for_the_default(module):
-    lstm = nn.LSTM(3, 4, batch_first=True).double()
-    given = {"depth": None, "tolerance": None, "memory": None, "seed": None, "hold_h": None}
-    xr.testing.assert_equal(depprobe.gates(lstm, X, **given), depprobe.gates(lstm, X))
-    plain = depprobe.spectrum("rnn", d=4)
-    none = dict.fromkeys(("modes", "powers", "grid", "dense", "memory", "seed"))
-    xr.testing.assert_equal(depprobe.spectrum("rnn", d=4, **none), plain)
+@pytest.mark.parametrize(
+    ("call", "names"),
+    [
+        (
+            lambda **how: depprobe.gates("lstm", n=4, d=3, **how),
+            ("depth", "tolerance", "memory", "seed", "hold_h"),
+        ),
+        (lambda **how: depprobe.spectrum("rnn", d=3, **how), ("modes", "powers", "grid", "dense", "memory")),
+        (lambda **how: depprobe.lyapunov("rnn", n=9, d=3, **how), ("memory", "seed", "drive")),
+    ],
+    ids=["gates", "spectrum", "lyapunov"],
+)
+def test_none_is_refused_by_name_where_it_is_no_default(call, names):
+    for name in names:
+        with pytest.raises(BadInput, match=f"^{name} must be .*, not None$"):
+            call(**{name: None})
 
 
 def test_an_array_of_no_axis_is_no_list_of_layers():

@@ -51,7 +51,7 @@ _PLACED = _FLOATS | _VALUES | {torch.randint, torch.randperm}
 
 
 def asks(**kinds: str) -> Callable[[Call], Call]:
-    """Decorator of a public call: refuses unknown arguments, and kinds of known ones; None is the default.
+    """Decorator of a public call: refuses unknown arguments, and kinds of known ones; None as default alone.
 
     Examples
     --------
@@ -73,9 +73,9 @@ def asks(**kinds: str) -> Callable[[Call], Call]:
             except TypeError:
                 return call(*args, **kwargs)  # which says what is missing
             given = bound.arguments
-            given.update({k: _plain(defaults.get(k) if v is None else v) for k, v in given.items()})
+            given.update({name: _plain(value) for name, value in given.items()})
             for name, kind in kinds.items():
-                if given.get(name) is not None:
+                if name in given and (given[name] is not None or defaults.get(name) is not None):
                     check_kind(kind, **{name: given[name]})
             return call(*bound.args, **bound.kwargs)
 
@@ -112,9 +112,9 @@ class Request:
 
     def __post_init__(self) -> None:
         numbers = {"n": self.n, "d": self.d, "samples": self.samples, "seeds": self.seeds}
-        numbers["memory"] = None if isinstance(self.budget, str) else self.budget
+        always = {"seed": self.seed} | ({} if isinstance(self.budget, str) else {"memory": self.budget})
         names = {"dtype": self.dtype, "device": self.device}
-        check_kind("a whole number", seed=self.seed, **{k: v for k, v in numbers.items() if v is not None})
+        check_kind("a whole number", **always, **{k: v for k, v in numbers.items() if v is not None})
         check_kind("text", **{name: value for name, value in names.items() if value is not None})
 
     def of(self, name: str) -> Any:
