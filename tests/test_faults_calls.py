@@ -178,9 +178,9 @@ def test_a_state_that_overflows_inside_an_own_forward_is_said_to():
 @pytest.mark.parametrize(
     "options",
     [
-        *({"seed": 1.5}, {"tolerance": "a"}),
+        *({"seed": 1.5}, {"seed": None}, {"memory": None}, {"tolerance": "a"}),
         *({"targets": 2.5}, {"targets": [1.5]}, {"targets": [True]}, {"forward": 3}),
-        *({"of": 3}, {"layout": 3}),
+        *({"of": 3}, {"wrt": None}, {"norm": None}, {"method": None}, {"layout": 3}),
         {"method": "probes", "probes": 2.5},
     ],
     ids=str,
