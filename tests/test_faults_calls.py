@@ -99,8 +99,11 @@ def test_samples_that_only_decide_together_how_far_to_go_are_no_time(x_small, me
     torch.testing.assert_close(
         measured(module, x_small, method=method, **more), norms_by_autograd(module, x_small)
     )
-    with pytest.raises(depprobe.BadInput, match="is no batch to it"):
+    with pytest.raises(depprobe.BadInput, match=r"is no batch to it.*state another layout"):
         measured(Refined(True), x_small)
+    # time could come first as well, and the state be detached from step to step
+    with pytest.raises(depprobe.BadInput, match="state layout='b n d' if it is one, or another layout"):
+        depprobe.temporal_jacobian(module, x_small)
 
 
 def test_one_number_for_each_position_is_told_from_one_vector(x_small):

@@ -102,13 +102,13 @@ class SequenceFunction:
                 _ = self.position
             return
         require(OWN, memory, "a module of one's own", "use --memory 16MiB or more")
-        repeats = False
+        repeats, stated = False, layout is not None
         if layout is None:
             layout, found, repeats = found_layout(self._passes, self.is_known)
             self._keep(found)
         self.layout = layout
         first = self.first
-        require_function(self._passes, layout, self._kept or first, repeats)
+        require_function(self._passes, layout, self._kept or first, repeats, stated)
         _ = self.position
 
     @cached_property

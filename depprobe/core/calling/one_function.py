@@ -98,12 +98,13 @@ def _refuse_square(passes: Passes, natural: str | None, is_known: bool) -> None:
         )
 
 
-def require_function(passes: Passes, layout: str, first: Pass, repeats: bool) -> None:
-    """Refuse a module whose output at x is random, or depends on what else is in the batch.
+def require_function(passes: Passes, layout: str, first: Pass, repeats: bool, stated: bool) -> None:
+    """Refuse a module whose output at x is random, or depends on what else is in the batch; by a derivative
+    only, where the layout was ``stated``.
 
     Raises ``BadInput``: naming which.
     """
-    kept = keeps_beside_another(passes, layout, first)
+    kept = keeps_beside_another(passes, layout, first, stated)
     if kept:
         return
     if kept is False or not repeats:
@@ -113,8 +114,9 @@ def require_function(passes: Passes, layout: str, first: Pass, repeats: bool) ->
         raise BadInput(
             f"{passes.who} does not take (batch, n, d) in layout {layout!r}: the output of a "
             f"sample changes with the one before it, so axis {axis} is no batch to it (time first, as where "
-            "parts lack batch_first=True, or statistics over the batch); state another layout, such as "
-            "'n b d' or 'n d'"
+            "parts lack batch_first=True, or statistics over the batch); state "
+            + ("another layout" if stated else f"layout={layout!r} if it is one, or another layout")
+            + ", such as 'n b d' or 'n d'"
         )
 
 
@@ -142,8 +144,10 @@ def _shorter(passes: Passes, layout: str, first: Pass) -> tuple[Passes, Pass]:
         return passes, first  # it takes sequences of this length only
 
 
-def keeps_beside_another(passes: Passes, layout: str, first: Pass) -> bool | None:
-    """Whether the output at x stays the same in a batch, behind another sample; None where that cannot be."""
+def keeps_beside_another(passes: Passes, layout: str, first: Pass, stated: bool) -> bool | None:
+    """Whether the output at x stays the same in a batch, behind another sample, or has no derivative in that
+    if the layout was ``stated``; None where that cannot be.
+    """
     axis = batch_axis(layout)
     if axis is None or passes.of != "output":
         return None
@@ -173,7 +177,7 @@ def keeps_beside_another(passes: Passes, layout: str, first: Pass) -> bool | Non
         return None
     if same_output(first.y, y) or same_output(first.y, y.T):
         return True
-    if not _reaches(passes, together.select(place, 1), both, axis):
+    if stated and not _reaches(passes, together.select(place, 1), both, axis):
         return True
     # what is chaotic, or coarse inside, rounds otherwise in a batch of two, and then goes elsewhere from its
     # first steps on, but to the bit the same way behind a copy of itself
