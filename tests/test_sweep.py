@@ -252,6 +252,21 @@ def test_a_file_under_the_name_of_another_cell_is_not_read_as_that_cell(swept, r
     assert run("sweep", "verify", "out")[0] == 0
 
 
+def test_cells_of_earlier_grids_are_verified_too(swept, run, tmp_path):
+    grid = '[grid]\nlayer = ["gru"]\nn = {}\n[fixed]\nd = 2\n'
+    swept(grid.format([5]))
+    (file,) = (tmp_path / "out").glob("*.nc")
+    swept(grid.format([6]))
+    assert "checked  2 files in out: 0 damaged" in run("sweep", "verify", "out")[1]
+    file.write_bytes(file.read_bytes() + b"more")
+    code, out, err = run("sweep", "verify", "out")
+    assert (code, "checked  2 files in out: 1 damaged" in out) == (3, True)
+    assert f"{file.name}: damaged, or the file of another cell; the grid that asked for it" in err
+    assert "0 measured" in swept(grid.format([6]))[1], "what nobody asks for is left as it is"
+    swept(grid.format([5]))
+    assert run("sweep", "verify", "out")[0] == 0
+
+
 def test_status_verify_and_retry(swept, run, tmp_path, monkeypatch):
     (tmp_path / "net.py").write_text("def make():\n    raise OSError('no \\x1b[31m weights')\n")
     np.save(tmp_path / "x.npy", np.zeros((6, 3)))

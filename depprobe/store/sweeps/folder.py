@@ -121,6 +121,12 @@ class SweepFolder:
                 f"{str(path)!r} is not as depprobe writes it ({one_line(error)}): run the sweep again"
             ) from None
 
+    def earlier(self, plan: Plan) -> list[Cell]:
+        """Cells whose files are here and that only grids before this one asked for."""
+        asked = {cell.mark for cell in plan.cells}
+        marks = sorted(path.stem for path in self.folder.glob("*.nc") if _MARK.fullmatch(path.stem))
+        return [Cell(mark, {}, {}) for mark in marks if mark not in asked]
+
     def state(self, cell: Cell) -> str:
         """What became of a cell: ``measured``, ``failed``, ``damaged`` or ``missing``."""
         data = self.data(cell)

@@ -186,17 +186,22 @@ def retry(folder: Path, **how: Any) -> None:
 @sweep.command(short_help="check every file against its checksum")
 @click.argument("folder", metavar="FOLDER", type=click.Path(path_type=Path))
 def verify(folder: Path) -> None:
-    """Check every file of a sweep against its checksum, its name and the contract of datasets."""
+    """Check every file of a sweep, those of earlier grids included, against its checksum, its name and the
+    contract of datasets.
+    """
     from depprobe import store
     from depprobe.store.sweeps.folder import DAMAGED, MEASURED, SweepFolder, on_one_line
 
     of = SweepFolder(folder)
+    plan = of.plan()
     faults, checked = [], 0
-    for cell in of.plan().cells:
+    remedies = [(cell, "the same command") for cell in plan.cells]
+    remedies += [(cell, "the grid that asked for it") for cell in of.earlier(plan)]
+    for cell, remedy in remedies:
         state = of.state(cell)
         if state == DAMAGED:
             faults.append(
-                f"{of.data(cell)}: damaged, or the file of another cell; the same command measures it again"
+                f"{of.data(cell)}: damaged, or the file of another cell; {remedy} measures it again"
             )
         elif state == MEASURED:
             checked += 1
