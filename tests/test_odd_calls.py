@@ -443,10 +443,14 @@ def test_a_misspelt_command_of_sweep_is_named(told):
 
 
 def test_norms_that_were_averaged_are_told_apart_from_measured_ones(ds):
-    for changed in (np.exp(ds), ds.coarsen(source=2).mean()):
+    seeds = depprobe.jacobian("rnn", n=8, d=2, seeds=3)
+    # of which all statuses agree, so that their mean is that of each
+    assert bool((seeds.log_norm_status == seeds.log_norm_status[0]).all())
+    for changed in (np.exp(ds), ds.coarsen(source=2).mean(), seeds.mean("seed")):
         with pytest.raises(BadInput, match="log_norm_status does not fit log_norm"):
             depprobe.distances(changed)
-    as_floats = depprobe.distances(ds.astype(np.float64))
+    status = ds.log_norm_status.astype(np.float32)  # what joining makes of it
+    as_floats = depprobe.distances(ds.assign(log_norm_status=status))
     xr.testing.assert_allclose(as_floats, depprobe.distances(ds))
 
 

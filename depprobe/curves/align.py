@@ -124,8 +124,12 @@ def check(ds: xr.Dataset) -> None:
     if ds["log_norm"].size == 0:
         raise BadInput(f"log_norm is empty: {dict(ds['log_norm'].sizes)}")
     status: Any = ds.get("log_norm_status")
-    plain = status is None or status.dtype.kind != "f"  # as it is unless it was computed with
-    if not plain and (((status == STATUS["finite"]) != np.isfinite(ds["log_norm"])) | (status % 1 > 0)).any():
+    # whole numbers unless it was computed with: joining makes float32 of 8 bits, a mean float64
+    plain = status is None or status.dtype.kind != "f"
+    if not plain and (
+        status.dtype == np.float64
+        or (((status == STATUS["finite"]) != np.isfinite(ds["log_norm"])) | (status % 1 > 0)).any()
+    ):
         raise BadInput(
             "log_norm_status does not fit log_norm, as norms were averaged or changed; give the dataset "
             "as it was measured: seeds and samples are pooled here"
