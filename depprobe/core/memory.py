@@ -35,8 +35,8 @@ _NEARLY, _GROWN = 0.75, 0.1
 #: buffer by itself; both grow with what is freed, up to the values given here, until one is set
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3
 _FREE_ON_TOP, _IN_HEAP = 64 << 20, 32 << 20
-#: bytes from which a buffer is mapped by itself near a budget
-_APART = 128 << 10
+#: bytes from which a buffer is mapped by itself near a budget, and what the heap may take of one besides
+_APART, _SCATTERED = 128 << 10, 16 << 20
 #: bytes that libraries keep of a recurrence for each length (kernels, weights as these read them), the share
 #: of the memory, one over this, that they may take, and the fewest lengths
 _OF_A_LENGTH, _FOR_LENGTHS, _FEWEST = 200 << 10, 16, 8
@@ -138,11 +138,12 @@ class Growth:
     def settle(self, announced: float = 0) -> None:
         """Give back what was freed where with some more bytes the process would come near the budget."""
         now = resident()
-        if now - self._before + announced <= _NEARLY * self._budget:
-            return
-        if not self._apart:
+        soon = now - self._before + announced
+        if not self._apart and soon > min(_NEARLY * self._budget, self._budget - _SCATTERED):
             self._apart = True
             self._keep_apart()
+        if soon <= _NEARLY * self._budget:
+            return
         if now > self._collected + _GROWN * self._budget:
             gc.collect()
             give_back()

@@ -118,22 +118,18 @@ def check(ds: xr.Dataset) -> None:
     if set(ds["position"].dims) - {*CURVES, "target"}:
         raise BadInput(f"position is over ({', '.join(map(str, ds['position'].dims))}), not over (target)")
     if "lag" in dims and ("n" not in ds.attrs or "lag" not in ds.coords):
-        raise BadInput(
-            "log_norm(target, lag) needs the attribute 'n' (number of sources) and the coordinate 'lag'"
-        )
+        raise BadInput("log_norm(target, lag) needs the attribute 'n' (of sources) and the coordinate 'lag'")
     if ds["log_norm"].size == 0:
         raise BadInput(f"log_norm is empty: {dict(ds['log_norm'].sizes)}")
     status: Any = ds.get("log_norm_status")
     # whole numbers unless it was computed with: joining makes float32 of 8 bits, a mean float64
-    plain = status is None or status.dtype.kind != "f"
-    if not plain and (
-        status.dtype == np.float64
-        or (((status == STATUS["finite"]) != np.isfinite(ds["log_norm"])) | (status % 1 > 0)).any()
-    ):
-        raise BadInput(
-            "log_norm_status does not fit log_norm, as norms were averaged or changed; give the dataset "
-            "as it was measured: seeds and samples are pooled here"
-        )
+    if status is not None and status.dtype.kind == "f":
+        unlike = ((status == STATUS["finite"]) != np.isfinite(ds["log_norm"])) | (status % 1 > 0)
+        if status.dtype == np.float64 or unlike.any():
+            raise BadInput(
+                "log_norm_status does not fit log_norm, as norms were averaged or changed; give the dataset "
+                "as it was measured: seeds and samples are pooled here"
+            )
     infinite = int(np.isposinf(ds["log_norm"].values).sum())
     if infinite:
         raise BadInput(f"log_norm is +inf in {infinite} blocks: the run that made it overflowed")
