@@ -20,6 +20,7 @@ import pytest
 import torch
 
 import depprobe
+from depprobe.core.memory import Growth, Settling
 from depprobe.costs.memory import process_peak
 
 SLOW = "DEPPROBE_SLOW" in os.environ
@@ -27,6 +28,7 @@ MEASURE = """
 import gc, json, sys
 import torch
 import depprobe
+from depprobe.core.memory import Growth, Settling
 from depprobe.costs.memory import process_peak
 from depprobe.errors import OverBudget
 
@@ -194,6 +196,41 @@ def test_near_a_budget_large_buffers_leave_the_process_where_they_are_freed():
         return int(subprocess.run(words, capture_output=True, text=True, check=True).stdout)
 
     assert kept("near") < 20 < 100 < kept("near", "and over")
+
+
+class Mixed(torch.nn.Module):
+    """Attention by hand of one head, without weights."""
+
+    def forward(self, x):
+        return (x @ x.mT).softmax(-1) @ x
+
+
+@pytest.mark.parametrize(("memory", "gives_back"), [(24 << 20, True), (4 << 30, False)])
+def test_where_products_hardly_fit_freed_memory_goes_back_between_operations(monkeypatch, memory, gives_back):
+    operations = set()
+
+    class Watched(Settling):
+        def ran(self, func, args, kwargs):
+            operations.add(func.overloadpacket.__name__)
+            return super().ran(func, args, kwargs)
+
+    monkeypatch.setattr("depprobe.operators.autograd.recording.Settling", Watched)
+    x = torch.randn(700, 4, generator=torch.Generator().manual_seed(1))
+    found = depprobe.jacobian(Mixed(), x, layout="b n d", method="autograd", memory=memory)
+    assert np.isfinite(found.log_norm).all()
+    assert ("_softmax_backward_data" in operations) is gives_back
+
+
+def test_freed_memory_goes_back_before_an_operation_on_large_buffers(monkeypatch):
+    given_back = []
+    monkeypatch.setattr("depprobe.core.memory.give_back", lambda: given_back.append(1))
+    monkeypatch.setattr("depprobe.core.memory._set_allocator", lambda *_: None)
+    small, large = torch.ones(100), torch.ones(1 << 20)
+    with Settling(Growth(1)):
+        small.exp()
+        assert not given_back
+        large.exp()
+    assert given_back
 
 
 LENGTHS: set[int] = set()

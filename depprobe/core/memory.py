@@ -97,6 +97,17 @@ def storages_of(tensor: Tensor) -> list[torch.UntypedStorage]:
     return [part.untyped_storage() for part in parts]
 
 
+def less_or(enough: float) -> str:
+    """What to do where a budget does not do, and so many bytes would.
+
+    Examples
+    --------
+    >>> less_or(3 << 20)
+    'use a smaller n or d, --dtype float32, or --memory 3MiB'
+    """
+    return f"use a smaller n or d, --dtype float32, or --memory {readable(enough).replace(' ', '')}"
+
+
 def bytes_of(tensors: Iterable[Tensor]) -> int:
     """Bytes of the numbers of some tensors.
 
@@ -164,6 +175,20 @@ class Growth:
             _set_allocator(_TRIM_THRESHOLD, _FREE_ON_TOP)
 
 
+class Settling(WatchingMode):
+    """Gives back what was freed where an operation on large buffers would bring the process near a budget."""
+
+    def __init__(self, growth: Growth) -> None:
+        super().__init__()
+        self._growth = growth
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        soon = max((bytes_of([arg]) for arg in args if isinstance(arg, Tensor)), default=0)
+        if soon > _APART:
+            self._growth.settle(soon)
+        return self.ran(func, args, kwargs)
+
+
 class BudgetGuard(StorageTracker):
     """Raises ``OverBudget`` before tensors made while it is on take more than a budget.
 
@@ -194,10 +219,7 @@ class BudgetGuard(StorageTracker):
 
     def _require(self, needed: int) -> None:
         needed += EACH * len(self._sizes)
-        remedy = (
-            f"use a smaller n or d, --dtype float32, or --memory {readable(2.0 * needed).replace(' ', '')}"
-        )
-        require(needed, self._budget, self._what, remedy)
+        require(needed, self._budget, self._what, less_or(2.0 * needed))
 
 
 def _announced(func: Any, args: Any) -> int:

@@ -10,6 +10,7 @@ Where the outputs of several submodules are denominators, one backward pass pass
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from typing import Any
 
@@ -23,7 +24,7 @@ from depprobe.core.calling.one_function import Prefixes, require_linear, same_ou
 from depprobe.core.calling.passes import TIMES
 from depprobe.core.device import rows_at_once
 from depprobe.core.function import SequenceFunction
-from depprobe.core.memory import EACH, OWN, Growth, bytes_of, cut_behind
+from depprobe.core.memory import EACH, OWN, Growth, Settling, bytes_of, cut_behind, less_or
 from depprobe.core.options import require
 from depprobe.core.recorded_graph import (
     REENTRANT,
@@ -38,7 +39,6 @@ from depprobe.core.shared_work import SharedWork
 from depprobe.errors import BadInput
 from depprobe.operators.autograd.kept import KINDS, TRACE, Kept
 from depprobe.operators.autograd.readout import Readout, readout_of
-from depprobe.units import readable
 
 #: from m outputs to the positions (m, n_in) of each variable that a path leads to
 Live = Callable[[list[int]], Sequence[Tensor]]
@@ -93,7 +93,7 @@ class Recording:
                 f"the output of {who} does not depend on the input through differentiable operations"
             )
         self.narrowest = [one.narrowest for one in facts]
-        self._batched, self._whole = True, False
+        self._batched, self._whole, self._tight = True, False, False
         self._doubtful = self.python = function.hooked or any(one.has_python for one in facts)
         readout = self.readout(y, points)
         #: of the linear map behind the output, where that is wider than what it reads: (V, d)
@@ -115,15 +115,11 @@ class Recording:
         room = self.memory - max(self.memory // _FOR_ROWS, self._beside) - copied
         ends = bytes_of([self.y]) + 3 * bytes_of(self.points)
         each = facts.total + ends
-        if max(1, self.y.shape[1]) * each + KINDS * size > room:
+        self._tight = max(1, self.y.shape[1]) * each + KINDS * size > room
+        if self._tight:
             each = alive() + ends
         needed = copied + size + each + self._beside
-        require(
-            needed,
-            self.memory,
-            "one vector-Jacobian product",
-            f"use a smaller n or d, --dtype float32, or --memory {readable(1.1 * needed).replace(' ', '')}",
-        )
+        require(needed, self.memory, "one vector-Jacobian product", less_or(1.1 * needed))
         self._kept.most = 1 + int(min(KINDS - 1, max(0, room - size - 2 * each) // max(1, size)))
         self._each, self._most = each, int(max(1, (room - self._kept.most * size) // max(1, each)))
         # of many small operations the calls take the time
@@ -225,12 +221,15 @@ class Recording:
         """One product, (n_out, d_out) to (n_in, d_in), in each of some variables of a recorded pass."""
         self._growth.settle(self._each)
         try:
-            with self.function.held():
+            with self.function.held(), self._settling():
                 return self._pulled(cotangent, points, y)
         except (torch.OutOfMemoryError, MemoryError, BadInput):
             raise
         except Exception as error:
             raise BadInput(backward_failure(self.function.module, error)) from error
+
+    def _settling(self) -> AbstractContextManager[Any]:
+        return Settling(self._growth) if self._tight else nullcontext()
 
     def _pulled(self, cotangent: Tensor, points: Sequence[Tensor], y: End) -> Sequence[Tensor]:
         if not self._whole:
@@ -260,7 +259,7 @@ class Recording:
 
     def _at_once(self, cotangents: Tensor, points: Sequence[Tensor], y: End) -> Sequence[Tensor]:
         self._growth.settle(len(cotangents) * self._each)
-        with self.function.held():
+        with self.function.held(), self._settling():
             return torch.autograd.grad(
                 y, points, cotangents, retain_graph=True, is_grads_batched=True, materialize_grads=True
             )

@@ -24,7 +24,7 @@ from torch import Tensor
 from depprobe.core.calling.one_function import Prefixes, same_output
 from depprobe.core.device import pulled_at_once
 from depprobe.core.function import Record, SequenceFunction
-from depprobe.core.memory import EACH, OWN, Growth, bytes_of, cut_behind
+from depprobe.core.memory import EACH, OWN, Growth, bytes_of, cut_behind, less_or
 from depprobe.core.options import Options, require
 from depprobe.core.scaled import Scaled, added, log_norms
 from depprobe.core.shared_work import SharedWork
@@ -37,7 +37,6 @@ from depprobe.operators.composed.glue import Heard
 from depprobe.operators.composed.graph import Graph, Pulled
 from depprobe.operators.composed.partition import DEPTH
 from depprobe.operators.dispatch import maker_of
-from depprobe.units import readable
 
 #: copies of the largest gradient that one row makes on its way
 _ROW_COPIES = 48
@@ -89,8 +88,7 @@ class Traces:
         each = _ROW_COPIES * parts.largest + bytes_of(self.whole.points[1:])
         # what calls are linearised to is held for the whole and for a trace of the first positions
         kept = OWN + EACH * len(parts.steps) + parts.total + int((1 + WORTH_CUTTING) * self.whole.held)
-        remedy = f"--memory {readable(1.1 * (each + kept)).replace(' ', '')}"
-        require(each + kept, memory, "a single row", f"use a smaller n or d, --dtype float32, or {remedy}")
+        require(each + kept, memory, "a single row", less_or(1.1 * (each + kept)))
         # more at once would not be faster, and what is done would be kept more rarely
         most = pulled_at_once(parts.largest, self._function.y.device)
         return int(max(1, min(most, (memory - kept) // max(1, each))))
