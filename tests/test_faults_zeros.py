@@ -99,3 +99,76 @@ def test_the_error_of_what_is_not_known_is_not_known(method):
     ds = depprobe.jacobian(module, torch.ones(700, 1, dtype=torch.float64), method=method)
     assert ds["log_norm"].isnull().any()
     assert (ds["log_norm"].isnull() == ds["log_norm_error"].isnull()).all()
+
+
+class Attending(nn.Module):
+    """Causal attention whose additive mask holds some number, as a module, a call, or written out."""
+
+    def __init__(self, kind, number):
+        super().__init__()
+        self.kind = kind
+        self.attention = nn.MultiheadAttention(4, 2, batch_first=True)
+        # a buffer that was made in float32
+        self.register_buffer("mask", torch.zeros(9, 9).masked_fill(torch.ones(9, 9).triu(1) > 0, number))
+
+    def forward(self, x):
+        if self.kind == "module":
+            return self.attention(x, x, x, attn_mask=self.mask)[0]
+        if self.kind == "call":
+            return nn.functional.scaled_dot_product_attention(x, x, x, attn_mask=self.mask)
+        return (x @ x.mT + self.mask).softmax(-1) @ x
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("number", [torch.finfo(torch.float32).min, -1e30], ids=["lowest", "-1e30"])
+@pytest.mark.parametrize("kind", ["module", "call", "written out"])
+def test_a_mask_of_float32_hides_in_float64_too(x, kind, number, method):
+    module = Attending(kind, number).double()
+    found = depprobe.jacobian(module, x, layout="b n d", targets="all", method=method)
+    zero = torch.from_numpy(found.log_norm_status.values) == STATUS["zero"]
+    torch.testing.assert_close(zero, torch.ones(9, 9).triu(1) > 0)
+
+
+@pytest.mark.parametrize("number", [torch.finfo(torch.float64).min, torch.finfo(torch.float32).min])
+def test_the_lowest_number_hides_from_attention_alone(x, number):
+    """As it does inside a forward: norms of ln -1.8e308 would count as far dependencies."""
+    module = nn.MultiheadAttention(4, 2, batch_first=True).double()
+    mask = torch.zeros(9, 9, dtype=x.dtype).masked_fill(torch.ones(9, 9).triu(1) > 0, number)
+    found = depprobe.jacobian(module, x, targets="all", forward={"attn_mask": mask})
+    assert found.method == "attention"
+    zero = torch.from_numpy(found.log_norm_status.values) == STATUS["zero"]
+    torch.testing.assert_close(zero, torch.ones(9, 9).triu(1) > 0)
+
+
+MASK = torch.tensor([1.0, 1, 0, 0, 1, 1, 1, 0, 0])
+
+
+@pytest.mark.parametrize("method", [*METHODS, "probes"])
+def test_outputs_that_are_masked_read_nothing(x, method):
+    """Times 0 and not filled with it: no structure shows it, and no norm of such an output is left."""
+
+    def padded(z):
+        return z.cumsum(1) * MASK[:, None]
+
+    found = depprobe.jacobian(Of(padded), x, layout="b n d", targets="all", method=method)
+    zero = torch.from_numpy(found.log_norm_status.values) == STATUS["zero"]
+    torch.testing.assert_close(zero, (torch.ones(9, 9).tril() * MASK[:, None]) == 0)
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("again", [False, True], ids=["", "that begins again"])
+def test_a_product_that_fades_to_zero_is_not_masked(method, again):
+    """exp(-9 t) as a product in float32: 0 from output 12 on, and none of these zeros is one."""
+    x = torch.randn(18, 2, generator=torch.Generator().manual_seed(0))
+
+    def fading(z):
+        factors = 1e-4 * (1 + 0.1 * z.sin())
+        if again:
+            return torch.cat([factors[:, :15].cumprod(1), factors[:, 15:].cumprod(1)], 1)
+        return factors.cumprod(1)
+
+    _, status = measured(fading, x, method)
+    first = torch.where(torch.arange(18) < (15 if again else 18), 0, 15)
+    reached = (torch.arange(18) <= torch.arange(18)[:, None]) & (torch.arange(18) >= first[:, None])
+    assert not (status[reached] == STATUS["zero"]).any()
+    assert (status[~reached] == STATUS["zero"]).float().mean() > 0.5

@@ -41,8 +41,9 @@ class Replacements:
         self._y = y.detach()
         draw = torch.Generator().manual_seed(0)
         draws = torch.randn(3, *x.shape, generator=draw, dtype=torch.float64, device="cpu")
-        # cubes of the largest stay in range in the narrowest dtype on the way
-        factors = (7.0, -0.01, torch.finfo(narrowest).max ** 0.3)
+        # cubes of the largest stay in range in the narrowest dtype on the way, squares below masks of float32
+        widest = min(torch.finfo(dtype).max for dtype in (narrowest, torch.float32))
+        factors = (7.0, -0.01, widest**0.3)
         shifts = (3.0, -0.03, 0.0)
         self._values = [
             (factor * draw + shift).to(x) for factor, shift, draw in zip(factors, shifts, draws, strict=True)

@@ -27,6 +27,7 @@ from torch.nn import functional as F
 
 from depprobe.core.scaled import Scaled
 from depprobe.operators.calls import KnownCall, LinearisedCall, reads, runs
+from depprobe.operators.masks import masked
 
 #: elements of the largest intermediate, a product of rows, heads, targets and keys
 _ELEMENTS = 1 << 21
@@ -119,11 +120,7 @@ class AttentionCall(LinearisedCall):
         """The bias of some targets, -inf at what is masked."""
         assert self._bias is not None
         bias = self._bias[(None,) * (3 - self._bias.ndim)]
-        bias = bias.expand(len(bias), self._q.shape[1], self._k.shape[1])[:, T]
-        lowest = torch.finfo(bias.dtype).min
-        # an entry at the lowest finite number is a mask: the largest of the others hides it
-        hidden = (bias == lowest) & (bias > lowest).any(-1, keepdim=True)
-        return bias.masked_fill(hidden, -math.inf)
+        return masked(bias.expand(len(bias), self._q.shape[1], self._k.shape[1])[:, T])
 
     def _log_weights(self, T: Tensor) -> Tensor:
         """ln a (H, T, m) float64."""

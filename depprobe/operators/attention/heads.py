@@ -29,6 +29,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from depprobe.errors import BadInput, unknown
+from depprobe.operators.masks import masked
 
 
 class Tile(NamedTuple):
@@ -242,7 +243,7 @@ class Dense:
             _add(inner, self._mask[:, targets])
         if self._padding is not None:
             _add(inner, self._padding)
-        return bias[None]
+        return masked(bias)[None]
 
 
 def _add(bias: Tensor, mask: Tensor) -> None:

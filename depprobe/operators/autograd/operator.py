@@ -159,7 +159,7 @@ class AutogradJacobian(TemporalJacobian):
             status[known & ~(agrees & (value >= self.log_floor))] = STATUS["underflow"]
         if (zero & ~proved).any():
             tried = zero & ~proved & np.isneginf(scaled)
-            tried &= ends_abruptly(tried | proved, value > middle, columns, t)
+            tried &= self._saturation.may_be_masked(t, tried | proved, value > middle, columns, t)
             sources = torch.tensor(columns[tried], device=self._function.x.device)
             proved[tried] = self._saturation.ignores(t, sources).cpu().numpy()
             # from an infinite state a gradient of 0 that is not proved may be anything
@@ -237,32 +237,3 @@ class AutogradJacobian(TemporalJacobian):
             # something in between has no second derivative: row by row
             rows = [self.row(t).values.flatten(1) @ tangent.flatten() for t in range(self.shape[0])]
             return torch.stack(rows)
-
-
-def ends_abruptly(
-    zero: NDArray[np.bool_], large: NDArray[np.bool_], columns: Ints, t: int
-) -> NDArray[np.bool_]:
-    """Which zeros belong to a run whose neighbour, on the side of t, is a norm in the middle of the range.
-
-    Norms that fade reach the floor before they vanish; those that are masked do not.
-
-    Examples
-    --------
-    >>> zero, large = np.array([True, False, False, True]), np.array([False, False, True, False])
-    >>> ends_abruptly(zero, large, np.arange(4), 2).tolist()
-    [False, False, False, True]
-    """
-    out = np.zeros(len(zero), dtype=bool)
-    order = np.argsort(columns)
-    edges = np.flatnonzero(np.diff(np.concatenate([[0], zero[order], [0]])))
-    for first, last in edges.reshape(-1, 2):
-        below = bool(large[order[first - 1]]) if first else None
-        above = bool(large[order[last]]) if last < len(order) else None
-        if columns[order[first]] > t:
-            ends = below
-        elif columns[order[last - 1]] < t:
-            ends = above
-        else:
-            ends = all(side for side in (below, above) if side is not None) and (below or above)
-        out[order[first:last]] = bool(ends)
-    return out

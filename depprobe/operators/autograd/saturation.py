@@ -15,7 +15,9 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch._ops import HigherOrderOperator
 from torch.nn.attention import SDPBackend, sdpa_kernel
@@ -25,15 +27,21 @@ from depprobe.core.function import SequenceFunction
 from depprobe.core.memory import OWN, BudgetGuard, bytes_of
 from depprobe.core.recorded_graph import REENTRANT, coarsest, holds_gates, saved_bytes, whole_gradients
 from depprobe.operators.autograd.recording import n_by_n_bytes, tensors_of
+from depprobe.operators.masks import MASK
+
+Bools = NDArray[np.bool_]
+Ints = NDArray[np.int64]
 
 #: by which x is made smaller where recurrences run in one kernel
 _SMALLER = 2.0**-10
-#: largest argument that is left, and what counts as infinite
-_MOST, _MASK = 8.0, 1e20
+#: largest argument that is left
+_MOST = 8.0
 #: share of the range of exponents by which rows are raised
 _RAISED = 0.5
 #: share of the memory, one over this, that the pass may go on to take for other targets
 _KEPT = 8
+#: outputs to either side among which one with a gradient is looked for
+_WALK = 64
 #: which argument of an operation decides how its result rounds
 _ARGUMENTS = {
     **dict.fromkeys(
@@ -49,7 +57,7 @@ _ARGUMENTS = {
 
 def _soft(z: Tensor) -> Tensor:
     size = z.abs()
-    masked = size >= _MASK
+    masked = size >= MASK
     if not bool(((size > _MOST) & ~masked).any()):
         return z
     if not z.is_floating_point():
@@ -101,6 +109,7 @@ class Saturation:
     ) -> None:
         self._function, self._memory, self._make_room = function, memory, make_room
         self._graph: tuple[Tensor, Tensor] | None = None
+        self._peaks: dict[int, float] = {}
 
     def __getstate__(self) -> dict[str, object]:
         # a graph does not travel; it is recorded again
@@ -111,20 +120,67 @@ class Saturation:
         found = self._function.ignores(t, sources)
         return found & ~self._hides(t)[sources] if bool(found.any()) else found
 
+    def may_be_masked(self, t: int, zero: Bools, large: Bools, columns: Ints, at: int) -> Bools:
+        """Which zeros of row t, among columns, are not what is left of norms that fade.
+
+        Parameters
+        ----------
+        t, at : the output, and the input position that it sits at.
+        zero, large : which norms of the columns are zero, and which are in the middle of the range.
+        """
+        if zero.all():
+            return np.full(len(zero), self._is_masked(t))
+        return ends_abruptly(zero, large, columns, at)
+
+    def _is_masked(self, t: int) -> bool:
+        """Whether no gradient arrives in output t, though large ones do in the nearest outputs on either side
+        in which any do.
+        """
+        if bool(self._hides(t).any()):
+            return False
+        middle = math.sqrt(torch.finfo(self._function.y.dtype).tiny)
+        found = [self._next_peak(t, step) for step in (-1, 1)]
+        peaks = [peak for peak in found if peak is not None]
+        return bool(peaks) and all(peak > middle for peak in peaks)
+
+    def _next_peak(self, t: int, step: int) -> float | None:
+        """Largest gradient of the nearest output before or after t in which any arrives; None where none does
+        up to the end of the sequence, 0 where that is too far.
+        """
+        end = -1 if step < 0 else len(self._function.y)
+        for at in range(t + step, end, step)[:_WALK]:
+            if (peak := self._peak(at)) != 0:
+                return peak
+        return None if abs(end - t) <= _WALK + 1 else 0.0
+
+    def _peak(self, t: int) -> float:
+        """Largest entry of the gradient of output t with nothing saturated; NaN where that cannot be seen."""
+        if t not in self._peaks:
+            found = self._seen(t, raised=False)
+            self._peaks[t] = math.nan if found is None else float(found.abs().max())
+        return self._peaks[t]
+
     def _hides(self, t: int) -> Tensor:
-        """Inputs (n_in,) that output t reads once nothing is saturated; all where that cannot be seen or does
-        not fit the memory.
+        """Inputs (n_in,) that output t reads once nothing is saturated; all where that cannot be seen."""
+        found = self._seen(t)
+        if found is None:
+            x = self._function.x
+            return torch.ones(len(x), dtype=torch.bool, device=x.device)
+        return found.ne(0).any(1)
+
+    def _seen(self, t: int, raised: bool = True) -> Tensor | None:
+        """The gradient of output t (n_in, d_in) with nothing saturated; None where it does not fit the
+        memory, or the forward does not take other numbers.
         """
         function = self._function
         with function.held(), _seen_through(), sdpa_kernel(SDPBackend.MATH), self._watched():
             try:
                 # a product that underflows shows only if it is raised
-                found = self._gradient(t)
-                if not bool(found.isfinite().all()):
-                    found = self._gradient(t, raised=False)
-            except (ValueError, RuntimeError):  # it does not run with other numbers, or does not fit
-                return torch.ones(len(function.x), dtype=torch.bool, device=function.x.device)
-        return found.ne(0).any(1)
+                found = self._gradient(t, raised)
+                fits = not raised or bool(found.isfinite().all())
+                return found if fits else self._gradient(t, raised=False)
+            except (ValueError, RuntimeError):
+                return None
 
     def _watched(self) -> AbstractContextManager[None]:
         """Counts what a pass makes where that could exceed the memory, and makes room for it."""
@@ -157,3 +213,30 @@ class Saturation:
         return (
             self._function.record(_Softened(), _SMALLER * self._function.x) if holds_gates(y) else (leaf, y)
         )
+
+
+def ends_abruptly(zero: Bools, large: Bools, columns: Ints, t: int) -> Bools:
+    """Which zeros belong to a run whose neighbour, on the side of t, is a norm in the middle of the range.
+
+    Norms that fade reach the floor before they vanish; those that are masked do not.
+
+    Examples
+    --------
+    >>> zero, large = np.array([True, False, False, True]), np.array([False, False, True, False])
+    >>> ends_abruptly(zero, large, np.arange(4), 2).tolist()
+    [False, False, False, True]
+    """
+    out = np.zeros(len(zero), dtype=bool)
+    order = np.argsort(columns)
+    edges = np.flatnonzero(np.diff(np.concatenate([[0], zero[order], [0]])))
+    for first, last in edges.reshape(-1, 2):
+        below = bool(large[order[first - 1]]) if first else None
+        above = bool(large[order[last]]) if last < len(order) else None
+        if columns[order[first]] > t:
+            ends = below
+        elif columns[order[last - 1]] < t:
+            ends = above
+        else:
+            ends = all(side for side in (below, above) if side is not None) and (below or above)
+        out[order[first:last]] = bool(ends)
+    return out

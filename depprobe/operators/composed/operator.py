@@ -28,7 +28,7 @@ from depprobe.core.shared_work import SharedWork
 from depprobe.core.temporal_jacobian import LogNorms, TemporalJacobian, anchors
 from depprobe.errors import BadInput
 from depprobe.operators.autograd import fisher
-from depprobe.operators.autograd.operator import AutogradJacobian, ends_abruptly
+from depprobe.operators.autograd.operator import AutogradJacobian
 from depprobe.operators.autograd.readout import ExactRows
 from depprobe.operators.autograd.rounding import LOST, Rounding, resume_each, states_of
 from depprobe.operators.autograd.saturation import Saturation
@@ -202,8 +202,8 @@ class GraphJacobian(TemporalJacobian):
         # what is no number has no derivative, whatever autograd makes of it
         if bool((y := self._function.y[t]).isnan().any()):
             status[:] = STATUS["overflow"]
-        overflowed = not bool(y.isfinite().all())  # from an infinite state a gradient of 0 may be anything
-        nothing_known = STATUS["overflow"] if overflowed else STATUS["undecided"]
+        # from an infinite state a gradient of 0 may be anything
+        nothing_known = STATUS["undecided" if bool(y.isfinite().all()) else "overflow"]
         unknown = torch.where(total.isneginf(), nothing_known, STATUS["underflow"])
         status[doubtful] = unknown[doubtful].to(torch.int8)
         status[~live | proved] = STATUS["zero"]
@@ -213,14 +213,14 @@ class GraphJacobian(TemporalJacobian):
         return values.cpu().numpy(), share.cpu().numpy(), status.cpu().numpy()
 
     def _may_be_zero(self, t: int, nothing: Tensor, total: Tensor, live: Tensor) -> Tensor:
-        """Sources whose gradient is exactly 0 next to norms that do not fade towards them."""
+        """Sources whose gradient is exactly 0, not as what is left of norms that fade."""
         if not bool(nothing.any()):
             return nothing.nonzero()[:, 0]
         half = 0.5 * math.log(torch.finfo(self._graph.partition.narrowest).tiny)
         large = total > total.max() + half
-        columns, anchor = np.arange(len(total)), self.position
-        at = t if anchor is None else int(anchor[t])
-        found = ends_abruptly((nothing | ~live).cpu().numpy(), large.cpu().numpy(), columns, at)
+        at = t if self.position is None else int(self.position[t])
+        zero = (nothing | ~live).cpu().numpy()
+        found = self._saturation.may_be_masked(t, zero, large.cpu().numpy(), np.arange(len(total)), at)
         return (nothing & torch.from_numpy(found).to(nothing.device)).nonzero()[:, 0]
 
     def _taken_again(
