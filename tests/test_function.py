@@ -102,8 +102,24 @@ def test_submodules_above_and_below(model):
     middle = jacobian_of(lambda z: model.h[1](x0 + z[None])[0][0], out0[0])
     torch.testing.assert_close(rows(temporal_jacobian(model, IDS, of="h.1", wrt="h.0")), middle)
     assert torch.isfinite(x1).all()
-    with pytest.raises(BadInput, match="does not depend on the input"):
+    with pytest.raises(BadInput, match=r"output of 'h\.0' does not depend on 'h\.1' through"):
         temporal_jacobian(model, IDS, of="h.0", wrt="h.1")
+
+
+@pytest.mark.parametrize("method", ["auto", "autograd", "probes"])
+def test_an_output_that_is_cut_off_is_refused_by_every_method(method):
+    """Parameters behind the cut have gradients; norms of zero would say that the output ignores x."""
+
+    class CutOff(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first, self.second = nn.Linear(D, 3), nn.Linear(3, 2)
+
+        def forward(self, x):
+            return self.second(self.first(x).detach())
+
+    with pytest.raises(BadInput, match="of CutOff does not depend on the input"):
+        temporal_jacobian(CutOff(), torch.randn(N, D), method=method)
 
 
 @pytest.mark.parametrize("method", ["auto", "autograd"])
@@ -131,7 +147,7 @@ def test_words_come_before_submodules_of_such_a_name():
             return self.h(x).cumsum(-2).tanh()
 
     module, x = Odd().double(), torch.randn(N, D, dtype=F64)
-    with pytest.raises(BadInput, match="needs the chain operator"):
+    with pytest.raises(BadInput, match=r"needs the chain operator.* use module:h for"):
         temporal_jacobian(module, x, wrt="h")
     J = temporal_jacobian(module, x, wrt="module:h")
     z = module.h(x).detach()

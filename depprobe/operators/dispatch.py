@@ -111,8 +111,11 @@ def operator_of(function: SequenceFunction, options: Options) -> TemporalJacobia
     if options.method == "structured":
         raise BadInput(f"no structured operator serves {who}; use method auto, autograd or probes")
     if options.wrt in ("h", "c"):
+        known = dict(function.module.named_children())
+        use = f"module:{options.wrt} for the submodule" if options.wrt in known else "x"
         raise BadInput(
-            f"wrt={options.wrt!r} needs the chain operator of nn.RNN, nn.GRU or nn.LSTM; {who} is none; use x"
+            f"wrt={options.wrt!r} needs the chain operator of nn.RNN, nn.GRU or nn.LSTM; {who} is none; "
+            f"use {use}"
         )
     if options.method == "probes":
         return ProbedJacobian(function, options)

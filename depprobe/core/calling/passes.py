@@ -81,6 +81,7 @@ class Passes:
         self._snapshot = Snapshot(module, (forward, argument.beside))
         self.hooks = GradientCode()
         self._compiler = Compiler()
+        self._read = False  # whether a path is known to lead to the variable
 
     @property
     def who(self) -> str:
@@ -94,7 +95,7 @@ class Passes:
 
     def at(self, wrt: str) -> Passes:
         """The same with another denominator."""
-        return self.but(wrt=wrt, _wrt=submodule_of(self.module, wrt, WRT_WORDS, "wrt"))
+        return self.but(wrt=wrt, _wrt=submodule_of(self.module, wrt, WRT_WORDS, "wrt"), _read=False)
 
     def but(self, **given: Any) -> Passes:
         other = Passes.__new__(Passes)  # with the same snapshot, as it calls the same module
@@ -222,11 +223,12 @@ class Passes:
                 )
             if self.per_position:
                 y, has_time = y.T, True
-        # of a graph that was cut no path leads to the leaf
-        read = wrt is None or tracer is not None or all(reaches(y, one) for one in marked or (leaf,))
-        if not y.requires_grad or not read:
-            why = "does not depend on the input through differentiable operations"
-            raise BadInput(f"the output of {what} {why}")
+        if tracer is None and (points or not self._read):  # of a graph that was cut no path leads to the leaf
+            for name, one in zip(points or [self.wrt], marked or (leaf,), strict=True):
+                if not reaches(y, one):
+                    why = f"does not depend on {repr(name) if points or wrt is not None else 'the input'}"
+                    raise BadInput(f"the output of {what} {why} through differentiable operations")
+            self._read = True
         return Pass(leaf, y, has_time, marked)
 
     def _called(self, given: Tensor, tracer: Any = None, beside: Mapping[str, Any] | None = None) -> Any:
