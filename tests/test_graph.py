@@ -336,3 +336,45 @@ def test_rows_of_later_chunks_travel_alone(make, monkeypatch):
     np.testing.assert_array_equal(found.status, whole.status)
     np.testing.assert_allclose(found.values, whole.values, rtol=1e-12)
     assert (whole.status == STATUS["zero"]).any()
+
+
+class Loop(nn.Module):
+    """A recurrence written by hand, its steps reading one tensor in one of several ways."""
+
+    def __init__(self, reading, factor=1.0):
+        super().__init__()
+        self.reading, self.factor = reading, factor
+        self.of_x, self.of_h = nn.Linear(3, 4), nn.Linear(4, 4)
+
+    def forward(self, x):
+        whole = self.of_x(x) if self.reading == "of a map" else x
+        parts = x.unbind(1) if self.reading == "unbind" else [whole[:, t] for t in range(x.shape[1])]
+        h, out = x.new_zeros(len(x), 4), []
+        for t, part in enumerate(parts):
+            z = part if whole is not x else self.of_x(part)
+            if self.reading == "twice":
+                z = z * self.of_x(x[:, t]).sin()
+            h = torch.tanh(z + self.factor * self.of_h(h))
+            out.append(h)
+        return torch.stack(out, 1)
+
+
+@pytest.mark.parametrize("factor", [1.0, 1e-4], ids=["", "fading"])
+@pytest.mark.parametrize("reading", ["x", "twice", "of a map", "unbind"])
+def test_no_segment_of_a_loop_leads_past_its_own_steps(reading, factor):
+    """To what all steps read leads one segment, or the engine would run every earlier step for each."""
+    torch.manual_seed(0)
+    n = 48
+    module, x = Loop(reading, factor).double(), torch.randn(n, 3, dtype=F64)
+    J = depprobe.temporal_jacobian(module, x, layout="b n d")
+    assert isinstance(J, GraphJacobian)
+    led = [edge for step in J._graph.partition.steps for edge in getattr(step, "targets", ())]
+    assert len(led) > n
+    assert max(len([node for node, _ in led if node == one]) for one, _ in led) < n / 4
+    leaf = x.clone().requires_grad_()
+    units = module(leaf[None])[0, -1]
+    truth = torch.stack([torch.autograd.grad(unit, leaf, retain_graph=True)[0] for unit in units])
+    sizes = (truth * 2.0**500).norm(dim=(0, 2)).log().numpy() - 500 * np.log(2.0)
+    np.testing.assert_allclose(J.log_norms([n - 1]).values[0], sizes, rtol=1e-9)
+    found = depprobe.jacobian(module.float(), x.float(), layout="b n d")
+    np.testing.assert_allclose(found.log_norm[0].values, sizes, atol=1e-3)

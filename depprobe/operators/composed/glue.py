@@ -55,11 +55,9 @@ class Glue:
         self, segment: Segment, arrived: dict[Edge, Rows], heard: Heard | None = None
     ) -> dict[Edge, Rows]:
         """Rows on some edges of a segment to rows on its targets; ``heard`` is kept for more of them."""
-        found: dict[Edge, Rows] = {}
         through = {edge: rows for edge, rows in arrived.items() if edge not in segment.targets}
-        for edge, rows in arrived.items():
-            if edge in segment.targets:  # no glue in between
-                found[edge] = rows
+        # with no glue in between
+        found = {edge: rows for edge, rows in arrived.items() if edge in segment.targets}
         if through and segment.targets:
             for edge, rows in self._through(segment, through, heard).items():
                 found[edge] = found[edge] + rows if edge in found else rows
@@ -75,9 +73,9 @@ class Glue:
         limits = torch.finfo(self._partition.narrowest)
         least = limits.tiny / limits.eps
         count = 0
-        for grads, base, marks in self._parts(segment, edges, rows):
+        for above, grads, base, marks in self._parts(segment, edges, rows):
             count += 1
-            pushed = self._pushed(segment, edges, grads, marks, heard)
+            pushed = self._pushed(segment, above, grads, marks, heard)
             for edge, (product, alive) in pushed.items():
                 axis = self._partition.axis[edge]
                 if base.ndim == 1:
@@ -190,8 +188,8 @@ class Glue:
 
     def _parts(
         self, segment: Segment, edges: list[Edge], rows: list[Rows]
-    ) -> Iterator[tuple[list[Tensor], Tensor, list[Tensor]]]:
-        """Plain cotangents on the edges, their exponents (r,) or (r, positions), and the live entries."""
+    ) -> Iterator[tuple[list[Edge], list[Tensor], Tensor, list[Tensor]]]:
+        """Some edges, plain cotangents on them, their exponents (r,) or (r, positions), and live entries."""
         limit = _BUCKET.get(self._partition.narrowest, 4.0)
         scaled, live = [r.scaled for r in rows], [r.live for r in rows]
         owner, m = rows[0].owner, rows[0].targets
@@ -201,7 +199,7 @@ class Glue:
         gaps = [like(tops, s) - s.log_scale.masked_fill(s.log_scale.isneginf(), -math.inf) for s in scaled]
         gaps = [torch.where(gap.isnan(), math.inf, gap) for gap in gaps]
         if all(bool((gap.isposinf() | (gap <= limit)).all()) for gap in gaps):
-            yield [s.relative_to(like(tops, s)) for s in scaled], tops, live
+            yield edges, [s.relative_to(like(tops, s)) for s in scaled], tops, live
             return
         routes = self._routes(segment)
         if routes is not None:
@@ -214,6 +212,7 @@ class Glue:
             for edge, w in zip(edges, wide, strict=True):
                 places[edge].copy_(w.expand_as(places[edge]))
             yield (
+                edges,
                 [
                     s.relative_to(unflat(places[edge][..., None], s.values.shape[1:], self._axis(edge)))
                     for s, edge in zip(scaled, edges, strict=True)
@@ -224,13 +223,15 @@ class Glue:
             return
         depths = [torch.where(gap.isposinf(), -1, gap / limit).floor() for gap in gaps]
         for bucket in torch.cat([depth[depth >= 0] for depth in depths]).unique().tolist():
-            here = [(depth == bucket).expand(len(owner), *depth.shape[1:]) for depth in depths]
+            # edges that hold nothing of it are left out: of the steps of a loop all but a few
+            used = [i for i, depth in enumerate(depths) if bool((depth == bucket).any())]
+            here = [(depths[i] == bucket).expand(len(owner), *depths[i].shape[1:]) for i in used]
             held = torch.stack([h.reshape(len(h), -1).any(1) for h in here]).any(0)
             base = torch.where(held, tops - bucket * limit, -math.inf)
-            grads = [
-                torch.where(h, s.relative_to(like(base, s)), 0) for s, h in zip(scaled, here, strict=True)
-            ]
-            yield grads, base, [mask & per_target(h, owner, m) for mask, h in zip(live, here, strict=True)]
+            within = [scaled[i].relative_to(like(base, scaled[i])) for i in used]
+            grads = [torch.where(h, grad, 0) for h, grad in zip(here, within, strict=True)]
+            marks = [live[i] & per_target(h, owner, m) for i, h in zip(used, here, strict=True)]
+            yield [edges[i] for i in used], grads, base, marks
 
     def _axis(self, edge: Edge) -> int:
         return self._partition.axis[edge] or 0

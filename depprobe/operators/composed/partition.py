@@ -26,6 +26,8 @@ from depprobe.operators.composed.cut import Cut, Edge, edge_of
 
 #: nodes of glue after which rows are rescaled
 DEPTH = 64
+#: nodes above one, of steps of a loop, say, that end the segments which lead there
+_CROWD = 32
 
 
 class Routes(NamedTuple):
@@ -40,9 +42,11 @@ class Routes(NamedTuple):
 
 
 class Segment:
-    """Glue from ``edges`` down to ``targets``; ``start`` is the join it begins at, None at a call or at y."""
+    """Glue from ``edges`` down to ``targets``; ``start`` is the join it begins at, or stands for those that a
+    crowd begins at, None at a call or at y.
+    """
 
-    def __init__(self, edges: list[Edge], start: Node | None = None) -> None:
+    def __init__(self, edges: list[Edge], start: object | None = None) -> None:
         self.edges, self.start = edges, start
         self.targets: list[Edge] = []
         #: whether Python code of the user's runs in it, which need not treat NaN like a number
@@ -59,12 +63,12 @@ class Gate:
     """Which join lets gradients through at present."""
 
     def __init__(self) -> None:
-        self.open: Node | None = None
+        self.open: object | None = None
 
-    def hook(self, node: Node) -> Callable[[tuple[Any, ...]], Any]:
-        """A hook before ``node`` that stops gradients unless the gate is open there."""
+    def hook(self, node: Node, start: object) -> Callable[[tuple[Any, ...]], Any]:
+        """A hook before ``node`` that stops gradients unless the gate is open at ``start``."""
         name = node.name()  # a node held here would hold itself
-        number = id(node)
+        number = id(start)
 
         def before(grads: tuple[Any, ...]) -> Any:
             opened = self.open
@@ -124,7 +128,9 @@ class Partition:
         self.runs_python = False
         self.narrowest, self.largest, self.total = kind_of(top)[0], 0, 0
         order = list(_topological(top[0], self._below))
-        self._lay(top, order, self._useful(order))
+        useful = self._useful(order)
+        self._crowded = self._members(order, useful)
+        self._lay(top, order, useful)
 
     @cached_property
     def ends(self) -> int:
@@ -148,6 +154,27 @@ class Partition:
                 useful.add(v)
         return useful
 
+    def _members(self, order: list[Any], useful: set[Any]) -> dict[Node, list[Edge]]:
+        """Nodes that a crowd of others lead to, and to nothing else; each with an empty list of its crowd.
+
+        Where each step of a loop reads a part of one tensor, a segment that ended at that tensor would have
+        every step below it run too: to the engine they all lead there.
+        """
+        above: dict[Node, int] = defaultdict(int)
+        for v in order:
+            if (below := self._only_below(v, useful)) is not None:
+                above[below] += 1
+        return {node: [] for node, count in above.items() if count >= _CROWD}
+
+    def _only_below(self, v: Node | Cut, useful: set[Any]) -> Node | None:
+        """The one node that a node of glue leads to, if it is one."""
+        if isinstance(v, Cut) or v not in useful:
+            return None
+        if v in self._leaves or v in self._marked or v in self._owner:
+            return None
+        below = {node for node, _ in v.next_functions if node in useful}
+        return below.pop() if len(below) == 1 else None
+
     def _lay(self, top: Edge, order: list[Any], useful: set[Any]) -> None:
         arriving: dict[Node, dict[Segment, int]] = defaultdict(dict)
         numbers: dict[Node, dict[int, None]] = defaultdict(dict)
@@ -162,12 +189,21 @@ class Partition:
                 self._cut(v, useful, arriving, numbers)
                 continue
             self._measure(v)
+            if self._crowded.get(v):
+                self._gather(v, arriving, numbers)
             segments = arriving[v]
             python = swallows_nan(v) or v in self._hooked
             if python:
                 self.runs_python = True
                 for segment in segments:
                     segment.opaque = True
+            shared = None if python else self._only_below(v, useful)
+            if shared is not None and shared in self._crowded:
+                edges = [(v, number) for number in numbers[v]]
+                self._crowded[shared] += edges
+                for segment in segments:
+                    segment.targets += edges
+                continue
             ends = v in self._leaves or v in self._owner
             own, passed = next(iter(segments.items()))
             if ends or v in self._marked or len(segments) > 1 or passed > self._depth:
@@ -202,13 +238,24 @@ class Partition:
             arriving[node][segment] = 0
             numbers[node][number] = None
 
+    def _gather(self, node: Node, arriving: Any, numbers: Any) -> None:
+        """One segment from a crowd to the node that all of them lead to."""
+        segment = self._begin(self._crowded[node], object())
+        arriving[node][segment] = 0
+        for v, _ in segment.edges:
+            numbers[node] |= {number: None for below, number in v.next_functions if below == node}
+
     def _join(self, node: Node, numbers: list[int]) -> Segment:
-        segment = Segment([(node, number) for number in numbers], node)
+        return self._begin([(node, number) for number in numbers], node)
+
+    def _begin(self, edges: list[Edge], start: object) -> Segment:
+        segment = Segment(edges, start)
         self.steps.append(segment)
         self.joins += 1
         for edge, (shape, *_) in zip(segment.edges, facts_of(segment.edges), strict=True):
             self.axis.setdefault(edge, self._guess(shape))
-        node.register_prehook(self.gate.hook(node))
+        for node in dict.fromkeys(node for node, _ in edges):
+            node.register_prehook(self.gate.hook(node, start))
         return segment
 
     def _guess(self, shape: torch.Size) -> int | None:
