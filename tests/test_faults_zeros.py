@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 import depprobe
+from depprobe.operators.autograd.saturation import Saturation
 from depprobe.vocabulary import STATUS
 
 METHODS = ("auto", "autograd")
@@ -172,3 +173,20 @@ def test_a_product_that_fades_to_zero_is_not_masked(method, again):
     reached = (torch.arange(18) <= torch.arange(18)[:, None]) & (torch.arange(18) >= first[:, None])
     assert not (status[reached] == STATUS["zero"]).any()
     assert (status[~reached] == STATUS["zero"]).float().mean() > 0.5
+
+
+def test_a_long_run_of_masked_outputs_takes_few_passes(x, monkeypatch):
+    """Its ends are found by halves, and once for all of it."""
+    taken = []
+    gradient = Saturation._gradient
+
+    def counted(self, t, raised=True):
+        taken.append(t)
+        return gradient(self, t, raised)
+
+    monkeypatch.setattr(Saturation, "_gradient", counted)
+    long = x.repeat(20, 1)
+    mask = (torch.arange(180) < 40).to(x)[:, None]
+    found = depprobe.jacobian(Of(lambda z: z.cumsum(1) * mask), long, layout="b n d", targets=[50, 100, 179])
+    assert (found.log_norm_status == STATUS["zero"]).all()
+    assert len(taken) < 30

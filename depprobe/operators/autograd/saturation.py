@@ -40,8 +40,6 @@ _MOST = 8.0
 _RAISED = 0.5
 #: share of the memory, one over this, that the pass may go on to take for other targets
 _KEPT = 8
-#: outputs to either side among which one with a gradient is looked for
-_WALK = 64
 #: which argument of an operation decides how its result rounds
 _ARGUMENTS = {
     **dict.fromkeys(
@@ -109,7 +107,8 @@ class Saturation:
     ) -> None:
         self._function, self._memory, self._make_room = function, memory, make_room
         self._graph: tuple[Tensor, Tensor] | None = None
-        self._peaks: dict[int, float] = {}
+        #: runs of outputs without a gradient, what lies before and behind them, and whether they are masked
+        self._runs: list[tuple[int, int, bool]] = []
 
     def __getstate__(self) -> dict[str, object]:
         # a graph does not travel; it is recorded again
@@ -138,27 +137,37 @@ class Saturation:
         """
         if bool(self._hides(t).any()):
             return False
+        for before, behind, masked in self._runs:
+            if before < t < behind:
+                return masked
         middle = math.sqrt(torch.finfo(self._function.y.dtype).tiny)
-        found = [self._next_peak(t, step) for step in (-1, 1)]
-        peaks = [peak for peak in found if peak is not None]
-        return bool(peaks) and all(peak > middle for peak in peaks)
+        (before, first), (behind, last) = (self._next_peak(t, step) for step in (-1, 1))
+        peaks = [peak for peak in (first, last) if peak is not None]
+        masked = bool(peaks) and all(peak > middle for peak in peaks)
+        self._runs.append((before, behind, masked))
+        return masked
 
-    def _next_peak(self, t: int, step: int) -> float | None:
-        """Largest gradient of the nearest output before or after t in which any arrives; None where none does
-        up to the end of the sequence, 0 where that is too far.
+    def _next_peak(self, t: int, step: int) -> tuple[int, float | None]:
+        """The nearest output before or after t in which any gradient arrives, and the largest entry of that;
+        the end of the sequence and None where there is none. Many outputs are asked at once, then halves.
         """
         end = -1 if step < 0 else len(self._function.y)
-        for at in range(t + step, end, step)[:_WALK]:
-            if (peak := self._peak(at)) != 0:
-                return peak
-        return None if abs(end - t) <= _WALK + 1 else 0.0
+        most = abs(end - t) - 1
 
-    def _peak(self, t: int) -> float:
-        """Largest entry of the gradient of output t with nothing saturated; NaN where that cannot be seen."""
-        if t not in self._peaks:
-            found = self._seen(t, raised=False)
-            self._peaks[t] = math.nan if found is None else float(found.abs().max())
-        return self._peaks[t]
+        def largest(first: int, last: int) -> float:
+            ends = sorted((t + step * first, t + step * last))
+            found = self._seen(slice(ends[0], ends[1] + 1), raised=False)
+            return math.nan if found is None else float(found.abs().max())
+
+        near, far = 0, min(1, most)  # in none of the nearest does any arrive
+        while far > near and largest(near + 1, far) == 0:
+            near, far = far, min(2 * far, most)
+        if far == near:
+            return end, None
+        while far - near > 1:
+            half = (near + far) // 2
+            near, far = (half, far) if largest(near + 1, half) == 0 else (near, half)
+        return t + step * far, largest(far, far)
 
     def _hides(self, t: int) -> Tensor:
         """Inputs (n_in,) that output t reads once nothing is saturated; all where that cannot be seen."""
@@ -168,9 +177,9 @@ class Saturation:
             return torch.ones(len(x), dtype=torch.bool, device=x.device)
         return found.ne(0).any(1)
 
-    def _seen(self, t: int, raised: bool = True) -> Tensor | None:
-        """The gradient of output t (n_in, d_in) with nothing saturated; None where it does not fit the
-        memory, or the forward does not take other numbers.
+    def _seen(self, t: int | slice, raised: bool = True) -> Tensor | None:
+        """The gradient of output t, or of a sum of some, (n_in, d_in) with nothing saturated; None where it
+        does not fit the memory, or the forward does not take other numbers.
         """
         function = self._function
         with function.held(), _seen_through(), sdpa_kernel(SDPBackend.MATH), self._watched():
@@ -192,13 +201,14 @@ class Saturation:
         beside = OWN + 2 * bytes_of(tensors_of(function.module))
         return BudgetGuard(self._memory, "the check of which inputs are ignored", [function.x] * 3, beside)
 
-    def _gradient(self, t: int, raised: bool = True) -> Tensor:
+    def _gradient(self, t: int | slice, raised: bool = True) -> Tensor:
         leaf, y = self._graph or self._recorded()
         kept = saved_bytes(y) <= self._memory // _KEPT
         self._graph = (leaf, y) if kept else None
         scale = 2.0 ** int(_RAISED * math.log2(torch.finfo(coarsest(y)).max)) if raised else 1.0
+        outputs, units = (1 + torch.arange(size, device=y.device).to(y) / size for size in y.shape)
         cotangent = torch.zeros_like(y)
-        cotangent[t] = scale * (1 + torch.arange(y.shape[1], device=y.device).to(y) / y.shape[1])
+        cotangent[t] = scale * (outputs[:, None] * units)[t]
         with _Softened():
             try:
                 (found,) = torch.autograd.grad(y, leaf, cotangent, retain_graph=kept, materialize_grads=True)
