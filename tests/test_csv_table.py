@@ -85,6 +85,56 @@ def test_a_first_column_that_numbers_the_rows_is_the_index_unless_asked_for(wher
     np.testing.assert_array_equal(read("ids.csv").data[:, 0], np.arange(20))
 
 
+@pytest.mark.parametrize(
+    ("name", "times", "kind"),
+    [
+        ("timestamp", np.arange(20) * 60 + 1_600_000_000, "Unix times"),
+        ("", np.arange(20) * 86_400_000 + 1_600_000_000_000, "Unix times"),
+        ("epoch", np.cumsum(RNG.random(20)) + 1_600_000_000, "Unix times"),
+        ("ts", (np.arange(20) + 1_600_000_000) * 10**9, "Unix times"),
+        ("time [s]", np.arange(20) / 10, "times"),
+        ("t", np.arange(20) + 5, "times"),
+    ],
+)
+def test_a_column_of_times_as_numbers_is_the_index_unless_asked_for(where, name, times, kind):
+    FRAME.assign(**{name: times})[[name, "price", "sold"]].to_csv("x.csv", index=False)
+    found = read("x.csv")
+    np.testing.assert_array_equal(found.data, FRAME[["price", "sold"]])
+    assert found.notes == (f"column {name!r} holds {kind} and is taken as the index, not as input",)
+    first, last = pd.read_csv("x.csv", dtype=str)[name or "Unnamed: 0"].iloc[[0, -1]]
+    assert found.about["input_index"] == f"{name}: {first} to {last}"
+    asked = read("x.csv", columns=[0, "price"])
+    np.testing.assert_allclose(asked.data[:, 0], times, rtol=1e-15)
+    assert not asked.notes
+    assert "input_index" not in asked.about
+
+
+@pytest.mark.parametrize(
+    ("name", "column"),
+    [
+        ("time", RNG.normal(size=20)),  # falls: a measured time
+        ("population", np.sort(RNG.random(20)) * 1e8 + 1.6e9),  # rises, but not whole
+        ("volume", np.arange(20) * 60.0),
+        ("sometimes", np.arange(20) * 60.0),
+    ],
+)
+def test_other_columns_that_rise_or_are_called_time_are_input(where, name, column):
+    FRAME.assign(**{name: column})[[name, "price"]].to_csv("x.csv", index=False)
+    found = read("x.csv")
+    np.testing.assert_allclose(found.data[:, 0], column, rtol=1e-15)
+    assert not found.notes
+
+
+def test_row_numbers_beside_dates_and_a_table_of_times_alone(where):
+    FRAME.assign(day=DAYS)[["day", "price"]].to_csv("x.csv")
+    found = read("x.csv")
+    np.testing.assert_array_equal(found.data, FRAME[["price"]])
+    assert found.about["input_index"] == "day: 1999-12-27 to 2000-01-15"
+    assert len(found.notes) == 2
+    pd.DataFrame({"time": np.arange(20)}).to_csv("times.csv", index=False)
+    np.testing.assert_array_equal(read("times.csv").data[:, 0], np.arange(20))
+
+
 def test_standardised_columns_say_what_they_were(where):
     FRAME.to_csv("x.csv", index=False)
     np.save("x.npy", FRAME.to_numpy(float))

@@ -63,7 +63,7 @@ OPTIONS: dict[str, Callable[[Any], Any]] = {
     "columns": click.option(
         "--columns",
         metavar="A,B,...",
-        help="Columns of a table, by name or position from 0 (default: all but dates and row numbers).",
+        help="Columns of a table, by name or position from 0 (default: all but times and row numbers).",
     ),
     "delimiter": click.option(
         "--delimiter",

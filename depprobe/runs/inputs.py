@@ -2,7 +2,7 @@
 
     noise    x ~ N(0, 1), (n, d_in)
     .txt     bytes through a fixed random embedding, E ~ N(0, 1), (256, d_in); also .md, .py and other text
-    .npy     an array (length, d_in) or (length,);   .csv, .tsv   columns of numbers, see ``runs.csv_table``
+    .npy     an array (length, d_in) or (length,);   .csv, .tsv   columns of numbers, see ``runs.tables``
     .wav     sound (samples, channels) in -1 .. 1, which a model of sound reads as its own frames
 
 A file longer than n gives its first n positions, or evenly spaced windows where several samples are asked
@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 
 from depprobe.errors import BadInput
 from depprobe.models.checkpoint import ReadsText
-from depprobe.runs.csv_table import SUFFIXES, Table, read_table, standardised
+from depprobe.runs.tables.csv_table import SUFFIXES, Table, read_table, standardised
 from depprobe.store.atomic import one_line
 from depprobe.units import readable
 
@@ -135,8 +135,8 @@ def read(
     Parameters
     ----------
     name : ``noise``, or the file.
-    columns : of a table, names or positions from 0, as a list or with commas between; all but dates and a
-        first column that numbers the rows by default, which is then said in ``notes``.
+    columns : of a table, names or positions from 0, as a list or with commas between; all but
+        those that say where a row stands (dates, times, row numbers) by default, which ``notes`` then say.
     delimiter : between the columns of a table: one character, ``tab``, or ``space`` for any run of blanks.
     decimal : the mark before the fraction in a table's numbers.
     standardise : bring every column of a table or array to mean 0 and standard deviation 1 over all its rows.

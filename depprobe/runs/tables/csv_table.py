@@ -2,15 +2,14 @@
 
     x[t, j] = row t, column j,    standardised: (x[t, j] - mean_j) / std_j,  over all rows of the file
 
-A first line that holds names is a header. A column of dates, and a first column that counts the rows by one,
-say where a row stands: they are the index, said and not read, unless they are asked for by name.
+A first line that holds names is a header. Columns that say where a row stands (``row_index``: dates, times,
+row numbers) are the index, said and not read, unless they are asked for by name.
 """
 
 from __future__ import annotations
 
 import csv
 import re
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import chain
@@ -21,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from depprobe.errors import BadInput, unknown
+from depprobe.runs.tables.row_index import DATES, KINDS, dates_of, is_date, kind_of, rises
 
 Floats = NDArray[np.float64]
 
@@ -29,12 +29,6 @@ SUFFIXES = {".csv": ",", ".tsv": "\t"}
 _DELIMITERS = {"tab": "\t", "\\t": "\t", "space": " "}
 #: delimiters that a file without the expected one may have
 _OTHERS = {";": "';'", "\t": "tab", "|": "'|'", ",": "','", " ": "space"}
-#: how dates and times of day are written; what else pandas takes for a date may be a number or a word
-_DATE = re.compile(
-    r"(\d{1,4}([-/.])\d{1,2}\2\d{1,4}|\d{4}[-/]\d{1,2}|\d{1,2}[-/]\d{4}"
-    r"|(\d{1,2}[ -])?[A-Za-z]{3,9}\.?[ ,-]+(\d{1,2},? )?\d{4})([T ]+\d{1,2}:\d{2}.*)?"
-    r"|\d{1,2}:\d{2}(:\d{2}.*)?"
-)
 
 
 @dataclass(frozen=True)
@@ -149,23 +143,27 @@ class _Columns:
             self._notes.append(f"its first line is read as names: {', '.join(self.names)}")
 
     def chosen(self, columns: Any) -> Table:
-        dates = {j: found for j in range(len(self.names)) if (found := self._dated(j))}
-        index = next(iter(dates.values()), "")
-        wanted = None if columns is None else self._positions(columns)
-        left: list[int] = []
-        if wanted is None:
-            left = list(dates)
-            if not dates and self._counts():
-                left, index = [0], f"{self.names[0]}: {self._text[0][0]} to {self._text[0][-1]}"
-            wanted = [j for j in range(len(self.names)) if j not in left]
-            if left:
-                called = ", ".join(repr(self.names[j]) for j in left)
-                what = "dates" if dates else "the number of each row"
-                self._notes.append(f"column {called} holds {what} and is taken as the index, not as input")
+        alone = len(self.names) == 1
+        told = zip(self.names, self._text, self._values, strict=True)
+        kinds = {j: kind_of(j, *column, alone) for j, column in enumerate(told)}
+        placing = sorted((j for j in kinds if kinds[j]), key=lambda j: KINDS.index(kinds[j]))
+        if columns is None:
+            wanted = [j for j in kinds if not kinds[j]]
+            for kind in KINDS:
+                called = ", ".join(repr(self.names[j]) for j in kinds if kinds[j] == kind)
+                if called:
+                    said = f"column {called} holds {kind} and is taken as the index, not as input"
+                    self._notes.append(said)
             if not wanted:
-                raise BadInput(f"{self._file} holds no column of numbers beside {self.names[left[0]]!r}")
-        if dates:
-            self._notes += [f"its dates run backwards ({index})"] if self._falls(next(iter(dates))) else []
+                raise BadInput(f"{self._file} holds no column of numbers beside {self.names[placing[0]]!r}")
+        else:
+            wanted = self._positions(columns)
+        index = ""
+        if placing := [j for j in placing if j not in wanted]:
+            cells = self._text[placing[0]]
+            index = f"{self.names[placing[0]]}: {cells[0]} to {cells[-1]}"
+        if placing and kinds[placing[0]] == DATES and self._falls(placing[0]):
+            self._notes.append(f"its dates run backwards ({index})")
         for j in wanted:
             self._check(j, columns is None)
         data = np.stack([self._values[j] for j in wanted], 1)
@@ -186,10 +184,10 @@ class _Columns:
         first = np.isnan(self._numbers(rows[0])) & ~_words_for_nan(rows[0])
         if not first.any():
             return False
-        named = first & [not _is_date(cell) for cell in rows[0]]
+        named = first & [not is_date(cell) for cell in rows[0]]
         if named.all() or len(rows) < 2:
             return bool(named.all())
-        below = ~np.isnan(self._numbers(rows[1])) | [_is_date(cell) for cell in rows[1]]
+        below = ~np.isnan(self._numbers(rows[1])) | [is_date(cell) for cell in rows[1]]
         return bool((named & below).any())
 
     def _positions(self, columns: Any) -> list[int]:
@@ -220,21 +218,9 @@ class _Columns:
             raise BadInput(f"{self._file} has columns 0 to {last}, no column {name}: {', '.join(self.names)}")
         return int(name)
 
-    def _dated(self, j: int) -> str:
-        """Of a column of dates its name, first and last; otherwise nothing."""
-        cells = self._text[j]
-        if not np.isnan(self._values[j]).all():
-            return ""
-        return f"{self.names[j]}: {cells[0]} to {cells[-1]}" if _dates(cells) is not None else ""
-
     def _falls(self, j: int) -> bool:
-        dates = _dates(self._text[j])
-        return dates is not None and not _rises(dates)
-
-    def _counts(self) -> bool:
-        first = self._values[0]
-        counted = len(self.names) > 1 and len(first) > 2 and bool(np.isfinite(first).all())
-        return counted and bool((np.diff(first) == 1).all())
+        dates = dates_of(self._text[j])
+        return dates is not None and not rises(dates)
 
     def _check(self, j: int, all_read: bool) -> None:
         """Refuse a column that is not of finite numbers, naming its first other cell."""
@@ -246,7 +232,11 @@ class _Columns:
         what = f"holds {cell!r}, not a number" if cell else "is empty"
         if not np.isnan(self._values[j][at]) or _words_for_nan([cell])[0]:
             what = f"holds NaN or Inf ({cell})"
-        way = f"; it must be finite in all rows ({len(wrong)} are not)" if cell and "NaN" in what else ""
+        way = (
+            f"; it must be finite in all rows ({len(wrong)} {'is' if len(wrong) == 1 else 'are'} not)"
+            if cell and "NaN" in what
+            else ""
+        )
         others = [name for i, name in enumerate(self.names) if i != j and np.isfinite(self._values[i]).all()]
         if not cell:
             way = f"; fill {'it' if len(wrong) == 1 else f'the {len(wrong)} empty ones'} or leave out the row"
@@ -262,30 +252,3 @@ class _Columns:
 
 def _words_for_nan(cells: Sequence[str]) -> NDArray[np.bool_]:
     return np.array([cell.lower().lstrip("+-") == "nan" for cell in cells], dtype=bool)
-
-
-def _is_date(cell: str) -> bool:
-    return _dates([cell]) is not None
-
-
-def _dates(cells: Sequence[str]) -> NDArray[np.datetime64] | None:
-    """Cells as dates, where all of them are; of two orders of day and month that in which they rise."""
-    import pandas as pd
-
-    if not all(map(_DATE.fullmatch, cells)):
-        return None
-    found: list[NDArray[np.datetime64]] = []
-    for day_first in (False, True):
-        with warnings.catch_warnings():
-            # of the order of day and month, both of which are tried
-            warnings.simplefilter("ignore")
-            try:
-                dates = pd.to_datetime(pd.Series(list(cells), dtype=object), utc=True, dayfirst=day_first)
-            except (ValueError, TypeError, OverflowError):
-                continue
-        found.append(np.asarray(dates.dt.tz_localize(None).to_numpy()))
-    return next((one for one in found if _rises(one)), found[0] if found else None)
-
-
-def _rises(dates: NDArray[np.datetime64]) -> bool:
-    return bool((np.diff(dates) >= np.timedelta64(0)).all())
