@@ -46,6 +46,17 @@ def harmless(text: str) -> str:
     return _OBEYED.sub("?", text).encode("utf-8", "replace").decode()
 
 
+def require_known(kind: str, name: object, known: Iterable[str]) -> None:
+    """Raise what ``unknown`` gives unless ``name`` is text that stands in ``known``; arrays of names are not.
+
+    Examples
+    --------
+    >>> require_known("layer", "gru", ["gru", "lstm"])
+    """
+    if not isinstance(name, str) or name not in known:
+        raise unknown(kind, name if isinstance(name, str) else " ".join(str(name).split())[:60], known)
+
+
 def unknown(kind: str, name: str, known: Iterable[str]) -> BadInput:
     """The error for a name that is in no table of a ``kind``, with the nearest valid name first.
 

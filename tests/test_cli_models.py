@@ -181,3 +181,27 @@ def test_labels_alone_make_a_mapping() -> None:
     }
     with pytest.raises(BadInput, match="two files of weights"):
         named(["--model", "a.py:m", "--weights", "a.pt", "--weights", "b.pt"])
+
+
+def test_what_a_model_prints_is_not_among_the_results(run, folder: Path) -> None:
+    loud = NET.replace("        return", "        print('in forward')\n        return", 1)
+    Path("loud.py").write_text(
+        f"{loud}\nprint('imported')\ndef built():\n    print('built')\n    return Net()\n"
+    )
+    words = ("--model", "loud.py:built", "--input", "data.csv", "--n", "12", "--json", "-q")
+    for command, more in {"jacobian": (), "cost": ("--seconds", "0.01")}.items():
+        code, out, err = run(command, *words, *more, "-o", f"{command}.nc")
+        assert code == 0, err
+        json.loads(out)
+        assert {"imported", "built", "in forward"} <= set(err.splitlines()), command
+
+
+def test_a_class_with_another_argument_than_the_seed_is_not_given_the_seed(told) -> None:
+    sized = "\n\nclass Sized(Net):\n    def __init__(self, width):\n        super().__init__()\n"
+    Path("net.py").write_text(NET + sized + sized.replace("Sized", "Seeded").replace("width", "seed"))
+    said = told("jacobian", "--model", "net.py:Sized", "--seed", "3", expected=2)
+    assert said == (
+        "depprobe: Sized needs the argument width, which is no seed; a factory takes the seed alone, or "
+        "nothing: wrap it, as in lambda seed: Sized(width=...)\n"
+    )
+    told("jacobian", "--model", "net.py:Seeded", "--n", "8")

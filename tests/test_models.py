@@ -118,11 +118,12 @@ def test_weights_come_back_bit_for_bit(tmp_path: Path, suffix: str) -> None:
         assert torch.equal(fresh.state_dict()[name], value)
 
 
-@pytest.mark.parametrize("key", ["state_dict", "model", "model_state"])
+@pytest.mark.parametrize("key", ["state_dict", "model", "model_state", "model_state_dict"])
 def test_wrapped_checkpoints_of_training_loops_are_seen_through(tmp_path: Path, key: str) -> None:
     own = network().state_dict()
     weights = {f"module.{name}": value for name, value in own.items()}
-    torch.save({"epoch": 3, key: weights, "optimizer": {"state": {}}}, tmp_path / "last.pt")
+    beside = {"epoch": 3, "optimizer": {"state": {}}, "loss": torch.tensor(0.5)}
+    torch.save({key: weights, **beside}, tmp_path / "last.pt")
     fresh = checkpoint.load(network(), checkpoint.read_weights(tmp_path / "last.pt"), "last.pt")
     assert torch.equal(fresh.state_dict()["read.weight"], own["read.weight"])
 
@@ -136,6 +137,22 @@ def test_weights_that_are_there_twice_are_not_chosen_between(tmp_path: Path) -> 
         checkpoint.read_weights(tmp_path / "last.pt")
     torch.save({"model": first, "optimizer": {"state": {}}, "config": {}}, tmp_path / "last.pt")
     assert checkpoint.read_weights(tmp_path / "last.pt").keys() == first.keys()
+
+
+def test_weights_among_those_of_other_modules_are_told_by_what_their_names_begin_with() -> None:
+    own = network().state_dict()
+    weights = {f"net.student.{name}": value for name, value in own.items()}
+    with pytest.raises(
+        BadInput, match=r"missing .*; those that begin with 'net.student.' fit without it: save them alone$"
+    ):
+        checkpoint.load(network(), weights | {"loss.weight": torch.ones(2)}, "last.ckpt")
+    twice = weights | {f"teacher.{name}": value for name, value in own.items()}
+    with pytest.raises(BadInput, match=r"begin with 'net.student.' or 'teacher.' fit without it"):
+        checkpoint.load(network(), twice, "last.ckpt")
+    del twice["net.student.read.bias"], twice["teacher.read.bias"]
+    with pytest.raises(BadInput) as caught:
+        checkpoint.load(network(), twice, "last.ckpt")
+    assert "begin with" not in str(caught.value)
 
 
 def test_weights_in_several_files_are_told(tmp_path: Path) -> None:
@@ -214,7 +231,10 @@ def test_damaged_files_are_told_in_one_line(tmp_path: Path, suffix: str) -> None
 
 @pytest.mark.parametrize(
     ("name", "said"),
-    [("net.h5", "read from .safetensors, .pt, .pth, .npz"), ("gone.pt", "no such file of weights")],
+    [
+        ("net.h5", "read from .safetensors, .pt, .pth, .ckpt, .bin, .npz"),
+        ("gone.pt", "no such file of weights"),
+    ],
 )
 def test_other_files_are_refused(tmp_path: Path, name: str, said: str) -> None:
     with pytest.raises(BadInput, match=said):

@@ -261,6 +261,25 @@ def test_skipping_all_there_is_is_refused(ds):
     assert depprobe.distances(ds, skip_lags=19)["mean_distance"].item() == 19
 
 
+@pytest.mark.parametrize("odd", [np.array(["a", "b"]), torch.arange(2), ["rms"], 3])
+def test_what_is_no_word_is_refused_where_a_word_is_chosen(ds, odd):
+    for name in ("pooling", "normalise", "relative_to"):
+        with pytest.raises(BadInput, match=f"unknown {name} .* Known: "):
+            depprobe.distances(ds, **{name: odd})
+    with pytest.raises(BadInput, match=r"unknown xscale .* Known: "):
+        depprobe.figures.decay(ds, xscale=odd)
+    with pytest.raises(BadInput, match=r"unknown phase .* Known: "):
+        depprobe.cost("rnn", n=12, d=4, phases=[odd])
+
+
+@pytest.mark.parametrize("single", [torch.tensor(2), np.array(2)])
+def test_arrays_of_no_axis_are_no_lists(single):
+    with pytest.raises(BadInput, match="lags must be a list, not"):
+        depprobe.gates("lstm", n=12, d=4, lags=single)
+    with pytest.raises(BadInput, match=r"combine takes a list of datasets, \[a, b\], not one"):
+        depprobe.combine(single)
+
+
 def test_accessor_and_table_and_combine_say_what_they_take(ds):
     curve = ds.depprobe.decay(skip_first=3)
     xr.testing.assert_equal(curve, depprobe.decay_curve(ds, skip_first=3))

@@ -11,10 +11,11 @@ import hashlib
 import json
 import re
 import shlex
+import sys
 import time
 import unicodedata
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -163,7 +164,8 @@ class Run:
         start = time.perf_counter()
         try:
             torch.set_num_threads(self._threads)
-            with progress(self._saying["quiet"]) as report:
+            # stdout is for results, whatever a model prints
+            with progress(self._saying["quiet"]) as report, redirect_stdout(sys.stderr):
                 yield report
         finally:
             torch.set_num_threads(before)

@@ -50,7 +50,8 @@ def check_kind(kind: str, **given: Any) -> None:
     depprobe.errors.BadInput: seed must be a whole number, not 1.5
     """
     for name, value in given.items():
-        if not isinstance(value, _KINDS[kind]) or (isinstance(value, bool) and _KINDS[kind] is not bool):
+        fits = isinstance(value, _KINDS[kind]) and isinstance(value, bool) == (kind == "true or false")
+        if not fits or (kind == "a list" and getattr(value, "ndim", 1) == 0):
             raise BadInput(f"{name} must be {kind}, not {_brief(value)}")
 
 
@@ -195,10 +196,8 @@ def wanted_positions(targets: str | int | Sequence[int], n: int, seed: int = 0) 
     array([ 5, 18, 29])
     """
     if isinstance(targets, str):
-        if targets == "last":
-            return np.array([n - 1])
-        if targets == "all":
-            return np.arange(n)
+        if targets in ("last", "all"):
+            return np.arange(n - 1 if targets == "last" else 0, n)
         targets = f"random:{min(STRATIFIED, n)}" if targets == "random" else targets
         try:
             if targets.startswith("every:"):

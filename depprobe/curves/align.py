@@ -20,7 +20,7 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from depprobe.curves.names import one_setting
-from depprobe.errors import BadInput, unknown
+from depprobe.errors import BadInput, require_known
 from depprobe.vocabulary import NORMALISED, STATUS, at_lag_0, describe, status_of
 
 #: leading dimensions a dataset may have: a curve for each layer and depth, pooled over repeats
@@ -181,8 +181,7 @@ def by_layer(
     check(ds)
     if "source" in ds.dims:
         ds = with_lag(ds.assign_coords(source=ds["source"]))
-    if normalise not in NORMALISED:
-        raise unknown("normalise", str(normalise), NORMALISED)
+    require_known("normalise", normalise, NORMALISED)
     if not isinstance(skip_first, int | np.integer) or isinstance(skip_first, bool) or skip_first < 0:
         raise BadInput(f"skip_first must be a number of sources, 0 or more; got {skip_first!r}")
     for part in each_curve(ds):

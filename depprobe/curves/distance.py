@@ -39,7 +39,7 @@ from depprobe.curves.resampling.intervals import (
     target_runs,
 )
 from depprobe.curves.resampling.probes import drawn_probes
-from depprobe.errors import BadInput, unknown
+from depprobe.errors import BadInput, require_known
 from depprobe.vocabulary import POOLINGS, RELATIVE_TO, describe
 
 POWERS = (1, 2)
@@ -76,8 +76,7 @@ class Choices:
             fault = f"threshold must lie between 0 and 1, a fraction of a norm; got {self.threshold!r}"
             raise BadInput(fault)
         for name, known in (("relative_to", RELATIVE_TO), ("pooling", POOLINGS)):
-            if getattr(self, name) not in known:
-                raise unknown(name, str(getattr(self, name)), known)
+            require_known(name, getattr(self, name), known)
 
 
 def distances(

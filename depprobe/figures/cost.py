@@ -22,7 +22,7 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, NullLocat
 
 from depprobe.curves import scaling
 from depprobe.curves.scaling import grow_tellably
-from depprobe.errors import BadInput, unknown
+from depprobe.errors import BadInput, require_known
 from depprobe.figures.displaying import displayed
 from depprobe.figures.drawing import wording
 from depprobe.figures.drawing.cost_lines import costs_by_layer, length_axis, look
@@ -116,8 +116,8 @@ def cost(
     >>> cost(ds).figure.legends[0].get_texts()[0].get_text()
     'a   –, –, 2.00'
     """
-    if per is not None and per not in PER:
-        raise unknown("per", per, PER)
+    if per is not None:
+        require_known("per", per, PER)
     floors = wording.floors(floor, PANELS)
     parts, said = costs_by_layer(datasets, phase, threads, labels)
     shown = [(i, name, part) for i, (name, part) in enumerate(parts) if not per or _has_pairs(part)]

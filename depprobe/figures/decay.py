@@ -21,7 +21,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, SymmetricalLogLocator
 
 from depprobe.curves import decay_curve
-from depprobe.errors import BadInput, NothingToDraw, unknown
+from depprobe.errors import BadInput, NothingToDraw, require_known
 from depprobe.figures.displaying import displayed
 from depprobe.figures.drawing import wording
 from depprobe.figures.drawing.decay_marks import Marks
@@ -136,8 +136,7 @@ def decay(
     >>> float(decay(curve).lines[0].get_ydata()[-1].round())
     -4944.0
     """
-    if xscale not in XSCALES:
-        raise unknown("xscale", str(xscale), XSCALES)
+    require_known("xscale", xscale, XSCALES)
     wording.check_number("floor", floor)
     wording.check_number("ceiling", ceiling)
     if theory is not None and not isinstance(theory, xr.Dataset):

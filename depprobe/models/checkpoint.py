@@ -1,4 +1,4 @@
-"""Weights from files: ``.safetensors``, ``.pt``, ``.pth`` (weights alone), ``.npz``. Nothing in them is run.
+"""Weights from files: ``.safetensors``, ``.npz``, and what torch saves (weights alone). No code is run.
 
 A checkpoint of a training loop holds its weights under a name such as ``state_dict`` or ``model``; wrappers
 put ``module.`` (data parallel), ``_orig_mod.`` (compiled) or ``model.`` before every name. Both are seen
@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from depprobe.errors import BadInput
 
 #: suffix -> what reads it
-SUFFIXES = (".safetensors", ".pt", ".pth", ".npz")
+SUFFIXES = (".safetensors", ".pt", ".pth", ".ckpt", ".bin", ".npz")
 _INSIDE = ("state_dict", "model_state_dict", "model_state", "model", "weights", "params")
 _PREFIXES = ("module.", "_orig_mod.", "model.", "net.")
 #: what torch says it would have to import
@@ -116,7 +116,8 @@ def _safetensors(path: Path) -> Any:
 
 def _unwrapped(found: Any, path: Path) -> dict[str, Any]:
     """The mapping of names to tensors, out of what a training loop wraps it in."""
-    while isinstance(found, Mapping) and not any(isinstance(value, Tensor) for value in found.values()):
+    # beside the weights a training loop may keep tensors such as the last loss
+    while isinstance(found, Mapping):
         inner = next((key for key in _INSIDE if isinstance(found.get(key), Mapping)), None)
         if inner is None:
             break
@@ -170,6 +171,7 @@ def load(module: nn.Module, weights: Mapping[str, Tensor], source: str) -> nn.Mo
         raise BadInput(
             f"{source} does not fit {type(module).__name__}: {'; '.join(fault for fault in faults if fault)}"
             f"{'; it is one of several files of weights' if _SHARD.search(source) else ''}"
+            f"{_way_out(weights, own)}"
         )
     floats = {value.dtype for value in weights.values() if value.is_floating_point()}
     if len(floats) == 1:
@@ -186,6 +188,15 @@ def _without_prefix(weights: Mapping[str, Tensor], own: set[str]) -> Mapping[str
             break
         weights = {name.removeprefix(prefix): value for name, value in weights.items()}
     return weights
+
+
+def _way_out(weights: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> str:
+    """Which names of the file fit without their beginning, where it holds the module's among others."""
+    first = next(iter(own), "")
+    before = [name.removesuffix(first) for name in weights if name.endswith(f".{first}")]
+    fits = [prefix for prefix in before if all(f"{prefix}{name}" in weights for name in own)]
+    called = " or ".join(map(repr, fits[:_SHOWN]))
+    return f"; those that begin with {called} fit without it: save them alone" if first and fits else ""
 
 
 def _place(value: Tensor) -> tuple[int, tuple[int, ...]]:

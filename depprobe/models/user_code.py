@@ -112,10 +112,14 @@ def _imported(name: str) -> ModuleType:
 
 @contextlib.contextmanager
 def importable(folder: Path) -> Iterator[None]:
-    """While the user's code runs, modules beside it are found, as when Python runs the file."""
+    """While the user's code runs, modules beside it are found, as when Python runs the file.
+
+    What it prints goes to stderr: stdout is for results.
+    """
     sys.path.insert(0, str(folder))
     try:
-        yield
+        with contextlib.redirect_stdout(sys.stderr):
+            yield
     finally:
         with contextlib.suppress(ValueError):
             sys.path.remove(str(folder))

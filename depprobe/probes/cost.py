@@ -26,7 +26,7 @@ from depprobe.costs.of_models import costs_of, width_of
 from depprobe.costs.passes import PHASES
 from depprobe.costs.point import counted
 from depprobe.costs.timing import all_threads
-from depprobe.errors import BadInput, unknown
+from depprobe.errors import BadInput, require_known
 from depprobe.runs.cache import Place, holding, identity_of
 from depprobe.runs.cases import (
     Case,
@@ -139,8 +139,8 @@ def cost(
     wanted = [phases] if isinstance(phases, str) else list(phases)
     if not wanted:
         raise BadInput(f"no phase was given; there are {' and '.join(PHASES)}")
-    for phase in filter(lambda one: one not in PHASES, wanted):
-        raise unknown("phase", phase, PHASES)
+    for phase in wanted:
+        require_known("phase", phase, PHASES)
     counts = sorted({1, all_threads()}) if threads is None else _sizes("threads", threads, 1)
     if counts[-1] > all_threads():
         raise BadInput(f"threads must be at most {all_threads()}, the processors here, not {counts[-1]}")

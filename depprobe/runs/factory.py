@@ -94,5 +94,17 @@ def _takes_seed(label: str, make: Callable[..., Any]) -> bool:
             f"{label} needs the arguments {names}; a factory takes the seed alone, or nothing: wrap it, as "
             "in lambda seed: Model(...)"
         )
+    own = inspect.unwrap(make)
+    if (
+        needed
+        and isinstance(own, type)
+        and issubclass(own, nn.Module)
+        and "seed" not in needed[0].name.lower()
+    ):
+        # a width or a configuration: the seed in its place would build another model
+        raise BadInput(
+            f"{label} needs the argument {needed[0].name}, which is no seed; a factory takes the seed alone, "
+            f"or nothing: wrap it, as in lambda seed: {own.__name__}({needed[0].name}=...)"
+        )
     # one that has a default is the seed only if it says so
     return bool(needed) or any(p.name == "seed" and p.kind in kinds for p in parameters[:1])

@@ -59,7 +59,8 @@ def combine(datasets: Iterable[xr.Dataset], labels: Sequence[str] | None = None)
     >>> dict(ds.log_norm.sizes), ds.n.values.tolist()
     ({'layer': 2, 'target': 2, 'source': 30}, [20, 30])
     """
-    if isinstance(datasets, xr.Dataset | Mapping | str) or not isinstance(datasets, Iterable):
+    single = isinstance(datasets, xr.Dataset | Mapping | str) or getattr(datasets, "ndim", 1) == 0
+    if single or not isinstance(datasets, Iterable):
         way = "; labels=[...] names their layers" if isinstance(datasets, dict) else ""
         raise BadInput(f"combine takes a list of datasets, [a, b], not one {type(datasets).__name__}{way}")
     parts = [part for i, ds in enumerate(datasets, 1) for part in _layers_of(ds, i)]

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 from matplotlib.figure import Figure
 
-from depprobe.errors import BadInput, unknown
+from depprobe.errors import BadInput, require_known
 from depprobe.figures.drawing.style import RC, Asked, asked
 
 
@@ -63,8 +63,8 @@ def venue(name: str | None, width: float | None = None) -> Iterator[Callable[[Fi
     ...     fitted(Figure(figsize=(6.9, 3.4))).get_size_inches().round(2).tolist()
     [6.75, 3.4]
     """
-    if name is not None and name not in VENUES:
-        raise unknown("venue", name, VENUES)
+    if name is not None:
+        require_known("venue", name, VENUES)
     if width is not None and not NARROWEST <= width <= WIDEST:
         raise BadInput(f"a figure is {NARROWEST:g} to {WIDEST:g} inches wide, not {width:g}")
     column, page = (Asked().column, Asked().page) if name is None else VENUES[name][:2]
