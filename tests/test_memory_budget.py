@@ -69,7 +69,32 @@ class Fused(ByHand):
         q, k, v = self.inner(x).chunk(3, -1)
         return x + self.out(torch.nn.functional.scaled_dot_product_attention(q, k, v, is_causal=True))
 
-OWN = {"by-hand": ByHand, "fused": Fused, "residual": Residual, "cumulative": Cumulative, "pooled": Pooled}
+class Steps(torch.nn.Module):
+    def __init__(self, d):
+        super().__init__()
+        self.inner, self.state = torch.nn.Linear(d, 3 * d), torch.nn.Linear(d, 3 * d)
+    def forward(self, x):
+        h, out, given = x.new_zeros(len(x), x.shape[2]), [], self.inner(x)
+        for t in range(x.shape[1]):
+            (a, b, c), (p, q, r) = given[:, t].chunk(3, -1), self.state(h).chunk(3, -1)
+            z = torch.sigmoid(a + p)
+            h = z * h + (1 - z) * torch.tanh(c + torch.sigmoid(b + q) * r)
+            out.append(h)
+        return torch.stack(out, 1)
+
+class Cells(torch.nn.Module):
+    def __init__(self, d):
+        super().__init__()
+        self.cell = torch.nn.LSTMCell(d, d)
+    def forward(self, x):
+        h, c, out = x.new_zeros(len(x), x.shape[2]), x.new_zeros(len(x), x.shape[2]), []
+        for t in range(x.shape[1]):
+            h, c = self.cell(x[:, t], (h, c))
+            out.append(h)
+        return torch.stack(out, 1)
+
+OWN = {"by-hand": ByHand, "fused": Fused, "residual": Residual, "cumulative": Cumulative, "pooled": Pooled,
+       "steps": Steps, "cells": Cells}
 
 def run(name, n, d, **how):
     if name in OWN:
@@ -148,6 +173,14 @@ CASES = {
         ("transformer", 600, 24, 128, {"targets": "every:50"}),
         ("residual", 150, 96, 24, {"targets": "all"}),
     ],
+    "loops": [
+        ("steps", 120, 64, 256, {}),
+        ("steps", 200, 128, 256, {}),
+        ("steps", 200, 128, 64, {}),
+        ("cells", 200, 128, 32, {}),
+        ("cells", 800, 8, 32, {}),
+        ("cells", 400, 64, 48, {}),
+    ],
     "autograd": [
         ("by-hand", 1000, 128, 64, {"method": "autograd"}),
         ("fused", 1000, 128, 48, {"method": "autograd"}),
@@ -169,7 +202,7 @@ CASES = {
     ],
 }
 #: operators of which one size is measured in every run
-QUICK = ("chain", "attention", "composed", "autograd", "refused")
+QUICK = ("chain", "attention", "composed", "loops", "autograd", "refused")
 
 
 def cases_of(operator: str) -> list[tuple]:

@@ -42,7 +42,7 @@ _APART, _SCATTERED = 128 << 10, 16 << 20
 _OF_A_LENGTH, _FOR_LENGTHS, _FEWEST = 200 << 10, 16, 8
 #: bytes that a module of one's own takes besides tensors: objects of graphs, and what the allocator keeps
 OWN = 12 << 20
-#: bytes that a tensor of a recorded pass takes besides its numbers: what autograd keeps of it
+#: bytes that a tensor or a node of a recorded pass takes besides its numbers: what autograd keeps of it
 EACH = 4 << 10
 
 

@@ -90,10 +90,10 @@ class Scaled(NamedTuple):
         return self.over(peaks(self.values, dim))
 
     def settled(self, dim: tuple[int, ...]) -> Scaled:
-        """``rescaled`` if any largest modulus over ``dim`` left the middle of the float range."""
+        """The same over powers of two if a largest modulus over ``dim`` left the middle of the range."""
         peak = peaks(self.values, dim)
         if not within(peak, *middle(self.values.dtype)):
-            return self.over(peak)
+            return self.over(power_of_two(peak))
         return Scaled(self.values, torch.where(peak != 0, self.log_scale, -math.inf))
 
     def over(self, peak: Tensor) -> Scaled:
@@ -116,6 +116,11 @@ def peaks(values: Tensor, dim: tuple[int, ...]) -> Tensor:
         return torch.linalg.vector_norm(values, math.inf, dim, keepdim=True)
     # a third of the time of the modulus of every entry, a fifth of aminmax
     return torch.maximum(values.amax(dim, keepdim=True), -values.amin(dim, keepdim=True))
+
+
+def power_of_two(peak: Tensor) -> Tensor:
+    """The largest power of two that a modulus reaches, by which division rounds nothing; 0, inf, NaN stay."""
+    return peak.double().log2().floor().exp2().to(peak.dtype)
 
 
 def middle(dtype: torch.dtype) -> tuple[float, float]:
@@ -233,11 +238,8 @@ def with_rounding(values: Any, share: Any, error: Any = 0.0) -> tuple[Any, Any]:
 def log_norms_of_squares(squares: Tensor, bound: Tensor, accuracy: float) -> tuple[Tensor, Tensor]:
     """ln norms from sums of products that may cancel, and which of them kept their digits.
 
-    Parameters
-    ----------
-    squares : squared norms, of any shape.
-    bound : squares of the sums of the norms of all terms: rounding is relative to them.
-    accuracy : relative error of a norm up to which it is known.
+    ``squares`` are those of norms, of any shape; ``bound`` those of the sums of the norms of all terms, to
+    which rounding is relative; ``accuracy`` is the relative error of a norm up to which it is known.
     """
     limits = torch.finfo(squares.dtype)
     known = (squares * (accuracy / (8 * limits.eps)) > bound) & (squares > limits.tiny / limits.eps)
@@ -251,8 +253,7 @@ def _aligned(log_scale: Tensor, ndim: int) -> Tensor:
 
 def _by_exponent(x: Scaled) -> Scaled:
     """Settled over the axes along which one exponent is shared."""
-    scale = _aligned(x.log_scale, x.values.ndim)
-    return x.settled(tuple(axis for axis, size in enumerate(scale.shape) if size == 1))
+    return x.settled(tuple(i for i, n in enumerate(_aligned(x.log_scale, x.values.ndim).shape) if n == 1))
 
 
 def _log_lengths(values: Tensor, dim: tuple[int, ...]) -> Tensor:
@@ -263,8 +264,7 @@ def _log_lengths(values: Tensor, dim: tuple[int, ...]) -> Tensor:
         shape = [1 if axis in dim else size for axis, size in enumerate(values.shape)]
         return torch.full(shape, -math.inf, dtype=torch.float64, device=values.device)
     lengths = _lengths(values, dim)
-    if values.dtype != torch.float64:
-        # squares of narrower numbers are in range
+    if values.dtype != torch.float64:  # squares of narrower numbers are in range
         return lengths.log()
     lost = ~((lengths > _LEAST) & (lengths < _MOST))
     if not may(lost.any()):

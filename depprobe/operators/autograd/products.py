@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -21,6 +21,7 @@ from depprobe.core.memory import bytes_of
 from depprobe.core.scaled import Scaled, log_norm_of_logs
 from depprobe.core.under_way import pieces
 from depprobe.operators.autograd.recording import Recording
+from depprobe.operators.last_bits import Repeat
 
 
 class Gathered:
@@ -210,10 +211,12 @@ class Products:
         points, y = self._recording.passed(self._length())
         return self._single("plain", cotangent[: len(y)], points, y)
 
-    def under(self, noise: Callable[[], Any], cotangent: Tensor) -> Tensor:
-        """One product of a pass under a mode that changes numbers."""
+    def under(self, repeat: Repeat, cotangent: Tensor) -> Tensor:
+        """One product of a pass whose numbers are changed."""
         length = self._length()
-        return self._single("noisy", cotangent[:length], *self._recording.noisy(noise, length))
+        points, y = self._recording.noisy(repeat, length)
+        with repeat.backward():
+            return self._single("noisy", cotangent[:length], points, y)
 
     def _single(self, kind: str, cotangent: Tensor, points: Sequence[Tensor], y: Tensor) -> Tensor:
         if self._recording.shared.askers == 1:

@@ -39,6 +39,7 @@ from depprobe.core.shared_work import SharedWork
 from depprobe.errors import BadInput
 from depprobe.operators.autograd.kept import KINDS, TRACE, Kept
 from depprobe.operators.autograd.readout import Readout, readout_of
+from depprobe.operators.last_bits import Repeat
 
 #: from m outputs to the positions (m, n_in) of each variable that a path leads to
 Live = Callable[[list[int]], Sequence[Tensor]]
@@ -208,14 +209,14 @@ class Recording:
         same = len(y) == length and all(len(point) == length for point in points)
         return (points, y) if same and same_output(self.y[:length], y) else None
 
-    def noisy(self, noise: Callable[[], Any], length: int | None = None) -> Recorded:
-        """Variables and output of a pass under a mode that changes numbers, over first positions or all."""
+    def noisy(self, repeat: Repeat, length: int | None = None) -> Recorded:
+        """Variables and output of a pass whose numbers are changed, over first positions or all."""
 
         def record() -> Recorded:
-            mode = noise()
+            mode = repeat.forward()
             return self.function.record_points(mode, length, mode.changed)
 
-        return self._kept.of("noisy", (length, noise), record)
+        return self._kept.of("noisy", (length, repeat), record)
 
     def single(self, cotangent: Tensor, points: Sequence[Tensor], y: End) -> Sequence[Tensor]:
         """One product, (n_out, d_out) to (n_in, d_in), in each of some variables of a recorded pass."""

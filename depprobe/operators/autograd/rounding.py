@@ -5,32 +5,33 @@ r"""What rounding did to rows by automatic differentiation, estimated from a rep
 
     |Delta J|_F / |J|_F  ~  F |g'_k - g_k| / |J[t,k]|_F,    v ~ N(0, I)
 
-c is no power of two, so every product on the way back is rounded anew; where derivatives are read off rounded
-states (1 - y^2 of a saturated unit) their last bits show it. The differences of neighbouring sources are
-pooled: one alone may vanish by chance. Where they are large, two more repeats follow, since one rounding may
-have gone into all of them. Rows of some targets stand for the others, lag by lag; beyond the lags
-of any, errors are taken to grow in proportion to the lag, or as they do over the farther half of known lags,
-whichever is more: where norms fall to what is left of larger ones, the errors grow as fast as they fall.
+c is no power of two, so every product on the way back is rounded anew; where derivatives are read off
+rounded states (1 - y^2 of a saturated unit) their last bits show it. The differences of neighbouring
+sources are pooled, and none is taken to be less than what it came to at nearer lags, up to ten times
+itself: one alone may vanish by chance, and where one number after another is rounded the difference
+wanders, for many lags about zero. Where they are large, two more repeats follow, since one rounding may
+have gone into all of them, as they do where an input is a single number. Rows of some targets stand for the
+others, lag by lag; beyond the lags of any, errors are taken to grow in proportion to the lag, or as they do
+over the farther half of known lags, whichever is more: where norms fall to what is left of larger ones, the
+errors grow as fast as they fall.
 Source: Parker 1997 (Monte Carlo arithmetic).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from functools import partial
+from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from scipy.ndimage import median_filter
 from torch import Tensor
-from torch._ops import HigherOrderOperator
-from torch.utils._pytree import tree_leaves
 
-from depprobe.core.calling.environment import WatchingMode
 from depprobe.core.scaled import Scaled, added
 from depprobe.operators.autograd import fisher
 from depprobe.operators.known_lags import carried, telling
+from depprobe.operators.last_bits import Repeat
 
 Floats = NDArray[np.float64]
 
@@ -44,10 +45,6 @@ _SCALES = (1.3728813559322035, 1.7320508075688772, 1.1892071150027210)
 _BESIDE = 2
 #: ratio by which neighbours may raise an estimate
 _SPOILED = 10.0
-#: layouts that hold their numbers as values
-_SPARSE = frozenset(getattr(torch, f"sparse_{kind}") for kind in ("coo", "csr", "csc", "bsr", "bsc"))
-#: random signs that serve all numbers in turn
-_POOL = 1 << 16
 #: targets, the last of which is repeated and stands for the others, lag by lag
 EVERY = 7
 #: how many times later a row is, for it to be repeated all the same
@@ -56,76 +53,8 @@ _LATER = 2
 _PRODUCTS = 50
 #: relative difference from which one repeat does not settle an error: one number may have gone into all of it
 _UNSETTLED = 0.01
-
-
-#: operations that pick from the numbers they are given, with which their results are to compare equal
-_PICK = frozenset({"topk", "sort", "kthvalue", "median", "max", "min", "amax", "amin", "cummax", "cummin"})
-#: operations that give whole numbers, which may go on to be indices
-_WHOLE = frozenset({"floor", "ceil", "round", "trunc", "sign", "arange"})
-#: operations whose results end at 1, where who takes a probability or a cosine may refuse more
-_TO_ONE = frozenset({"sigmoid", "_softmax", "tanh", "sin", "cos", "erf"})
-
-
-class _LastBits(WatchingMode):
-    """Changes the last bit of every floating number that an operation makes while it is on."""
-
-    def __init__(self, seed: int = 0) -> None:
-        super().__init__()
-        draw = torch.Generator().manual_seed(seed)
-        self._signs = torch.randn(_POOL, generator=draw, dtype=torch.float64, device="cpu").sign()
-        self._factors: dict[tuple[torch.dtype, torch.device], Tensor] = {}
-        self._start = 0
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        out = self.ran(func, args, kwargs)
-        if isinstance(func, HigherOrderOperator):
-            return out
-        name = func.overloadpacket.__name__.rstrip("_")  # in place it ends in an underscore
-        if not func.is_view and name not in _PICK | _WHOLE:
-            constant = not any(isinstance(a, Tensor) and a.requires_grad for a in tree_leaves((args, kwargs)))
-            for made in _floating(out):
-                if constant and torch.equal(made, made.round()):
-                    continue  # counts and positions, which go on to be compared, or to be indices
-                if made.is_contiguous():
-                    self._change(made, name in _TO_ONE)
-                else:
-                    made.copy_(self.changed(made, name in _TO_ONE))
-        return out
-
-    def changed(self, made: Tensor, to_one: bool = False) -> Tensor:
-        """The same with the last bits changed, and if ``to_one`` none larger than 1."""
-        return self._change(made.clone(memory_format=torch.contiguous_format), to_one)
-
-    def _change(self, made: Tensor, to_one: bool) -> Tensor:
-        """In place, without a copy of what may be large."""
-        if (kind := (made.dtype, made.device)) not in self._factors:
-            signs = self._signs.to(device=made.device)
-            self._factors[kind] = (1 + torch.finfo(made.dtype).eps * signs).to(made.dtype)
-        self._start = (self._start + 7919) % _POOL
-        numbers, start = made.view(-1), self._start
-        for part in (numbers[: _POOL - start], *numbers[_POOL - start :].split(_POOL)):
-            part.mul_(self._factors[kind][start : start + len(part)])
-            if to_one:
-                part.copy_(2 * part.clamp(-1, 1) - part)
-            start = 0
-        return made
-
-
-def _floating(out: Any) -> Iterator[Tensor]:
-    """Tensors of floating numbers among the results of an operation, nested ones in parts."""
-    if isinstance(out, (tuple, list)):
-        for one in out:
-            yield from _floating(one)
-    # zeros of torch.func have no memory, and end the process if they are changed; fake tensors have none too
-    elif isinstance(out, Tensor) and out.is_floating_point() and out.numel() and _has_memory(out):
-        if out.layout in (torch.strided, torch.jagged):
-            yield from out.unbind() if out.is_nested else (out,)
-        elif out.layout in _SPARSE:
-            yield out._values() if out.layout is torch.sparse_coo else out.values()
-
-
-def _has_memory(x: Tensor) -> bool:
-    return not x._is_zerotensor() and getattr(x, "fake_mode", None) is None
+#: numbers of an input below which they say too little of their spread to settle an error
+_FEW = 2
 
 
 class Differentiated(Protocol):
@@ -144,8 +73,8 @@ class RowProducts(Protocol):
     def single(self, cotangent: Tensor) -> Tensor | Scaled:
         """One product."""
 
-    def under(self, noise: Callable[[], Any], cotangent: Tensor) -> Tensor | Scaled:
-        """One product of a pass under a mode that changes numbers."""
+    def under(self, repeat: Repeat, cotangent: Tensor) -> Tensor | Scaled:
+        """One product of a pass whose numbers are changed."""
 
 
 class Rounding:
@@ -237,7 +166,7 @@ class Rounding:
     def _apart(self, t: int, mix: Tensor, first: Scaled, draw: int) -> Floats:
         """ln of how far a repeat is from the row (n,)."""
         scale = _SCALES[draw]
-        again = _scaled(self._products.under(NOISES[draw], scale * self._cotangent(t, mix)))
+        again = _scaled(self._products.under(REPEATS[draw], scale * self._cotangent(t, mix)))
         gap = added(Scaled(again.values / scale, again.log_scale), Scaled(-first.values, first.log_scale))
         return np.asarray(gap.log_norm(1).cpu())
 
@@ -259,8 +188,8 @@ class Rounding:
         relative = relative_to_norms(self._apart(t, mix, first, 0))
         # where norms are finite and this row underflowed, it tells nothing
         seen = np.isfinite(relative) & np.isfinite(log_norm) & np.isfinite(own)
-        if (relative[seen] > _UNSETTLED).any():
-            others = [relative_to_norms(self._apart(t, mix, first, i)) for i in range(1, len(NOISES))]
+        if (relative[seen] > _UNSETTLED).any() or first.values.shape[-1] < _FEW:
+            others = [relative_to_norms(self._apart(t, mix, first, i)) for i in range(1, len(REPEATS))]
             relative = np.sqrt(np.mean(np.square([relative, *others]), axis=0))
         relative = np.where(seen, relative, 0.0)
         window = np.ones(2 * _BESIDE + 1)
@@ -269,7 +198,8 @@ class Rounding:
             np.convolve(one, window)[_BESIDE : _BESIDE + len(seen)] for one in (relative**2, seen)
         )
         # one block that is lost must not spoil those beside it
-        pooled = np.minimum(np.sqrt(total / np.maximum(count, 1)), _SPOILED * relative)
+        pooled = np.maximum(np.sqrt(total / np.maximum(count, 1)), _grown(lags, relative, seen))
+        pooled = np.minimum(pooled, _SPOILED * relative)
         eps = torch.finfo(self._products.narrowest).eps
         found = _FACTOR * np.maximum(pooled, relative) + eps
         if not seen.any():
@@ -280,8 +210,19 @@ class Rounding:
         self.known[t] = lags, found
 
 
+def _grown(lags: NDArray[np.int64], relative: Floats, seen: NDArray[np.bool_]) -> Floats:
+    """The most that errors came to between lag 0 and each lag, but for single ones that stand out."""
+    most = np.zeros(len(lags))
+    for side in (lags >= 0, lags < 0):
+        (here,) = np.nonzero(side & seen)
+        here = here[np.argsort(np.abs(lags[here]), kind="stable")]
+        if len(here):
+            most[here] = np.maximum.accumulate(median_filter(relative[here], 2 * _BESIDE + 1, mode="nearest"))
+    return most
+
+
 #: changes of last bits, unrelated
-NOISES = tuple(partial(_LastBits, seed) for seed in range(len(_SCALES)))
+REPEATS = tuple(map(Repeat, range(len(_SCALES))))
 
 
 def states_of(each: Mapping[str, Rounding]) -> dict[str, NDArray[Any]]:

@@ -17,7 +17,7 @@ from __future__ import annotations
 import copy
 import functools
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -30,6 +30,7 @@ from depprobe.operators.chain.cells import CellChain
 from depprobe.operators.chain.compression import Step
 from depprobe.operators.chain.runs import advance
 from depprobe.operators.chain.sweep import RUN, sweep
+from depprobe.operators.last_bits import Repeat
 
 Layers = Sequence[Sequence[CellChain]]
 
@@ -251,9 +252,9 @@ class LayerProducts:
         """Sum over t of cotangent_t^T J[t,:]."""
         return _product(self._layers, cotangent)
 
-    def under(self, noise: Callable[[], Any], cotangent: Tensor) -> Scaled:
-        """The same through changed layers; ``noise`` makes what changes last bits."""
-        change = noise().changed
+    def under(self, repeat: Repeat, cotangent: Tensor) -> Scaled:
+        """The same through changed layers; ``repeat`` changes last bits."""
+        change = repeat.forward().changed
         return _product([[_changed(cell, change) for cell in layer] for layer in self._layers], cotangent)
 
 

@@ -18,7 +18,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from depprobe.core.scaled import Scaled, added, peaks
+from depprobe.core.scaled import Scaled, added, peaks, power_of_two
+from depprobe.operators.composed.cut import flat
 
 #: rows whose largest entries lie between these are left as they are
 _LOW, _HIGH = 1e-6, 1e6
@@ -53,7 +54,7 @@ class Rows(NamedTuple):
             return kept._noting(log_scale, ~standing & may[owner], least)
         fallen = peak < least  # NaN and infinity stay, and are seen in the end
         # what fell keeps too few digits to be told, but is not nothing
-        safe = torch.where(standing & peak.isfinite(), peak, 1)
+        safe = torch.where(standing & peak.isfinite(), power_of_two(peak), 1)
         scale = torch.where(standing, log_scale + safe.double().log(), -math.inf)
         kept = Rows(Scaled(values / safe, scale), live, owner)
         return kept._noting(log_scale, fallen & may[owner], least)
@@ -121,3 +122,12 @@ def summed(rows: Scaled, mine: Tensor, weights: Tensor, n: int) -> Scaled:
     short = n - len(found)
     scale = torch.nn.functional.pad(top[0], (0, 0, 0, short), value=-torch.inf)
     return Scaled(torch.nn.functional.pad(found, (0, 0, 0, short)), scale)
+
+
+def by_position(values: Tensor, log_scale: Tensor, axis: int) -> Scaled:
+    """Rows (r, *shape) as rows (r, n, width) with one exponent a position, -inf where all is 0."""
+    rows, scale = flat(values, axis), flat(log_scale, axis) if values.ndim > 2 else log_scale[..., None]
+    top = torch.where((rows != 0).any(2, keepdim=True), scale.amax(2, keepdim=True), -torch.inf)
+    if scale.shape[2] == 1:
+        return Scaled(rows, top)
+    return Scaled(Scaled(rows, scale).relative_to(torch.where(top.isneginf(), 0, top)), top)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -108,3 +108,31 @@ def unseen() -> Iterator[None]:
             if isinstance(mode, BudgetGuard):
                 stack.enter_context(mode)
         yield
+
+
+class Gate:
+    """Which join lets gradients through at present."""
+
+    def __init__(self) -> None:
+        self.open: object | None = None
+
+    @contextmanager
+    def opened(self, start: object | None) -> Iterator[None]:
+        """Let gradients through where a segment starts."""
+        self.open = start
+        try:
+            yield
+        finally:
+            self.open = None
+
+    def hook(self, node: Node, start: object) -> Callable[[tuple[Any, ...]], Any]:
+        """A hook before ``node`` that stops gradients unless the gate is open at ``start``."""
+        name = node.name()  # a node held here would hold itself
+        number = id(start)
+
+        def before(grads: tuple[Any, ...]) -> Any:
+            opened = self.open
+            return None if opened is not None and id(opened) == number else (None,) * len(grads)
+
+        before.__doc__ = f"The gate of {name}."
+        return before

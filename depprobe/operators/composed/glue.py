@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -25,10 +26,10 @@ from depprobe.core.by_position import axes_below, shape_of
 from depprobe.core.scaled import Scaled
 from depprobe.operators.composed.cotangents import Rows, like, marked, per_target
 from depprobe.operators.composed.cut import Edge, at_positions, either, flat, unflat
-from depprobe.operators.composed.partition import Partition, Routes, Segment, facts_of
+from depprobe.operators.composed.partition import Opened, Partition, Routes, Segment, facts_of
 from depprobe.operators.composed.views import axis_below, below_parts, below_view, moved
 
-#: numbers that marks of positions may take in one place, at a time
+#: numbers that marks of positions may take on all edges together, or on one target, at a time
 _MARKED = 1 << 18
 #: exponents this far apart pass glue separately: half of the float range is left for the glue's own factors
 _BUCKET = {torch.float32: 40.0, torch.float64: 300.0}
@@ -44,10 +45,11 @@ class Glue:
     Parameters
     ----------
     partition : its segments.
+    mode : on while rows pass them.
     """
 
-    def __init__(self, partition: Partition) -> None:
-        self._partition = partition
+    def __init__(self, partition: Partition, mode: Opened = nullcontext) -> None:
+        self._partition, self._mode = partition, mode
         #: whether products can be batched, until torch says that they cannot
         self._batched = True
 
@@ -178,9 +180,8 @@ class Glue:
                 while below is not None and below != segment.targets[0]:
                     below = below_view(below)
                 if below is not None:
-                    self._partition.gate.open = segment.start
-                    found = axis_below(here, shape_of(here), self._axis(here), below)
-                    self._partition.gate.open = None
+                    with self._partition.gate.opened(segment.start):
+                        found = axis_below(here, shape_of(here), self._axis(here), below)
                 known = self._partition.axis[segment.targets[0]]
                 found = found if found is None or known in (None, found[1]) else None
             segment.straight = (found,)
@@ -252,7 +253,9 @@ class Glue:
         digits = torch.arange(max(1, (sum(sizes) - 1).bit_length()), device="cpu")
         bits = (torch.arange(sum(sizes), device="cpu") >> digits[:, None]) & 1
         sources: dict[Edge, Tensor] = {}
-        for few in digits.split(max(1, _MARKED // (2 * max(math.prod(shape) for shape, *_ in facts)))):
+        width = sum(math.prod(shape) for shape, *_ in facts)
+        width = max(width, *(math.prod(shape) for shape, *_ in facts_of(segment.targets)))
+        for few in digits.split(max(1, _MARKED // (2 * width))):
             chosen = torch.cat([bits[few], 1 - bits[few]]).bool()
             marks = []
             places = zip(segment.edges, facts, chosen.split(sizes, 1), strict=True)
@@ -273,12 +276,10 @@ class Glue:
 
     def _products(self, segment: Segment, edges: list[Edge], grads: list[Tensor]) -> Sequence[Tensor | None]:
         """Vector-Jacobian products, (r, *shape) for each target; batched where torch can."""
-        gate = self._partition.gate
         if not segment.opaque:  # what stands on the parts would be passed by
             edges, grads = below_parts(edges, grads)
         outs, ins = ([GradientEdge(*edge) for edge in side] for side in (edges, segment.targets))
-        gate.open = segment.start
-        try:
+        with self._partition.gate.opened(segment.start), self._mode():
             if self._batched:
                 try:
                     return torch.autograd.grad(
@@ -290,8 +291,6 @@ class Glue:
                 torch.autograd.grad(outs, ins, [g[i] for g in grads], retain_graph=True, allow_unused=True)
                 for i in range(len(grads[0]))
             ]
-        finally:
-            gate.open = None
         return [None if parts[0] is None else torch.stack(parts) for parts in zip(*singles, strict=True)]
 
 

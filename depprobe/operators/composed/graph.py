@@ -9,6 +9,7 @@ structure, glue by autograd; between them rows carry exponents and are rescaled.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from typing import Any, NamedTuple
 
 import torch
@@ -17,10 +18,10 @@ from torch import Tensor, nn
 from depprobe.core.function import Record
 from depprobe.core.scaled import Scaled
 from depprobe.operators.autograd.readout import readout_of
-from depprobe.operators.composed.cotangents import Rows
-from depprobe.operators.composed.cut import Cut, Edge, at_positions, edge_of, either, flat, unflat
+from depprobe.operators.composed.cotangents import Rows, by_position
+from depprobe.operators.composed.cut import Cut, Edge, at_positions, edge_of, either, unflat
 from depprobe.operators.composed.glue import Glue, Heard
-from depprobe.operators.composed.partition import DEPTH, Partition
+from depprobe.operators.composed.partition import DEPTH, Opened, Partition
 from depprobe.operators.composed.registered import Make
 from depprobe.operators.composed.trace import Tracer
 
@@ -52,6 +53,7 @@ class Graph:
     record : runs the forward.
     depth : nodes of glue after which rows are rescaled.
     modules, make : modules with an operator of their own, and what makes it at x (n, d).
+    mode : on while rows pass glue.
     """
 
     def __init__(
@@ -60,8 +62,10 @@ class Graph:
         depth: int = DEPTH,
         modules: Sequence[nn.Module] = (),
         make: Make = lambda module, x: None,
+        mode: Opened = nullcontext,
     ) -> None:
         self._record, self._depth, self._modules, self._make = record, depth, modules, make
+        self._mode = mode
         self._left: frozenset[int] = frozenset()
         self._trace()
 
@@ -119,7 +123,7 @@ class Graph:
             partition = Partition(self._top, self.points, self.cuts, lengths, self._depth, hooked)
             self.tracer.notes.clear()
             hooked.clear()
-            self._parts = partition, Glue(partition)
+            self._parts = partition, Glue(partition, self._mode)
         return self._parts
 
     def pull(
@@ -258,7 +262,7 @@ class Graph:
             if port in given:
                 (values, log_scale), alive, _ = given[port]
                 wide = log_scale.expand(len(values), *log_scale.shape[1:])
-                rows.append(_by_position(values, wide, port.axis))
+                rows.append(by_position(values, wide, port.axis))
                 live.append(at_positions(alive, port.axis))
             else:
                 values = like.scaled.values.new_zeros(len(like.owner), n, port.shape.numel() // n)
@@ -288,12 +292,3 @@ def _pulled(found: Rows | None, point: Tensor, m: int, owner: Tensor) -> Pulled:
     (values, log_scale), alive, _ = found
     log_scale = log_scale.expand(len(values), len(point), log_scale.shape[2])
     return Pulled(Scaled(values[:-m], log_scale[:-m]), Scaled(values[-m:], log_scale[-m:]), alive.any(2))
-
-
-def _by_position(values: Tensor, log_scale: Tensor, axis: int) -> Scaled:
-    """Rows (r, *shape) as rows (r, n, width) with one exponent a position, -inf where all is 0."""
-    rows, scale = flat(values, axis), flat(log_scale, axis) if values.ndim > 2 else log_scale[..., None]
-    top = torch.where((rows != 0).any(2, keepdim=True), scale.amax(2, keepdim=True), -torch.inf)
-    if scale.shape[2] == 1:
-        return Scaled(rows, top)
-    return Scaled(Scaled(rows, scale).relative_to(torch.where(top.isneginf(), 0, top)), top)

@@ -11,7 +11,7 @@ outputs ignore what follows them is traced up to the largest target only.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import Any
 
@@ -35,6 +35,7 @@ from depprobe.operators.autograd.saturation import Saturation
 from depprobe.operators.chain.rounding import digits_kept
 from depprobe.operators.composed.graph import Graph
 from depprobe.operators.composed.traces import Traces
+from depprobe.operators.last_bits import Repeat
 from depprobe.vocabulary import STATUS
 
 #: share of a norm that may have been lost before the norm counts as unknown
@@ -274,9 +275,7 @@ class GraphJacobian(TemporalJacobian):
 class GraphProducts:
     """Products of the Jacobian with one cotangent, for the points of a graph, each of which asks for all.
 
-    Attributes
-    ----------
-    narrowest : the narrowest dtype on the way.
+    ``narrowest`` is the narrowest dtype on the way.
     """
 
     def __init__(self, traces: Traces, at: int, shared: SharedWork[Scaled]) -> None:
@@ -287,10 +286,10 @@ class GraphProducts:
         """Sum over t of cotangent_t^T J[t,:]."""
         return self._rows(self._traces.finest, cotangent)[self._at]
 
-    def under(self, noise: Callable[[], Any], cotangent: Tensor) -> Scaled:
-        """The same through a trace that is made under a mode that changes numbers."""
-        key = noise, *(cotangent != 0).any(1).nonzero()[:, 0].tolist()
-        return self._shared.of(key, self._at, lambda: self._rows(self._traces.again(noise), cotangent))
+    def under(self, repeat: Repeat, cotangent: Tensor) -> Scaled:
+        """The same through a trace whose numbers are changed."""
+        key = repeat, *(cotangent != 0).any(1).nonzero()[:, 0].tolist()
+        return self._shared.of(key, self._at, lambda: self._rows(self._traces.again(repeat), cotangent))
 
     def _rows(self, graph: Graph, cotangent: Tensor) -> list[Scaled]:
         standing = (cotangent != 0).any(1)

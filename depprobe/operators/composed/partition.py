@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from functools import cached_property
 from typing import Any, NamedTuple
 
@@ -22,8 +23,10 @@ from torch.autograd.graph import Node
 
 from depprobe.core.calling.passes import DoesNotRun
 from depprobe.core.recorded_graph import gradient_bytes, swallows_nan
-from depprobe.operators.composed.cut import Cut, Edge, edge_of
+from depprobe.operators.composed.cut import Cut, Edge, Gate, edge_of
 
+#: what is entered while gradients are asked for
+Opened = Callable[[], AbstractContextManager[Any]]
 #: nodes of glue after which rows are rescaled
 DEPTH = 64
 #: nodes above one, of steps of a loop, say, that end the segments which lead there
@@ -59,25 +62,6 @@ class Segment:
         self.straight: tuple[tuple[torch.Size, int] | None] | None = None
 
 
-class Gate:
-    """Which join lets gradients through at present."""
-
-    def __init__(self) -> None:
-        self.open: object | None = None
-
-    def hook(self, node: Node, start: object) -> Callable[[tuple[Any, ...]], Any]:
-        """A hook before ``node`` that stops gradients unless the gate is open at ``start``."""
-        name = node.name()  # a node held here would hold itself
-        number = id(start)
-
-        def before(grads: tuple[Any, ...]) -> Any:
-            opened = self.open
-            return None if opened is not None and id(opened) == number else (None,) * len(grads)
-
-        before.__doc__ = f"The gate of {name}."
-        return before
-
-
 class Partition:
     """Segments and calls of one traced forward, from where rows begin to each of some points on the way.
 
@@ -88,7 +72,7 @@ class Partition:
     port_segments : the segment below each cut, over those of its input ports that lead to x.
     axis : time axis of the tensor at an edge, None where it cannot be told.
     unserved : edge of an output without a pull, and the cut it belongs to.
-    joins : how many there are.
+    joins, nodes : how many there are.
     runs_python : whether code of the user's runs on the way back.
     narrowest : floating dtype of least range on the way.
     largest, total : bytes of the largest gradient on the way, and of all together.
@@ -128,6 +112,7 @@ class Partition:
         self.runs_python = False
         self.narrowest, self.largest, self.total = kind_of(top)[0], 0, 0
         order = list(_topological(top[0], self._below))
+        self.nodes = len(order)
         useful = self._useful(order)
         self._crowded = self._members(order, useful)
         self._lay(top, order, useful)

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager
+from contextlib import nullcontext
 from dataclasses import replace
 from functools import cached_property, partial
 from typing import Any, TypeVar
@@ -35,8 +35,9 @@ from depprobe.operators.autograd.recording import WORTH_CUTTING, backward_failur
 from depprobe.operators.composed.cotangents import Norms, summed
 from depprobe.operators.composed.glue import Heard
 from depprobe.operators.composed.graph import Graph, Pulled
-from depprobe.operators.composed.partition import DEPTH
+from depprobe.operators.composed.partition import DEPTH, Opened
 from depprobe.operators.dispatch import maker_of
+from depprobe.operators.last_bits import Repeat
 
 #: copies of the largest gradient that one row makes on its way
 _ROW_COPIES = 48
@@ -87,7 +88,7 @@ class Traces:
         # rows stay at each point until all have arrived at the first
         each = _ROW_COPIES * parts.largest + bytes_of(self.whole.points[1:])
         # what calls are linearised to is held for the whole and for a trace of the first positions
-        kept = OWN + EACH * len(parts.steps) + parts.total + int((1 + WORTH_CUTTING) * self.whole.held)
+        kept = OWN + EACH * parts.nodes + parts.total + int((1 + WORTH_CUTTING) * self.whole.held)
         require(each + kept, memory, "a single row", less_or(1.1 * (each + kept)))
         # more at once would not be faster, and what is done would be kept more rarely
         most = pulled_at_once(parts.largest, self._function.y.device)
@@ -96,7 +97,8 @@ class Traces:
     @cached_property
     def _soon(self) -> int:
         """Bytes that the next trace or pull may take."""
-        return (parts := self.whole.partition).total + self.whole.held + _AHEAD * parts.largest
+        parts = self.whole.partition
+        return parts.total + self.whole.held + _AHEAD * parts.largest * self.rows_at_once
 
     @property
     def _between(self) -> Callable[[], None] | None:
@@ -104,10 +106,10 @@ class Traces:
         tight = self._options.memory < _TIGHT * self._soon
         return partial(self._growth.settle, self._soon) if tight else None
 
-    def _traced(self, record: Record, depth: int = DEPTH) -> Graph:
+    def _traced(self, record: Record, depth: int = DEPTH, mode: Opened = nullcontext) -> Graph:
         options = replace(self._options, tolerance=0.0, wrt="x", forward={})
         makers = self._makers  # a graph that knew us would outlive us, and with it every activation
-        return Graph(record, depth, [*makers], lambda m, x: makers[m](m, x, options))
+        return Graph(record, depth, [*makers], lambda m, x: makers[m](m, x, options), mode)
 
     @cached_property
     def fine(self) -> Graph:
@@ -116,10 +118,10 @@ class Traces:
         self.finest = self._traced(self._function.record_points, _FINE)
         return self.finest
 
-    def again(self, mode: Callable[[], AbstractContextManager[Any]]) -> Graph:
-        """``finest``, traced anew under a mode, for one use."""
-        with self._function.held(), mode():
-            return self._traced(self._function.record_points, self._depth)
+    def again(self, repeat: Repeat) -> Graph:
+        """``finest``, traced anew with changed numbers, for one use."""
+        with self._function.held(), repeat.forward():
+            return self._traced(self._function.record_points, self._depth, repeat.backward)
 
     def up_to(self, group: list[int]) -> Graph:
         """A graph that ends behind the largest target, where outputs ignore what follows; else the whole."""

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from copy import copy
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -26,6 +25,7 @@ from depprobe.operators.composed.rules.levels import (
     Rows,
     pull_through,
 )
+from depprobe.operators.last_bits import Repeat
 
 #: units in the last place by which inputs of layers are changed
 _INPUTS = 4
@@ -48,9 +48,9 @@ class LineProducts:
         """Sum over t of cotangent_t^T J[t,:]."""
         return self._pulled(self._levels, cotangent)
 
-    def under(self, noise: Callable[[], Any], cotangent: Tensor) -> Scaled:
-        """The same through changed layers; ``noise`` makes what changes last bits."""
-        change: Change = noise().changed
+    def under(self, repeat: Repeat, cotangent: Tensor) -> Scaled:
+        """The same through changed layers; ``repeat`` changes last bits."""
+        change: Change = repeat.forward().changed
         return self._pulled([_Changed(level, change) for level in self._levels], cotangent)
 
     def _pulled(self, levels: list[Level], cotangent: Tensor) -> Scaled:
