@@ -27,6 +27,9 @@ _SPARSE = frozenset(getattr(torch, f"sparse_{kind}") for kind in ("coo", "csr", 
 _POOL = 1 << 16
 #: operations that pick from the numbers they are given, with which their results are to compare equal
 _PICK = frozenset({"topk", "sort", "kthvalue", "median", "max", "min", "amax", "amin", "cummax", "cummin"})
+#: operations that pick where they are asked for lengths in the norm of infinity, or to reduce so
+_LENGTHS = frozenset({"linalg_vector_norm", "norm", "_cdist_forward", "dist"})
+_EXTREMES = frozenset({"amax", "amin", "max", "min"})
 #: operations that give whole numbers, which may go on to be indices
 _WHOLE = frozenset({"floor", "ceil", "round", "trunc", "sign", "arange"})
 #: operations whose results end at 1, where who takes a probability or a cosine may refuse more
@@ -74,7 +77,7 @@ class LastBits(WatchingMode):
         if isinstance(func, HigherOrderOperator):
             return out
         name = func.overloadpacket.__name__.rstrip("_")
-        if not func.is_view and name not in _PICK | _WHOLE:
+        if not func.is_view and name not in _PICK | _WHOLE and not _picks(name, args):
             constant = not any(isinstance(a, Tensor) and a.requires_grad for a in tree_leaves((args, kwargs)))
             for made in _floating(out):
                 if constant and torch.equal(made, made.round()):
@@ -116,6 +119,12 @@ class Repeat(NamedTuple):
     def backward(self) -> Constants:
         """A mode for the way back."""
         return Constants(self.seed)
+
+
+def _picks(name: str, args: Any) -> bool:
+    """Whether an operation that otherwise adds up picks the largest or the smallest of its numbers."""
+    largest = name in _LENGTHS and any(type(a) is float and math.isinf(a) for a in args)
+    return largest or any(isinstance(a, str) and a in _EXTREMES for a in args)
 
 
 def _floating(out: Any) -> Iterator[Tensor]:
