@@ -172,6 +172,7 @@ CASES = {
         ("dilated-conv", 2000, 128, 128, {}),
         ("transformer", 600, 24, 128, {"targets": "every:50"}),
         ("residual", 150, 96, 24, {"targets": "all"}),
+        ("dilated-conv", 600, 128, 64, {"targets": "all"}),
     ],
     "loops": [
         ("steps", 120, 64, 256, {}),

@@ -12,7 +12,7 @@ Shapes: m targets; rows (u, n_out, d_out), u = m d_out, pulled some at a time.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
 from contextlib import nullcontext
 from dataclasses import replace
 from functools import cached_property, partial
@@ -94,17 +94,14 @@ class Traces:
         most = pulled_at_once(parts.largest, self._function.y.device)
         return int(max(1, min(most, (memory - kept) // max(1, each))))
 
-    @cached_property
-    def _soon(self) -> int:
-        """Bytes that the next trace or pull may take."""
-        parts = self.whole.partition
-        return parts.total + self.whole.held + _AHEAD * parts.largest * self.rows_at_once
+    def _soon(self, rows: int = 1) -> int:
+        """Bytes that the next trace or pull of some rows may take."""
+        return (parts := self.whole.partition).total + self.whole.held + rows * _AHEAD * parts.largest
 
-    @property
-    def _between(self) -> Callable[[], None] | None:
+    def _between(self, rows: Sized) -> Callable[[], None] | None:
         """Gives back freed memory within a pull, where the budget is not many times what it takes."""
-        tight = self._options.memory < _TIGHT * self._soon
-        return partial(self._growth.settle, self._soon) if tight else None
+        soon = self._soon(len(rows))
+        return partial(self._growth.settle, soon) if self._options.memory < _TIGHT * soon else None
 
     def _traced(self, record: Record, depth: int = DEPTH, mode: Opened = nullcontext) -> Graph:
         options = replace(self._options, tolerance=0.0, wrt="x", forward={})
@@ -148,7 +145,7 @@ class Traces:
         return graph if all(torch.equal(a, b[:, :end]) for a, b in ends) else None
 
     def _over_first(self, length: int) -> Graph | None:
-        self._growth.settle(self._soon)
+        self._growth.settle(self._soon())
         short = self._function.prefix(length)
         try:
             return None if short is None else self._traced(short)
@@ -179,10 +176,10 @@ class Traces:
         BadInput : the module was changed since, or its own code fails on the way back.
         """
         start = Scaled(graph.begun(rows.values), rows.log_scale)
-        return self._held(lambda: graph.pull(start, live, owner, None, self._between))
+        return self._held(lambda: graph.pull(start, live, owner, None, self._between(owner)))
 
     def _held(self, work: Callable[[], Found]) -> Found:
-        self._growth.settle(self._soon)
+        self._growth.settle(self._soon())
         with self._function.held():
             try:
                 return work()
@@ -297,4 +294,4 @@ class Traces:
             scale = torch.full((len(part), n_out, 1), -math.inf, dtype=torch.float64, device=device)
             scale[torch.arange(len(part), device=device), at[owner]] = 0
             start = Scaled(values, scale)
-            yield self._held(partial(graph.pull, start, live, owner, heard, self._between)), part
+            yield self._held(partial(graph.pull, start, live, owner, heard, self._between(owner))), part

@@ -20,7 +20,7 @@ import torch
 from numpy.typing import NDArray
 
 from depprobe.core.function import SequenceFunction
-from depprobe.core.memory import bytes_of, give_back
+from depprobe.core.memory import Growth, bytes_of
 from depprobe.core.options import Options, require
 from depprobe.core.scaled import Scaled, log_hypot, log_norms
 from depprobe.core.temporal_jacobian import LogNorms, anchors, is_banded, placed, repeat
@@ -43,6 +43,8 @@ from depprobe.operators.composed.traces import Traces
 from depprobe.units import readable
 from depprobe.vocabulary import STATUS
 
+#: copies of its widest part that a row makes on its way
+_COPIES = 6
 #: size of a row block that stays near the processor, and fewest rows for which products pay
 _NEAR_BYTES, _FEWEST_ROWS = 8 << 20, 8
 
@@ -61,7 +63,7 @@ class LineJacobian(GraphJacobian):
     def __init__(self, levels: list[Level], function: SequenceFunction, options: Options) -> None:
         self._levels, self._function, self._options = levels, function, options
         self._at = 0
-        self._saturation = Saturation(function, options.memory)
+        self._saturation, self._growth = Saturation(function, options.memory), Growth(options.memory)
         self.shape, self.wrt, self._memory = function.shape, function.wrt, options.memory
         self._repeats, self._closed = all(x.repeats for x in levels), all(x.is_closed for x in levels)
         self._window = window_of(levels) if all(x.keeps_band for x in levels) else None
@@ -116,8 +118,6 @@ class LineJacobian(GraphJacobian):
         """Natural logs of the norms of J[t,k], by lag for several targets of a line with a narrow band."""
         t = np.asarray(targets, dtype=np.int64)
         n_in = self.shape[2]
-        if 2 * self._taken > self._memory:
-            give_back()
         lags = self.lags
         lags = lags if lags is not None and sources is None and is_banded(lags, len(t), n_in) else None
         columns = n_in if lags is None else len(lags)
@@ -225,25 +225,31 @@ class LineJacobian(GraphJacobian):
     def _row_parts(self, t: int, chunk: int) -> Iterator[Rows]:
         y = self._function.y
         at = torch.tensor([t], device=y.device)
+        soon = min(chunk, self.shape[1]) * self._each(t)
         for first in range(0, self.shape[1], chunk):
+            self._growth.settle(soon)
             part = y.new_zeros(1, min(chunk, self.shape[1] - first), self.shape[1])
             part[0].diagonal(first).fill_(1)
             yield pull_through(self._levels, Rows(*Scaled.plain(part), at))
 
     def _chunk(self, t: int) -> int:
         """Rows pulled at once, within the budget."""
-        where, widest = np.array([t]), self.shape[1]
-        for level in reversed(self._levels):
-            where = level.support(where)
-            widest = max(widest, len(where) * level.width)
-        each = 6 * widest * self._function.y.element_size()
+        each = self._each(t)
         enough = readable(1.1 * (self._taken + each)).replace(" ", "")
         require(
             self._taken + each, self._memory, "a single row", f"use a smaller n or d, or --memory {enough}"
         )
         # no more at once than stays near the processor, but enough for products to be worth their calls
-        near = max(_FEWEST_ROWS, _NEAR_BYTES // (widest * self._function.y.element_size()))
+        near = max(_FEWEST_ROWS, _COPIES * _NEAR_BYTES // each)
         return max(1, min(self.shape[1], (self._memory - self._taken) // each, near))
+
+    def _each(self, t: int) -> int:
+        """Bytes that a row of a target takes on its way."""
+        where, widest = np.array([t]), self.shape[1]
+        for level in reversed(self._levels):
+            where = level.support(where)
+            widest = max(widest, len(where) * level.width)
+        return _COPIES * widest * self._function.y.element_size()
 
     # -- blocks and products -------------------------------------------------------------------------
 
