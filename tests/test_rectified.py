@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import nn
 
+from depprobe.core.memory import Growth
 from depprobe.core.options import DEFAULT_MEMORY
 from depprobe.layers.convolution import Convolution
 from depprobe.operators import temporal_jacobian
@@ -45,7 +46,7 @@ def test_every_row_is_that_of_autograd(name, memory):
     J = temporal_jacobian(module, x)
     assert rectified.is_rectified(J._levels)
     for t in range(J.shape[0]):
-        where, norms = rectified.row_log_norms(J._levels, t, memory)
+        where, norms = rectified.row_log_norms(J._levels, t, memory, Growth(memory))
         expected = _by_autograd(module, x, t)
         np.testing.assert_allclose(norms, expected[where], rtol=0, atol=1e-12)
         assert np.isneginf(np.delete(expected, where)).all()

@@ -188,7 +188,7 @@ class LineJacobian(GraphJacobian):
             size = 3 * len(where) * chunk * self.shape[3] * self._function.y.element_size()
             require(size, self._memory, f"a row of {len(where)} blocks", "use a smaller d, or --norm fro")
         if norm == "fro" and self._rectified:
-            known = rectified.row_log_norms(self._levels, t, self._memory - self._taken)
+            known = rectified.row_log_norms(self._levels, t, self._memory - self._taken, self._growth)
             if known is not None:
                 return known
         total = np.full(len(where), -np.inf)

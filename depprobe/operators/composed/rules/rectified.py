@@ -21,11 +21,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from depprobe.core.memory import Growth
 from depprobe.core.scaled import Scaled, log_hypot, peaks, within
 from depprobe.operators.composed.rules.levels import Conv, Elementwise, Level, Positions
 
 #: bytes of gathered weights, or of sums, that are worked on at once
 _NEAR_BYTES = 16 << 20
+#: times that many bytes which some positions take at once: what feeds them, weights, products, results
+_COPIES = 4
 #: share of the units alive above which all are taken, and width from which choosing pays
 _WORTH, _WIDE = 0.8, 128
 
@@ -65,7 +68,7 @@ def is_worth_it(levels: Sequence[Level]) -> bool:
 
 
 def row_log_norms(
-    levels: Sequence[Level], t: int, memory: int
+    levels: Sequence[Level], t: int, memory: int, growth: Growth
 ) -> tuple[Positions, NDArray[np.float64]] | None:
     """Sources of output t and ln Frobenius norms of its blocks, of a stack that ``is_rectified``.
 
@@ -76,6 +79,7 @@ def row_log_norms(
     levels : bottom first.
     t : output position.
     memory : bytes that the rows may take.
+    growth : gives back what was freed in between.
     """
     *upper, (last, cut) = stages = list(_stages(levels))
     start = _start(levels[-1], stages[0][0], t)
@@ -89,12 +93,12 @@ def row_log_norms(
     for values in start.values.split(chunk, dim=1):
         rows = start._replace(values=values)
         for conv, below in upper:
-            parts = list(_pulled(rows, conv, below, memory))
+            parts = list(_pulled(rows, conv, below, memory, growth))
             rows = _Alive(*(torch.cat(part) for part in zip(*parts, strict=True)))
             if not _in_range(rows.values):
                 return None
         done = 0
-        for part in _pulled(rows, last, cut, memory):
+        for part in _pulled(rows, last, cut, memory, growth):
             if not _in_range(part.values):
                 return None
             here = slice(done, done := done + len(part.where))
@@ -118,7 +122,9 @@ def _start(top: Level, conv: Conv, t: int) -> _Alive:
     return _Alive(slope[units].diag()[None], units[None], torch.tensor([t], device=units.device))
 
 
-def _pulled(rows: _Alive, conv: Conv, cut: Elementwise | None, memory: int) -> Iterator[_Alive]:
+def _pulled(
+    rows: _Alive, conv: Conv, cut: Elementwise | None, memory: int, growth: Growth
+) -> Iterator[_Alive]:
     """Rows through a convolution and the slopes below it, some positions at a time."""
     device = rows.values.device
     source = conv.taps.sources(rows.where.cpu().numpy())
@@ -137,6 +143,7 @@ def _pulled(rows: _Alive, conv: Conv, cut: Elementwise | None, memory: int) -> I
     step = max(1, min(_NEAR_BYTES, memory // 8) // max(1, each))
     for low in range(0, len(where), step):
         here = slice(low, low + step)
+        growth.settle(_COPIES * step * each)
         out = rows.values.new_zeros(len(where[here]), rows.values.shape[1], units.shape[1])
         for tap in range(conv.taps.kernel):
             found = np.flatnonzero(np.isin(source[:, tap], where[here]))
