@@ -329,6 +329,25 @@ def test_incomplete_folders_are_told_in_one_line(llama: Path, tmp_path: Path) ->
         transformers_folder.PretrainedFolder(folder)()
 
 
+@pytest.mark.parametrize("text", ["Grüße, 你好", "naïve 🙂."])
+def test_characters_of_several_bytes_stand_at_their_first_byte(text: str) -> None:
+    from depprobe.runs.inputs import Source
+
+    def make() -> nn.Module:
+        return nn.Sequential(nn.Embedding(256, 4), nn.GRU(4, 3, batch_first=True))
+
+    data = text.encode()
+    ds = depprobe.jacobian(make, Source("text", text=data), n=len(data), targets="all")
+    words = ds.source_token.values.tolist()
+    assert "".join(words) == text
+    starts = np.cumsum([0, *(len(letter.encode()) for letter in text[:-1])])
+    assert [words[at] for at in starts] == list(text)
+    cut = depprobe.jacobian(make, Source("text", text="é".encode() * 2), n=3)
+    assert cut.source_token.values.tolist() == ["é", "", "C3"]
+    shown = depprobe.figures.heatmap(ds).axes[0].get_xticklabels()
+    assert "".join(tick.get_text() for tick in shown) == text.replace(" ", "␣")
+
+
 def test_tokens_are_coordinates_and_ticks(llama: Path, tmp_path: Path) -> None:
     from depprobe.runs.inputs import Source
 

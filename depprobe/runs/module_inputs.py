@@ -7,6 +7,7 @@ array    ids: a column of whole numbers;    floats: as it is
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 from typing import Any
 
@@ -67,13 +68,35 @@ def tokens_of(x: Any, given: Sample, number: int = 0) -> Sequence[str]:
     """
     if isinstance(x, Source) and x.text is not None:
         ids = isinstance(given, Tensor) and not given.is_floating_point()
-        return [chr(i) for i in given.tolist()] if isinstance(given, Tensor) and ids else ()
+        return _characters(bytes(given.tolist())) if isinstance(given, Tensor) and ids else ()
     known = getattr(x, "tokens", None)
     words = list(known(number)) if callable(known) else []
     real = real_positions(given)
     if real is None or len(words) <= real[-1]:
         return words
     return [words[at] for at in real] + [""] * (len(words) - len(real))
+
+
+def _characters(text: bytes) -> list[str]:
+    """What the bytes of a UTF-8 text read as: (n,). A character of several bytes stands at its first one.
+
+    Bytes of a character that a window cuts are written as hexadecimal numbers.
+
+    Examples
+    --------
+    >>> _characters("né".encode()), _characters("né".encode()[:2])
+    (['n', 'é', ''], ['n', 'C3'])
+    """
+    found: list[str] = []
+    while len(found) < len(text):
+        rest = text[len(found) : len(found) + 4]
+        for size in range(1, len(rest) + 1):
+            with contextlib.suppress(UnicodeDecodeError):
+                found += [rest[:size].decode(), *[""] * (size - 1)]
+                break
+        else:
+            found.append(f"{rest[0]:02X}")
+    return found
 
 
 def real_positions(given: Sample) -> NDArray[np.int64] | None:
