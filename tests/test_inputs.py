@@ -167,3 +167,14 @@ def test_missing_files_and_folders(tmp_path):
         read("noize")
     with pytest.raises(BadInput, match="is a folder"):
         read(str(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("shape", "way"), [((2, 9, 3), "; save one sample, or give all to depprobe.jacobian in Python"), ((), "")]
+)
+def test_arrays_of_other_shapes_are_refused_with_the_way_out(tmp_path, shape, way):
+    np.save(tmp_path / "x.npy", np.zeros(shape))
+    with pytest.raises(BadInput) as caught:
+        read(str(tmp_path / "x.npy"))
+    said = f"has shape {shape}; it must be (length,) or (length, width){way}"
+    assert str(caught.value).endswith(said)

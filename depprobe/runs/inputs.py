@@ -269,7 +269,8 @@ def _checked(data: NDArray, name: str) -> Floats:
         raise BadInput(f"input {name!r} is empty")
     data = data[:, None] if data.ndim == 1 else data
     if data.ndim != 2:
-        raise BadInput(f"input {name!r} has shape {data.shape}; it must be (length,) or (length, width)")
+        way = "; save one sample, or give all to depprobe.jacobian in Python" if data.ndim == 3 else ""
+        raise BadInput(f"input {name!r} has shape {data.shape}; it must be (length,) or (length, width){way}")
     if not np.isfinite(data).all():
         raise BadInput(f"input {name!r} holds NaN or Inf; every entry must be finite")
     return data.astype(np.float64)
