@@ -238,7 +238,7 @@ def test_curves_are_those_of_the_datasets(swept, undrawn):
 def test_notes_that_differ_in_parentheses_are_one():
     late = "late (n = {}): again"
     notes = [("a", "x"), (late.format(1), "x"), ("a", "y"), (late.format(2), "y"), ("b (1)", "y")]
-    assert contents._noted(notes) == ["a", "late (x; y): again", "b (1)"]
+    assert contents._noted(notes) == ["a", "late (x; y): again", "y: b (1)"]
     many = contents._noted([(f"late (n = {i})", f"x{i}") for i in range(20)])
     assert many == [f"late ({'; '.join(f'x{i}' for i in range(12))}; 8 more)"]
 

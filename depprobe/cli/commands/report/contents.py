@@ -223,16 +223,26 @@ def _table(kind: str, results: Sequence[Result], left_out: list[str], each: Each
 
 
 def _noted(notes: Sequence[tuple[str, str]]) -> list[str]:
-    """Notes on datasets, by name, each once: of those that differ in parentheses, what they are notes on."""
-    groups: dict[str, dict[str, str]] = {}
+    """Notes on datasets, by name, each once: of those that differ in parentheses, and of those that are not
+    on all, what they are notes on.
+    """
+    groups: dict[str, dict[str, None]] = {}
+    about: dict[str, dict[str, None]] = {}
     for note, name in notes:
-        groups.setdefault(_ASIDE.sub("\0", note, count=1), {})[note] = name
+        pattern = _ASIDE.sub("\0", note, count=1)
+        groups.setdefault(pattern, {})[note] = None
+        about.setdefault(pattern, {})[name] = None
+    every = {name for _, name in notes}
     said = list[str]()
     for pattern, alike in groups.items():
-        names = list(dict.fromkeys(alike.values()))
+        names = [*about[pattern]]
         more = f"; {len(names) - MOST_NAMED} more" if len(names) > MOST_NAMED else ""
-        named = f" ({'; '.join(names[:MOST_NAMED])}{more})"
-        said.append(pattern.replace("\0", named) if len(alike) > 1 else next(iter(alike)))
+        named = f"{'; '.join(names[:MOST_NAMED])}{more}"
+        if len(alike) > 1:
+            said.append(pattern.replace("\0", f" ({named})"))
+        else:
+            (note,) = alike
+            said.append(note if len(names) == len(every) else f"{named}: {note}")
     return said
 
 
