@@ -11,10 +11,9 @@ sources are pooled, and none is taken to be less than what it came to at nearer 
 itself: one alone may vanish by chance, and where one number after another is rounded the difference
 wanders, for many lags about zero. Where they are large, two more repeats follow, since one rounding may
 have gone into all of them, as they do where an input is a single number. Rows of some targets stand for the
-others, lag by lag; an error of one source that stands out, or is too large to have added up on the way (a
-unit saturated there), is that of every row; beyond the lags of any, errors are taken to grow in proportion
-to the lag, or as they do over the farther half of known lags, whichever is more: where norms fall to what
-is left of larger ones, the errors grow as fast as they fall.
+others, lag by lag; beyond the lags of any, errors are taken to grow in proportion to the lag, or as they do
+over the farther half of known lags, whichever is more: where norms fall to what is left of larger ones, the
+errors grow as fast as they fall.
 Source: Parker 1997 (Monte Carlo arithmetic).
 """
 
@@ -54,8 +53,6 @@ _LATER = 2
 _PRODUCTS = 50
 #: relative difference from which one repeat does not settle an error: one number may have gone into all of it
 _UNSETTLED = 0.01
-#: units of rounding that do not add up on the way from one position to another, but belong to a source
-_OWN_TO_SOURCE = 1e4
 #: numbers of an input below which they say too little of their spread to settle an error
 _FEW = 2
 
@@ -88,13 +85,10 @@ class Rounding:
         self._done = 0
         self._begun: set[int] = set()
         self.known: dict[int, tuple[NDArray[np.int64], Floats]] = {}
-        #: of each source, behind targets and ahead of them, an error that stood out among its neighbours'
-        self._apart_at = np.zeros((2, 0))
 
     def state(self) -> dict[str, NDArray[Any]]:
         """What is known, as arrays."""
         found = {"done": np.array(self._done), "begun": np.array(sorted(self._begun), dtype=np.int64)}
-        found["sources"] = self._apart_at
         for t, (lags, relative) in self.known.items():
             found |= {f"{t}.lags": lags, f"{t}.relative": relative}
         return found
@@ -102,7 +96,6 @@ class Rounding:
     def resume(self, state: Mapping[str, NDArray[Any]]) -> None:
         """Take up what was known."""
         self._done, self._begun = int(state["done"]), set(state["begun"].tolist())
-        self._apart_at = state["sources"]
         named = [name.removesuffix(".lags") for name in state if name.endswith(".lags")]
         self.known = {int(t): (state[f"{t}.lags"], state[f"{t}.relative"]) for t in named}
 
@@ -160,10 +153,6 @@ class Rounding:
             ]
             nearest = min(inside or self.known, key=lambda known: abs(known - t))
             found[side] = carried(lags[side], *self.known[nearest])
-        for side, errors in zip((lags >= 0, lags < 0), self._apart_at, strict=True):
-            errors = np.pad(errors, (0, max(0, len(lags) - len(errors))))[: len(lags)]
-            mine = side & (errors > 0)
-            found[mine] = np.fmax(found[mine], errors[mine])
         return found + fisher.rounding(self._function.y[t]) if self._norm == fisher.NORM else found
 
     def _cotangent(self, t: int, mix: Tensor) -> Tensor:
@@ -219,12 +208,6 @@ class Rounding:
         # where the row is zero (padding, say) it tells nothing of others that are not
         found = np.where(seen, found, carried(lags, lags[seen], found[seen]))
         self.known[t] = lags, found
-        outstanding = seen & (relative > np.minimum(_SPOILED * np.maximum(grown, eps), _OWN_TO_SOURCE * eps))
-        width = max(len(lags), self._apart_at.shape[1])
-        self._apart_at = np.pad(self._apart_at, ((0, 0), (0, width - self._apart_at.shape[1])))
-        for side, errors in zip((lags >= 0, lags < 0), self._apart_at, strict=True):
-            here = np.flatnonzero(side & outstanding)
-            errors[here] = np.maximum(errors[here], found[here])
 
 
 def _grown(lags: NDArray[np.int64], relative: Floats, seen: NDArray[np.bool_]) -> Floats:
