@@ -10,6 +10,8 @@ import pytest
 import torch
 
 import depprobe
+from depprobe.core.scaled import Scaled
+from depprobe.operators.composed.cotangents import Rows
 from depprobe.operators.last_bits import Constants
 
 
@@ -81,3 +83,17 @@ def test_constants_that_are_no_float32_change_on_the_way_back_alike_and_others_s
     assert torch.equal(back(0.75, x, Constants()), back(0.75, x))
     v = torch.ones(3, dtype=torch.float64, requires_grad=True)
     assert torch.equal(back(0.9, v, Constants()), back(0.9, v))
+
+
+@pytest.mark.parametrize(("dtype", "far"), [(torch.float32, 1e30), (torch.float64, 1e100)])
+def test_rescaling_keeps_every_digit(dtype, far):
+    """Of a single number over its own peak nothing would be left but 1."""
+    values = torch.tensor([[0.7 / far, 0.03 / far], [1.3 * far, -0.009 * far]], dtype=dtype)
+    log_scale = torch.zeros(2, 1, dtype=torch.float64)
+    rows = Rows(
+        Scaled(values, log_scale), torch.ones(1, 2, dtype=torch.bool), torch.zeros(2, dtype=torch.long)
+    )
+    for kept in (Scaled(values, log_scale).settled((1,)), rows.settled(0, 0.0).scaled):
+        mantissas, _ = kept.values.frexp()
+        torch.testing.assert_close(mantissas, values.frexp()[0], rtol=0, atol=0)
+        assert (kept.log_scale != 0).all()
