@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import difflib
+import os
 import re
 from collections.abc import Iterable
+from typing import Any
 
 
 class DepprobeError(Exception):
@@ -33,6 +35,10 @@ class PluginWarning(UserWarning):
 
 #: what a terminal may obey, and what reverses the direction of text; line breaks and tabs are left
 _OBEYED = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
+
+
+#: dtypes of pandas that hold words
+_WORDS = ("object", "str", "string", "category")
 
 
 def harmless(text: str) -> str:
@@ -78,3 +84,24 @@ def unknown(kind: str, name: str, known: Iterable[str]) -> BadInput:
     alike = [one for one in names if isinstance(name, str) and one.lower() == name.strip().lower()]
     hint = f"; did you mean {[*alike, *near][0]!r}?" if near or alike else "."
     return BadInput(f"unknown {kind} {name!r}{hint} Known: {', '.join(names) or 'none'}")
+
+
+def no_numbers(x: Any, dtype: object) -> BadInput:
+    """The error for an x of a ``dtype`` that is not one of numbers, with the call that reads what it is.
+
+    Examples
+    --------
+    >>> str(no_numbers("a.npy", "<U5"))
+    "x is text, 'a.npy'; a file is read by depprobe.read_input('a.npy')"
+    """
+    if isinstance(x, str | os.PathLike):
+        name = repr(harmless(str(x))[:80])
+        return BadInput(f"x is text, {name}; a file is read by depprobe.read_input({name})")
+    if hasattr(x, "columns") and hasattr(x, "dtypes"):
+        told = zip(map(str, x.columns), map(str, x.dtypes), strict=True)
+        others = (f", column {name!r} of {kind}" for name, kind in told if kind in _WORDS or "[" in kind)
+        return BadInput(
+            f"x is a DataFrame that holds more than numbers{next(others, '')}; depprobe.read_input(x) reads "
+            "it as a file: dates are the index, columns= chooses"
+        )
+    return BadInput(f"x holds {dtype}; it must hold real numbers")

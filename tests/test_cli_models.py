@@ -72,6 +72,17 @@ def told(run, folder: Path):
     return go
 
 
+@pytest.mark.parametrize("factory", ["make", "recurrent", "convolution"])
+def test_a_table_of_another_width_names_the_option_that_chooses_columns(told, factory) -> None:
+    with open("net.py", "a") as code:
+        code.write("def convolution(seed):\n    return nn.Conv1d(3, 3, 3, padding=1)\n")
+    table = np.random.default_rng(0).standard_normal((40, 5))
+    np.savetxt("wide.csv", table, delimiter=",", header="a,b,c,d,e", comments="")
+    line = told("jacobian", "--model", f"net.py:{factory}", "--input", "wide.csv", expected=2)
+    assert "of a table, --columns (in read_input columns=) chooses some" in line
+    told("jacobian", "--model", f"net.py:{factory}", "--input", "wide.csv", "--columns", "a,b,c", "-q")
+
+
 def test_a_checkpoint_on_a_table_gives_what_python_gives(told, monkeypatch) -> None:
     words = ["--model", "net.py:make", "--weights", "net.pt", "--input", "data.csv", "--n", "30", "-q"]
     monkeypatch.setattr(sys, "argv", ["depprobe", "jacobian", *words, "-o", "out.nc"])

@@ -211,8 +211,8 @@ def test_an_input_too_short_for_the_kernel(module, message):
 @pytest.mark.parametrize(
     ("module", "message"),
     [
-        (nn.Conv1d(5, 8, 3), r"^x is 7 wide and the convolution reads 5$"),
-        (Convolution(5, 8), r"^x is 7 wide and the convolution reads 5$"),
+        (nn.Conv1d(5, 8, 3), r"^x is 7 wide and the convolution reads 5; of a table, --columns "),
+        (Convolution(5, 8), r"^x is 7 wide and the convolution reads 5; of a table, --columns "),
         (nn.Sequential(nn.ReLU(), nn.Conv1d(5, 8, 3)), r"^Sequential fails on x of shape \(11, 7\)"),
         (nn.Sequential(nn.ReLU(), nn.Linear(5, 2)), r"^Sequential fails on x of shape \(11, 7\)"),
     ],

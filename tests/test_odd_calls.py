@@ -79,8 +79,42 @@ def test_scalars_of_numpy_are_numbers_and_dtypes_of_torch_are_names(module):
 def test_a_table_of_pandas_is_an_array(module):
     found = depprobe.jacobian(module, pd.DataFrame(X.numpy(), columns=["a", "b", "c"]))
     xr.testing.assert_equal(found["log_norm"], depprobe.jacobian(module, X)["log_norm"])
-    with pytest.raises(BadInput, match="x holds object; it must hold real numbers"):
-        depprobe.jacobian(module, pd.DataFrame({"day": pd.date_range("2020", periods=20), "a": 1.0}))
+
+
+def test_a_table_of_pandas_with_dates_is_read_as_a_file(module, tmp_path):
+    frame = pd.DataFrame(X.numpy(), columns=["a", "b", "c"])
+    dated = frame.assign(day=pd.date_range("2020", periods=20))
+    with pytest.raises(BadInput, match=r"column 'day' of datetime64.*; depprobe\.read_input\(x\) reads it"):
+        depprobe.jacobian(module, dated)
+    for given in (dated, frame.set_index(dated["day"])):
+        found = depprobe.jacobian(module, depprobe.read_input(given))
+        xr.testing.assert_equal(found["log_norm"], depprobe.jacobian(module, X)["log_norm"])
+        assert found.attrs["input_index"].startswith("day: 2020-01-01")
+        given.to_csv(tmp_path / "x.csv", index=given is not dated)
+        columns, scaled = ["b", "c"], depprobe.read_input(given, columns=["b", "c"], standardise=True)
+        from_file = depprobe.read_input(tmp_path / "x.csv", columns=columns, standardise=True)
+        np.testing.assert_array_equal(scaled.data, from_file.data)
+
+
+@pytest.mark.parametrize(
+    ("frame", "how", "match"),
+    [
+        (pd.DataFrame({"a": [1.0, None]}), {}, "'DataFrame': row 1, column 'a' is empty"),
+        (pd.DataFrame({"a": [1, pd.NA], "b": [True, False]}, dtype="Int64"), {}, "row 1, column 'a' is empty"),
+        (pd.DataFrame({"a": ["x", "y"], "b": 1.0}), {}, "row 0, column 'a' holds 'x', not a number"),
+        (pd.DataFrame({"a": [1.0]}), {"decimal": ","}, "delimiter and decimal are for files"),
+        (pd.DataFrame({"a": []}), {}, r"the DataFrame is empty, of shape \(0, 1\)"),
+    ],
+)
+def test_what_is_no_number_in_a_table_of_pandas_is_named(frame, how, match):
+    with pytest.raises(BadInput, match=match):
+        depprobe.read_input(frame, **how)
+
+
+def test_a_file_given_as_x_is_pointed_to_what_reads_it(module, tmp_path):
+    for name in (tmp_path / "a.npy", "a.npy"):
+        with pytest.raises(BadInput, match=r"a\.npy'; a file is read by depprobe\.read_input\('"):
+            depprobe.jacobian(module, name)
 
 
 @pytest.mark.filterwarnings("error")

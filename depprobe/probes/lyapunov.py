@@ -20,6 +20,7 @@ from numpy.typing import ArrayLike, NDArray
 from torch import Tensor, nn
 
 from depprobe.core.calling.arguments import check
+from depprobe.core.calling.layout import require_width
 from depprobe.core.calling.weights_in_effect import recurrence_in_effect
 from depprobe.core.options import DEFAULT_MEMORY, plain_modes
 from depprobe.dynamics.benettin import Growth
@@ -123,8 +124,7 @@ def lyapunov(
         case, sample = item
         recurrent = _recurrent(case.build(), case.label)
         check(recurrent, case.x)
-        if case.x.shape[1] != recurrent.input_size:
-            raise BadInput(f"x is {case.x.shape[1]} wide and the module reads {recurrent.input_size}")
+        require_width(case.x, recurrent.input_size)
         flow = Recurrence(recurrent)
         rng = np.random.default_rng([case.seed, sample, 2])
         start = flow.random_state(rng) if drive == "none" else None

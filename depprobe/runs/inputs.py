@@ -26,6 +26,7 @@ from numpy.typing import NDArray
 from depprobe.errors import BadInput
 from depprobe.models.checkpoint import ReadsText
 from depprobe.runs.tables.csv_table import SUFFIXES, Table, read_table, standardised
+from depprobe.runs.tables.frame import NAME, is_frame, read_frame
 from depprobe.store.atomic import one_line
 from depprobe.units import readable
 
@@ -124,7 +125,7 @@ def joined(x: Floats, d: int) -> Floats:
 
 
 def read(
-    name: str,
+    name: Any,
     columns: str | int | Sequence[str | int] | None = None,
     delimiter: str | None = None,
     decimal: str | None = None,
@@ -134,7 +135,7 @@ def read(
 
     Parameters
     ----------
-    name : ``noise``, or the file.
+    name : ``noise``, the file, or a DataFrame, which is read as a file of it would be.
     columns : of a table, names or positions from 0, as a list or with commas between; all but
         those that say where a row stands (dates, times, row numbers) by default, which ``notes`` then say.
     delimiter : between the columns of a table: one character, ``tab``, or ``space`` for any run of blanks.
@@ -151,6 +152,10 @@ def read(
     >>> read("noise").width is None
     True
     """
+    if is_frame(name):
+        if delimiter is not None or decimal is not None:
+            raise BadInput("delimiter and decimal are for files, not for a DataFrame; leave them out")
+        return _of_table(read_frame(name, columns), Path(NAME), standardise)
     if not isinstance(name, str | Path):
         raise BadInput(f"an input is named by text or a Path, not by {type(name).__name__} {name!r:.40}")
     path, name = Path(name), str(name)

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from depprobe.core.calling.known import check_part
-from depprobe.errors import BadInput
+from depprobe.errors import BadInput, no_numbers
 
 #: dtypes of 16 bits, in which models are measured by autograd alone
 HALF = (torch.float16, torch.bfloat16)
@@ -95,7 +95,7 @@ def as_tensor(x: Any, module: nn.Module) -> Tensor:
     except (ValueError, TypeError) as error:
         raise BadInput(f"x is no array of numbers: {error}") from None
     if array.dtype.kind not in "iufb":
-        raise BadInput(f"x holds {array.dtype}; it must hold real numbers")
+        raise no_numbers(x, array.dtype)
     dtype, device = weights_of(module) or (torch.float64, torch.device("cpu"))
     if array.dtype.kind in "iub":
         return torch.from_numpy(np.ascontiguousarray(array, dtype=np.int64)).to(device)

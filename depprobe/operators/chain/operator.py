@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.utils.parametrize import is_parametrized
 
+from depprobe.core.calling.layout import require_width
 from depprobe.core.device import at_once, waits
 from depprobe.core.options import DEFAULT_MEMORY, Options, require
 from depprobe.core.parallel import Stopped, each
@@ -79,8 +80,7 @@ class RecurrentJacobian(TemporalJacobian):
         memory: int = DEFAULT_MEMORY,
     ) -> None:
         both = module.bidirectional
-        if x.shape[1] != module.input_size:
-            raise BadInput(f"x is {x.shape[1]} wide and the module reads {module.input_size}")
+        require_width(x, module.input_size)
         if wrt == "c" and not isinstance(module, nn.LSTM):
             raise BadInput(f"wrt='c' needs a cell state and {type(module).__name__} has none; use x or h")
         if wrt != "x" and both:

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from depprobe.core.calling.arguments import check
+from depprobe.core.calling.layout import require_width
 from depprobe.core.calling.weights_in_effect import recurrence_in_effect
 from depprobe.core.options import DEFAULT_MEMORY, require
 from depprobe.errors import BadInput
@@ -168,8 +169,7 @@ def step_chains(
         )
     module = known
     check(module, x)
-    if x.shape[1] != module.input_size:
-        raise BadInput(f"x is {x.shape[1]} wide and the module reads {module.input_size}")
+    require_width(x, module.input_size)
     weights = RecurrentWeights.of_module(module)
     weights.fit(len(x), memory)
     return [tuple(layer) for layer in weights.chains(x.detach())]

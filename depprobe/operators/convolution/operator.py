@@ -20,6 +20,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from depprobe.core.calling.layout import require_width
 from depprobe.core.options import DEFAULT_MEMORY, Options, require
 from depprobe.core.scaled import Scaled, gathered, log_norms, log_norms_of_squares, with_rounding
 from depprobe.core.temporal_jacobian import (
@@ -31,7 +32,7 @@ from depprobe.core.temporal_jacobian import (
     repeat,
 )
 from depprobe.layers.convolution import Convolution
-from depprobe.operators.convolution.taps import Taps, require_width
+from depprobe.operators.convolution.taps import Taps
 from depprobe.operators.dispatch import register_jacobian
 
 #: numbers in the sums of taps that are made at once

@@ -13,10 +13,9 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import nn
 
 from depprobe.core.calling.known import is_plain
-from depprobe.errors import BadInput
 from depprobe.layers.convolution import Convolution, output_length
 
 
@@ -105,12 +104,6 @@ class Taps:
         """Whether the outputs given read no padding: (T,)."""
         first = self.stride * t - self.pad[0]
         return (first >= 0) & (first + self.span < self.n_in)
-
-
-def require_width(x: Tensor, reads: int, what: str) -> None:
-    """Refuse an input (n, d) of another width than the layer reads."""
-    if x.shape[1] != reads:
-        raise BadInput(f"x is {x.shape[1]} wide and the {what} reads {reads}")
 
 
 def _is_plain_conv(module: nn.Conv1d) -> bool:

@@ -68,8 +68,7 @@ def read_table(
     if apart == point:
         raise BadInput(f"delimiter and decimal are both {point!r}; give another --delimiter")
     lines, rows = _cells(path, apart)
-    frame = _Columns(path.name, apart, point, lines, rows)
-    return frame.chosen(columns)
+    return Columns(path.name, apart, point, lines, rows).chosen(columns)
 
 
 def standardised(data: Floats, names: Sequence[str]) -> tuple[Floats, Floats, Floats]:
@@ -125,14 +124,22 @@ def _hint(apart: str, cells: Sequence[str]) -> str:
     return f"; for columns set apart by {other} give --delimiter {other}" if other else ""
 
 
-class _Columns:
-    """The columns of a table as text and as numbers."""
+class Columns:
+    """The columns of a table as text and as numbers; ``names`` None: the first row may hold them."""
 
-    def __init__(self, file: str, apart: str, point: str, lines: list[int], rows: list[list[str]]) -> None:
+    def __init__(
+        self,
+        file: str,
+        apart: str,
+        point: str,
+        lines: list[int],
+        rows: list[list[str]],
+        names: list[str] | None = None,
+    ) -> None:
         self._file, self._apart, self._first_row = file, apart, rows[0]
-        self._point = point
-        named = self._has_header(rows)
-        self.names = rows[0] if named else [str(j) for j in range(len(rows[0]))]
+        self._point, self._counted = point, "line" if names is None else "row"
+        named = names is None and self._has_header(rows)
+        self.names = names or (rows[0] if named else [str(j) for j in range(len(rows[0]))])
         self._lines, rows = lines[named:], rows[named:]
         if not rows:
             raise BadInput(f"input {file!r} is empty but for its header")
@@ -228,7 +235,7 @@ class _Columns:
         if not len(wrong):
             return
         at = int(wrong[0])
-        cell, where = self._text[j][at], f"line {self._lines[at]}, column {self.names[j]!r}"
+        cell, where = self._text[j][at], f"{self._counted} {self._lines[at]}, column {self.names[j]!r}"
         what = f"holds {cell!r}, not a number" if cell else "is empty"
         if not np.isnan(self._values[j][at]) or _words_for_nan([cell])[0]:
             what = f"holds NaN or Inf ({cell})"
