@@ -1,6 +1,7 @@
 """Models of the user's own on the command line: what is printed and kept is what Python gives."""
 
 import json
+import logging
 import sys
 from pathlib import Path
 
@@ -81,6 +82,21 @@ def test_a_table_of_another_width_names_the_option_that_chooses_columns(told, fa
     line = told("jacobian", "--model", f"net.py:{factory}", "--input", "wide.csv", expected=2)
     assert "of a table, --columns (in read_input columns=) chooses some" in line
     told("jacobian", "--model", f"net.py:{factory}", "--input", "wide.csv", "--columns", "a,b,c", "-q")
+
+
+@pytest.mark.filterwarnings("always")
+@pytest.mark.parametrize(("words", "lines"), [((), 3), (("-q",), 0), (("--quiet",), 0)])
+def test_warnings_of_libraries_are_a_line_each_and_quiet_silences_them(
+    run, folder, monkeypatch, words, lines
+) -> None:
+    # as in a process of its own, where nothing else takes what is logged
+    monkeypatch.setattr(logging.getLogger(), "handlers", [])
+    more = "import logging, warnings\ndef warned(seed):\n    warnings.warn('two\\nlines')\n"
+    more += "    logging.getLogger('other').warning('logged %d', 3)\n    return make(seed)\n"
+    Path("net.py").write_text(NET + more)
+    code, _, err = run("jacobian", "--model", "\u4f60\u597d=net.py:warned", "--n", "9", *words)
+    assert (code, err.count("\n")) == (0, lines), err
+    assert not lines or {"depprobe: two lines", "depprobe: logged 3"} <= set(err.splitlines())
 
 
 def test_a_checkpoint_on_a_table_gives_what_python_gives(told, monkeypatch) -> None:

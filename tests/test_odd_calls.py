@@ -100,7 +100,7 @@ def test_a_table_of_pandas_with_dates_is_read_as_a_file(module, tmp_path):
     ("frame", "how", "match"),
     [
         (pd.DataFrame({"a": [1.0, None]}), {}, "'DataFrame': row 1, column 'a' is empty"),
-        (pd.DataFrame({"a": [1, pd.NA], "b": [True, False]}, dtype="Int64"), {}, "row 1, column 'a' is empty"),
+        (pd.DataFrame({"a": [1, pd.NA]}, dtype="Int64"), {}, "row 1, column 'a' is empty"),
         (pd.DataFrame({"a": ["x", "y"], "b": 1.0}), {}, "row 0, column 'a' holds 'x', not a number"),
         (pd.DataFrame({"a": [1.0]}), {"decimal": ","}, "delimiter and decimal are for files"),
         (pd.DataFrame({"a": []}), {}, r"the DataFrame is empty, of shape \(0, 1\)"),
@@ -174,6 +174,13 @@ def test_words_of_figures_are_text(ds, draw, given, match):
         draw(ds, **given)
     with pytest.raises(BadInput, match=match):
         depprobe.figures.panels({"a": ds}, **given)
+
+
+@pytest.mark.parametrize("labels", [np.array(["mine"]), pd.Index(["mine"]), pd.Series(["mine"])], ids=repr)
+def test_labels_of_figures_may_be_an_array(ds, labels):
+    assert depprobe.figures.heatmap(ds, labels=labels).axes[0].get_title() == "mine"
+    assert "mine" in depprobe.table(ds, labels=labels)
+    assert depprobe.figures.panels({"a": ds, "b": ds}, labels=labels).figure
 
 
 @pytest.mark.parametrize("value", [float("nan"), 10**30, "low"])

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import contextlib
 import importlib
+import logging
 import os
+import re
 import signal
 import sys
 import threading
@@ -48,6 +50,8 @@ COMMANDS = {
 #: command -> what of it is kept as soon as it is measured
 _KEPT = {"jacobian": "case", "cost": "point", "sweep": "cell", "claims": "statement", "advise": "measurement"}
 _KEPT |= {"gates": "case", "lyapunov": "case", "spectrum": "matrix"}
+#: --quiet, also where another short option follows in the same word
+_QUIET = re.compile(r"--quiet|-q.*")
 
 
 def _others() -> dict[str, EntryPoint]:
@@ -153,7 +157,7 @@ def main(arguments: list[str] | None = None) -> NoReturn:
     # asleep, not spinning: two programs whose threads spin on the same processors slow each other ten times
     os.environ.setdefault(*WAITING)
     try:
-        with _ended_by_sigterm(), _warnings_on_one_line():
+        with _ended_by_sigterm(), _warnings_on_one_line(any(map(_QUIET.fullmatch, arguments))):
             left = cli.main(
                 [a for a in arguments if a != "--debug"], prog_name="depprobe", standalone_mode=False
             )
@@ -197,19 +201,27 @@ def _ended_by_sigterm() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _warnings_on_one_line() -> Iterator[None]:
-    """What is warned of is one line on stderr, said once."""
+def _warnings_on_one_line(quiet: bool) -> Iterator[None]:
+    """What libraries warn of, or log as a warning, is one line on stderr, said once; nothing when quiet."""
     said: set[str] = set()
 
     def show(message: Warning | str, *where: Any, **more: Any) -> None:
         line = " ".join(str(message).split())
-        if line not in said:
+        if line not in said and not quiet:
             said.add(line)
             _say(line)
 
-    with warnings.catch_warnings():
-        warnings.showwarning = show
-        yield
+    class Logged(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            show(record.getMessage())
+
+    before, logging.lastResort = logging.lastResort, Logged(logging.WARNING)
+    try:
+        with warnings.catch_warnings():
+            warnings.showwarning = show
+            yield
+    finally:
+        logging.lastResort = before
 
 
 def _left(arguments: list[str]) -> str:

@@ -7,6 +7,8 @@ command's docstring holds its examples as the paragraph after a line with ``\\b`
 from __future__ import annotations
 
 import inspect
+from pathlib import Path
+from typing import NoReturn
 
 import click
 
@@ -35,7 +37,9 @@ class Grouped(click.Command):
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         """Read the arguments; an option that holds one value is refused where two are given."""
-        _, _, given = self.make_parser(ctx).parse_args(args=list(args))
+        _, left, given = self.make_parser(ctx).parse_args(args=list(args))
+        if left and not any(isinstance(param, click.Argument) for param in self.params):
+            self._refuse(left[0], ctx)
         for param in given:
             if isinstance(param, click.Option) and not param.multiple and given.count(param) > 1:
                 # a flag says the same twice, unless it is one of a pair
@@ -43,6 +47,22 @@ class Grouped(click.Command):
                     continue
                 raise click.UsageError(f"{param.opts[-1]} is given twice; leave out all but one", ctx)
         return super().parse_args(ctx, args)
+
+    def _refuse(self, word: str, ctx: click.Context) -> NoReturn:
+        """Refuse a word that belongs to no option, with the option that takes it where there is one."""
+        from depprobe.registry import layers
+
+        kinds = {
+            "--layer": word.partition("=")[2].partition(":")[0] in layers or word.partition(":")[0] in layers,
+            "--model": ".py:" in word or word.startswith(("hf:", "trained:")),
+            "--input": Path(word).suffix.lower() in {".csv", ".tsv", ".npy", ".wav", ".txt"},
+        }
+        known = {name for param in self.params for name in param.opts}
+        option = next((name for name, fits in kinds.items() if fits and name in known), None)
+        way = f"; give it as {option} {word}" if option else ""
+        if Path(word).suffix.lower() == ".nc":
+            way = f"; a stored dataset is read by depprobe show {word}"
+        raise click.UsageError(f"{word!r} belongs to no option{way}", ctx)
 
     def format_help_text(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """The docstring up to its examples."""

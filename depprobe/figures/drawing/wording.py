@@ -104,6 +104,8 @@ def asks(draw: Drawing) -> Drawing:
 
     @functools.wraps(draw)
     def asked(*args: Any, **kwargs: Any) -> Any:
+        if hasattr(kwargs.get("labels"), "__array__"):
+            kwargs["labels"] = np.asarray(kwargs["labels"]).tolist()
         title, labels, across = (kwargs.get(name) for name in ("title", "labels", "across"))
         if title is not None and not isinstance(title, str):
             raise BadInput(f"title must be text, or None; got {title!r}")
