@@ -37,6 +37,8 @@ class PluginWarning(UserWarning):
 _OBEYED = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
 
 
+#: what may mend a width
+CHOOSE = "of a table, --columns (in read_input columns=) chooses some"
 #: dtypes of pandas that hold words
 _WORDS = ("object", "str", "string", "category")
 
@@ -84,6 +86,17 @@ def unknown(kind: str, name: str, known: Iterable[str]) -> BadInput:
     alike = [one for one in names if isinstance(name, str) and one.lower() == name.strip().lower()]
     hint = f"; did you mean {[*alike, *near][0]!r}?" if near or alike else "."
     return BadInput(f"unknown {kind} {name!r}{hint} Known: {', '.join(names) or 'none'}")
+
+
+def wrong_width(given: int, reads: int, what: str = "module") -> BadInput:
+    """The error for an input (n, d) of another width than what reads it takes.
+
+    Examples
+    --------
+    >>> str(wrong_width(8, 7))
+    'x is 8 wide and the module reads 7; of a table, --columns (in read_input columns=) chooses some'
+    """
+    return BadInput(f"x is {given} wide and the {what} reads {reads}; {CHOOSE}")
 
 
 def no_numbers(x: Any, dtype: object) -> BadInput:

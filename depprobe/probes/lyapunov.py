@@ -20,7 +20,6 @@ from numpy.typing import ArrayLike, NDArray
 from torch import Tensor, nn
 
 from depprobe.core.calling.arguments import check
-from depprobe.core.calling.layout import require_width
 from depprobe.core.calling.weights_in_effect import recurrence_in_effect
 from depprobe.core.options import DEFAULT_MEMORY, plain_modes
 from depprobe.dynamics.benettin import Growth
@@ -28,7 +27,7 @@ from depprobe.dynamics.exponents import exponents_of, stops_of
 from depprobe.dynamics.frames import count_of, grown, require_frame, warmup_of
 from depprobe.dynamics.maps import map_stretches
 from depprobe.dynamics.trajectory import Recurrence
-from depprobe.errors import BadInput, unknown
+from depprobe.errors import BadInput, unknown, wrong_width
 from depprobe.runs.cache import Place, holding, identity_of
 from depprobe.runs.cases import Case, Cases, Progress, Report, cases_of, collect, subjects_of
 from depprobe.runs.inner_recurrence import at_recurrences
@@ -124,7 +123,8 @@ def lyapunov(
         case, sample = item
         recurrent = _recurrent(case.build(), case.label)
         check(recurrent, case.x)
-        require_width(case.x, recurrent.input_size)
+        if case.x.shape[1] != recurrent.input_size:
+            raise wrong_width(case.x.shape[1], recurrent.input_size)
         flow = Recurrence(recurrent)
         rng = np.random.default_rng([case.seed, sample, 2])
         start = flow.random_state(rng) if drive == "none" else None

@@ -15,10 +15,9 @@ import torch
 from torch import Tensor, nn
 
 from depprobe.core.calling.arguments import Argument
-from depprobe.errors import BadInput
+from depprobe.errors import CHOOSE, BadInput
 
 LAYOUTS: tuple[str, ...] = ("b n d", "n b d", "b d n", "n d")
-_CHOOSE = "of a table, --columns (in read_input columns=) chooses some"
 
 
 def check_layout(layout: str) -> None:
@@ -109,14 +108,8 @@ def failure(who: str, value: Tensor, given: Tensor, error: Exception) -> str:
             f"{who} multiplies by its experts in a kernel without float64; load it with "
             "experts_implementation='eager', or measure it in float32"
         )
-    width = f"{_CHOOSE}, " if re.search(rf"(?<!\d){value.shape[-1]}(?!\d)", said) else ""
+    width = f"{CHOOSE}, " if re.search(rf"(?<!\d){value.shape[-1]}(?!\d)", said) else ""
     return (
         f"{who} fails on x of shape {tuple(value.shape)}, given as {tuple(given.shape)}: {said}; "
         f"{width}layout= states another order of axes, forward={{...}} holds further arguments"
     )
-
-
-def require_width(x: Tensor, reads: int, what: str = "module") -> None:
-    """Refuse an input (n, d) of another width than the module reads."""
-    if x.shape[1] != reads:
-        raise BadInput(f"x is {x.shape[1]} wide and the {what} reads {reads}; {_CHOOSE}")

@@ -21,13 +21,12 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.utils.parametrize import is_parametrized
 
-from depprobe.core.calling.layout import require_width
 from depprobe.core.device import at_once, waits
 from depprobe.core.options import DEFAULT_MEMORY, Options, require
 from depprobe.core.parallel import Stopped, each
 from depprobe.core.scaled import Scaled, log_hypot, log_norms
 from depprobe.core.temporal_jacobian import LogNorms, TemporalJacobian
-from depprobe.errors import BadInput
+from depprobe.errors import BadInput, wrong_width
 from depprobe.operators.chain.cells import CellChain, SweptChain
 from depprobe.operators.chain.compression import Step
 from depprobe.operators.chain.recurrence import RecurrentWeights, room_for
@@ -80,7 +79,8 @@ class RecurrentJacobian(TemporalJacobian):
         memory: int = DEFAULT_MEMORY,
     ) -> None:
         both = module.bidirectional
-        require_width(x, module.input_size)
+        if x.shape[1] != module.input_size:
+            raise wrong_width(x.shape[1], module.input_size)
         if wrt == "c" and not isinstance(module, nn.LSTM):
             raise BadInput(f"wrt='c' needs a cell state and {type(module).__name__} has none; use x or h")
         if wrt != "x" and both:

@@ -17,10 +17,9 @@ import torch
 from torch import Tensor, nn
 
 from depprobe.core.calling.arguments import check
-from depprobe.core.calling.layout import require_width
 from depprobe.core.calling.weights_in_effect import recurrence_in_effect
 from depprobe.core.options import DEFAULT_MEMORY, require
-from depprobe.errors import BadInput
+from depprobe.errors import BadInput, wrong_width
 from depprobe.operators.chain.cells import CellChain, SweptChain
 from depprobe.operators.chain.recurrence import RecurrentWeights
 
@@ -169,7 +168,8 @@ def step_chains(
         )
     module = known
     check(module, x)
-    require_width(x, module.input_size)
+    if x.shape[1] != module.input_size:
+        raise wrong_width(x.shape[1], module.input_size)
     weights = RecurrentWeights.of_module(module)
     weights.fit(len(x), memory)
     return [tuple(layer) for layer in weights.chains(x.detach())]

@@ -20,7 +20,6 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from depprobe.core.calling.layout import require_width
 from depprobe.core.options import DEFAULT_MEMORY, Options, require
 from depprobe.core.scaled import Scaled, gathered, log_norms, log_norms_of_squares, with_rounding
 from depprobe.core.temporal_jacobian import (
@@ -31,6 +30,7 @@ from depprobe.core.temporal_jacobian import (
     placed,
     repeat,
 )
+from depprobe.errors import wrong_width
 from depprobe.layers.convolution import Convolution
 from depprobe.operators.convolution.taps import Taps
 from depprobe.operators.dispatch import register_jacobian
@@ -273,5 +273,6 @@ def convolution_jacobian(module: nn.Module, x: Tensor, options: Options) -> Temp
         return None
     conv = module.conv if isinstance(module, Convolution) else module
     assert isinstance(conv, nn.Conv1d)
-    require_width(x, conv.in_channels, "convolution")
+    if x.shape[1] != conv.in_channels:
+        raise wrong_width(x.shape[1], conv.in_channels, "convolution")
     return ToeplitzJacobian(conv, taps, memory=options.memory)
