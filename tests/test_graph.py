@@ -378,3 +378,38 @@ def test_no_segment_of_a_loop_leads_past_its_own_steps(reading, factor):
     np.testing.assert_allclose(J.log_norms([n - 1]).values[0], sizes, rtol=1e-9)
     found = depprobe.jacobian(module.float(), x.float(), layout="b n d")
     np.testing.assert_allclose(found.log_norm[0].values, sizes, atol=1e-3)
+
+
+class Decoder(nn.Module):
+    """Attends one position after another to all before it, which it keeps."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.qkv = nn.Linear(3, 12)
+
+    def forward(self, x):
+        keys, found = [], []
+        for t in range(x.shape[1]):
+            q, k, v = self.qkv(x[:, t : t + 1])[:, None].chunk(3, -1)
+            keys.append((k, v))
+            found.append(
+                nn.functional.scaled_dot_product_attention(
+                    q, *(torch.cat(z, 2) for z in zip(*keys, strict=True))
+                )
+            )
+        return torch.cat(found, 2)[:, 0]
+
+
+def test_rows_pass_by_the_calls_behind_their_target():
+    """A call that no row stands on is passed by: a single row ended in an error there, and errors in NaN."""
+    torch.manual_seed(0)
+    module, x = Decoder().double(), torch.randn(9, 3, dtype=torch.float64)
+    J = depprobe.temporal_jacobian(module, x, layout="b n d")
+    cotangent = torch.zeros(9, 4, dtype=torch.float64)
+    cotangent[3] = 1
+    expected = depprobe.temporal_jacobian(module, x, layout="b n d", method="autograd").vjp(cotangent)
+    torch.testing.assert_close(J.vjp(cotangent), expected)
+    found = J.log_norms(range(9))
+    known = found.status == STATUS["finite"]
+    assert known.sum() == 45
+    assert (found.error[known] < 1e-12).all()

@@ -253,8 +253,9 @@ class Graph:
     def _through_call(self, cut: Cut, arrived: dict[Edge, Rows], heard: Heard | None) -> dict[Edge, Rows]:
         """Rows on the outputs of a call as rows below the glue under its inputs."""
         given = {port: arrived.pop(port.edge) for port in cut.outputs if port.edge in arrived}
-        if not given or cut not in self.partition.port_segments:
-            return {}
+        live_at_all = any(bool(rows.live.any()) for rows in given.values())
+        if not live_at_all or cut not in self.partition.port_segments:
+            return {}  # a step behind the target, of a loop, say
         like = next(iter(given.values()))
         rows, live = [], []
         for port in cut.outputs:
