@@ -157,6 +157,31 @@ def test_legend_and_title_of_given_axes_on_request():
     assert two.get_legend().get_texts()[0].get_text() == "x"
 
 
+@pytest.mark.parametrize("layout", ["constrained", None])
+@pytest.mark.parametrize("size", [(2, 2), (3.3, 2.6), (5, 4)])
+def test_the_legend_of_a_heat_map_in_given_axes_covers_none_of_its_norms(size, layout):
+    ax = Figure(figsize=size, layout=layout).subplots()
+    drawn = figures.heatmap(depprobe.jacobian("lstm", n=40, d=4, targets="all"), ax=ax)
+    rendered(drawn)
+    box = ax.get_legend().get_window_extent()
+    corners = ax.transData.inverted().transform([(box.x0, box.y1), (box.x1, box.y0)])
+    (left, top), (right, bottom) = np.round(corners).astype(int)
+    seen = [(t, k) for t in range(max(top, 0), min(bottom, 39) + 1) for k in range(max(left, 0), t + 1)]
+    assert not [(t, k) for t, k in seen if k <= right]
+
+
+def test_figures_in_axes_side_by_side_leave_each_other_room():
+    figure = Figure(figsize=(6.8, 2.6), layout="constrained")
+    left, middle, right = figure.subplots(1, 3)
+    figures.heatmap(depprobe.jacobian("gru", n=40, d=4, targets="all"), ax=left)
+    figures.decay(falling(), ax=middle)
+    figures.heatmap(depprobe.jacobian("sliding-window:window=8", n=40, d=8, targets="every:4"), ax=right)
+    boxes = texts(figure)
+    page = figure.bbox
+    assert [text for text, box in boxes if not page.x0 <= box.x0 <= box.x1 <= page.x1] == []
+    assert list(overlaps(boxes)) == []
+
+
 @pytest.mark.parametrize("name", SEVERAL)
 def test_a_wrong_number_of_axes_is_refused(name):
     count, given = SEVERAL[name]

@@ -26,7 +26,7 @@ from depprobe.figures.displaying import displayed
 from depprobe.figures.drawing import wording
 from depprobe.figures.drawing.decay_marks import Marks
 from depprobe.figures.drawing.drawn_curve import Curve
-from depprobe.figures.drawing.fitting import ABREAST, add_legend, add_title, fit_height
+from depprobe.figures.drawing.fitting import ABREAST, add_legend, add_title, fit_height, label_along
 from depprobe.figures.drawing.float_limits import draw_limits
 from depprobe.figures.drawing.log_axis import typical_floor, use_decades, with_room
 from depprobe.figures.drawing.style import (
@@ -163,7 +163,8 @@ def decay(
             panel.set_xlabel(f"lag $t - k$ ({_plural(step)}{_future(panel) if both else ''})")
             if given is not None and title:
                 panel.set_title(title)
-        axes[0].set_ylabel(wording.norm_label(parts))
+        known = [wording.norm_label(parts, short) for short in (False, True)]
+        axes[0].set_ylabel(known[0] if given is None else label_along(axes[0], known))
         handles = drawn.handles(axes, parts)
         figure = figure_of(axes[0])
         if given is None:

@@ -24,8 +24,7 @@ from numpy.typing import NDArray
 
 from depprobe.curves.align import UNKNOWN as UNKNOWN_KINDS
 from depprobe.figures.displaying import displayed
-from depprobe.figures.drawing import style, wording
-from depprobe.figures.drawing.fitting import add_legend, add_title, bar_beside, fit_height, fit_shapes
+from depprobe.figures.drawing import fitting, style, wording
 from depprobe.figures.drawing.grid_cells import Cells, cells
 from depprobe.figures.drawing.log_axis import LN10, shared_scale, use_decades
 from depprobe.figures.drawing.style import GREY, axes_given, figure_of, new_figure, style_for, thin
@@ -39,8 +38,6 @@ ZERO, UNKNOWN, GAP = "#FFFFFF", "#CC79A7", "#E8E8E8"
 
 #: most tokens on an inch of an axis
 _TOKENS_PER_INCH = 14
-#: most letters of a token on an axis
-_LONGEST = 14
 #: most panels in a row, and how wide one is at least with its labels, in inches
 _ACROSS, _NARROWEST = 4, 1.1
 #: inches that pictures of a single row are high
@@ -149,18 +146,21 @@ def heatmap(
         bar = None
         if colorbar and any(values.size for values in known):
             bar = _draw_scale(figure, axes, colours, scale, np.concatenate(known))
-            bar.set_label(wording.norm_label(parts, short=not _high(pictures)))
+            known_as = [wording.norm_label(parts, short) for short in (False, True)]
+            bar.set_label(
+                known_as[not _high(pictures)] if given is None else fitting.label_along(axes[0], known_as)
+            )
         handles = _handles(parts, pictures)
         off_scale = None
         if legend:
-            off_scale = add_legend(figure if given is None else axes[-1], handles)
-            if off_scale is not None and given is not None:
-                # white is a colour of the picture
-                off_scale.set_frame_on(True)
+            seen = np.isfinite(pictures[-1].values)
+            off_scale = fitting.add_legend(figure if given is None else axes[-1], handles, taken=seen)
         if given is None:
-            add_title(figure, title, wording.conditions(parts))
+            fitting.add_title(figure, title, wording.conditions(parts))
             first = axes[:: _across(len(axes), figure.get_figwidth())]
-            fit_shapes(figure, first) if _high(pictures) else fit_height(figure, first, _STRIP)
+            fitting.fit_shapes(figure, first) if _high(pictures) else fitting.fit_height(
+                figure, first, _STRIP
+            )
         elif title:
             axes[0].set_title(title)
     return HeatmapDrawing(
@@ -233,24 +233,20 @@ def _name_tokens(ax: Axes, part: xr.Dataset, side: float) -> None:
     for axis, name, column in ((ax.xaxis, "source_token", "source"), (ax.yaxis, "target_token", "target")):
         if name not in part.coords or part.sizes[column] > _TOKENS_PER_INCH * side:
             continue
-        words = [_readable(str(word)) for word in part[name].values]
+        words = [wording.token(str(word)) for word in part[name].values]
         turned = 90 if axis is ax.xaxis and max(map(len, words)) > 2 else 0
         axis.set_major_locator(FixedLocator(part[column].values.tolist()))
         axis.set_ticklabels(words, fontsize="x-small", rotation=turned)
-
-
-def _readable(word: str) -> str:
-    """A token, cut where it is long, with blanks and line ends to be seen and no mathematics read into it."""
-    marks = {" ": "\u2423", "\n": "\u21b5", "\t": "\u21e5", "$": r"\$"}
-    word = word if len(word) <= _LONGEST else f"{word[: _LONGEST - 1]}\u2026"
-    return "".join(marks.get(letter, letter if letter.isprintable() else "\u00b7") for letter in word)
 
 
 def _label(figure: Figure, axes: Sequence[Axes], pictures: Sequence[Cells], own: bool) -> None:
     targets = {picture.targets for picture in pictures}
     spans = any(p.t_view[1] - p.t_view[0] > p.targets + 0.5 for p in pictures)
     rows = f", {targets.pop()} targets" if spans and len(targets) == 1 else ""
-    x, y = r"input position $k$", rf"output position $t${rows}" if _high(pictures) else "$t$"
+    x, ys = r"input position $k$", ["$t$"]
+    if _high(pictures):
+        ys = [rf"output position $t${rows}", r"output position $t$", "$t$"]
+    y = ys[0] if own else fitting.label_along(axes[0], ys)
     across = _across(len(axes), figure.get_figwidth())
     same = own and len({(p.t_view, p.k_view) for p in pictures}) == 1
     for i, ax in enumerate(axes):
@@ -268,7 +264,9 @@ def _draw_scale(
 ) -> Colorbar:
     beyond = bool((known < scale[0]).any()), bool((known > scale[1]).any())
     extend = {(True, True): "both", (True, False): "min", (False, True): "max"}.get(beyond, "neither")
-    bar = figure.colorbar(ScalarMappable(Normalize(*scale), colours), cax=bar_beside(axes), extend=extend)
+    bar = figure.colorbar(
+        ScalarMappable(Normalize(*scale), colours), cax=fitting.bar_beside(axes), extend=extend
+    )
     use_decades(bar.ax.yaxis)
     return bar
 

@@ -17,6 +17,8 @@ from depprobe.curves.names import in_formulas, numerator, one_setting, repeats, 
 from depprobe.errors import BadInput, unknown
 from depprobe.vocabulary import NORMS
 
+#: most letters of a token on an axis
+_LETTERS = 14
 #: no log10 of a norm reaches it
 _LARGEST = 1e15
 
@@ -143,6 +145,13 @@ def floors(given: Any, panels: Iterable[str]) -> dict[str, float]:
             raise unknown("panel", str(name), names)
         check_number("floor", value)
     return {str(name): float(value) for name, value in given.items()}
+
+
+def token(word: str) -> str:
+    """A token, cut where it is long, with blanks and line ends to be seen and no mathematics read into it."""
+    marks = {" ": "\u2423", "\n": "\u21b5", "\t": "\u21e5", "$": r"\$"}
+    word = word if len(word) <= _LETTERS else f"{word[: _LETTERS - 1]}\u2026"
+    return "".join(marks.get(letter, letter if letter.isprintable() else "\u00b7") for letter in word)
 
 
 def norm_label(parts: Sequence[xr.Dataset], short: bool = False) -> str:
