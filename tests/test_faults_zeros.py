@@ -190,3 +190,67 @@ def test_a_long_run_of_masked_outputs_takes_few_passes(x, monkeypatch):
     found = depprobe.jacobian(Of(lambda z: z.cumsum(1) * mask), long, layout="b n d", targets=[50, 100, 179])
     assert (found.log_norm_status == STATUS["zero"]).all()
     assert len(taken) < 30
+
+
+#: factors that are not 0 in exact arithmetic, from numbers of a module: all are below 1e-330
+SMALL = {
+    "half of a gated linear unit": lambda one: nn.functional.glu(torch.cat([one, -800 * one])),
+    "power": lambda one: (1e-4 * one) ** 120,
+    "power of a number": lambda one: 0.1 ** (500 * one),
+    "power of two": lambda one: torch.ldexp(one, torch.tensor([-1200])),
+    "repeated square": lambda one: (1e-20 * one).square().square().square().square().square(),
+    "quotient": lambda one: 1 / torch.cosh(800 * one),
+    "product": lambda one: (1e-45 * one).expand(8).prod()[None],
+    "cumulative product": lambda one: (1e-45 * one).expand(8).cumprod(0)[7:],
+    "product in place": lambda one: (1e-200 * one).clone().mul_(1e-200 * one),
+    "products of matrices": lambda one: torch.linalg.matrix_power(1e-9 * torch.eye(2).to(one), 50)[:1, 0],
+    "exponential of a matrix": lambda one: torch.linalg.matrix_exp(-900 * torch.eye(2).to(one))[:1, 0],
+    "distribution function": lambda one: torch.special.ndtr(-60 * one),
+    "error function": lambda one: 1 - torch.erf(60 * one),
+    "Bessel function": lambda one: torch.special.modified_bessel_k0(900 * one),
+    "smaller dtype": lambda one: (1e-60 * one).float().to(one.dtype),
+    "convolution": lambda one: nn.functional.conv1d((1e-200 * one)[None], (1e-200 * one)[None, None])[0],
+}
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("kind", SMALL)
+def test_a_factor_that_only_rounds_to_zero_is_none(x, kind, method):
+    class Fading(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.one = nn.Parameter(torch.ones(1, dtype=torch.float64))
+
+        def forward(self, z):
+            return z + SMALL[kind](self.one) * nn.functional.pad(z, (0, 0, 1, -1))
+
+    found = depprobe.jacobian(Fading(), x, layout="b n d", targets="all", method=method)
+    status = torch.from_numpy(found.log_norm_status.values)
+    assert (status.diagonal(-1) == STATUS["undecided"]).all()
+    assert (status.triu(1) + status.tril(-2)).unique().tolist() == [0, STATUS["zero"]]
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_factors_that_are_zero_stay_so(x, method):
+    """Products by 0, powers of 0 and masks, among numbers that round to 0, are as they were."""
+    step = torch.arange(9)[:, None] - torch.arange(9)
+
+    def read(z):
+        kept = torch.where(step >= 2, 0.1 ** (400.0 * step.clamp(min=0)), 0.0).to(z)
+        return z + (kept @ z) * kept.sum(1, keepdim=True) + (0 * kept).mul_(kept) @ z.square()
+
+    _, status = measured(read, x, method)
+    assert (status.diagonal() == STATUS["finite"]).all()
+    assert ((status == STATUS["undecided"]) == (step >= 2)).all()
+    assert ((status == STATUS["zero"]) == ((step != 0) & (step < 2))).all()
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_products_by_masks_of_truth_values_are_looked_at(x, method):
+    hidden = ~torch.ones(9, 9, dtype=torch.bool).tril()
+    _, status = measured(
+        lambda z: (1e-3 * torch.ones(9, 9).to(z) * ~hidden) @ z * hidden.any(1)[:, None], x, method
+    )
+    assert (status[:8][hidden[:8]] == STATUS["zero"]).all()
+    assert (status[8] == STATUS["zero"]).all()
+    assert (status[:8][~hidden[:8]] == STATUS["finite"]).all()

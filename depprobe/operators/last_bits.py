@@ -133,12 +133,13 @@ def _floating(out: Any) -> Iterator[Tensor]:
         for one in out:
             yield from _floating(one)
     # zeros of torch.func have no memory, and end the process if they are changed; fake tensors have none too
-    elif isinstance(out, Tensor) and out.is_floating_point() and out.numel() and _has_memory(out):
+    elif isinstance(out, Tensor) and out.is_floating_point() and out.numel() and has_memory(out):
         if out.layout in (torch.strided, torch.jagged):
             yield from out.unbind() if out.is_nested else (out,)
         elif out.layout in _SPARSE:
             yield out._values() if out.layout is torch.sparse_coo else out.values()
 
 
-def _has_memory(x: Tensor) -> bool:
+def has_memory(x: Tensor) -> bool:
+    """Whether a tensor holds numbers that can be written."""
     return not x._is_zerotensor() and getattr(x, "fake_mode", None) is None

@@ -3,9 +3,8 @@ r"""Zeros behind units that are saturated: a factor that only rounded to 0.
     sigma(-100) = 3.7e-44 is 0 in float32, tanh(20) = 1 in float64, e^-800 = 0:   h_t = z h_(t-1) + ..., z = 0
 
 Such a factor is not zero, though its gradient is 0 and no replacement of an earlier input shows: where it
-comes from a parameter, none can. So the row is taken once more through a pass in which exponentials and
-their like see z / (1 + |z| / 8) in place of z, and round nothing to 0. What has a gradient there is not
-proved to be ignored. What is infinite, or beyond 1e20, is a mask and stays one.
+comes from a parameter, none can. So the row is taken once more through a pass in which nothing rounds to 0
+(``unrounded_zeros``). What has a gradient there is not proved to be ignored.
 """
 
 from __future__ import annotations
@@ -13,56 +12,28 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch._ops import HigherOrderOperator
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from depprobe.core.calling.environment import WatchingMode
 from depprobe.core.function import SequenceFunction
 from depprobe.core.memory import OWN, BudgetGuard, bytes_of
 from depprobe.core.recorded_graph import REENTRANT, coarsest, holds_gates, saved_bytes, whole_gradients
 from depprobe.operators.autograd.recording import n_by_n_bytes, tensors_of
-from depprobe.operators.masks import MASK
+from depprobe.operators.unrounded_zeros import UnroundedZeros
 
 Bools = NDArray[np.bool_]
 Ints = NDArray[np.int64]
 
 #: by which x is made smaller where recurrences run in one kernel
 _SMALLER = 2.0**-10
-#: largest argument that is left
-_MOST = 8.0
 #: share of the range of exponents by which rows are raised
 _RAISED = 0.5
 #: share of the memory, one over this, that the pass may go on to take for other targets
 _KEPT = 8
-#: which argument of an operation decides how its result rounds
-_ARGUMENTS = {
-    **dict.fromkeys(
-        ("exp", "exp2", "expm1", "sigmoid", "tanh", "erf", "erfc", "softplus", "silu", "gelu"), 0
-    ),
-    **dict.fromkeys(("elu", "mish", "log_sigmoid_forward", "_softmax", "_safe_softmax", "_log_softmax"), 0),
-    **dict.fromkeys(("exp_", "sigmoid_", "tanh_", "silu_", "elu_", "mish_"), 0),
-    **dict.fromkeys(("softplus_backward", "silu_backward", "gelu_backward", "mish_backward"), 1),
-    "log_sigmoid_backward": 1,
-    "elu_backward": 5,
-}
-
-
-def _soft(z: Tensor) -> Tensor:
-    size = z.abs()
-    masked = size >= MASK
-    if not bool(((size > _MOST) & ~masked).any()):
-        return z
-    if not z.is_floating_point():
-        return torch.where(masked, z, z / (1 + size / _MOST))
-    # one tensor in all, which may be large
-    size.div_(_MOST).add_(1)
-    return torch.where(masked, z, torch.div(z, size, out=size), out=size)
 
 
 @contextmanager
@@ -74,22 +45,6 @@ def _seen_through() -> Iterator[None]:
         yield
     finally:
         torch._C._set_mkldnn_enabled(before)
-
-
-class _Softened(WatchingMode):
-    """Keeps the arguments of exponentials small while it is on."""
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        name = "" if isinstance(func, HigherOrderOperator) else func.overloadpacket.__name__
-        at = _ARGUMENTS.get(name)
-        if at is not None and at < len(args):
-            z = args[at]
-            soft = _soft(z)
-            if name.endswith("_"):
-                z.copy_(soft)
-            else:
-                args = (*args[:at], soft, *args[at + 1 :])
-        return self.ran(func, args, kwargs)
 
 
 class Saturation:
@@ -209,7 +164,7 @@ class Saturation:
         outputs, units = (1 + torch.arange(size, device=y.device).to(y) / size for size in y.shape)
         cotangent = torch.zeros_like(y)
         cotangent[t] = scale * (outputs[:, None] * units)[t]
-        with _Softened():
+        with UnroundedZeros():
             try:
                 (found,) = torch.autograd.grad(y, leaf, cotangent, retain_graph=kept, materialize_grads=True)
             except RuntimeError as error:
@@ -219,9 +174,11 @@ class Saturation:
         return found
 
     def _recorded(self) -> tuple[Tensor, Tensor]:
-        leaf, y = self._function.record(_Softened())
+        leaf, y = self._function.record(UnroundedZeros())
         return (
-            self._function.record(_Softened(), _SMALLER * self._function.x) if holds_gates(y) else (leaf, y)
+            self._function.record(UnroundedZeros(), _SMALLER * self._function.x)
+            if holds_gates(y)
+            else (leaf, y)
         )
 
 
