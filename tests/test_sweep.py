@@ -652,3 +652,28 @@ def test_a_worker_that_comes_back_late_is_not_given_up():
         before = found.executor.submit(os.getpid).result(60)
         os.kill(before, signal.SIGKILL)
         assert found.executor.submit(os.getpid).result(40) != before
+
+
+def test_a_width_beside_models_is_that_of_the_layers_alone():
+    models = {"model": ["a.py:make"], "n": [9]}
+    found = grid_of({"grid": models | {"layer": ["gru"]}, "fixed": {"d": 6}})
+    assert {found.keys.named(cell).name: cell.values for cell in found.cells} == {
+        "gru": {"n": 9, "d": 6},
+        "make": {"n": 9},
+    }
+    told = "d = 6 has no meaning for the model 'make', which has its own: "
+    for grid, way in (
+        ({"grid": models, "fixed": {"d": 6}}, "leave it out"),
+        ({"grid": models | {"layer": ["gru"], "d": [6, 8]}}, r"give layers their widths in \[\[include\]\]"),
+    ):
+        with pytest.raises(BadInput, match=told + way):
+            grid_of(grid)
+
+
+def test_cells_that_fail_for_one_reason_are_told_in_one_line(swept, tmp_path):
+    (tmp_path / "net.py").write_text(MODEL.format(width=4))
+    grid = '[grid]\nlayer = ["gru"]\nmodel = ["net.py:mak"]\nseed = [0, 1, 2, 3]\n[fixed]\nn = 4\nd = 3\n'
+    code, out, err = swept(grid)
+    assert (code, err.count("\n")) == (1, 1), err
+    assert "4 cells (layer=mak, seed=0; layer=mak, seed=1; layer=mak, seed=2; ...): unknown name in" in err
+    assert "4 measured" in out

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 #: cells listed by name; of more, how many there are
 _LISTED = 20
+#: cells that are named of those that fail for one reason
+_EXAMPLES = 3
 _FAILED, _CHECK_FAILED = 1, 3
 #: clusters that are started one after another where workers are gone for good
 _CLUSTERS = 3
@@ -246,9 +248,14 @@ def _measure(
                 raise
     tally.there = [mark for mark in tally.there if mark not in measured]
     tally.measured += measured
-    at = {cell.mark: cell.at for cell in plan.cells}
-    for mark, reason in list(tally.failed.items())[:_LISTED]:
-        click.echo(f"depprobe: {_named(at[mark])}: {reason}", err=True)
+    alike: dict[str, list[str]] = {}
+    for cell in plan.cells:
+        if cell.mark in tally.failed:
+            alike.setdefault(tally.failed[cell.mark], []).append(_named(cell.at))
+    for reason, names in list(alike.items())[:_LISTED]:
+        more = "; ..." if len(names) > _EXAMPLES else ""
+        several = f"{len(names)} cells ({'; '.join(names[:_EXAMPLES])}{more})"
+        click.echo(f"depprobe: {names[0] if len(names) == 1 else several}: {reason}", err=True)
     took = duration(time.monotonic() - start)
     before = f", {len(tally.there)} measured before" if tally.there else ""
     cells = f"{len(plan.cells)} cell{'s' * (len(plan.cells) != 1)}"

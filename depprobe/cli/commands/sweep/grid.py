@@ -93,6 +93,7 @@ def grid_of(document: Mapping[str, Any]) -> Grid:
         cells += _combined(keys, {name: _any(value) for name, value in values.items()}, rest)
         # a layer or model with its weights and label is one value of one axis
         axes += [name for name in values if name not in (*axes, *set(OF_SUBJECT) - {SUBJECT})]
+    cells = _without_width(keys, cells, fixed)
     if not cells:
         raise BadInput('no cell: give lists in [grid], such as layer = ["lstm", "gru"]')
     kept = list(axes)
@@ -102,6 +103,24 @@ def grid_of(document: Mapping[str, Any]) -> Grid:
         if len(_places(keys, cells, fewer)) == len(_places(keys, cells, kept)):
             kept = fewer
     return Grid(keys, kept or [SUBJECT], cells)
+
+
+def _without_width(keys: Keys, cells: list[Settings], fixed: Mapping[str, Any]) -> list[Settings]:
+    """The cells, those of models without a width in [fixed], which is that of the layers beside them.
+
+    Raises ``BadInput`` for any other width of a model.
+    """
+    wide = [one for one in cells if "d" in one.values and keys.named(one).is_model]
+    layers = any(not keys.named(one).is_model for one in cells)
+    wrong = next((one for one in wide if not layers or one.values["d"] != fixed.get("d")), None)
+    if wrong is not None:
+        way = "leave it out" if not layers else "give layers their widths in [[include]]"
+        name = keys.named(wrong).name
+        raise BadInput(
+            f"d = {wrong.values['d']} has no meaning for the model {name!r}, which has its own: {way}"
+        )
+    bare = {id(one): Settings(one.subject, {k: v for k, v in one.values.items() if k != "d"}) for one in wide}
+    return [bare.get(id(one), one) for one in cells]
 
 
 def _places(keys: Keys, cells: Sequence[Settings], axes: Sequence[str]) -> set[tuple[str, ...]]:
