@@ -83,3 +83,16 @@ def test_a_table_from_python_is_that_of_the_command_line(tmp_path, capsys):
         depprobe.table([short, depprobe.spectrum("gru", d=3)])
     with pytest.raises(BadInput, match="3 labels were given for 2 layers"):
         depprobe.table(short, labels=["a", "b", "c"])
+
+
+def test_distances_have_the_table_of_the_dataset_they_were_taken_of():
+    ds = depprobe.jacobian(["gru", "lstm"], n=30, d=5, seeds=2)
+    rows = ["form", "decay", "half", "mean", "95 %", "receptive"]
+    found = depprobe.distances(ds, skip_lags=1)
+    own = depprobe.table(found, "markdown")
+    assert own == depprobe.table(ds, "markdown", rows=rows, skip_lags=1)
+    page = found.depprobe._repr_html_()
+    assert page.count("<tr>") == 7
+    assert "without lags below 1" in page
+    with pytest.raises(BadInput, match=r"no figure for a dataset of decay_rate, .*, \.\.\.$"):
+        found.depprobe.plot()

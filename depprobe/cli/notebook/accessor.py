@@ -20,6 +20,8 @@ from depprobe.vocabulary import KINDS
 
 #: kind of dataset -> its figure, where it has another name
 _FIGURES = {"jacobian": "decay"}
+#: most variables that are named
+_NAMED = 4
 
 
 class Accessor:
@@ -61,9 +63,9 @@ class Accessor:
         from depprobe import figures  # matplotlib takes a while to load
 
         if self._kind is None:
-            raise BadInput(
-                f"no figure for a dataset of {', '.join(map(str, self._ds.data_vars)) or 'nothing'}"
-            )
+            held = [*map(str, self._ds.data_vars)]
+            named = ", ".join([*held[:_NAMED], *(["..."] if len(held) > _NAMED else [])])
+            raise BadInput(f"no figure for a dataset of {named or 'nothing'}")
         return getattr(figures, _FIGURES.get(self._kind, self._kind))(self._ds, **how)
 
     @property
@@ -95,6 +97,8 @@ class Accessor:
             except DepprobeError as error:
                 return f"<p>{escaped(str(error))}</p>"
 
+        if "best_form" in self._ds:
+            return as_html(summary_of(self._ds))
         if self._kind is None:
             return f"<p>{escaped(repr(self))}</p>"
         figure = or_why_not(lambda: self.plot()._repr_html_())

@@ -18,8 +18,8 @@ from depprobe.vocabulary import KINDS
 
 
 def kind_of(ds: xr.Dataset) -> str:
-    """The kind of a dataset; raises ``BadInput`` where it is none that commands make."""
-    for kind, variable in KINDS.items():
+    """The kind of a dataset, distances among them; raises ``BadInput`` where it is none."""
+    for kind, variable in (KINDS | {"distances": "best_form"}).items():
         if variable in ds.data_vars:
             return kind
     raise BadInput(

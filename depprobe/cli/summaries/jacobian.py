@@ -18,7 +18,7 @@ from depprobe.curves.names import curve_name, numerator, repeats
 from depprobe.vocabulary import NORM_WORDS
 
 #: heading, unit, and the variable of ``distances`` behind each column
-_COLUMNS = (
+COLUMNS = (
     ("decay rate", "ln/step", "decay_rate"),
     ("half-life", "steps", "half_life"),
     ("mean distance", "steps", "mean_distance"),
@@ -68,17 +68,24 @@ def _records(ds: xr.Dataset, found: xr.Dataset, curve: xr.Dataset) -> list[dict[
             "log_norm_near": float(norms[near]),
             "far_lag": int(lags[far]),
             "log_norm_far": float(norms[far]),
-            "best_form": str(line["best_form"].item()),
-            "alike": list(map(str, line["form"].values[line["alike"].values == 1])),
-            **{name: int(line[name].item()) for name in ("unknown", *UNKNOWN)},
+            **numbers_of(line),
         }
-        for name in (*(name for *_, name in _COLUMNS), _THRESHOLD):
-            row[name] = float(line[name].item())
-            row |= {f"{name}_{end}": line[f"{name}_{end}"].item() for end in ("stderr", "low", "high")}
-        # the largest over targets, samples and seeds: no mean, so no standard error
-        row["receptive_field"] = float(line["receptive_field"].item())
         rows.append(row)
     return rows
+
+
+def numbers_of(line: xr.Dataset) -> dict[str, Any]:
+    """Form and distances of one curve, with their errors, from what ``distances`` found."""
+    row: dict[str, Any] = {
+        "best_form": str(line["best_form"].item()),
+        "alike": list(map(str, line["form"].values[line["alike"].values == 1])),
+        **{name: int(line[name].item()) for name in ("unknown", *UNKNOWN)},
+    }
+    for name in (*(name for *_, name in COLUMNS), _THRESHOLD):
+        row[name] = float(line[name].item())
+        row |= {f"{name}_{end}": line[f"{name}_{end}"].item() for end in ("stderr", "low", "high")}
+    # the largest over targets, samples and seeds: no mean, so no standard error
+    return row | {"receptive_field": float(line["receptive_field"].item())}
 
 
 def _have_far_ends(rows: list[dict[str, Any]]) -> bool:
@@ -93,8 +100,15 @@ def _cells(row: dict[str, Any], far: bool) -> list[str]:
         row["method"],
         power_of_ten(row["log_norm_near"]),
         *([power_of_ten(row["log_norm_far"])] if far else []),
+        *cells_of(row),
+    ]
+
+
+def cells_of(row: dict[str, Any]) -> list[str]:
+    """The printed form and distances of a row of ``numbers_of``."""
+    return [
         _SAID.get(row["best_form"], row["best_form"]),
-        *(_printed(row, name) for *_, name in _COLUMNS),
+        *(_printed(row, name) for *_, name in COLUMNS),
         "-" if math.isnan(row["receptive_field"]) else f"{row['receptive_field']:.0f}",
     ]
 
@@ -111,7 +125,7 @@ def _headings(rows: list[dict[str, Any]]) -> list[str]:
         return f"norm at lag {lags.pop()}" if len(lags) == 1 else f"norm at {words} lag"
 
     ends = [at("near", "nearest"), *([at("far", "farthest")] if _have_far_ends(rows) else [])]
-    distances_ = [f"{heading} ({unit})" for heading, unit, _ in _COLUMNS]
+    distances_ = [f"{heading} ({unit})" for heading, unit, _ in COLUMNS]
     return ["layer", "method", *ends, "form", *distances_, "receptive field (steps)"]
 
 
@@ -148,14 +162,19 @@ def _notes(ds: xr.Dataset, found: xr.Dataset) -> list[str]:
     if "log_floor" in ds.attrs:
         floor = power_of_ten(ds.attrs["log_floor"])
         lines.append(f"norms below {floor} that are not proved zero count as not known")
+    lines += how_found(found)
+    return [*lines, *itertools.chain.from_iterable(map(_warnings, each_curve(ds), each_curve(found)))]
+
+
+def how_found(found: xr.Dataset) -> list[str]:
+    """How form, intervals and distances were found, and what was left out."""
     left_out = [f"lags below {found.attrs['skip_lags']}"] if found.attrs["skip_lags"] else []
     left_out += [f"the first {found.attrs['skip_first']} sources"] if found.attrs["skip_first"] else []
-    lines.append(
+    return [
         f"form chosen by BIC on ln {found.attrs['pooling']}; 95 % intervals by resampling "
         f"{found.attrs['resampled']}; mean and range weigh norm^{found.attrs['share_power']}, normalised"
         + (f", without {' and '.join(left_out)}" if left_out else "")
-    )
-    return [*lines, *itertools.chain.from_iterable(map(_warnings, each_curve(ds), each_curve(found)))]
+    ]
 
 
 def _warnings(ds: xr.Dataset, found: xr.Dataset) -> list[str]:
