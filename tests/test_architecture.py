@@ -20,7 +20,7 @@ ROOT = Path(depprobe.__file__).parent
 #: from bottom to top; a component imports those on lines above its own, and none on its own line
 ORDER = (
     ("_version", "errors", "vocabulary", "units"),
-    ("registry", "renaming"),
+    ("registry", "renaming", "user_cache"),
     ("complexity",),
     ("core",),
     ("layers",),
@@ -42,7 +42,7 @@ ORDER = (
 )
 RANK = {component: rank for rank, line in enumerate(ORDER) for component in line}
 WITHOUT_TORCH = {
-    *("_version", "errors", "vocabulary", "units", "registry", "renaming", "complexity"),
+    *("_version", "errors", "vocabulary", "units", "registry", "renaming", "complexity", "user_cache"),
     *("store", "curves", "theory", "figures", "report", "cli"),
 }
 #: packages of one idea a file, which know nothing of each other
@@ -172,7 +172,7 @@ def test_a_folder_holds_few_files(folder):
 def test_the_root_holds_the_ground_alone():
     assert {path.stem for path in ROOT.glob("*.py")} == {
         *("__init__", "__main__", "_version"),
-        *("errors", "vocabulary", "units", "registry", "renaming", "complexity"),
+        *("errors", "vocabulary", "units", "registry", "renaming", "complexity", "user_cache"),
     }
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
@@ -9,6 +11,7 @@ from corpus_modules import Narrow, Tagger
 from torch import nn
 
 import depprobe
+from depprobe.core import held_tensors
 from depprobe.core.calling import snapshot
 from depprobe.core.calling.outputs import depths
 from depprobe.core.function import SequenceFunction
@@ -374,10 +377,10 @@ class _Kept(nn.Module):
 @pytest.mark.parametrize("wait", [False, True])
 def test_a_snapshot_puts_back_whatever_was_written(wait, monkeypatch):
     """One tensor at a time, or all of those at once where the host would wait for each."""
-    monkeypatch.setattr(snapshot, "waits", lambda device: wait)
+    monkeypatch.setattr(held_tensors, "waits", lambda device: wait)
     module = _Kept()
     kept = snapshot.Snapshot(module)
-    assert bool(snapshot._same_at_once(kept._tensors.values())) == wait
+    assert bool(held_tensors.same_at_once(kept._tensors.values())) == wait
     assert kept.restore() == []
     before = module.inner.weight.detach().clone()
     module.inner.weight.data[0, 0] += 1
@@ -553,3 +556,51 @@ def test_a_forward_that_switches_gradients_off_in_the_end_is_measured(method):
     np.testing.assert_allclose(found.values[0, :3], np.log(3) / 2)
     assert (found.status[0, 3:] == STATUS["zero"]).all()
     assert torch.is_grad_enabled()
+
+
+class Recorder:
+    """Keeps what a hook sees."""
+
+    def __init__(self):
+        self.seen, self.calls = [], 0
+
+    def hook(self, module, given, output):
+        self.seen.append(output)
+        self.calls += 1
+
+
+class KeepsElsewhere(nn.Module):
+    """A forward that keeps things in a namespace, in a default argument, and, by a hook, in a closure."""
+
+    def __init__(self):
+        super().__init__()
+        self.linear, self.state = nn.Linear(3, 4), SimpleNamespace(last=None)
+        self.recorder, calls, total = Recorder(), 0, torch.zeros(4)
+
+        def counts(module, given, output):
+            nonlocal calls
+            calls += 1
+            total.add_(output.detach().sum((0, 1)))
+            return output + 0 * calls
+
+        self.counted = lambda: (calls, total.tolist())
+        self.linear.register_forward_hook(counts)
+        self.linear.register_forward_hook(Recorder.hook.__get__(self.recorder))
+        del self.recorder
+
+    def forward(self, x, cache={}):  # noqa: B006
+        self.state.last = cache["last"] = self.linear(x).cumsum(1)
+        return self.state.last
+
+
+@pytest.mark.parametrize("method", ["auto", "autograd", "probes"])
+def test_what_a_forward_keeps_outside_its_attributes_is_put_back(method):
+    module = KeepsElsewhere()
+    (recorder,) = [
+        hook.__self__ for hook in module.linear._forward_hooks.values() if hasattr(hook, "__self__")
+    ]
+    depprobe.jacobian(module, torch.randn(9, 3), layout="b n d", method=method)
+    assert module.counted() == (0, [0.0] * 4)
+    assert (recorder.seen, recorder.calls) == ([], 0)
+    assert module.state.last is None
+    assert KeepsElsewhere.forward.__defaults__ == ({},)

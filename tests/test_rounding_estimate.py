@@ -285,3 +285,19 @@ def test_numbers_that_are_picked_go_on_comparing_equal(method):
     reads = [torch.autograd.grad(row.sum(), leaf, retain_graph=True)[0].abs().sum(1) > 0 for row in y]
     assert (norms.status[torch.stack(reads).numpy()] == STATUS["finite"]).all()
     assert norms.error.max() < 1e-9
+
+
+@pytest.mark.parametrize("method", ["auto", "autograd"])
+def test_a_forward_that_takes_forward_derivatives_states_errors(method):
+    """Their shapes are tried on tensors that hold no numbers, which have no last bits."""
+
+    class Tangent(nn.Module):
+        def forward(self, x):
+            y, tangent = torch.func.jvp(lambda z: z.tanh().cumsum(1), (x,), (torch.ones_like(x),))
+            return y * tangent
+
+    x = torch.randn(9, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    found = depprobe.jacobian(Tangent(), x, layout="b n d", targets="all", method=method)
+    error = found.log_norm_error.values[found.log_norm_status.values == STATUS["finite"]]
+    assert len(error) == 45
+    assert (error < 1e-12).all()

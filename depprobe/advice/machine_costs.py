@@ -18,7 +18,6 @@ from itertools import product
 from pathlib import Path
 
 from depprobe.advice.cost_model import CostModel, byte_terms, fit, refusal, time_terms, token_terms
-from depprobe.core.user_cache import cache_folder
 from depprobe.costs.machine import machine
 from depprobe.costs.memory import tensor_bytes
 from depprobe.costs.passes import BACKWARD, one_pass
@@ -28,6 +27,7 @@ from depprobe.curves.scaling import SLOWER, slowed
 from depprobe.errors import BadInput
 from depprobe.runs.cases import Case, cases_of_specs
 from depprobe.store.finished import Finished
+from depprobe.user_cache import cache_folder
 
 #: a pass that takes longer is not measured with one thread too
 _CHEAP = 1.0

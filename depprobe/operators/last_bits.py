@@ -142,4 +142,4 @@ def _floating(out: Any) -> Iterator[Tensor]:
 
 def has_memory(x: Tensor) -> bool:
     """Whether a tensor holds numbers that can be written."""
-    return not x._is_zerotensor() and getattr(x, "fake_mode", None) is None
+    return not x.is_meta and not x._is_zerotensor() and getattr(x, "fake_mode", None) is None

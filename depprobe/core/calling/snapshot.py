@@ -2,7 +2,8 @@ r"""A module as it was, bit for bit, and its return to that.
 
 Everything reachable from the module through its attributes, containers and objects is remembered: tensors
 with their bits, gradients and flags; the contents of dictionaries, lists, sets and of user-defined objects
-and classes, by identity; arrays and random generators. ``restore`` puts back what differs, in place.
+and classes, by identity; what functions keep in defaults and closures; arrays and random generators.
+``restore`` puts back what differs, in place.
 
 Tensors that a forward writes into are a special case: a recorded graph would see the values put back. They
 are named by ``restore`` and, from the next call on, replaced by copies while the module runs.
@@ -12,10 +13,12 @@ from __future__ import annotations
 
 import random
 import sys
+from argparse import Namespace
 from collections import OrderedDict, deque
 from collections.abc import Iterable, Sequence
+from functools import partial
 from operator import is_
-from types import BuiltinFunctionType, FunctionType, MethodType, ModuleType
+from types import BuiltinFunctionType, CellType, FunctionType, MethodType, ModuleType, SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -25,52 +28,18 @@ from torch.nn.modules import module as _torch_module
 
 from depprobe.core.calling.environment import ProcessState, same_state, set_state, state_of
 from depprobe.core.calling.known import global_hooks, is_torchs_own
-from depprobe.core.device import waits
+from depprobe.core.held_tensors import HeldTensor, copy_of, same_at_once, version_of
 
 _ATOMS = (int, float, bool, str, bytes, complex, type(None), torch.dtype, torch.device, torch.Size)
-_CODE = (FunctionType, MethodType, BuiltinFunctionType, ModuleType, property, staticmethod, classmethod)
+_CODE = (BuiltinFunctionType, ModuleType, property, staticmethod, classmethod)
+#: what hands on the objects that it holds under these names
+_HOLDERS: dict[type, tuple[str, ...]] = {
+    MethodType: ("__self__", "__func__"),
+    partial: ("func", "args", "keywords"),
+    FunctionType: ("__defaults__", "__kwdefaults__", "__closure__", "__dict__"),
+}
 #: whose objects hold nothing that a forward is meant to change
 _FOREIGN = frozenset(sys.stdlib_module_names) | {"torch", "numpy", "pandas", "scipy", "xarray", "builtins"}
-_INTEGER = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
-
-
-class _HeldTensor:
-    """A tensor, its storage and its bits."""
-
-    def __init__(self, tensor: Tensor) -> None:
-        self.tensor, self.storage = tensor, tensor.detach()
-        self.bits = self.storage.clone()
-        self.version = _version(tensor)
-        self.requires_grad = tensor.requires_grad
-        self.grad = tensor.grad if tensor.is_leaf else None
-        self.grad_bits = None if self.grad is None else self.grad.detach().clone()
-
-    def unchanged(self, known: bool = False) -> bool:
-        """Whether all is as it was; ``known`` says so of the bits."""
-        tensor = self.tensor
-        return (known or _same_bits(tensor, self.bits)) and (not tensor.is_leaf or tensor.grad is self.grad)
-
-    def restore(self, briefly: bool = False) -> bool:
-        """Put the tensor back; returns whether it was written into, ``briefly`` as torch counts writes."""
-        tensor = self.tensor
-        with torch.no_grad():
-            if not _same_memory(tensor, self.storage):
-                tensor.data = self.storage
-                briefly = False
-            # the same bits once more are a write as well to a graph that was recorded before
-            written = _version(tensor) != self.version
-            if (written or not briefly or self.version is None) and not _same_bits(tensor, self.bits):
-                tensor.data.copy_(self.bits)
-                written = True
-            self.version = _version(tensor)
-            if tensor.requires_grad is not self.requires_grad and tensor.is_leaf:
-                tensor.requires_grad_(self.requires_grad)
-            if tensor.is_leaf and tensor.grad is not self.grad:
-                tensor.grad = self.grad
-            grad, bits = self.grad, self.grad_bits
-            if grad is not None and bits is not None and not _same_bits(grad, bits):
-                grad.data.copy_(bits)
-        return written
 
 
 class Snapshot:
@@ -93,7 +62,7 @@ class Snapshot:
 
     def __init__(self, module: nn.Module, beside: Sequence[Any] = ()) -> None:
         self._module, self._beside = module, beside
-        self._tensors: dict[int, _HeldTensor] = {}
+        self._tensors: dict[int, HeldTensor] = {}
         self._written: dict[int, Tensor] = {}
         #: whether any ``restore`` found that a generator among the attributes had been drawn from
         self.drawn = False
@@ -109,6 +78,7 @@ class Snapshot:
         self._classes: list[tuple[type, dict[str, Any]]] = []
         self._arrays: list[tuple[np.ndarray, np.ndarray]] = []
         self._generators: list[tuple[Any, Any]] = []
+        self._cells: list[tuple[CellType, Any]] = []
         known, self._tensors = self._tensors, {}
         if is_torchs_own(self._module):
             return
@@ -117,7 +87,7 @@ class Snapshot:
         while waiting:
             self._visit(waiting.pop(), waiting, known)
 
-    def _visit(self, value: Any, waiting: list[Any], known: dict[int, _HeldTensor]) -> None:
+    def _visit(self, value: Any, waiting: list[Any], known: dict[int, HeldTensor]) -> None:
         kind = type(value)
         if kind in _ATOMS or id(value) in self._seen or isinstance(value, _CODE):
             return
@@ -125,7 +95,7 @@ class Snapshot:
         if isinstance(value, Tensor):
             held = known.get(id(value))
             same = held is not None and held.tensor is value and held.unchanged()
-            self._tensors[id(value)] = held if held is not None and same else _HeldTensor(value)
+            self._tensors[id(value)] = held if held is not None and same else HeldTensor(value)
         elif isinstance(value, dict):
             self._dicts.append((value, list(value), list(value.values())))
             _push(waiting, value.values())
@@ -138,12 +108,19 @@ class Snapshot:
             self._arrays.append((value, value.copy()))
         elif isinstance(value, (torch.Generator, np.random.Generator, np.random.RandomState, random.Random)):
             self._generators.append((value, state_of(value)))
+        elif kind in _HOLDERS:
+            if kind is not FunctionType or _is_users(value):
+                _push(waiting, [getattr(value, name) for name in _HOLDERS[kind]])
+        elif isinstance(value, CellType):
+            held = _contents(value)
+            self._cells.append((value, held))
+            _push(waiting, [held])
         elif isinstance(value, type):
             if _is_users(value):
                 values = {name: item for name, item in vars(value).items() if not name.startswith("__")}
                 self._classes.append((value, values))
                 _push(waiting, values.values())
-        elif isinstance(value, nn.Module) or _is_users(kind):
+        elif isinstance(value, (nn.Module, SimpleNamespace, Namespace)) or _is_users(kind):
             waiting += kind.__mro__
             for slot in (name for parent in kind.__mro__ for name in _slots(parent)):
                 _push(waiting, [getattr(value, slot, None)])
@@ -163,16 +140,17 @@ class Snapshot:
         if not self._is_as_it_was():
             self._take()
         for held in self._tensors.values():
-            held.version = _version(held.tensor)
+            held.version = version_of(held.tensor)
 
     def _is_as_it_was(self) -> bool:
-        same = _same_at_once(self._tensors.values())
+        same = same_at_once(self._tensors.values())
         return (
             all(
                 _identical(now, keys) and _identical(now.values(), values)
                 for now, keys, values in self._dicts
             )
             and all(_identical(now, then) for now, then in self._lists)
+            and all(_contents(cell) is held for cell, held in self._cells)
             and all(held.unchanged(key in same) for key, held in self._tensors.items())
             and all(np.array_equal(now, then, equal_nan=True) for now, then in self._arrays if now.size)
         )
@@ -183,13 +161,16 @@ class Snapshot:
             self.restore()
         if not self._written:
             return
-        copies = {key: _copy(tensor) for key, tensor in self._written.items()}
+        copies = {key: copy_of(tensor) for key, tensor in self._written.items()}
         for mapping, keys, values in self._dicts:
             mapping.update((k, copies[id(v)]) for k, v in zip(keys, values, strict=True) if id(v) in copies)
         for items, values in self._lists:
             if isinstance(items, (list, deque)):
                 for place, value in enumerate(values):
                     items[place] = copies.get(id(value), value)
+        for cell, held in self._cells:
+            if id(held) in copies:
+                cell.cell_contents = copies[id(held)]
 
     def restore(self) -> list[Tensor]:
         """Put everything back; returns the tensors that had been written into.
@@ -197,7 +178,7 @@ class Snapshot:
         Within another, bits are not compared where torch counted no write: that is done in the end.
         """
         briefly = self.depth > 1
-        same = set() if briefly else _same_at_once(self._tensors.values())
+        same = set() if briefly else same_at_once(self._tensors.values())
         for mapping, keys, values in self._dicts:
             if not (_identical(mapping, keys) and _identical(mapping.values(), values)):
                 kind: type[dict[Any, Any]] = OrderedDict if isinstance(mapping, OrderedDict) else dict
@@ -209,6 +190,9 @@ class Snapshot:
                 items.update(then) if isinstance(items, set) else items.extend(then)
         for kind, attributes in self._classes:
             _restore_class(kind, attributes)
+        for cell, contents in self._cells:
+            if _contents(cell) is not contents:
+                cell.cell_contents = contents
         for array, copy in self._arrays:
             if array.shape != copy.shape or array.tobytes() != copy.tobytes():
                 array[...] = copy
@@ -231,62 +215,21 @@ def _identical(now: Iterable[Any], then: list[Any]) -> bool:
     return len(now) == len(then) and all(map(is_, now, then))  # type: ignore[arg-type]
 
 
-def _is_users(kind: type) -> bool:
-    return kind.__module__.partition(".")[0] not in _FOREIGN
+def _is_users(kind: Any) -> bool:
+    return (kind.__module__ or "").partition(".")[0] not in _FOREIGN
+
+
+def _contents(cell: CellType) -> Any:
+    """What a variable of a closure holds; the cell itself where it holds nothing yet."""
+    try:
+        return cell.cell_contents
+    except ValueError:
+        return cell
 
 
 def _slots(kind: type) -> tuple[str, ...]:
     slots = vars(kind).get("__slots__", ()) if _is_users(kind) else ()
     return (slots,) if isinstance(slots, str) else tuple(slots)
-
-
-def _version(tensor: Tensor) -> int | None:
-    """How many writes torch has counted; None where it does not."""
-    return None if tensor.is_inference() else tensor._version
-
-
-def _copy(tensor: Tensor) -> Tensor:
-    copy = tensor.detach().clone()
-    if isinstance(tensor, nn.Parameter):
-        return nn.Parameter(copy, requires_grad=tensor.requires_grad)
-    return copy.requires_grad_(tensor.requires_grad and tensor.is_leaf)
-
-
-def _same_memory(tensor: Tensor, storage: Tensor) -> bool:
-    if tensor.layout is not torch.strided or storage.layout is not torch.strided:
-        return tensor.layout is storage.layout
-    return (
-        tensor.dtype is storage.dtype
-        and tensor.shape == storage.shape
-        and tensor.stride() == storage.stride()
-        and tensor.data_ptr() == storage.data_ptr()
-    )
-
-
-def _same_bits(tensor: Tensor, bits: Tensor) -> bool:
-    tensor = tensor.detach()
-    if tensor.shape != bits.shape or tensor.dtype is not bits.dtype or tensor.layout is not bits.layout:
-        return False
-    if tensor.layout is not torch.strided:
-        tensor, bits = tensor.to_dense(), bits.to_dense()
-    return torch.equal(_whole(tensor), _whole(bits))
-
-
-def _whole(tensor: Tensor) -> Tensor:
-    """The bits of numbers as whole numbers."""
-    if tensor.is_complex():
-        tensor = torch.view_as_real(tensor.resolve_conj())
-    return tensor.view(_INTEGER[tensor.element_size()]) if tensor.is_floating_point() else tensor
-
-
-def _same_at_once(held: Iterable[_HeldTensor]) -> set[int]:
-    """Those whose bits are known to be the same from one look, where the host waits for each."""
-    held = [one for one in held if waits(one.bits.device) and one.bits.layout is torch.strided]
-    if not held or not all(_same_memory(one.tensor, one.storage) for one in held):
-        return set()
-    changed = [(_whole(one.tensor.detach()) != _whole(one.bits)).any() for one in held]
-    same = not bool(torch.stack([flag.to(changed[0].device) for flag in changed]).any())
-    return {id(one.tensor) for one in held} if same else set()
 
 
 def _restore_class(kind: type, attributes: dict[str, Any]) -> None:

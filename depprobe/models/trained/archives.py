@@ -17,9 +17,9 @@ from collections.abc import Iterable
 from pathlib import Path, PurePosixPath
 from typing import IO
 
-from depprobe.core.user_cache import cache_folder
 from depprobe.errors import BadInput
 from depprobe.models.trained.catalogue import Entry
+from depprobe.user_cache import cache_folder
 
 #: kinds of archives that are read, by how their names end
 KINDS = (".whl", ".zip", ".tar.gz", ".tgz")
