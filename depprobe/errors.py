@@ -8,6 +8,8 @@ import re
 from collections.abc import Iterable
 from typing import Any
 
+from depprobe.units import counted
+
 
 class DepprobeError(Exception):
     """The run failed although the call was right (exit code 1)."""
@@ -86,6 +88,19 @@ def unknown(kind: str, name: str, known: Iterable[str]) -> BadInput:
     alike = [one for one in names if isinstance(name, str) and one.lower() == name.strip().lower()]
     hint = f"; did you mean {[*alike, *near][0]!r}?" if near or alike else "."
     return BadInput(f"unknown {kind} {name!r}{hint} Known: {', '.join(names) or 'none'}")
+
+
+def wrong_number(given: int, what: str, needed: int, of: str) -> BadInput:
+    """The error for another number of names than there are things to be named.
+
+    Examples
+    --------
+    >>> str(wrong_number(1, "label", 2, "layer"))
+    '1 label was given for 2 layers'
+    """
+    return BadInput(
+        f"{counted(given, what)} {'was' if given == 1 else 'were'} given for {counted(needed, of)}"
+    )
 
 
 def wrong_width(given: int, reads: int, what: str = "module") -> BadInput:

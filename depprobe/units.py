@@ -65,3 +65,15 @@ def three(value: float) -> str:
     ('1234', '18.4', '0.5')
     """
     return f"{value:.0f}" if abs(value) >= 99.95 else f"{value:.3g}"
+
+
+def counted(count: int, thing: str) -> str:
+    """How many of a thing there are.
+
+    Examples
+    --------
+    >>> counted(1, "layer"), counted(2000, "step"), counted(2, "matrix")
+    ('1 layer', '2000 steps', '2 matrices')
+    """
+    several = {"matrix": "matrices", "axis": "axes"}.get(thing, f"{thing}s")
+    return f"{count} {thing if count == 1 else several}"

@@ -19,7 +19,8 @@ ROOT = Path(depprobe.__file__).parent
 
 #: from bottom to top; a component imports those on lines above its own, and none on its own line
 ORDER = (
-    ("_version", "errors", "vocabulary", "units"),
+    ("_version", "vocabulary", "units"),
+    ("errors",),
     ("registry", "renaming", "user_cache"),
     ("complexity",),
     ("core",),

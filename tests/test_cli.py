@@ -542,13 +542,13 @@ INPUTS = {
     "nothing.txt": ("is empty", b""),
     "nothing.csv": ("is empty", b""),
     "header.csv": ("is empty", b"a,b\n"),
-    "ragged.csv": ("line 2 has 1 columns and line 1 has 2", b"1,2\n3\n4,5\n"),
+    "ragged.csv": ("line 2 has 1 column and line 1 has 2", b"1,2\n3\n4,5\n"),
     "word.csv": ("line 3, column 'b' holds 'x', not a number", b"a,b\n1,2\n3,x\n"),
     "hole.csv": ("line 2, column '1' is empty", b"1,2\n3,\n"),
     "nan.csv": ("holds NaN or Inf", b"1,2\n3,nan\n" * 10),
     "bytes.csv": ("cannot read input 'bytes.csv'", b"\xff\xfe\x00,1\n1,2\n"),
     "short.txt": ("short.txt holds 5 positions and n = 12 were asked for; use --n 5 or less", b"short"),
-    "one.txt": ("one.txt holds 1 positions .*use a longer one", b"1"),
+    "one.txt": ("one.txt holds 1 position .*use a longer one", b"1"),
     "model.pt": ("cannot read 'model.pt' as an input", b"PK"),
 }
 
@@ -681,7 +681,7 @@ def test_figures_in_the_words_of_a_venue(good, refused):
     # how a figure looks does not bear on the data
     assert Path("a.nc").read_bytes() == Path("b.nc").read_bytes()
     refused("unknown venue 'imcl'; did you mean 'icml'", "plot", "a.nc", "--venue", "imcl")
-    refused("2 labels were given for 1 layers", "plot", "a.nc", "--labels", "a,b")
+    refused("2 labels were given for 1 layer", "plot", "a.nc", "--labels", "a,b")
     refused(r"no layer matches 'g\*'; there are lstm", "plot", "a.nc", "--only", "g*")
     assert "figure" in good("plot", "a.nc", "--only", "l*")
 
@@ -756,7 +756,7 @@ def test_runs_lists_what_is_there(good, refused):
     assert asked == {
         **dict.fromkeys(("gone.nc", "bad.nc", "torn/"), "not readable"),
         "a.nc": "jacobian",
-        "decay/": "sweep of jacobian, 1 cells",
+        "decay/": "sweep of jacobian, 1 cell",
     }
 
 

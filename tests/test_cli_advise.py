@@ -128,7 +128,7 @@ def test_the_ranking_as_other_tables(run):
     assert "take     " in run(*call, "text")[1]
     code, _, err = run(*call, "latex", "--labels", "A")
     assert code == 2
-    assert "1 labels were given for 3 layers" in err
+    assert "1 label was given for 3 layers" in err
     assert "give --json or --table, not both" in run(*call, "latex", "--json")[2]
 
 

@@ -171,7 +171,7 @@ REFUSED: list[tuple[str, dict, str]] = [
     ("word", {}, "line 3, column 'b' holds 'x', not a number; --columns a reads those of numbers alone"),
     ("hole", {}, "line 3, column 'b' is empty; fill it or leave out the row"),
     ("nan", {}, "holds NaN or Inf"),
-    ("ragged", {}, "line 4 has 1 columns and line 1 has 2"),
+    ("ragged", {}, "line 4 has 1 column and line 1 has 2"),
     ("semicolons", {}, "line 2 has 2 columns and line 1 has 1; .* ';' give --delimiter ';'"),
     ("semicolons", {"columns": "a"}, "give --delimiter ';'"),
     (

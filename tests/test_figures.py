@@ -417,7 +417,7 @@ def test_lines_are_named_by_layer():
     drawn = figures.decay(stacked(falling(layer="lstm:forget_bias=2"), falling(layer="gru")))
     assert legend_texts(drawn)[:2] == ["lstm:forget_bias=2", "gru"]
     assert legend_texts(figures.decay(falling(), labels=["mine"]))[0] == "mine"
-    with pytest.raises(BadInput, match="1 labels were given for 2 layers"):
+    with pytest.raises(BadInput, match="1 label was given for 2 layers"):
         figures.decay([falling(), falling()], labels=["mine"])
 
 
@@ -766,7 +766,7 @@ def test_heatmaps_of_several_datasets():
     [
         (3, {}, "a figure takes datasets, not int"),
         (falling(), {"floor": 1}, "floor < ceiling, not 1 and 0"),
-        (falling(), {"ax": []}, "of heat maps of 1 layers needs 1 axes, not 0"),
+        (falling(), {"ax": []}, "of heat maps of 1 layer needs 1 axis, not 0"),
         (decay_curve(falling()), {}, "no variable 'log_norm'"),
     ],
 )

@@ -103,7 +103,7 @@ def test_wrong_datasets_are_refused():
         figures.gates(dataset().drop_vars("gate_value"))
     with pytest.raises(BadInput, match="needs 3 axes, not 2"):
         figures.gates(dataset(), ax=Figure().subplots(1, 2))
-    with pytest.raises(BadInput, match="2 labels were given for 1 layers"):
+    with pytest.raises(BadInput, match="2 labels were given for 1 layer"):
         figures.gates(dataset(), labels=["a", "b"])
     unknown = dataset()
     for name in ("log_norm_cc", "log_norm_hc", "log_norm_product"):

@@ -115,7 +115,7 @@ def test_windows_that_cannot_be_given(n, samples, match):
 
 
 def test_a_source_of_one_position_suggests_no_impossible_length():
-    with pytest.raises(BadInput, match=r"holds 1 positions .*; use a longer one"):
+    with pytest.raises(BadInput, match=r"holds 1 position .*; use a longer one"):
         Source("t", text=b"a").windows(5, 3)
 
 
@@ -125,7 +125,7 @@ def test_a_source_of_one_position_suggests_no_impossible_length():
         ("x.npy", b"\x80\x04]q.", "not a .npy file; pickles are refused"),
         ("x.npy", b"", "is empty"),
         ("x.npy", b"\x93NUMPY\x09\x00", "cannot read input"),
-        ("x.csv", b"1,2\n1\n", "line 2 has 1 columns and line 1 has 2"),
+        ("x.csv", b"1,2\n1\n", "line 2 has 1 column and line 1 has 2"),
         ("x.csv", b"1,2\n\n1,two\n", "line 3, column '1' holds 'two', not a number"),
         ("x.csv", b"1,2\ninf,3\n", "holds NaN or Inf"),
         ("x.csv", b'1,"' + b"2" * 200_000 + b'"\n', "cannot read input .*field"),

@@ -339,7 +339,7 @@ def test_accessor_and_table_and_combine_say_what_they_take(ds):
 
 RNN = ("jacobian", "--layer", "rnn", "--n", "12", "--d", "4")
 BEFORE = [
-    (("--labels", "a,b"), "2 labels were given for 1 layers"),
+    (("--labels", "a,b"), "2 labels were given for 1 layer"),
     (("--labels", "a,"), "label 2 is empty; give each layer a name"),
     (("--layer", "gru", "--labels", "a,a"), "two labels are 'a'; give each layer a name of its own"),
     (("--venue", "icm"), "unknown venue 'icm'; did you mean 'icml'"),
@@ -395,7 +395,7 @@ def test_labels_are_shared_out_among_datasets(run, told):
 
 def test_labels_of_spectra_are_those_of_matrices(told, run):
     gru = ("spectrum", "--layer", "gru", "--d", "4", "--grid", "0")
-    assert "1 labels were given for 3 matrices" in told(*gru, "--labels", "a")
+    assert "1 label was given for 3 matrices" in told(*gru, "--labels", "a")
     assert run(*gru, "--labels", "r,z,n")[0] == 0
 
 

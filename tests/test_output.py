@@ -122,7 +122,7 @@ def test_rows_and_labels():
     assert tables.chosen(two, rows="norm at lag 9,gap").columns == [["a", "3", "2"]]
     named = tables.chosen(many(2), labels='A\nB, "C, D"')
     assert [column[0] for column in named.columns] == ["A B", "C, D"]
-    with pytest.raises(BadInput, match="1 labels were given for 2 layers"):
+    with pytest.raises(BadInput, match="1 label was given for 2 layers"):
         tables.chosen(many(2), labels="A")
     with pytest.raises(BadInput, match="--table csv holds every number; leave out --rows"):
         check_forms(False, "csv", "decay")

@@ -72,7 +72,7 @@ def test_a_table_from_python_is_that_of_the_command_line(tmp_path, capsys):
         with pytest.raises(SystemExit) as left:
             main([*command, *files, "--panels", "12"])
         assert left.value.code == 2
-        assert "1 panels were given for 2 datasets" in capsys.readouterr().err
+        assert "1 panel was given for 2 datasets" in capsys.readouterr().err
     with pytest.raises(BadInput, match="unknown form 'tex'; did you mean 'text'"):
         depprobe.table(short, "tex")
     with pytest.raises(BadInput, match="a table is made of datasets, not of str"):

@@ -241,7 +241,7 @@ def test_the_dataset_is_the_same_bit_for_bit_and_can_be_stored(tmp_path):
         ("grid must be 0 or an odd number", {"module": "rnn", "d": 4, "grid": 8}),
         ("modes must lie between 1 and", {"module": "rnn", "d": 9, "dense": 4, "modes": 8}),
         ("holds NaN or Inf", {"module": Holder(W=np.full((2, 2), np.nan)), "weight": "W"}),
-        ("the spectrum of 1 matrices up to 200 wide needs", {"module": "rnn", "d": 200, "memory": "2MB"}),
+        ("the spectrum of 1 matrix up to 200 wide needs", {"module": "rnn", "d": 200, "memory": "2MB"}),
     ],
 )
 def test_bad_calls_are_one_clear_line(match, arguments):

@@ -241,7 +241,11 @@ def _row(
     if spec in costs.no_stream:
         group, reason = UNFIT, costs.no_stream[spec]
     elif not wanted.possible:
-        needs = f"{wanted.levels:,.0f} layers" if math.isfinite(wanted.levels) else "a way there"
+        needs = (
+            f"{wanted.levels:,.0f} layer{'s' * (wanted.levels != 1)}"
+            if math.isfinite(wanted.levels)
+            else "a way there"
+        )
         group, reason = UNFIT, f"would need {needs}"
     elif size > budget:
         group, reason = UNFIT, "over the memory budget"

@@ -15,7 +15,7 @@ from typing import Any
 import xarray as xr
 
 from depprobe.cli.output import labels_in, names_in
-from depprobe.errors import BadInput
+from depprobe.errors import BadInput, wrong_number
 
 #: fewest targets for which rows make a picture
 HEATMAP_FROM = 8
@@ -69,7 +69,7 @@ class Look:
         Raises ``BadInput``: an unknown venue, a width that no figure fits, a wrong number of labels.
         """
         if self.labels is not None and layers not in (None, len(self.labels)):
-            raise BadInput(f"{len(self.labels)} labels were given for {layers} layers")
+            raise wrong_number(len(self.labels), "label", layers, "layer")
         if self.venue is not None or self.width is not None:
             from depprobe.figures import venue
 
@@ -145,7 +145,7 @@ def _in_panels(
     from depprobe import figures
 
     if len(titles) != len(datasets):
-        raise BadInput(f"{len(titles)} panels were given for {len(datasets)} datasets")
+        raise wrong_number(len(titles), "panel", len(datasets), "dataset")
     if kind == "efficiency":
         raise BadInput("the efficiency table is a figure by itself; leave out --panels")
     given = dict(zip(titles, datasets, strict=True))

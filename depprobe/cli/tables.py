@@ -15,7 +15,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from depprobe.cli.output import Summary, labels_in, names_in
-from depprobe.errors import BadInput, unknown
+from depprobe.errors import BadInput, unknown, wrong_number
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -65,8 +65,8 @@ def chosen(
         names = labels_in(labels, apart=not summary.groups)
         layers = layers_of(summary)
         if len(names) not in (len(summary.columns), len(layers)):
-            what = "matrices" if "matrix" in summary.records[0] else "layers"
-            raise BadInput(f"{len(names)} labels were given for {len(layers)} {what}")
+            what = "matrix" if "matrix" in summary.records[0] else "layer"
+            raise wrong_number(len(names), "label", len(layers), what)
         if len(names) == len(layers):
             summary = renamed(summary, dict(zip(layers, names, strict=True)))
         else:

@@ -13,6 +13,7 @@ from torch import Tensor
 from depprobe.core.options import require
 from depprobe.dynamics.benettin import Growth, Stretch, growth
 from depprobe.errors import BadInput
+from depprobe.units import counted
 
 #: exponents measured unless a number is asked for
 LEADING = 16
@@ -49,7 +50,9 @@ def count_of(exponents: int | str | None, width: int) -> int:
 def require_frame(width: int, m: int, memory: int) -> None:
     """Refuse a frame (width, m) that would not fit the budget."""
     size = 8.0 * width * (12 * m + (2 * width if m == width else 0))
-    require(size, memory, f"a frame of {m} columns on a state of {width}", "ask for fewer exponents")
+    require(
+        size, memory, f"a frame of {counted(m, 'column')} on a state of {width}", "ask for fewer exponents"
+    )
 
 
 def grown(

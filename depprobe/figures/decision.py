@@ -14,7 +14,7 @@ from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch, Rectangle
 
-from depprobe.errors import BadInput
+from depprobe.errors import BadInput, wrong_number
 from depprobe.figures.displaying import displayed
 from depprobe.figures.drawing import wording
 from depprobe.figures.drawing.fitting import ABREAST, add_legend, add_title, fit_height
@@ -81,7 +81,7 @@ def decision(
     wording.check_number("floor", floor)
     names = sorted({name for ds in maps for name in _names(ds)})
     if labels is not None and len(labels) != len(names):
-        raise BadInput(f"{len(labels)} labels were given for {len(names)} layers")
+        raise wrong_number(len(labels), "label", len(names), "layer")
     said = dict(zip(names, labels or names, strict=True)) | {_NONE: _NONE}
     given = axes_given(ax, len(maps), f"a figure of {len(maps)} maps")
     with style_for(given), matplotlib.rc_context({"hatch.linewidth": thin(0.4)}):

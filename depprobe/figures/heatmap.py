@@ -29,6 +29,7 @@ from depprobe.figures.drawing.grid_cells import Cells, cells
 from depprobe.figures.drawing.log_axis import LN10, shared_scale, use_decades
 from depprobe.figures.drawing.style import GREY, axes_given, figure_of, new_figure, style_for, thin
 from depprobe.renaming import renamed_argument
+from depprobe.units import counted
 from depprobe.vocabulary import STATUS
 
 Floats = NDArray[np.float64]
@@ -124,7 +125,7 @@ def heatmap(
     parts = [part for _, part in named]
     wording.check_number("floor", floor)
     wording.check_number("ceiling", ceiling)
-    given = axes_given(ax, len(parts), f"a figure of heat maps of {len(parts)} layers")
+    given = axes_given(ax, len(parts), f"a figure of heat maps of {counted(len(parts), 'layer')}")
     with style_for(given):
         axes = given or _panels(len(parts))
         figure = figure_of(axes[0])

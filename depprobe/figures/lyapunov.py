@@ -34,6 +34,7 @@ from depprobe.figures.drawing.style import (
     use_whole_numbers,
 )
 from depprobe.renaming import renamed_argument
+from depprobe.units import counted
 
 _UNIT = "nats per step"
 
@@ -176,7 +177,7 @@ def _caption(said: Sequence[str], hidden: int, banded: bool) -> str:
         "Lyapunov exponents: running means over the steps, and the spectrum with standard errors",
         "band: one standard error either way of the first exponent" if banded else "",
         ", ".join(filter(None, said)),
-        f"{hidden} exponents that are $-\\infty$ or not known are not shown" if hidden else "",
+        f"not shown: {counted(hidden, 'exponent')}, $-\\infty$ or not known" if hidden else "",
     )
 
 

@@ -12,7 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from depprobe.errors import BadInput
+from depprobe.errors import BadInput, wrong_number
 from depprobe.figures.cost import cost
 from depprobe.figures.decay import decay, lag_scale, pooled
 from depprobe.figures.displaying import displayed
@@ -182,7 +182,7 @@ def _names(held: Mapping[str, list[xr.Dataset]], labels: Sequence[str] | None) -
         names = dict(zip(different, labels, strict=True))
         return {name: [names[label] for label in found] for name, found in own.items()}
     if len(labels) != len(every):
-        raise BadInput(f"{len(labels)} labels were given for {len(different)} layers")
+        raise wrong_number(len(labels), "label", len(different), "layer")
     rest = iter(labels)
     return {name: [next(rest) for _ in found] for name, found in own.items()}
 

@@ -26,7 +26,7 @@ from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 from scipy.ndimage import minimum_filter
 
-from depprobe.errors import BadInput
+from depprobe.errors import BadInput, wrong_number
 from depprobe.figures.displaying import displayed
 from depprobe.figures.drawing import wording
 from depprobe.figures.drawing.fitting import add_legend, add_title, fit_shapes
@@ -40,6 +40,7 @@ from depprobe.figures.drawing.style import (
     thin,
 )
 from depprobe.renaming import renamed_argument
+from depprobe.units import counted
 
 Floats = NDArray[np.float64]
 
@@ -123,8 +124,8 @@ def spectrum(
     total = len(parts)
     names = _names(parts) if labels is None else list(labels)
     if len(names) != total:
-        raise BadInput(f"{len(names)} labels were given for {total} matrices")
-    theirs = axes_given(ax, total, f"a figure of {total} matrices")
+        raise wrong_number(len(names), "label", total, "matrix")
+    theirs = axes_given(ax, total, f"a figure of {counted(total, 'matrix')}")
     with style_for(theirs):
         parts = parts[:PANELS] if theirs is None else parts
         panels = theirs or _panels(len(parts))

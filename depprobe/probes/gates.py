@@ -33,6 +33,7 @@ from depprobe.runs.cases import Case, Progress, Report, cases_of, collect
 from depprobe.runs.inner_recurrence import at_recurrences
 from depprobe.runs.labelling import over_cases, with_origin
 from depprobe.runs.subject import Request, asks
+from depprobe.units import counted
 
 #: dimensions of each variable, after (layer, seed, sample)
 _DIMS: dict[str, tuple[str, ...]] = {
@@ -221,7 +222,7 @@ def _chain(case: Case, depth: int, hold_h: bool, budget: int, cases: int) -> Gat
     module = _recurrence(case, depth, hold_h)
     # what all cases give, and a copy of it
     size = 80.0 * cases * len(case.x) * module.hidden_size
-    what = f"gates at {len(case.x)} positions of {cases} cases"
+    what = f"gates at {len(case.x)} positions of {counted(cases, 'case')}"
     require(size, budget, what, "use a smaller n or d, or fewer layers, samples or seeds")
     chain = step_chains(module, case.x, memory=budget)[depth][0]
     assert isinstance(chain, GatedChain)

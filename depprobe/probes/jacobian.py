@@ -36,6 +36,7 @@ from depprobe.runs.module_inputs import real_positions
 from depprobe.runs.padding import over_the_same_targets, without_padding
 from depprobe.runs.result import Result
 from depprobe.runs.subject import Request, asks
+from depprobe.units import counted
 
 #: seeds of the probes of two samples lie so far apart; bytes of a norm with all that is known of it, while
 #: others are measured and while the result is put together
@@ -277,8 +278,8 @@ def _chosen(operator: TemporalJacobian, wanted: _Wanted) -> _Chosen:
         return _Chosen(asked, nearest_outputs(asked, position), position)
     if wanted.compared and n_out != n_in:
         raise BadInput(
-            f"{wanted.label} gives {n_out} outputs for {n_in} inputs, so its targets cannot be compared with "
-            "those of the other layers; give position="
+            f"{wanted.label} gives {counted(n_out, 'output')} for {n_in} inputs, so its targets cannot be "
+            "compared with those of the other layers; give position="
         )
     outputs = wanted_positions(wanted.targets, n_out, wanted.seed)
     return _Chosen(outputs, outputs, position)

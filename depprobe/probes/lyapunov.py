@@ -34,6 +34,7 @@ from depprobe.runs.inner_recurrence import at_recurrences
 from depprobe.runs.inputs import Source
 from depprobe.runs.labelling import origin, with_origin
 from depprobe.runs.subject import NamedLayer, Request, asks
+from depprobe.units import counted
 from depprobe.vocabulary import DRIVES
 
 
@@ -148,7 +149,7 @@ def lyapunov(
     if len({result.increments.shape[1] for result in results}) > 1:
         raise BadInput(
             f"the layers have states of {', '.join(map(str, dict.fromkeys(widths)))}; "
-            f"ask for at most {min(widths)} exponents to compare them"
+            f"ask for at most {counted(min(widths), 'exponent')} to compare them"
         )
     ds = _labelled(results, measured.labels, measured.seeds, stops, widths)
     return with_origin(

@@ -31,6 +31,7 @@ from depprobe.runs.inner_recurrence import at_recurrences
 from depprobe.runs.inputs import Source
 from depprobe.runs.labelling import described, input_of, numbers_of, origin
 from depprobe.runs.subject import NamedLayer, Request, asks, refuse
+from depprobe.units import counted
 
 #: bytes an entry of a dense matrix takes on its way through the decompositions
 _BYTES_PER_ENTRY = 160
@@ -141,7 +142,7 @@ def spectrum(
     require(
         _BYTES_PER_ENTRY * widest**2 + 8.0 * len(matrices) * (grid**2 + 3 * widest),
         asked.memory,
-        f"the spectrum of {len(matrices)} matrices up to {widest} wide",
+        f"the spectrum of {counted(len(matrices), 'matrix')} up to {widest} wide",
         "lower dense, ask for fewer steps or a smaller grid",
     )
 

@@ -139,7 +139,7 @@ def _missing(reasons: dict[str, str]) -> str:
     if not reasons:
         return ""
     more = len(reasons) - MOST_MISSING
-    said = [f"{more} more are missing"] if more > 0 else []
+    said = [f"{more} more {'is' if more == 1 else 'are'} missing"] if more > 0 else []
     return f"<h2>Missing</h2>{_pairs(dict(list(reasons.items())[:MOST_MISSING]))}{_notes(said)}"
 
 

@@ -28,7 +28,7 @@ from depprobe.models.checkpoint import ReadsText
 from depprobe.runs.tables.csv_table import SUFFIXES, Table, read_table, standardised
 from depprobe.runs.tables.frame import NAME, is_frame, read_frame
 from depprobe.store.atomic import one_line
-from depprobe.units import readable
+from depprobe.units import counted, readable
 
 Floats = NDArray[np.float64]
 
@@ -96,13 +96,15 @@ class Source:
         if self.length >= n:
             apart, shorter = self.length // n, self.length // samples
             raise BadInput(
-                f"{self.name} holds {apart} window{'s' * (apart > 1)} of n = {n} positions side by side, and "
+                f"{self.name} holds {counted(apart, 'window')} of n = {n} positions side by side, and "
                 f"samples = {samples} were asked for; use --samples {apart}{' or less' * (apart > 1)}"
                 + f", or --n {shorter} or less"
                 * (shorter >= 2)
             )
         remedy = f"use --n {self.length} or less" if self.length >= 2 else "use a longer one"
-        raise BadInput(f"{self.name} holds {self.length} positions and n = {n} were asked for; {remedy}")
+        raise BadInput(
+            f"{self.name} holds {counted(self.length, 'position')} and n = {n} were asked for; {remedy}"
+        )
 
     def windows(self, n: int, d: int, samples: int = 1, seed: int = 0) -> Floats:
         """``samples`` windows of n positions: (samples, n, d_in), d_in being ``width`` or d."""

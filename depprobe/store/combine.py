@@ -20,6 +20,7 @@ from depprobe.curves.banded import dense
 from depprobe.errors import BadInput
 from depprobe.store.contract import validate
 from depprobe.store.labelled import completed
+from depprobe.units import counted
 from depprobe.vocabulary import ABOUT, KINDS, SCHEMA_VERSION, STATUS, describe
 
 #: where a run has no such variable: beside an estimate, an exact norm errs by nothing
@@ -68,7 +69,9 @@ def combine(datasets: Iterable[xr.Dataset], labels: Sequence[str] | None = None)
         raise BadInput("combine takes a list of datasets, [a, b], not an empty one")
     own = [str(part.attrs["layer"]) for part in parts]
     if labels is not None and (not isinstance(labels, list | tuple) or len(labels) != len(parts)):
-        raise BadInput(f"labels must be a list of {len(parts)} names, one a layer of each dataset: {own}")
+        raise BadInput(
+            f"labels must be a list of {counted(len(parts), 'name')}, one a layer of each dataset: {own}"
+        )
     names = own if labels is None else list(labels)
     for label in names:
         if not isinstance(label, str) or not label.strip():

@@ -116,13 +116,14 @@ def advise(
 
 def _named(layers: tuple[str, ...], labels: str | None) -> dict[str, str]:
     """The names of layers, given in the order of ``--layer``, by spec string."""
-    from depprobe.errors import BadInput
+    from depprobe.errors import BadInput, wrong_number
     from depprobe.registry import Spec
 
     if labels is None:
         return {}
     names = output.labels_in(labels)
     if len(names) != len(layers):
-        how = f"{len(layers)} layers" if layers else "no --layer, whose order they follow"
-        raise BadInput(f"{len(names)} labels were given for {how}")
+        if layers:
+            raise wrong_number(len(names), "label", len(layers), "layer")
+        raise BadInput("labels were given for no --layer, whose order they follow")
     return dict(zip((str(Spec.parse(one)) for one in layers), names, strict=True))

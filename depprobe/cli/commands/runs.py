@@ -11,6 +11,7 @@ import click
 
 from depprobe.cli import output, tables
 from depprobe.cli.grouped_help import Grouped
+from depprobe.units import counted
 
 
 @click.command(cls=Grouped, short_help="list stored datasets")
@@ -52,7 +53,7 @@ def _about_sweep(folder: Path) -> dict[str, Any]:
         plan = SweepFolder(folder).plan()
     except DepprobeError:
         return row | {"question": "not readable"}
-    asked = f"sweep of {plan.probe}, {len(plan.cells)} cells"
+    asked = f"sweep of {plan.probe}, {counted(len(plan.cells), 'cell')}"
     layers = dict.fromkeys(str(cell.at["layer"]) for cell in plan.cells if "layer" in cell.at)
     return row | {"question": asked, "layer": ", ".join(layers) or "-"}
 

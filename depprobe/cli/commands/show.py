@@ -40,7 +40,7 @@ def show(
     from depprobe.cli.result_table import merged, side_by_side
     from depprobe.cli.stored_dataset import read_all
     from depprobe.cli.summaries import files_by_kind, kind_of, summary_of
-    from depprobe.errors import BadInput
+    from depprobe.errors import BadInput, wrong_number
     from depprobe.vocabulary import KINDS
 
     check_forms(as_json, table, rows)
@@ -67,7 +67,7 @@ def show(
             raise BadInput(f"one table holds one kind of dataset, not {' and '.join(kinds.values())}")
         summaries, titles = [made for *_, made in documents], [] if panels is None else titles_in(panels)
         if titles and len(titles) != len(summaries):
-            raise BadInput(f"{len(titles)} panels were given for {len(summaries)} datasets")
+            raise wrong_number(len(titles), "panel", len(summaries), "dataset")
         whole = merged(summaries, titles) if titles else side_by_side(list(found.values()), summaries)
         output.echo(tables.TABLES[table or "text"](tables.chosen(whole, rows, labels)))
     else:
@@ -87,7 +87,7 @@ def _shared_out(summaries: Sequence[output.Summary], labels: str) -> list[list[s
 
     Raises ``BadInput``: a wrong number of labels.
     """
-    from depprobe.errors import BadInput
+    from depprobe.errors import wrong_number
 
     held = [tables.layers_of(one) for one in summaries]
     every = [layer for layers in held for layer in layers]
@@ -96,6 +96,6 @@ def _shared_out(summaries: Sequence[output.Summary], labels: str) -> list[list[s
         left = iter(names)
         return [[next(left) for _ in layers] for layers in held]
     if len(names) != len(known):
-        raise BadInput(f"{len(names)} labels were given for {len(every)} layers")
+        raise wrong_number(len(names), "label", len(every), "layer")
     called = dict(zip(known, names, strict=True))
     return [[called[layer] for layer in layers] for layers in held]

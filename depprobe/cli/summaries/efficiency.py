@@ -9,6 +9,7 @@ import xarray as xr
 from depprobe.cli.output import Summary
 from depprobe.cli.summaries.cost import disturbances
 from depprobe.ledger.costs.efficiency_table import efficiency
+from depprobe.units import counted
 
 _DIMS = ("layer", "n", "phase")
 
@@ -19,7 +20,7 @@ def summary(ds: xr.Dataset) -> Summary:
 
     table = efficiency(ds)
     reference, at = table.attrs["reference"], table.attrs["reference_n"]
-    threads = f", {int(ds['threads'].max())} threads" if "threads" in ds.coords else ""
+    threads = f", {counted(int(ds['threads'].max()), 'thread')}" if "threads" in ds.coords else ""
     notes = [
         f"in brackets: over {reference} at n = {at}, in the same pass; only these compare between machines",
         "memory: most bytes of tensors alive at once, parameters and input apart",

@@ -15,6 +15,7 @@ from depprobe.curves.align import UNKNOWN, each_curve, in_words
 from depprobe.curves.distance import FEWEST_LAGS
 from depprobe.curves.form import NONE, UNDETERMINED, ZERO
 from depprobe.curves.names import curve_name, numerator, repeats
+from depprobe.units import counted
 from depprobe.vocabulary import NORM_WORDS
 
 #: heading, unit, and the variable of ``distances`` behind each column
@@ -169,7 +170,9 @@ def _notes(ds: xr.Dataset, found: xr.Dataset) -> list[str]:
 def how_found(found: xr.Dataset) -> list[str]:
     """How form, intervals and distances were found, and what was left out."""
     left_out = [f"lags below {found.attrs['skip_lags']}"] if found.attrs["skip_lags"] else []
-    left_out += [f"the first {found.attrs['skip_first']} sources"] if found.attrs["skip_first"] else []
+    left_out += (
+        [f"the first {counted(found.attrs['skip_first'], 'source')}"] if found.attrs["skip_first"] else []
+    )
     return [
         f"form chosen by BIC on ln {found.attrs['pooling']}; 95 % intervals by resampling "
         f"{found.attrs['resampled']}; mean and range weigh norm^{found.attrs['share_power']}, normalised"

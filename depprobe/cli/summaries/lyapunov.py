@@ -7,9 +7,11 @@ from typing import Any
 
 import numpy as np
 import xarray as xr
+from numpy.typing import NDArray
 
 from depprobe.cli.output import Summary, said, with_error
 from depprobe.curves.names import repeats
+from depprobe.units import counted
 
 #: how many exponents the table names
 _SHOWN = 3
@@ -75,18 +77,23 @@ def _notes(ds: xr.Dataset) -> list[str]:
     lines = [
         f"standard errors from {source}" if source else "no standard errors: fewer than 20 steps to average"
     ]
-    lines[0] += f"; orthonormalised every {float(ds['interval'].mean()):.3g} steps"
+    every = f"{float(ds['interval'].mean()):.3g}"
+    lines[0] += "; orthonormalised every step" if every == "1" else f"; orthonormalised every {every} steps"
     if (hidden := ds.sizes["mode"] - 1) > _SHOWN:
         which = f"exponent {hidden} is" if hidden == _SHOWN + 1 else f"exponents {_SHOWN + 1} to {hidden} are"
         lines.append(f"{which} in the dataset")
     if np.isneginf(values).any():
-        lines.append(
-            f"{int(np.isneginf(values).sum())} exponents are -inf: some step Jacobian is exactly singular"
-        )
+        lines.append(f"{_are(np.isneginf(values))} -inf: some step Jacobian is exactly singular")
     if np.isnan(values).any():
-        lines.append(f"{int(np.isnan(values).sum())} exponents are unknown: below what round-off leaves")
+        lines.append(f"{_are(np.isnan(values))} unknown: below what round-off leaves")
     if "exponent_sum" in ds and "log_det" in ds:
         gap = np.abs(np.asarray(ds["exponent_sum"] - ds["log_det"], dtype=float))
         if np.isfinite(gap).all():
             lines.append(f"the sum of all exponents meets the mean ln |det J| to {float(gap.max()):.1e}")
     return lines
+
+
+def _are(which: NDArray[np.bool_]) -> str:
+    """How many exponents are meant, with their verb."""
+    count = int(which.sum())
+    return f"{counted(count, 'exponent')} {'is' if count == 1 else 'are'}"

@@ -22,6 +22,7 @@ from matplotlib.rcsetup import cycler
 from matplotlib.ticker import MaxNLocator
 
 from depprobe.errors import BadInput
+from depprobe.units import counted
 
 #: the palette of Okabe and Ito without its yellow, which a thin line on white loses; the numbers of colours,
 #: lines and markers have no common divisor, so that 280 layers differ
@@ -197,7 +198,7 @@ def axes_given(ax: Any, count: int, holder: str) -> list[Axes] | None:
         return None
     found = [ax] if isinstance(ax, Axes) else list(ax)
     if len(found) != count or not all(isinstance(one, Axes) for one in found):
-        raise BadInput(f"{holder} needs {count} axes, not {len(found)}")
+        raise BadInput(f"{holder} needs {counted(count, 'axis')}, not {len(found)}")
     return found
 
 

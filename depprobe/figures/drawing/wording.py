@@ -14,7 +14,7 @@ from matplotlib.mathtext import MathTextParser
 
 from depprobe.curves.align import UNKNOWN, each_curve, in_words, placed
 from depprobe.curves.names import in_formulas, numerator, one_setting, repeats, told_apart, value_of
-from depprobe.errors import BadInput, unknown
+from depprobe.errors import BadInput, unknown, wrong_number
 from depprobe.vocabulary import NORMS
 
 #: most letters of a token on an axis
@@ -52,7 +52,7 @@ def by_layer(
     if not parts:
         raise BadInput("nothing to draw: no dataset was given")
     if labels is not None and len(labels) != len(parts):
-        raise BadInput(f"{len(labels)} labels were given for {len(parts)} layers")
+        raise wrong_number(len(labels), "label", len(parts), "layer")
     names = list(labels) if labels is not None else told_apart(parts)
     return list(zip(names, parts, strict=True))
 

@@ -35,6 +35,7 @@ from depprobe.operators.attention.products import is_sharp, jvp, pull, vjp
 from depprobe.operators.attention.row import Row
 from depprobe.operators.attention.tile_norms import TileNorms
 from depprobe.operators.dispatch import register_jacobian
+from depprobe.units import counted
 
 #: pairs times heads in one tile of the norms, and how many times as many on a GPU
 _PAIRS, _WIDER = 1 << 21, 32
@@ -183,7 +184,7 @@ class AttentionJacobian(TemporalJacobian):
         if self._double is None:
             H, d = len(self._heads.W_O), self.shape[1]
             remedy = "use a smaller d or fewer heads, or method='autograd'"
-            require(16 * H * d * d, self._memory, f"blocks of {H} heads at d = {d}", remedy)
+            require(16 * H * d * d, self._memory, f"blocks of {counted(H, 'head')} at d = {d}", remedy)
             heads = self._heads.double()
             out_norms = log_norms(Scaled.plain(heads.W_O), "spectral").exp()
             self._double = heads, heads.W_O @ heads.W_V, out_norms

@@ -36,6 +36,7 @@ from depprobe.operators.autograd.readout import ExactRows
 from depprobe.operators.autograd.recording import Recording
 from depprobe.operators.autograd.rounding import EVERY, LOST, Rounding, resume_each, states_of
 from depprobe.operators.autograd.saturation import Saturation
+from depprobe.units import counted
 from depprobe.vocabulary import STATUS
 
 #: share of the logarithmic range of a dtype above its smallest number in which norms are checked
@@ -196,7 +197,7 @@ class AutogradJacobian(TemporalJacobian):
         require(
             2 * count * self.shape[1] * self._function.y.element_size(),
             self._memory,
-            f"an exact row of {self.shape[1]} outputs",
+            f"an exact row of {counted(self.shape[1], 'output')}",
             "use method='probes' (--method probes), or a larger memory",
         )
         rows = self._exact.cotangents(t, norm, torch.arange(count, device=self._function.y.device))

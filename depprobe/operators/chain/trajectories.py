@@ -22,6 +22,7 @@ from depprobe.core.options import DEFAULT_MEMORY, require
 from depprobe.errors import BadInput, wrong_width
 from depprobe.operators.chain.cells import CellChain, SweptChain
 from depprobe.operators.chain.recurrence import RecurrentWeights
+from depprobe.units import counted
 
 #: bytes of a segment, and its fewest steps
 _SEGMENT_BYTES, _SEGMENT = 32 << 20, 64
@@ -42,7 +43,7 @@ class Trajectory:
         step = 16 * sum(cell.hh.shape[0] for (cell,) in weights.layers) * x.element_size()
         self.length = max(_SEGMENT, min(_SEGMENT_BYTES, memory // 8) // step)
         held = min(self.length, self.n)
-        what = f"a segment of {held} steps of the trajectory"
+        what = f"a segment of {counted(held, 'step')} of the trajectory"
         require(held * step, memory, what, "use a smaller d, or --dtype float32")
         self._starts: list[tuple[list[Tensor], list[Tensor | None]]] = []
         self._made = threading.local()

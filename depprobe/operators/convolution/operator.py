@@ -34,6 +34,7 @@ from depprobe.errors import wrong_width
 from depprobe.layers.convolution import Convolution
 from depprobe.operators.convolution.taps import Taps
 from depprobe.operators.dispatch import register_jacobian
+from depprobe.units import counted
 
 #: numbers in the sums of taps that are made at once
 _NUMBERS = 1 << 21
@@ -101,7 +102,7 @@ class ToeplitzJacobian(TemporalJacobian):
         require(
             8.0 * len(t) * (4 * columns + 4 * self.taps.kernel),
             self._memory,
-            f"the norms of {len(t)} targets",
+            f"the norms of {counted(len(t), 'target')}",
             "ask for fewer targets",
         )
         if lags is not None:

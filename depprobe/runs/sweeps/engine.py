@@ -18,6 +18,7 @@ from typing import Any
 from depprobe.errors import DepprobeError
 from depprobe.runs.sweeps.within_memory import within_memory
 from depprobe.store.sweeps.folder import DAMAGED, FAILED, MEASURED, Cell, SweepFolder
+from depprobe.units import counted
 
 #: called with (cells done by their share of the work, cells in all, what is under way)
 Progress = Callable[[float, int, str], None]
@@ -183,7 +184,7 @@ class _Clock:
     def say(self, failed: int, more: str = "") -> None:
         if self.progress is None or not self.cells:
             return
-        words = [f"{self.count} of {self.cells} cells", *filter(None, [more])]
+        words = [f"{self.count} of {counted(self.cells, 'cell')}", *filter(None, [more])]
         if failed:
             words.append(f"{failed} failed")
         if self.worked and self.count < self.cells:

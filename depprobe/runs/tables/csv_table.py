@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 
 from depprobe.errors import BadInput, unknown
 from depprobe.runs.tables.row_index import DATES, KINDS, dates_of, is_date, kind_of, rises
+from depprobe.units import counted
 
 Floats = NDArray[np.float64]
 
@@ -111,7 +112,7 @@ def _cells(path: Path, apart: str) -> tuple[list[int], list[list[str]]]:
     for line, row in numbered:
         if len(row) != width:
             raise BadInput(
-                f"cannot read input {str(path)!r}: line {line} has {len(row)} columns and line "
+                f"cannot read input {str(path)!r}: line {line} has {counted(len(row), 'column')} and line "
                 f"{numbered[0][0]} has {width}{_hint(apart, ''.join(numbered[0][1]).replace(' ', ''))}"
             )
     return [line for line, _ in numbered], [[cell.strip() for cell in row] for _, row in numbered]

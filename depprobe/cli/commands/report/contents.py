@@ -30,6 +30,7 @@ from depprobe.report import Curve, Page, Source, Table
 from depprobe.report.curves import MOST
 from depprobe.store.combine import combine
 from depprobe.store.sweeps.folder import DAMAGED, MEASURED, PLAN, SweepFolder
+from depprobe.units import counted
 
 #: most datasets that one page tells of
 MOST_DATASETS = 400
@@ -157,7 +158,7 @@ def _swept(folder: Path, each: Each) -> Found:
     if not cells:
         said = next(iter(found.missing.values()), "no cell")
         raise BadInput(f"no cell in {str(folder)!r} is measured yet; the first: {said}")
-    found.facts["sweep"] = f"{plan.probe}, {measured} of {len(plan.cells)} cells measured"
+    found.facts["sweep"] = f"{plan.probe}, {measured} of {counted(len(plan.cells), 'cell')} measured"
     for axis in plan.axes:
         found.facts[axis] = ", ".join(dict.fromkeys(str(cell.at[axis]) for cell in plan.cells))
     found.results = _joined(cells) if plan.probe == "jacobian" else cells

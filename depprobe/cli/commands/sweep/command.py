@@ -17,6 +17,7 @@ from depprobe.cli.grouped_help import Grouped
 from depprobe.cli.options import THREADS, shared
 from depprobe.cli.progress import progress
 from depprobe.errors import BadInput, unknown
+from depprobe.units import counted
 
 if TYPE_CHECKING:
     from depprobe.store.sweeps.folder import Plan, SweepFolder
@@ -156,7 +157,7 @@ def status(folder: Path, as_json: bool) -> None:
         )
         return
     said = ", ".join(f"{count} {state}" for state, count in sorted(counts.items()))
-    output.echo(f"sweep    {plan.probe}, {len(plan.cells)} cell{'s' * (len(plan.cells) != 1)}: {said}")
+    output.echo(f"sweep    {plan.probe}, {counted(len(plan.cells), 'cell')}: {said}")
     for cell in without[:_LISTED]:
         output.echo(f"without  {_named(cell.at)}: {of.reason(cell)}")
     if len(without) > _LISTED:
@@ -213,7 +214,7 @@ def verify(folder: Path) -> None:
                 faults.append(on_one_line(f"{of.data(cell)}: {error}"))
     for fault in faults[:_LISTED]:
         click.echo(f"depprobe: {fault}", err=True)
-    output.echo(f"checked  {checked + len(faults)} files in {folder}: {len(faults)} damaged")
+    output.echo(f"checked  {counted(checked + len(faults), 'file')} in {folder}: {len(faults)} damaged")
     if faults:
         click.get_current_context().exit(_CHECK_FAILED)
 
@@ -258,7 +259,7 @@ def _measure(
         click.echo(f"depprobe: {names[0] if len(names) == 1 else several}: {reason}", err=True)
     took = duration(time.monotonic() - start)
     before = f", {len(tally.there)} measured before" if tally.there else ""
-    cells = f"{len(plan.cells)} cell{'s' * (len(plan.cells) != 1)}"
+    cells = counted(len(plan.cells), "cell")
     output.echo(f"sweep    {plan.probe}, {cells}: {len(tally.measured)} measured in {took}{before}")
     if tally.failed:
         output.echo(f"failed   {len(tally.failed)}; depprobe sweep retry {folder.folder} measures them again")

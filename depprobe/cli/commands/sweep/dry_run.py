@@ -10,7 +10,7 @@ from depprobe.cli.commands.sweep.keys import Keys, Settings
 from depprobe.cli.commands.sweep.prediction import bytes_of
 from depprobe.cli.output import Summary
 from depprobe.store.sweeps.folder import MEASURED, Cell, Plan, SweepFolder
-from depprobe.units import readable
+from depprobe.units import counted, readable
 
 #: most rows of one layer and size each; a grid of more has a row a layer
 _ROWS = 40
@@ -75,9 +75,9 @@ def _notes(grid: Grid, plan: Plan, folder: SweepFolder) -> list[str]:
     memory = sorted({str(grid.keys.at(settings, "memory")) for settings in grid.cells})
     total = sum(cell.work for cell in left) / 1e9
     return [
-        f"{len(plan.cells)} cells of depprobe {plan.probe} ({axes}) into {folder.folder}",
-        f"{len(left)} cells to measure, {total:.3g} GFLOPs: one forward pass of each, by formula; n d^2 of a "
-        "model.",
+        f"{counted(len(plan.cells), 'cell')} of depprobe {plan.probe} ({axes}) into {folder.folder}",
+        f"{counted(len(left), 'cell')} to measure, {total:.3g} GFLOPs: one forward pass of each, by "
+        "formula; n d^2 of a model.",
         "Memory is that of one forward and backward pass with weights and input; a cell that would exceed "
         f"its budget ({', '.join(memory)}) is refused before it allocates anything.",
     ]

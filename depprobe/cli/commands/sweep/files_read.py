@@ -14,6 +14,7 @@ from depprobe.cli.commands.sweep.keys import Keys, Settings
 from depprobe.cli.options import TABLE
 from depprobe.errors import BadInput, harmless
 from depprobe.store.sweeps.folder import Plan
+from depprobe.units import counted
 
 #: absent files that are told by name
 _LISTED = 5
@@ -76,7 +77,7 @@ def _fault(name: str, how: dict[str, Any]) -> str:
 
 
 def _of(count: int, total: int) -> str:
-    return f"all {total} cells" if count == total > 1 else f"{count} of {total} cells"
+    return f"all {total} cells" if count == total > 1 else f"{count} of {counted(total, 'cell')}"
 
 
 def _absent(need: Counter[str]) -> str:

@@ -37,6 +37,7 @@ from depprobe.operators.attention.operator import AttentionJacobian, share_of_bo
 from depprobe.operators.attention.row import Row
 from depprobe.operators.convolution.operator import ToeplitzJacobian, tap_matrices
 from depprobe.operators.dispatch import register_jacobian, registered_jacobian
+from depprobe.units import counted
 
 #: relative error of a norm from products above which the block is made instead
 _ACCURACY = 1e-11
@@ -75,7 +76,7 @@ class AttendedConvolution(TemporalJacobian):
         require(
             24.0 * len(targets) * self.shape[2],
             self._memory,
-            f"the norms of {len(targets)} targets",
+            f"the norms of {counted(len(targets), 'target')}",
             "ask for fewer targets",
         )
         values, lost = (np.full((len(targets), self.shape[2]), -np.inf) for _ in range(2))

@@ -40,7 +40,7 @@ from depprobe.operators.composed.rules.levels import (
 )
 from depprobe.operators.composed.rules.line_rounding import LineProducts
 from depprobe.operators.composed.traces import Traces
-from depprobe.units import readable
+from depprobe.units import counted, readable
 from depprobe.vocabulary import STATUS
 
 #: copies of its widest part that a row makes on its way
@@ -81,7 +81,8 @@ class LineJacobian(GraphJacobian):
         """A line is soon done: nothing is kept of a part of it."""
 
     def __repr__(self) -> str:
-        return f"{type(self).__name__}({type(self._function.module).__name__}, {len(self._levels)} layers)"
+        layers = counted(len(self._levels), "layer")
+        return f"{type(self).__name__}({type(self._function.module).__name__}, {layers})"
 
     @cached_property
     def _placing(self) -> NDArray[np.float64]:
@@ -122,7 +123,10 @@ class LineJacobian(GraphJacobian):
         lags = lags if lags is not None and sources is None and is_banded(lags, len(t), n_in) else None
         columns = n_in if lags is None else len(lags)
         require(
-            24.0 * len(t) * columns, self._memory, f"the norms of {len(t)} targets", "ask for fewer targets"
+            24.0 * len(t) * columns,
+            self._memory,
+            f"the norms of {counted(len(t), 'target')}",
+            "ask for fewer targets",
         )
         anchor = anchors(self._placing)[t]
         alike = self._alike(t)
