@@ -307,7 +307,7 @@ def test_the_summary_has_a_row_for_every_depth():
 
 @pytest.mark.parametrize(
     ("named", "formula"),
-    [("of", r"\partial \text{h.*}_t / \partial x_k"), ("wrt", r"\partial h_t / \partial \text{h.*}_k")],
+    [("of", r"\partial m_t / \partial x_k"), ("wrt", r"\partial h_t / \partial m_k")],
 )
 def test_figures_and_tables_name_the_submodules_along_depth(named, formula):
     from depprobe.cli.summaries import summary_of
@@ -315,7 +315,10 @@ def test_figures_and_tables_name_the_submodules_along_depth(named, formula):
     ds = depprobe.jacobian(Stack(), torch.randint(0, 11, (9,)), **{named: "h.*"})
     drawn = depprobe.figures.decay(ds)
     assert [line.get_label() for line in drawn.lines] == [f"Stack h.{i}" for i in range(3)]
-    assert f"$J_{{t,k}} = {formula}$" in drawn.caption
+    assert f"$J_{{t,k}} = {formula}$, $m$ = h.0 to h.2," in drawn.caption
+    assert f"= {formula}$,  $m$ = h.0 to h.2," in drawn.figure.get_suptitle()
+    alone = formula.replace("m_", r"\text{h.1}_")
+    assert f"= {alone}$, $n$ = 9," in depprobe.figures.decay(ds.isel(depth=1)).caption
     assert [line.get_label() for line in depprobe.figures.decay(ds.isel(depth=1)).lines] == ["Stack h.1"]
     assert summary_of(ds).title.startswith({"of": "dh.*_t/dx_k", "wrt": "dh_t/dh.*_k"}[named])
 

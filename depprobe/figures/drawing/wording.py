@@ -170,14 +170,20 @@ def unknown_norms(parts: Sequence[xr.Dataset]) -> str:
 def conditions(parts: Sequence[xr.Dataset]) -> list[str]:
     """What was measured, of what all parts share, for a title."""
     pairs = {(numerator(value_of(part, "of")), str(value_of(part, "wrt"))) for part in parts}
-    above, below = map(_in_formula, pairs.pop()) if len(pairs) == 1 else ("", "")
+    of, wrt = pairs.pop() if len(pairs) == 1 else ("", "")
+    modules = [*dict.fromkeys(str(value_of(part, "submodule")) for part in parts)]
+    one = modules[0] if len(modules) == 1 else "m"
+    above, below = (_in_formula(one if "*" in name else name) for name in (of, wrt))
     said = [rf"$J_{{t,k}} = \partial {above}_t / \partial {below}_k$"] if above and below else []
+    if said and "*" in of + wrt and len(modules) > 1:
+        alike = len(parts) == len(modules) * len({value_of(part, "layer") for part in parts})
+        said.append(f"$m$ = {modules[0]} to {modules[-1]}" if alike else f"$m$ = {of if '*' in of else wrt}")
     return [*said, *sizes(parts)]
 
 
 def _in_formula(name: str) -> str:
     """A state, or an output or submodule by its name, in a formula; "" for names that cannot be set."""
-    if name in ("x", "h", "c"):
+    if name in ("x", "h", "c", "m"):
         return name
     plain = name != "None" and re.fullmatch(r"[A-Za-z0-9_.*]+", name)
     return rf"\text{{{name}}}".replace("_", r"\_") if plain else ""
