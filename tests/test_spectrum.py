@@ -239,6 +239,8 @@ def test_the_dataset_is_the_same_bit_for_bit_and_can_be_stored(tmp_path):
         ("target 9 lies outside the 5", {"module": nn.RNN(2, 3), "x": np.ones((5, 2)), "steps": [9]}),
         ("powers must be at least 1, not 0", {"module": "rnn", "d": 4, "powers": 0}),
         ("grid must be 0 or an odd number", {"module": "rnn", "d": 4, "grid": 8}),
+        ("modes=3 has no meaning .*no matrix is wider than 1024", {"module": "rnn", "d": 9, "modes": 3}),
+        ("grid=9 has no meaning .*all are wider than 4", {"module": "rnn", "d": 9, "dense": 4, "grid": 9}),
         ("modes must lie between 1 and", {"module": "rnn", "d": 9, "dense": 4, "modes": 8}),
         ("holds NaN or Inf", {"module": Holder(W=np.full((2, 2), np.nan)), "weight": "W"}),
         ("the spectrum of 1 matrix up to 200 wide needs", {"module": "rnn", "d": 200, "memory": "2MB"}),

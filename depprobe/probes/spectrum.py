@@ -39,6 +39,8 @@ _BYTES_PER_ENTRY = 160
 Taken: TypeAlias = tuple[Spectrum, float, float, NDArray[np.float64] | None]
 #: the grid reaches this far beyond the largest of 1, the spectral radius and the circular law's radius
 _MARGIN = 1.25
+#: where not given: modes of a wide matrix, points a side of the grid
+_MODES, _GRID = 16, 33
 
 
 @plain_modes()
@@ -51,9 +53,9 @@ def spectrum(
     weight: str | Sequence[str] | None = None,
     steps: str | int | Sequence[int] | None = None,
     part: str | None = None,
-    modes: int = 16,
+    modes: int | None = None,
     powers: int = 64,
-    grid: int = 33,
+    grid: int | None = None,
     dense: int = DENSE,
     n: int | None = None,
     d: int | None = None,
@@ -80,9 +82,9 @@ def spectrum(
         on its own, its input held: ``last``, ``all``, ``every:M``, a position, a list. Of a model that is no
         recurrence itself, those of the recurrence in it, at what the model hands it.
     part : with ``steps``, name of the recurrence in a model that holds several (``"encoder.rnn"``).
-    modes : number of leading modes of a matrix wider than ``dense``.
+    modes : number of leading modes of a matrix wider than ``dense``, 16 by default.
     powers : highest power of the search for transient growth.
-    grid : points a side of the grid for the pseudospectrum, odd; 0 leaves it out.
+    grid : points a side of the grid for the pseudospectrum of the others, odd; 33 by default, 0 for none.
     dense : widest matrix that is taken apart whole; wider ones by ARPACK (step Jacobians without forming
         them), the residual being stated in ``residual``.
 
@@ -138,7 +140,12 @@ def spectrum(
             own = weight_matrices(weights)
         matrices += [replace(one, label=f"{before}{one.label}{after}") for one in own]
         of += [case] * len(own)
-    widest = max([min(m.width, dense) for m in matrices])
+    widths = [m.width for m in matrices]
+    idle = [("modes", f"no matrix is wider than {dense}: all are taken")] if max(widths) <= dense else []
+    idle += [("grid", f"all are wider than {dense}: none is taken")] if min(widths) > dense else []
+    refuse({"modes": modes, "grid": grid or None}, idle)
+    modes, grid = modes or _MODES, _GRID if grid is None else grid
+    widest = min(max(widths), dense)
     require(
         _BYTES_PER_ENTRY * widest**2 + 8.0 * len(matrices) * (grid**2 + 3 * widest),
         asked.memory,
@@ -192,7 +199,7 @@ def _without_input(module: Any, asked: Request, x: Any) -> Cases:
     return cases_of(module, np.zeros((2, 1)), asked)
 
 
-def _check(weight: Any, steps: Any, grid: int, **counts: int) -> None:
+def _check(weight: Any, steps: Any, grid: int | None, **counts: int | None) -> None:
     if weight is not None and steps is not None:
         raise BadInput("give weight or steps, not both")
     if weight is not None and not (len(weight) and all(isinstance(name, str) for name in weight)):
@@ -200,7 +207,7 @@ def _check(weight: Any, steps: Any, grid: int, **counts: int) -> None:
     if weight is not None and len({*weight}) < len(weight):
         raise BadInput(f"weight names one parameter twice: {', '.join(weight)}")
     for name, value in counts.items():
-        if value < 1:
+        if value is not None and value < 1:
             raise BadInput(f"{name} must be at least 1, not {value}")
     if grid and (grid < 3 or grid % 2 == 0):
         raise BadInput(f"grid must be 0 or an odd number from 3 on, not {grid}")
@@ -244,19 +251,12 @@ def _kept(fields: dict[str, Any]) -> Taken:
     circle, radius, whole = (fields.pop(name) for name in ("circle", "radius", "whole"))
     resolvent = fields.pop("resolvent", None)
     # of the triangular form, what follows asks only whether there was one
-    return (
-        Spectrum(**fields, triangular=np.empty((0, 0), complex) if whole else None),
-        circle,
-        radius,
-        resolvent,
-    )
+    known = Spectrum(**fields, triangular=np.empty((0, 0), complex) if whole else None)
+    return known, circle, radius, resolvent
 
 
 def _labelled(
-    matrices: Sequence[SquareMatrix],
-    seeds: Sequence[int],
-    found: Sequence[Taken],
-    grid: int,
+    matrices: Sequence[SquareMatrix], seeds: Sequence[int], found: Sequence[Taken], grid: int
 ) -> xr.Dataset:
     spectra, circles, radii, resolvents = zip(*found, strict=True)
     eigenvalue = _padded([np.stack([one.eigenvalues.real, one.eigenvalues.imag], 1) for one in spectra])

@@ -33,9 +33,14 @@ if TYPE_CHECKING:
     help="Take the step Jacobians at these positions of a trajectory instead of weights.",
 )
 @click.option("--n", type=int, show_default="1000", help="Length of the trajectory for --steps.")
-@click.option("--modes", default=16, help="Leading modes of matrices wider than 1024.")
+@click.option("--modes", type=int, show_default="16", help="Leading modes of matrices wider than 1024.")
 @click.option("--powers", default=64, help="Highest power searched for growth.")
-@click.option("--grid", default=33, help="Points a side of the pseudospectrum; 0 for none.")
+@click.option(
+    "--grid",
+    type=int,
+    show_default="33",
+    help="Points a side of the pseudospectrum, of matrices up to 1024 wide; 0 for none.",
+)
 @shared("input", "seeds", "seed", "dtype", "device", "memory")
 @saying
 def spectrum(input_: str, **options: Any) -> None:
