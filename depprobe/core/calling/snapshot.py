@@ -40,6 +40,8 @@ _HOLDERS: dict[type, tuple[str, ...]] = {
 }
 #: whose objects hold nothing that a forward is meant to change
 _FOREIGN = frozenset(sys.stdlib_module_names) | {"torch", "numpy", "pandas", "scipy", "xarray", "builtins"}
+# hooks of our own note what they see
+_FOREIGN |= {"depprobe"}
 
 
 class Snapshot:
