@@ -9,6 +9,7 @@ from functools import cache
 import numpy as np
 import pytest
 import torch
+import xarray as xr
 from torch import nn
 
 import depprobe
@@ -57,7 +58,7 @@ def test_everything_that_a_built_module_would_ignore_is_named():
     ("target", "x", "options", "said"),
     [
         (nn.GRU(3, 4), X, {"probes": 8}, r"probes=8 has no meaning.*only method='probes' draws any"),
-        ("gru", None, {"forward": {"hx": 1}}, "forward=.*gru is a named layer, which has its own"),
+        ("gru", None, {"forward": {"hx": 1}}, r"forward=.*\(it is for models; gru is a named layer\)"),
         ("gru", X, {"n": 9}, r"n=9 has no meaning in this call \(x is given and brings its own\)"),
         (lambda seed: Around(), X, {"d": 4}, "d=4 has no meaning in this call .*has its own width"),
         ({"a": Around(), "b": lambda seed: Around()}, X, {"seeds": 2}, r"seeds=2 .*\(a is a module that is"),
@@ -457,3 +458,18 @@ def test_widths_and_dtypes_are_said_of_each_layer():
     assert "d = 5 or 4, seed 0, float32 or float64" in summary_of(ds).title
     ds = depprobe.spectrum(make, grid=0)
     assert "4 to 5 wide, seed 0, float32, float64" in summary_of(ds).title
+
+
+def test_a_layout_beside_named_layers_is_that_of_the_models():
+    module = nn.Sequential(nn.GRU(3, 4), nn.Tanh()).double()
+    both = depprobe.jacobian({"own": module, "gru": "gru"}, X, d=3, layout="n b d")
+    xr.testing.assert_equal(
+        both.log_norm.sel(layer="own", drop=True), depprobe.jacobian(module, X, layout="n b d").log_norm
+    )
+    xr.testing.assert_equal(
+        both.log_norm.sel(layer="gru", drop=True), depprobe.jacobian("gru", X, d=3).log_norm
+    )
+    with pytest.raises(
+        BadInput, match=r"layout='n b d' has no meaning in this call .it is for models; gru is"
+    ):
+        depprobe.jacobian("gru", X, d=3, layout="n b d")

@@ -12,8 +12,8 @@ from torch import nn
 
 import depprobe
 from depprobe.errors import BadInput
-from depprobe.runs.cache import identity_of
 from depprobe.runs.cases import cases_of
+from depprobe.runs.identity import identity_of
 from depprobe.runs.inputs import Source
 from depprobe.runs.subject import Request
 from depprobe.store.finished import Finished

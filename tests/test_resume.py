@@ -18,6 +18,7 @@ from depprobe.core import device, under_way
 from depprobe.errors import BadInput
 from depprobe.operators import RecurrentJacobian
 from depprobe.operators.composed import traces
+from depprobe.runs.identity import digest_of
 from depprobe.store import finished
 from depprobe.store.atomic import this_process
 from depprobe.store.finished import MARKER, Finished
@@ -358,3 +359,87 @@ def test_what_was_kept_in_pieces_of_another_size_is_not_taken_up(tmp_path, monke
     resumed = depprobe.jacobian({"A": _Read}, x, finished=kept, method=method)
     whole = depprobe.jacobian({"A": _Read}, x, method=method)
     np.testing.assert_allclose(resumed.log_norm, whole.log_norm, rtol=0, atol=1e-9)
+
+
+class Scaled(torch.nn.Module):
+    """Reads along either axis; what it computes hangs on an attribute and on its call."""
+
+    def __init__(self, shape=torch.tanh):
+        super().__init__()
+        self.read, self.shape = torch.nn.Linear(4, 4, dtype=torch.float64), shape
+
+    def forward(self, x, scale=1.0):
+        return self.shape(self.read(x)).cumsum(-2) * scale
+
+
+def scaled(**how):
+    torch.manual_seed(0)
+    return Scaled(**how)
+
+
+def shapes(factor):
+    return lambda y: factor * y
+
+
+SEQUENCE = torch.randn(12, 4, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+FAR = np.arange(5000.0)
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        (({}, {"layout": "n d"}), ({}, {"layout": "b n d", "forward": {"scale": 2.0}})),
+        (
+            ({}, {"forward": {"scale": torch.tensor(1.0)}, "layout": "n d"}),
+            ({}, {"forward": {"scale": torch.tensor(3.0)}, "layout": "n d"}),
+        ),
+        (({"shape": torch.tanh}, {"layout": "n d"}), ({"shape": torch.relu}, {"layout": "n d"})),
+        (({"shape": shapes(2.0)}, {"layout": "n d"}), ({"shape": shapes(3.0)}, {"layout": "n d"})),
+    ],
+    ids=["argument", "tensor argument", "function", "closure"],
+)
+def test_what_follows_from_other_calls_is_not_taken_up(tmp_path, one, other):
+    kept = tmp_path / "kept"
+    found = [depprobe.jacobian(scaled(**how), SEQUENCE, finished=kept, **call) for how, call in (one, other)]
+    fresh = [depprobe.jacobian(scaled(**how), SEQUENCE, **call) for how, call in (one, other)]
+    for again, measured in zip(found, fresh, strict=True):
+        xr.testing.assert_equal(again.log_norm, measured.log_norm)
+    assert not found[0].log_norm.equals(found[1].log_norm)
+
+
+def test_another_layout_is_refused_whatever_is_kept(tmp_path):
+    torch.manual_seed(0)
+    module = torch.nn.Sequential(torch.nn.GRU(4, 4, batch_first=True), torch.nn.Tanh()).double()
+    depprobe.jacobian(module, SEQUENCE, layout="b n d", finished=tmp_path / "kept")
+    with pytest.raises(BadInput, match="layout 'n b d'"):
+        depprobe.jacobian(module, SEQUENCE, layout="n b d", finished=tmp_path / "kept")
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        (torch.arange(5000), torch.where(torch.arange(5000) == 2500, 0, torch.arange(5000))),
+        (np.ones(3, np.float32), np.ones(3)),
+        ([1, [2]], [[1], 2]),
+        ({"a": FAR}, {"b": FAR}),
+        ([FAR, SEQUENCE, FAR], [FAR, SEQUENCE, SEQUENCE]),
+        (partial(shapes, 2), partial(shapes, 3)),
+        (torch.nn.ReLU(), torch.nn.GELU()),
+    ],
+)
+def test_values_that_differ_have_other_digests(one, other):
+    assert digest_of(one) != digest_of(other)
+
+
+def test_a_class_written_in_a_notebook_is_known_by_its_code(tmp_path):
+    def written(factor):
+        space = {"nn": torch.nn, "FACTOR": factor, "__name__": "notebook"}
+        code = "class Net(nn.Linear):\n    def forward(self, x):\n        return helped(super().forward(x))\n"
+        exec(f"def helped(y):\n    return y * FACTOR\n{code}", space)
+        torch.manual_seed(0)
+        return space["Net"](4, 4).double()
+
+    kept = tmp_path / "kept"
+    two, three = (depprobe.jacobian(written(k), SEQUENCE, finished=kept).log_norm for k in (2.0, 3.0))
+    assert float((three - two)[0, -1]) == pytest.approx(np.log(1.5))
+    assert digest_of(written(2.0)) == digest_of(written(2.0))

@@ -27,7 +27,7 @@ from depprobe.costs.passes import PHASES
 from depprobe.costs.point import counted
 from depprobe.costs.timing import all_threads
 from depprobe.errors import BadInput, require_known
-from depprobe.runs.cache import Place, holding, identity_of
+from depprobe.runs.cache import Place, holding
 from depprobe.runs.cases import (
     Case,
     Progress,
@@ -38,6 +38,7 @@ from depprobe.runs.cases import (
     require_room,
     subjects_of,
 )
+from depprobe.runs.identity import identity_of
 from depprobe.runs.inputs import Source
 from depprobe.runs.labelling import described, numbers_of, origin
 from depprobe.runs.subject import DTYPES, NamedLayer, Request, asks, check_dtype, refuse

@@ -28,8 +28,9 @@ from depprobe.operators.chain.kinds.gru import GRUChain
 from depprobe.operators.chain.kinds.lstm import LSTMChain
 from depprobe.operators.chain.operator import chain_norms
 from depprobe.operators.chain.trajectories import step_chains
-from depprobe.runs.cache import Holding, Place, holding, identity_of
+from depprobe.runs.cache import Holding, Place, holding
 from depprobe.runs.cases import Case, Progress, Report, cases_of, collect
+from depprobe.runs.identity import identity_of
 from depprobe.runs.inner_recurrence import at_recurrences
 from depprobe.runs.labelling import over_cases, with_origin
 from depprobe.runs.subject import Request, asks

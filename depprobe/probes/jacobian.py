@@ -29,8 +29,9 @@ from depprobe.core.under_way import UnderWay
 from depprobe.errors import BadInput
 from depprobe.operators import LogNorms, TemporalJacobian
 from depprobe.operators.dispatch import jacobians_at_depths, options_given
-from depprobe.runs.cache import Place, fields_of_results, holding, identity_of, results_of
+from depprobe.runs.cache import Place, fields_of_results, holding, results_of
 from depprobe.runs.cases import Point, Progress, Report, along_depth, cases_of, collect
+from depprobe.runs.identity import digest_of, identity_of
 from depprobe.runs.labelling import labelled, over_sources, stacked, with_origin
 from depprobe.runs.module_inputs import real_positions
 from depprobe.runs.padding import over_the_same_targets, without_padding
@@ -172,7 +173,8 @@ def jacobian(
     def facts(point: Point) -> dict[str, Any]:
         case = point.case
         known = {"layer": case.label, "seed": case.seed, "d": asked.of("d"), "dtype": asked.of("dtype")}
-        known |= {"of": point.of, "wrt": point.wrt, "position": position, "first": seed}
+        known |= {"of": point.of, "wrt": point.wrt, "layout": layout, "first": seed}
+        known |= {"position": digest_of(position), "forward": digest_of(forward)}
         known |= {"targets": targets, "compared": compared, "tolerance": Options.tolerance}
         return known | options | identity_of(case)
 
@@ -183,10 +185,10 @@ def jacobian(
             case.given,
             point.wrt,
             of=point.of,
-            forward=forward,
+            forward=None if case.named else forward,
             # every sample has probes of its own
             seed=(case.seed + case.sample * _APART) % 2**63,
-            layout=layout,
+            layout=None if case.named else layout,
             position=position,
             copy=False,
             **options,

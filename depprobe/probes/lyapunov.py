@@ -28,8 +28,9 @@ from depprobe.dynamics.frames import count_of, grown, require_frame, warmup_of
 from depprobe.dynamics.maps import map_stretches
 from depprobe.dynamics.trajectory import Recurrence
 from depprobe.errors import BadInput, unknown, wrong_width
-from depprobe.runs.cache import Place, holding, identity_of
+from depprobe.runs.cache import Place, holding
 from depprobe.runs.cases import Case, Cases, Progress, Report, cases_of, collect, subjects_of
+from depprobe.runs.identity import identity_of
 from depprobe.runs.inner_recurrence import at_recurrences
 from depprobe.runs.inputs import Source
 from depprobe.runs.labelling import origin, with_origin

@@ -25,8 +25,9 @@ from depprobe.dynamics.recurrent_weights import named_weights, recurrent_weights
 from depprobe.dynamics.spectra import DENSE, Spectrum, leading_spectrum, spectrum_of
 from depprobe.dynamics.square_matrices import SquareMatrix, step_matrices, weight_matrices
 from depprobe.errors import BadInput
-from depprobe.runs.cache import Place, holding, identity_of
+from depprobe.runs.cache import Place, holding
 from depprobe.runs.cases import Case, Cases, Progress, cases_of, collect, subjects_of
+from depprobe.runs.identity import identity_of
 from depprobe.runs.inner_recurrence import at_recurrences
 from depprobe.runs.inputs import Source
 from depprobe.runs.labelling import described, input_of, numbers_of, origin

@@ -6,20 +6,14 @@ on the result. ``holding`` makes fields of a result, and back.
 
 from __future__ import annotations
 
-import hashlib
 import os
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from dataclasses import fields as fields_of
-from pathlib import Path
 from typing import Any, Generic, TypeAlias, TypeVar
 
-from depprobe.core.calling.arguments import bits_of
 from depprobe.errors import BadInput
 from depprobe.operators import LogNorms
-from depprobe.runs.cases import Case
-from depprobe.runs.labelling import fingerprint, numbers_of
 from depprobe.runs.result import Result
 from depprobe.store.finished import Fields, Finished
 
@@ -29,43 +23,6 @@ _NORMS = tuple(field.name for field in fields_of(LogNorms))
 
 #: where finished cases are kept: a folder's name, or the folder as such
 Place: TypeAlias = Finished | str | os.PathLike[str]
-
-
-def identity_of(case: Case | None) -> dict[str, Any]:
-    """The facts that tell a case from others under its label: its input and, of a user's model, all of it.
-
-    Weights and buffers by their bits, attributes as they print, and the files that hold the code of its
-    classes, with those beside them that are loaded.
-    """
-    if case is None:
-        return {}
-    known = {"input": fingerprint(numbers_of([case]))}
-    if case.named:
-        return known
-    module = case.build()
-    digest = hashlib.sha256()
-    for name, value in (*module.named_parameters(), *module.named_buffers()):
-        digest.update(f"{name}{value.dtype}{tuple(value.shape)}".encode())
-        digest.update(bits_of(value.detach().cpu().contiguous()))
-    for name, part in module.named_modules():
-        own = {key: repr(value) for key, value in vars(part).items() if key[0] != "_"}
-        own = {key: text for key, text in own.items() if " at 0x" not in text}
-        digest.update(f"{name}{type(part).__qualname__}{sorted(own.items())}".encode())
-    for path in _code_of({type(part) for part in module.modules()}):
-        digest.update(path.read_bytes())
-    return known | {"model": digest.hexdigest()}
-
-
-def _code_of(kinds: set[type]) -> list[Path]:
-    """The files that hold these classes, and loaded ones in the folders of those outside torch."""
-    found = {getattr(sys.modules.get(kind.__module__), "__file__", None) for kind in kinds}
-    files = {file for file in found if file and file.endswith(".py")}
-    folders = {os.path.dirname(file) for file in files if "site-packages" not in Path(file).parts}
-    if folders:
-        loaded = {getattr(module, "__file__", None) or "" for module in list(sys.modules.values())}
-        # names, not paths, of which thousands take a tenth of a second
-        files |= {file for file in loaded if file.endswith(".py") and os.path.dirname(file) in folders}
-    return sorted(path for file in files if (path := Path(file)).is_file())
 
 
 @dataclass(frozen=True)

@@ -126,13 +126,13 @@ def cases_of(
     meaningless = [*unused, *((name, why) for one in subjects for name, why in one.refuses.items())]
     if not drawn:
         meaningless += [(name, "x is given and brings its own") for name in ("n", "samples")]
-    if any(isinstance(one, NamedLayer) for one in subjects):
-        meaningless = [(name, why) for name, why in meaningless if name != "d"]
+    layers = [one for one in subjects if isinstance(one, NamedLayer)]
+    for_some = (("d",) if layers else ()) + (("layout", "forward") if len(layers) < len(subjects) else ())
+    meaningless = [(name, why) for name, why in meaningless if name not in for_some]
     refuse(request.given() | dict(others or {}), meaningless)
     samples, seeds = request.of("samples"), request.of("seeds")
     if samples < 1 or seeds < 1:
         raise BadInput(f"samples and seeds must be at least 1, not {samples} and {seeds}")
-    layers = [one for one in subjects if isinstance(one, NamedLayer)]
     if x is None and len(layers) < len(subjects):
         raise BadInput("a module needs its input: pass x of shape (n, d) or (samples, n, d)")
     if layers or request.dtype:

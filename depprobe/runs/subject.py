@@ -186,7 +186,7 @@ class NamedLayer(Subject):
         super().__init__(label)
         self.spec = Spec.parse(text)
         self.entry, self.options = layers[self.spec.name], self.spec.options()
-        self.refuses = dict.fromkeys(("forward", "layout"), f"{label} is a named layer, which has its own")
+        self.refuses = dict.fromkeys(("forward", "layout"), f"it is for models; {label} is a named layer")
 
     def build(self, seed: int, request: Request, given: Sample | None = None) -> nn.Module:
         device, dtype = device_of(request.of("device")), DTYPES[request.of("dtype")]
