@@ -10,6 +10,9 @@ from torch import nn
 import depprobe
 from depprobe.operators.dispatch import jacobians_at_depths
 
+#: lengths of inputs that a hook saw: kept where measuring does not put it back
+LENGTHS: list[int] = []
+
 N, D = 11, 6
 
 
@@ -136,8 +139,9 @@ def test_one_backward_pass_serves_every_depth(method, monkeypatch):
 
 def test_a_causal_model_of_ids_is_traced_to_the_largest_target_only(monkeypatch):
     model, ids = model_and_input("stack")
-    lengths = []
-    model.head.register_forward_hook(lambda m, a, y: lengths.append(y.shape[1]))
+    lengths = LENGTHS
+    lengths.clear()
+    model.head.register_forward_hook(lambda m, a, y: LENGTHS.append(y.shape[1]))
     short = depprobe.jacobian(model, ids, targets=[3])
     assert 4 in lengths
     whole = depprobe.jacobian(model, ids, targets=[3], method="autograd")

@@ -119,6 +119,10 @@ def test_sizes_are_rounded_up_to_few():
     assert all(size <= rounded_up(size, torch.device("cuda")) <= 1.25 * size + 1 for size in range(1, 2049))
 
 
+#: flags that a hook saw: kept where measuring does not put it back
+SEEN: list[list[object]] = []
+
+
 def flags():
     backends = torch.backends
     new = hasattr(backends.cuda.matmul, "fp32_precision")
@@ -134,9 +138,10 @@ def test_float32_is_full_inside_and_the_flags_come_back():
     torch.set_float32_matmul_precision("medium")
     try:
         asked = flags()
-        seen = []
+        seen = SEEN
+        seen.clear()
         module, x = nn.Linear(2, 2), torch.randn(4, 2)
-        module.register_forward_hook(lambda *_: seen.append(flags()))
+        module.register_forward_hook(lambda *_: SEEN.append(flags()))
         temporal_jacobian(module, x).log_norms([3])
         assert seen
         assert all(value in ("ieee", "none", "highest", False) for flag in seen for value in flag)

@@ -287,6 +287,7 @@ def test_numbers_that_are_picked_go_on_comparing_equal(method):
     assert norms.error.max() < 1e-9
 
 
+@pytest.mark.filterwarnings("ignore:.torch.jit.script. is deprecated:DeprecationWarning")
 @pytest.mark.parametrize("method", ["auto", "autograd"])
 def test_a_forward_that_takes_forward_derivatives_states_errors(method):
     """Their shapes are tried on tensors that hold no numbers, which have no last bits."""

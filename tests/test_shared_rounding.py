@@ -240,3 +240,48 @@ def test_the_largest_of_some_numbers_stays_one_of_them(kind, method):
     assert (some == (truth > 0)).all()
     assert (np.abs(norms.values[some] - np.log(truth[some])) <= norms.error[some]).mean() > 0.95
     assert norms.error[some].max() < 1e-4
+
+
+class LargestTakenOff(nn.Module):
+    """A running mean by weights exp(s - max s), of which the largest score leaves quotients as they are."""
+
+    def __init__(self):
+        super().__init__()
+        self.score, self.value = nn.Linear(D, H), nn.Linear(D, H)
+
+    def forward(self, x):
+        weights = (self.score(x) - self.score(x).amax(1, keepdim=True)).exp()
+        return (weights * self.value(x)).cumsum(1) / weights.cumsum(1)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("method", ["auto", "autograd"])
+def test_what_rounding_leaves_of_one_source_is_told_in_every_row(method, dtype):
+    """The derivative in the largest score cancels: what is left of it, behind all targets, is rounding."""
+    for seed in range(3):
+        torch.manual_seed(seed)
+        module, x = LargestTakenOff().to(dtype), torch.randn(N, D, dtype=dtype)
+        found = depprobe.jacobian(module, x, layout="b n d", targets="all", method=method)
+        future = ~np.tri(N, dtype=bool)
+        known = found.log_norm_status.values == STATUS["finite"]
+        assert not (known & future & (found.log_norm_error.values < 0.1)).any()
+        # of the first output, which is one value, the derivatives in its weight cancel too
+        assert known[~future].mean() > 0.98
+
+
+class FirstLost(nn.Module):
+    """A product whose derivative in its own position cancels at every third output."""
+
+    def forward(self, x):
+        kept = torch.arange(x.shape[1])[:, None] % 3 != 2
+        own = x.sin() - torch.where(kept, 0.0, 1.0).to(x) * (x.sin() ** 2 + x.cos() ** 2) * x.sin()
+        return own + x.cumsum(1).roll(1, 1) * (torch.arange(x.shape[1])[:, None] > 0)
+
+
+@pytest.mark.parametrize("method", ["auto", "autograd"])
+def test_rows_that_lost_a_norm_do_not_spoil_those_that_have_it(method):
+    """Of a row repeated, the norm at lag 0 is rounding; that of others is not."""
+    x = torch.randn(N, D, dtype=torch.float64, generator=torch.Generator().manual_seed(3))
+    found = depprobe.jacobian(FirstLost(), x, layout="b n d", targets="all", method=method)
+    own = found.log_norm_status.values.diagonal() == STATUS["finite"]
+    assert own.tolist() == [t % 3 != 2 for t in range(N)]

@@ -11,9 +11,11 @@ sources are pooled, and none is taken to be less than what it came to at nearer 
 itself: one alone may vanish by chance, and where one number after another is rounded the difference
 wanders, for many lags about zero. Where they are large, two more repeats follow, since one rounding may
 have gone into all of them, as they do where an input is a single number. Rows of some targets stand for the
-others, lag by lag; beyond the lags of any, errors are taken to grow in proportion to the lag, or as they do
-over the farther half of known lags, whichever is more: where norms fall to what is left of larger ones, the
-errors grow as fast as they fall.
+others, lag by lag, but for those in which a norm lies so far below where it lies in such a row that it may
+be what rounding left of larger ones, and those that keep digits where such a row has lost all: these are
+repeated three times. Beyond the lags of any, errors are taken to grow in proportion to the lag, or as they
+do over the farther half of known lags, whichever is more: where norms fall to what is left of larger ones,
+the errors grow as fast as they fall.
 Source: Parker 1997 (Monte Carlo arithmetic).
 """
 
@@ -53,6 +55,10 @@ _LATER = 2
 _PRODUCTS = 50
 #: relative difference from which one repeat does not settle an error: one number may have gone into all of it
 _UNSETTLED = 0.01
+#: error from which a row must not stand for another
+_TOLD = 1e-3
+#: by how much a norm may lie higher or lower in rows that are alike: nats, and a share of how far down it is
+_ALIKE, _ALIKE_SHARE = 5.0, 0.1
 #: numbers of an input below which they say too little of their spread to settle an error
 _FEW = 2
 
@@ -85,12 +91,14 @@ class Rounding:
         self._done = 0
         self._begun: set[int] = set()
         self.known: dict[int, tuple[NDArray[np.int64], Floats]] = {}
+        #: how far norms of those rows lie below the largest, lag by lag
+        self._depths: dict[int, Floats] = {}
 
     def state(self) -> dict[str, NDArray[Any]]:
         """What is known, as arrays."""
         found = {"done": np.array(self._done), "begun": np.array(sorted(self._begun), dtype=np.int64)}
         for t, (lags, relative) in self.known.items():
-            found |= {f"{t}.lags": lags, f"{t}.relative": relative}
+            found |= {f"{t}.lags": lags, f"{t}.relative": relative, f"{t}.depth": self._depths[t]}
         return found
 
     def resume(self, state: Mapping[str, NDArray[Any]]) -> None:
@@ -98,6 +106,7 @@ class Rounding:
         self._done, self._begun = int(state["done"]), set(state["begun"].tolist())
         named = [name.removesuffix(".lags") for name in state if name.endswith(".lags")]
         self.known = {int(t): (state[f"{t}.lags"], state[f"{t}.relative"]) for t in named}
+        self._depths = {int(t): state[f"{t}.depth"] for t in named}
 
     def begin(self, group: Sequence[int]) -> dict[int, Tensor]:
         """Weights of output units (d_out,), whose sums of rows are to be repeated, for some of these targets.
@@ -131,7 +140,39 @@ class Rounding:
         """Estimated error of the ln norms (n,) of row t (NaN: not asked for) at lags (n,)."""
         for mix in self.begin([t]).values() if np.isfinite(log_norm).any() else ():
             self.note(t, lags, log_norm, mix)
-        return self.stated(t, lags, np.isfinite(log_norm))
+        return self.judged(t, lags, log_norm)
+
+    def judged(self, t: int, lags: NDArray[np.int64], log_norm: Floats) -> Floats:
+        """The same from the rows that were repeated; a row that is unlike them is repeated too."""
+        known = np.isfinite(log_norm)
+        if self.known and t not in self._begun and not self._represented(t, lags, _depth(log_norm)):
+            self.note(t, lags, log_norm, self._drawn(t), settled=False)
+        return self.stated(t, lags, known)
+
+    def _represented(self, t: int, lags: NDArray[np.int64], depth: Floats) -> bool:
+        """Whether errors of row t (n,) are those of the rows that stand for it."""
+        limit = max(_ALIKE, float(np.log(_TOLD / torch.finfo(self._products.narrowest).eps)))
+        for side in (lags >= 0, lags < 0):
+            side &= np.isfinite(depth)
+            if not side.any():
+                continue
+            known, relative = self.known[(at := self._nearest(t, lags[side]))]
+            # lags descend one by one
+            place = known[0] - lags[side]
+            seen = (place >= 0) & (place < len(known))
+            place, own = place[seen], depth[side][seen]
+            other = self._depths[at][place]
+            below = own - np.where(np.isfinite(other), other, 0.0)
+            spoiled = (relative[place] >= LOST) & (below < -_ALIKE)
+            if (spoiled | (below > limit + _ALIKE_SHARE * own)).any():
+                return False
+        return True
+
+    def _nearest(self, t: int, lags: NDArray[np.int64]) -> int:
+        """The nearest row that was repeated among those that reach as far as some lags."""
+        low, high = lags.min(initial=0), lags.max(initial=0)
+        inside = [at for at, (known, _) in self.known.items() if known.min() <= low <= high <= known.max()]
+        return min(inside or self.known, key=lambda known: abs(known - t))
 
     def offer(self, t: int, lags: NDArray[np.int64], log_norm: Floats) -> None:
         """A row that costs less than its repeat: of those offered the 1st, 4th, 16th, ... is repeated."""
@@ -146,12 +187,7 @@ class Rounding:
         found = np.full(len(lags), 0.0 if self.known else np.nan)
         some = np.ones(len(lags), dtype=bool) if some is None else some
         for side in (lags >= 0, lags < 0) if self.known else ():
-            own = lags[side & some]
-            low, high = own.min(initial=0), own.max(initial=0)
-            inside = [
-                at for at, (known, _) in self.known.items() if known.min() <= low <= high <= known.max()
-            ]
-            nearest = min(inside or self.known, key=lambda known: abs(known - t))
+            nearest = self._nearest(t, lags[side & some])
             found[side] = carried(lags[side], *self.known[nearest])
         return found + fisher.rounding(self._function.y[t]) if self._norm == fisher.NORM else found
 
@@ -171,9 +207,18 @@ class Rounding:
         return np.asarray(gap.log_norm(1).cpu())
 
     def note(
-        self, t: int, lags: NDArray[np.int64], log_norm: Floats, mix: Tensor, first: Scaled | None = None
+        self,
+        t: int,
+        lags: NDArray[np.int64],
+        log_norm: Floats,
+        mix: Tensor,
+        first: Scaled | None = None,
+        settled: bool = True,
     ) -> None:
-        """Repeat a row, of which ``first`` may be known; both may end where nothing stands behind."""
+        """Repeat a row, of which ``first`` may be known; both may end where nothing stands behind.
+
+        One repeat may do unless ``settled`` is false.
+        """
         first = _scaled(self._products.single(self._cotangent(t, mix))) if first is None else first
         own = first.log_norm(1).cpu().numpy()
         missing = (0, len(log_norm) - len(own))
@@ -186,9 +231,10 @@ class Rounding:
                 return np.exp(np.minimum(padded - log_norm, 50.0))
 
         relative = relative_to_norms(self._apart(t, mix, first, 0))
-        # where norms are finite and this row underflowed, it tells nothing
-        seen = np.isfinite(relative) & np.isfinite(log_norm) & np.isfinite(own)
-        if (relative[seen] > _UNSETTLED).any() or first.values.shape[-1] < _FEW:
+        # where norms are finite and this row underflowed, each time, it tells nothing
+        seen = np.isfinite(relative) & np.isfinite(log_norm) & (np.isfinite(own) | (relative > 0))
+        settled &= first.values.shape[-1] >= _FEW and not (relative[seen] > _UNSETTLED).any()
+        if not settled:
             others = [relative_to_norms(self._apart(t, mix, first, i)) for i in range(1, len(REPEATS))]
             relative = np.sqrt(np.mean(np.square([relative, *others]), axis=0))
         relative = np.where(seen, relative, 0.0)
@@ -207,7 +253,15 @@ class Rounding:
             return
         # where the row is zero (padding, say) it tells nothing of others that are not
         found = np.where(seen, found, carried(lags, lags[seen], found[seen]))
-        self.known[t] = lags, found
+        self.known[t], self._depths[t] = (lags, found), _depth(log_norm)
+
+
+def _depth(log_norm: Floats) -> Floats:
+    """How far below the largest norm of a row each lies, in nats; infinite where it is zero or not known."""
+    known = np.isfinite(log_norm)
+    found = np.full(len(log_norm), np.inf)
+    found[known] = log_norm[known].max(initial=-np.inf) - log_norm[known]
+    return found
 
 
 def _grown(lags: NDArray[np.int64], relative: Floats, seen: NDArray[np.bool_]) -> Floats:

@@ -175,7 +175,7 @@ class GraphJacobian(TemporalJacobian):
             if mix is not None:
                 again = self._traces.finest is not self._graph  # first may be zero where norms are not
                 rounding.note(t, lags, np.where(known, values, np.nan), mix, None if again else first)
-            return np.where(known, rounding.stated(t, lags, known), 0.0)
+            return np.where(known, rounding.judged(t, lags, values), 0.0)
         except (BadInput, RuntimeError, ValueError):  # code of the user's that takes no changed numbers
             return np.where(known, np.nan, 0.0)
 

@@ -1,10 +1,7 @@
 r"""The traces of one forward: the whole, one that ends at the largest target, one rescaled more often.
 
-Where the outputs of several submodules are denominators, one pull gives the norms at all of them, which are
-kept until each has been asked for.
-
-A model whose outputs ignore what follows them needs to be traced up to the largest target only. Rows of
-several targets are pulled together, as many as the memory budget holds.
+One pull gives the norms at the outputs of several submodules, which are kept until each has been asked for.
+Rows of several targets are pulled together; outputs that ignore what follows them are traced no farther.
 
 Shapes: m targets; rows (u, n_out, d_out), u = m d_out, pulled some at a time.
 """
@@ -39,8 +36,8 @@ from depprobe.operators.composed.partition import DEPTH, Opened
 from depprobe.operators.dispatch import maker_of
 from depprobe.operators.last_bits import Repeat
 
-#: copies of the largest gradient that one row makes on its way
-_ROW_COPIES = 48
+#: copies of the largest gradient that one row makes; how often a trace to be kept must fit the memory
+_ROW_COPIES, _KEPT = 48, 128
 #: largest gradients that a row takes at once beside what the graph holds; budgets over both together below
 #: which freed memory is given back within a pull
 _AHEAD, _TIGHT = 16, 8
@@ -74,6 +71,7 @@ class Traces:
             self.whole = self._traced(function.record_points)
         self.finest, self._depth = self.whole, DEPTH
         self._prefixes, self._short = Prefixes(), dict[tuple[int, ...], Graph | None]()
+        self._again: dict[tuple[Repeat, int], Graph] = {}
         self._shared: SharedWork[Norms] = SharedWork(len(self.whole.points))
 
     @cached_property
@@ -116,9 +114,14 @@ class Traces:
         return self.finest
 
     def again(self, repeat: Repeat) -> Graph:
-        """``finest``, traced anew with changed numbers, for one use."""
+        """``finest``, traced anew with changed numbers; kept where it is small beside the memory."""
+        if found := self._again.get((repeat, self._depth)):
+            return found
         with self._function.held(), repeat.forward():
-            return self._traced(self._function.record_points, self._depth, repeat.backward)
+            found = self._traced(self._function.record_points, self._depth, repeat.backward)
+        if _KEPT * self._soon() <= self._options.memory:
+            self._again[repeat, self._depth] = found
+        return found
 
     def up_to(self, group: list[int]) -> Graph:
         """A graph that ends behind the largest target, where outputs ignore what follows; else the whole."""
