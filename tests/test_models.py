@@ -155,13 +155,72 @@ def test_weights_among_those_of_other_modules_are_told_by_what_their_names_begin
     assert "begin with" not in str(caught.value)
 
 
-def test_weights_in_several_files_are_told(tmp_path: Path) -> None:
-    (tmp_path / "model.safetensors.index.json").write_text('{"weight_map": {}}')
-    with pytest.raises(BadInput, match=r"lists weights that are spread over several files; .* as hf:FOLDER"):
-        checkpoint.read_weights(tmp_path / "model.safetensors.index.json")
+def spread(folder: Path, **changed: object) -> Path:
+    """The weights of the network in two files, and their index with what is ``changed`` in it."""
+    from safetensors.torch import save_file
+
+    weights, placed = network().state_dict(), {}
+    for i, names in enumerate((list(weights)[::2], list(weights)[1::2]), 1):
+        file = f"model-0000{i}-of-00002.safetensors"
+        save_file({name: weights[name].contiguous() for name in names}, folder / file)
+        placed |= dict.fromkeys(names, file)
+    index = folder / "model.safetensors.index.json"
+    index.write_text(json.dumps({"metadata": {}, "weight_map": placed | changed}))
+    return index
+
+
+def test_weights_in_several_files_are_read_by_their_index(tmp_path: Path) -> None:
+    found = checkpoint.read_weights(spread(tmp_path))
+    assert found.keys() == network().state_dict().keys()
+    loaded = checkpoint.Checkpoint(network, spread(tmp_path))()
+    assert all(torch.equal(value, found[name]) for name, value in loaded.state_dict().items())
     weights = dict(list(network().state_dict().items())[:1])
-    with pytest.raises(BadInput, match=r"missing .*; it is one of several files of weights$"):
+    with pytest.raises(BadInput, match=r"missing .*; it is one of several files of weights: give the index"):
         checkpoint.load(network(), weights, "model-00001-of-00002.safetensors")
+
+
+@pytest.mark.parametrize(
+    ("changed", "match"),
+    [
+        (
+            {"x": "../other.safetensors"},
+            "places 'x' in '../other.safetensors', which is no file of weights b",
+        ),
+        ({"x": "/etc/passwd"}, "places 'x' in '/etc/passwd', which is no file of weights beside it"),
+        ({"x": "..\\\\x.safetensors"}, "which is no file of weights beside it"),
+        ({"x": "model.py"}, "places 'x' in 'model.py', which is no file of weights beside it"),
+        ({"x": "model-3.safetensors"}, "needs 'model-3.safetensors' beside it, which is not there"),
+        ({"x": "model-00001-of-00002.safetensors"}, "does not hold what .* places in it: it lacks x$"),
+        ({"x": 3}, "is no index of weights: it has no weight_map of names and files"),
+    ],
+)
+def test_an_index_that_leads_astray_is_refused(tmp_path: Path, changed: dict, match: str) -> None:
+    (tmp_path / "model.py").write_text("")
+    (tmp_path.parent / "other.safetensors").write_text("")
+    with pytest.raises(BadInput, match=match):
+        checkpoint.read_weights(spread(tmp_path, **changed))
+
+
+@pytest.mark.parametrize("text", ["", "[]", "3", '{"weight_map": {}}', '{"weight_map": []}', "[" * 100_000])
+def test_what_is_no_index_of_weights_is_refused(tmp_path: Path, text: str) -> None:
+    index = tmp_path / "model.safetensors.index.json"
+    index.write_text(text)
+    with pytest.raises(BadInput, match="is no index of weights"):
+        checkpoint.read_weights(index)
+
+
+def test_a_sweep_sees_what_the_files_of_an_index_hold(tmp_path: Path, monkeypatch) -> None:
+    from depprobe.cli.commands.sweep.cells import plan_of
+    from depprobe.cli.commands.sweep.grid import grid_of
+
+    monkeypatch.chdir(tmp_path)
+    spread(tmp_path)
+    model = {"model": "net.py:make", "weights": "model.safetensors.index.json"}
+    plans = [plan_of(grid_of({"grid": {"model": [model]}})).cells[0].mark for _ in range(2)]
+    with open("model-00002-of-00002.safetensors", "ab") as file:
+        file.write(b"x")
+    changed = plan_of(grid_of({"grid": {"model": [model]}})).cells[0].mark
+    assert plans[0] == plans[1] != changed
 
 
 def test_a_checkpoint_keeps_its_dtype() -> None:

@@ -28,7 +28,8 @@ def measured(function: Any) -> Any:
     for flag, metavar, complete, said in (
         (
             *("--weights", "FILE", completing.files),
-            "Weights of the --model before it: .safetensors, .pt, .ckpt or .npz; or LABEL=FILE.",
+            "Weights of the --model before: .safetensors, .pt, .ckpt, .npz, an .index.json of several; or "
+            "LABEL=FILE.",
         ),
         (
             *("--model", "MODEL", completing.models),

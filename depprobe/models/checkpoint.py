@@ -1,5 +1,7 @@
 """Weights from files: ``.safetensors``, ``.npz``, and what torch saves (weights alone). No code is run.
 
+Weights in several files are read by the index beside them, ``model.safetensors.index.json``: ``shards``.
+
 A checkpoint of a training loop holds its weights under a name such as ``state_dict`` or ``model``; wrappers
 put ``module.`` (data parallel), ``_orig_mod.`` (compiled) or ``model.`` before every name. Both are seen
 through. All else must fit: every weight of the module, no other, each of its shape.
@@ -20,6 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from depprobe.errors import BadInput
+from depprobe.models.shards import INDEX, shards_of
 
 #: suffix -> what reads it
 SUFFIXES = (".safetensors", ".pt", ".pth", ".ckpt", ".bin", ".npz")
@@ -29,6 +32,7 @@ _PREFIXES = ("module.", "_orig_mod.", "model.", "net.")
 _CODE = re.compile(r"GLOBAL ([\w.]+)")
 #: the name of a file that holds a share of a model's weights
 _SHARD = re.compile(r"-\d+-of-\d+\.\w+$")
+_SEVERAL = "; it is one of several files of weights: give the index beside them (.index.json)"
 #: names listed in an error
 _SHOWN = 4
 
@@ -49,11 +53,8 @@ def read_weights(path: str | Path) -> dict[str, Tensor]:
     {'weight': (3, 2), 'bias': (3,)}
     """
     path = Path(path)
-    if path.name.endswith(".index.json"):
-        raise BadInput(
-            f"{str(path)!r} lists weights that are spread over several files; a folder of transformers is "
-            "read whole as hf:FOLDER, otherwise save all weights in one file"
-        )
+    if path.name.endswith(INDEX):
+        return _of_several(path)
     if path.suffix.lower() not in SUFFIXES:
         raise BadInput(f"weights are read from {', '.join(SUFFIXES)}, not from {str(path)!r}")
     if not path.is_file():
@@ -74,6 +75,19 @@ def read_weights(path: str | Path) -> dict[str, Tensor]:
             f"{str(path)!r} holds {name!r}, which is {type(value).__name__}, beside weights; save "
             "module.state_dict() alone"
         )
+    return found
+
+
+def _of_several(path: Path) -> dict[str, Tensor]:
+    """The weights of all files of an index, each file holding those that are placed in it and no others."""
+    found: dict[str, Tensor] = {}
+    for file, names in shards_of(path, SUFFIXES).items():
+        held = read_weights(file)
+        faults = [_listed("lacks", sorted(names - held.keys())), _listed("adds", sorted(held.keys() - names))]
+        if any(faults):
+            said = "; ".join(filter(None, faults))
+            raise BadInput(f"{str(file)!r} does not hold what {path.name!r} places in it: it {said}")
+        found |= held
     return found
 
 
@@ -170,7 +184,7 @@ def load(module: nn.Module, weights: Mapping[str, Tensor], source: str) -> nn.Mo
     if any(faults):
         raise BadInput(
             f"{source} does not fit {type(module).__name__}: {'; '.join(fault for fault in faults if fault)}"
-            f"{'; it is one of several files of weights' if _SHARD.search(source) else ''}"
+            f"{_SEVERAL if _SHARD.search(source) else ''}"
             f"{_way_out(weights, own)}"
         )
     floats = {value.dtype for value in weights.values() if value.is_floating_point()}

@@ -16,6 +16,7 @@ from depprobe.cli.commands.sweep.grid import Grid
 from depprobe.cli.commands.sweep.keys import SUBJECT, Keys, Settings, check_together
 from depprobe.cli.named_models import WORDS
 from depprobe.errors import BadInput
+from depprobe.models.shards import INDEX
 from depprobe.store.atomic import reason_of
 from depprobe.store.marks import content_of, mark_of
 from depprobe.store.sweeps.folder import Cell, Plan, on_one_line
@@ -141,4 +142,7 @@ class _Contents(dict[str, str]):
         with contextlib.suppress(OSError):
             if path.is_file() or path.is_dir():
                 self[file] = content_of(path)
+            if file.endswith(INDEX):
+                shards = sorted(path.parent.glob(f"*{Path(file.removesuffix(INDEX)).suffix}"))
+                self[file] = mark_of({one.name: content_of(one) for one in (path, *shards)})
         return self[file]
