@@ -979,3 +979,21 @@ def test_examples_in_help_run(run, command):
         code, _, said = run(*words)
         assert code == 0, said
     assert ran
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no device that is always full")
+@pytest.mark.parametrize(
+    ("more", "code", "said"),
+    [
+        ("> /dev/full", 1, "depprobe: no space left on the device that the output is on\n"),
+        (">&-", 0, ""),
+        (">&- 2>&-", 0, ""),
+    ],
+)
+def test_a_full_or_closed_output_is_told_in_one_line(tmp_path, more, code, said):
+    words = "-m depprobe jacobian --layer gru --n 9 --d 3 -q -o a.nc"
+    done = subprocess.run(
+        f"{sys.executable} {words} {more}", shell=True, cwd=tmp_path, capture_output=True, text=True
+    )
+    assert (done.returncode, done.stderr, done.stdout) == (code, said, "")
+    assert depprobe.load(tmp_path / "a.nc").sizes["source"] == 9

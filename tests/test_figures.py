@@ -628,6 +628,14 @@ def test_kinds_of_unknown_norms_are_named():
     assert f"{len(unknown) - 1} underflow, 1 overflow, left out" in legend_texts(figures.decay(ds))
 
 
+def test_each_axis_of_a_small_heat_map_has_two_numbers():
+    layers = [f"lstm:forget_bias={i}" for i in range(4)]
+    with figures.venue(None, 3.3):
+        drawn = figures.heatmap(depprobe.jacobian(layers, n=120, d=3, targets="every:10"))
+    for ax in drawn.axes:
+        assert all(len(tick_labels(axis)) >= 2 for axis in (ax.xaxis, ax.yaxis))
+
+
 def test_sparse_targets_are_thin_rows_with_gaps_between():
     drawn = figures.heatmap(falling(targets=[0, 10, 20, 30]))
     image, ax = drawn.images[0], drawn.axes[0]

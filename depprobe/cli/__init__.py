@@ -7,6 +7,7 @@ Exit codes: 0 done, 1 the run failed, 2 the call was wrong, 3 a check did not ho
 from __future__ import annotations
 
 import contextlib
+import errno
 import importlib
 import logging
 import os
@@ -154,6 +155,9 @@ def main(arguments: list[str] | None = None) -> NoReturn:
     """Run the command line and leave with its exit code; errors are one line on stderr."""
     arguments = sys.argv[1:] if arguments is None else arguments
     debug = "--debug" in arguments
+    if sys.stdout is None:
+        # closed by the caller; no file that is opened from here on may take its place
+        sys.stdout = os.fdopen(os.open(os.devnull, os.O_WRONLY), "w")
     # asleep, not spinning: two programs whose threads spin on the same processors slow each other ten times
     os.environ.setdefault(*WAITING)
     try:
@@ -241,6 +245,8 @@ def _reading(error: Exception) -> tuple[int, str]:
         return error.exit_code, " ".join(str(error).split())
     if isinstance(error, BrokenPipeError):
         return 1, "the reader of the output went away"
+    if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+        return 1, f"no space left on the device that {error.filename or 'the output'} is on"
     first = (str(error).strip().splitlines() or [""])[0]
     return 1, f"{type(error).__name__}: {first} (--debug shows where)"
 

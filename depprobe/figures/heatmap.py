@@ -225,7 +225,8 @@ def _draw(ax: Axes, picture: Cells, colours: Colormap, scale: tuple[float, float
         ax.set_box_aspect(1)
     ticks = max(2, min(5, int(ax.get_window_extent().width / ax.figure.figure.dpi / 0.4)))
     for axis in (ax.xaxis, ax.yaxis):
-        axis.set_major_locator(MaxNLocator(ticks, integer=True, min_n_ticks=1))
+        fewest = 2 if abs(np.diff(axis.get_view_interval())) > 1 else 1  # a single row has one number
+        axis.set_major_locator(MaxNLocator(ticks, integer=True, min_n_ticks=fewest))
     return image
 
 
