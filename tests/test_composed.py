@@ -345,10 +345,14 @@ def test_what_mixes_time_unseen_is_left_to_autograd(stack):
     assert type(temporal_jacobian(stack, torch.randn(9, 4))) is GraphJacobian
 
 
+#: bytes that count besides tensors
+OBJECTS = 2 << 20
+
+
 def test_small_budgets_take_rows_in_parts_and_smaller_ones_are_refused():
     module, x = _named("dilated-conv:depth=2").double(), torch.randn(N, D_IN).double()
     exact = temporal_jacobian(module, x).log_norms([9]).values
-    few = temporal_jacobian(module, x, memory=40_000)
+    few = temporal_jacobian(module, x, memory=OBJECTS + 40_000)
     np.testing.assert_allclose(few.log_norms([9]).values, exact, rtol=0, atol=1e-12)
     with pytest.raises(OverBudget, match=r"the forward pass needs .* and the memory budget is 500 B"):
         temporal_jacobian(module, x, memory=500).log_norms([9])
@@ -371,7 +375,7 @@ def test_wide_rows_are_made_within_the_budget_from_their_unit_vectors_on():
     module = nn.Sequential(nn.Conv1d(2, 600, 3, padding=1), nn.ReLU()).double()
     x, budget = torch.randn(9, 2).double(), 400_000
     expected = torch.autograd.functional.jacobian(lambda z: module(z.T[None])[0, :, 4], x).norm(dim=(0, 2))
-    J = temporal_jacobian(module, x, memory=budget)
+    J = temporal_jacobian(module, x, memory=OBJECTS + budget)
     with Largest() as largest:
         next(iter(J._row_parts(4, J._chunk(4))))
     assert largest.size <= budget < 8 * 600**2

@@ -285,3 +285,42 @@ def test_rows_that_lost_a_norm_do_not_spoil_those_that_have_it(method):
     found = depprobe.jacobian(FirstLost(), x, layout="b n d", targets="all", method=method)
     own = found.log_norm_status.values.diagonal() == STATUS["finite"]
     assert own.tolist() == [t % 3 != 2 for t in range(N)]
+
+
+class Saturated(nn.Module):
+    """Saturated layers before a GRU, behind it, or before a sum: each row loses slopes of its own."""
+
+    def __init__(self, kind):
+        super().__init__()
+        self.kind, self.below, self.above = kind, nn.Linear(D, D), nn.Linear(D, H)
+        self.recurrence = nn.GRU(D, D, batch_first=True)
+
+    def forward(self, x):
+        if self.kind == "sum":
+            return self.above((30 * self.below(x)).tanh().cumsum(1))
+        x = (30 * self.below(x)).sigmoid() if self.kind == "before" else x
+        y = self.above(self.recurrence(x)[0])
+        return (20 * y).tanh() if self.kind == "behind" else y
+
+
+@pytest.mark.parametrize("method", ["auto", "autograd"])
+@pytest.mark.parametrize("kind", ["before", "behind", "sum"])
+def test_where_rows_lose_digits_of_their_own_each_is_repeated(kind, method):
+    held = []
+    for seed in range(6):
+        found, truth = both(lambda: Saturated(kind), seed, method=method)
+        norms = found.log_norms(range(N))
+        some = norms.status == STATUS["finite"]
+        held.append(np.abs(norms.values[some] - np.log(truth[some])) <= norms.error[some])
+    assert np.concatenate(held).mean() > 0.95
+
+
+@pytest.mark.parametrize("kind", ["before", "sum"])
+def test_random_rows_that_lose_digits_are_each_repeated_once_errors_are_large(kind):
+    held = []
+    for seed in range(6):
+        found, truth = both(lambda: Saturated(kind), seed, method="probes", probes=H)
+        norms = found.log_norms(range(N))
+        some = norms.status == STATUS["finite"]
+        held.append(np.abs(norms.values[some] - np.log(truth[some])) <= norms.error[some])
+    assert np.concatenate(held).mean() > 0.9

@@ -114,6 +114,12 @@ class TemporalJacobian(abc.ABC):
         n_out, _, n_in, _ = self.shape
         return np.arange(n_out, dtype=np.float64) if n_out == n_in else None
 
+    def lags_at(self, t: int) -> NDArray[np.int64]:
+        """Lag of every input (n_in,) from output t; of outputs that spread evenly, if not known."""
+        n_out, _, n_in, _ = self.shape
+        position = np.linspace(0, n_in - 1, n_out) if self.position is None else self.position
+        return anchors(position)[t] - np.arange(n_in)
+
     def at_depths(self, names: Sequence[str]) -> list[TemporalJacobian] | None:
         """Operators like this one in the outputs of several submodules, which share backward passes.
 

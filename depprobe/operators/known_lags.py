@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.ndimage import median_filter
 
 Floats = NDArray[np.float64]
 
@@ -18,8 +20,53 @@ Floats = NDArray[np.float64]
 _FARTHER = 3
 #: a row is one of the farthest if it reaches so far, as a share of what any can
 _LAST = 0.9
+#: estimated error from which nothing is said of a norm: where all is rounding, it may come out at half a nat
+LOST = 0.5
+#: by how much a norm may lie higher or lower in rows that are alike: nats, and a share of how far down it is
+_ALIKE, _ALIKE_SHARE = 5.0, 0.1
+#: neighbouring errors of which the median is taken
+_POOLED = 5
 #: ln of the most that errors are taken to grow beyond known lags
 _MOST_GROWTH = 50.0
+
+
+class Known(NamedTuple):
+    """What a row that was looked at tells of each of its lags (n,), which descend one by one.
+
+    Attributes
+    ----------
+    relative : error.
+    depth : how far the norm lies below the largest of the row, in nats; infinite where it is not known.
+    """
+
+    lags: NDArray[np.int64]
+    relative: Floats
+    depth: Floats
+
+
+def depths(log_norm: Floats) -> Floats:
+    """How far below the largest norm of a row each lies, in nats; infinite where it is zero or not known.
+
+    Examples
+    --------
+    >>> depths(np.array([-1.0, 2.0, np.nan, -np.inf])).tolist()
+    [3.0, 0.0, inf, inf]
+    """
+    known = np.isfinite(log_norm)
+    return np.where(known, log_norm[known].max(initial=-np.inf) - np.where(known, log_norm, 0.0), np.inf)
+
+
+def alike(lags: NDArray[np.int64], depth: Floats, known: Known, limit: float) -> bool:
+    """Whether a known row stands for another at lags (n,): it has lost no norm that the other may have kept,
+    and none of the other lies so many nats farther below the largest that it may be what rounding left.
+    """
+    place = known.lags[0] - lags
+    seen = (place >= 0) & (place < len(known.lags))
+    place, own = place[seen], depth[seen]
+    other = known.depth[place]
+    below = own - np.where(np.isfinite(other), other, 0.0)
+    lost = (known.relative[place] >= LOST) & (below < -_ALIKE)
+    return not (lost | (below > max(limit, _ALIKE) + _ALIKE_SHARE * own)).any()
 
 
 def beyond(lags: NDArray[np.int64], known: NDArray[np.int64]) -> Floats:
@@ -76,3 +123,14 @@ def telling(
             found.append(t)
             lags.append(own)
     return found
+
+
+def grown_with(lags: NDArray[np.int64], relative: Floats, seen: NDArray[np.bool_]) -> Floats:
+    """The most that errors came to between lag 0 and each lag, but for single ones that stand out."""
+    most = np.zeros(len(lags))
+    for side in (lags >= 0, lags < 0):
+        (here,) = np.nonzero(side & seen)
+        here = here[np.argsort(np.abs(lags[here]), kind="stable")]
+        if len(here):
+            most[here] = np.maximum.accumulate(median_filter(relative[here], _POOLED, mode="nearest"))
+    return most

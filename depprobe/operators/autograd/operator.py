@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from functools import cached_property
 from typing import Any
 
@@ -28,14 +28,15 @@ from depprobe.core.calling.passes import DoesNotRun
 from depprobe.core.function import SequenceFunction
 from depprobe.core.options import Options, require
 from depprobe.core.scaled import Scaled, log_norms
-from depprobe.core.temporal_jacobian import LogNorms, TemporalJacobian, anchors
+from depprobe.core.temporal_jacobian import LogNorms, TemporalJacobian
 from depprobe.operators.autograd import fisher
 from depprobe.operators.autograd.forward_products import forward_products
 from depprobe.operators.autograd.products import Products
 from depprobe.operators.autograd.readout import ExactRows
 from depprobe.operators.autograd.recording import Recording
-from depprobe.operators.autograd.rounding import EVERY, LOST, Rounding, resume_each, states_of
+from depprobe.operators.autograd.rounding import EVERY, Rounding, Row, resume_each, states_of
 from depprobe.operators.autograd.saturation import Saturation
+from depprobe.operators.known_lags import LOST
 from depprobe.units import counted
 from depprobe.vocabulary import STATUS
 
@@ -66,6 +67,8 @@ class AutogradJacobian(TemporalJacobian):
     zero_proof = "structure, replacement"
     error_kind = "estimate"
     norms: tuple[str, ...] = ("fro", "spectral", "fisher")
+    #: whether rows are repeated once they are measured
+    _repeats = True
 
     def __init__(
         self, function: SequenceFunction, options: Options, products: Products | None = None
@@ -117,27 +120,45 @@ class AutogradJacobian(TemporalJacobian):
         self, targets: Sequence[int], sources: Sequence[int] | None = None, norm: str = "fro"
     ) -> LogNorms:
         columns = np.arange(self.shape[2]) if sources is None else np.asarray(sources, dtype=np.int64)
-        order = sorted(set(targets))
+        order, rounding = sorted(set(targets)), self._rounding[norm if norm in self._rounding else "fro"]
         rows: dict[int, tuple[Floats, Floats, NDArray[np.int8]]] = {}
+        #: lags and ln norms of all sources
+        whole: dict[int, tuple[Ints, Floats]] = {}
         with self._function.held():
             for first in range(0, len(order), self.targets_at_once):
                 group = order[first : first + self.targets_at_once]
                 with self._prepared(group, columns, norm):
                     # the last and the first stand for the others
-                    turns = dict.fromkeys([group[-1], *group])
-                    rows |= {t: self._norm_row(t, columns, norm) for t in turns}
-        values, error, status = (np.stack(parts) for parts in zip(*(rows[t] for t in targets), strict=True))
-        return LogNorms(values, error, status=status)
+                    for t in dict.fromkeys([group[-1], *group]):
+                        rows[t] = self._norm_row(t, columns, norm)
+                        logs = np.full(self.shape[2], np.nan)
+                        logs[columns] = rows[t][0]
+                        whole[t] = self.lags_at(t), logs
+                        if self._repeats and np.isfinite(logs).any():
+                            mixes = rounding.rest({t: whole[t]}) or rounding.begin([t])
+                            self._repeat(rounding, whole, mixes)
+            # those from before it was seen that digits are lost
+            late = rounding.rest(whole) if self._repeats else {}
+            with self._products.up_to([*late]):
+                self._repeat(rounding, whole, late)
+        by_lag = [(t, whole[t][0], np.isfinite(whole[t][1])) for t in targets]
+        stated = np.stack([rounding.stated(*one)[columns] for one in by_lag])
+        values, apart, status = (np.stack(parts) for parts in zip(*(rows[t] for t in targets), strict=True))
+        error = np.where(apart > 0, np.fmax(stated, apart), stated)
+        # of 16 bits no digit more is asked for
+        unclear = error >= (1.0 if self._products.narrowest in HALF else LOST)
+        status[(status == STATUS["finite"]) & unclear] = STATUS["undecided"]
+        values[(status != STATUS["finite"]) & (status != STATUS["zero"])] = np.nan
+        return LogNorms(values, np.where(status == STATUS["finite"], error, 0.0), status=status)
 
     def _prepared(self, group: list[int], columns: Ints, norm: str) -> AbstractContextManager[None]:
         """Around the measurement of some rows, for what they share."""
         return self._products.up_to(group)
 
     def _norm_row(self, t: int, columns: Ints, norm: str) -> tuple[Floats, Floats, NDArray[np.int8]]:
+        """ln norms (columns,), by how much they differ from those of a scaled row, and status."""
         value = self._measured(t, columns, norm, 1.0)
-        logs = np.full(self.shape[2], np.nan)
-        logs[columns] = value
-        error = self._rounded(t, logs, norm)[columns]
+        error = np.zeros(len(value))
         finite, zero = np.isfinite(value), np.isneginf(value)
         # what is no number has no derivative, whatever autograd makes of it
         known = finite if not bool(self._function.y[t].isnan().any()) else np.zeros_like(finite)
@@ -153,7 +174,7 @@ class AutogradJacobian(TemporalJacobian):
                 apart = np.abs(scaled - value)
             # far from the floor it was rounded otherwise, as where logarithms of gradients are taken
             rounded = (apart > self._agree) & np.isfinite(apart) & (value > middle)
-            error = np.where(rounded, np.fmax(error, apart), error)
+            error = np.where(rounded, apart, 0.0)
             agrees = (apart <= self._agree) | rounded
             # what leaves the range once scaled up was not near the floor
             agrees |= ~np.isfinite(scaled) & (value > middle)
@@ -167,28 +188,18 @@ class AutogradJacobian(TemporalJacobian):
             overflowed = not bool(self._function.y[t].isfinite().all())
             status[zero] = STATUS["overflow" if overflowed else "undecided"]
         status[proved] = STATUS["zero"]
-        # of 16 bits no digit more is asked for
-        lost = 1.0 if self._products.narrowest in HALF else LOST
-        status[(status == STATUS["finite"]) & (error >= lost)] = STATUS["undecided"]
         value[(status != STATUS["finite"]) & ~proved] = np.nan
-        return value, np.where(status == STATUS["finite"], error, 0.0), status
+        return value, error, status
 
-    def _rounded(self, t: int, logs: Floats, norm: str) -> Floats:
-        """Estimated errors of the ln norms (n_in,) of row t (NaN: not asked for); NaN: none is to be had."""
-        rounding = self._rounding[norm if norm in self._rounding else "fro"]
-        try:
-            return rounding.error(t, self._lags(t), logs)
-        except DoesNotRun:  # code of the user's that takes no changed numbers
-            return np.full(len(logs), np.nan)
+    def _repeat(
+        self, rounding: Rounding, rows: Mapping[int, tuple[Ints, Floats]], mixes: Mapping[int, Tensor]
+    ) -> None:
+        with suppress(DoesNotRun):  # code of the user's that takes no changed numbers
+            rounding.note([Row(t, *rows[t], mix) for t, mix in mixes.items()])
 
     def _reaches(self, t: int) -> NDArray[np.bool_]:
         """Inputs (n_in,) that a path leads to from output t."""
         return self._products.reaches(t)
-
-    def _lags(self, t: int) -> Ints:
-        n_out, _, n_in, _ = self.shape
-        position = np.linspace(0, n_in - 1, n_out) if self.position is None else self.position
-        return int(anchors(position)[t]) - np.arange(n_in)
 
     def _measured(self, t: int, columns: Ints, norm: str, scale: float) -> Floats:
         """ln norms (columns,), from cotangents times a scale."""

@@ -33,6 +33,7 @@ from depprobe.operators.autograd.probe_statistics import (
     uncertainty,
 )
 from depprobe.operators.autograd.products import Gathered, Products
+from depprobe.operators.autograd.rounding import Row
 from depprobe.operators.known_lags import beyond, telling
 
 #: orthonormal rows from which effective ranks are estimated, at least (where there are so many) and at most
@@ -62,6 +63,7 @@ class ProbedJacobian(AutogradJacobian):
 
     method = "probes"
     norms = ("fro", "fisher")
+    _repeats = False
 
     def __init__(
         self, function: SequenceFunction, options: Options, products: Products | None = None
@@ -153,16 +155,12 @@ class ProbedJacobian(AutogradJacobian):
         with self._products.up_to(group):
             ends = {t: self._heard(t) for t in (group[-1], group[0])}
             due = rounding.due(ends, len(group), self.probes, self._reach)
+            due = group if rounding.is_spoiled else due
             most = self._rows_kept if self._ranks_itself else 0
             found = self._estimates(group, self.probes, columns, norm, most, bool(due))
             self._ready = dict(zip(group, found, strict=True))
-            for t in due:
-                logs, one = np.full(self.shape[2], np.nan), self._ready[t]
-                logs[columns] = one.log_norm
-                assert one.total is not None
-                with contextlib.suppress(DoesNotRun):  # code of the user's that takes no changed numbers
-                    mix, first = one.mix.to(self._function.y), Scaled.plain(one.total)
-                    rounding.note(t, self._lags(t), logs, mix, first)
+            with contextlib.suppress(DoesNotRun):  # code of the user's that takes no changed numbers
+                rounding.note([self._row(t, columns) for t in due])
             if not self._ranks_itself:
                 told = telling(ends, [lags for lags, _ in self._pilots.get(norm, [])], self._reach)
                 for t in told:
@@ -174,14 +172,20 @@ class ProbedJacobian(AutogradJacobian):
             yield
             self._ready = {}
 
+    def _row(self, t: int, columns: NDArray[np.int64]) -> Row:
+        logs, one = np.full(self.shape[2], np.nan), self._ready[t]
+        logs[columns] = one.log_norm
+        assert one.total is not None
+        return Row(t, self.lags_at(t), logs, one.mix, Scaled.plain(one.total))
+
     @property
     def _reach(self) -> tuple[int, int]:
         """The largest and the smallest lag of any row."""
-        return int(self._lags(self.shape[0] - 1).max()), int(self._lags(0).min())
+        return int(self.lags_at(self.shape[0] - 1).max()), int(self.lags_at(0).min())
 
     def _heard(self, t: int) -> NDArray[np.int64]:
         """Lags at which structure leaves a path."""
-        lags, known = self._lags(t), self._products.structure(t)
+        lags, known = self.lags_at(t), self._products.structure(t)
         return lags if known is None or not known.any() else lags[known]
 
     def _estimates(
@@ -223,9 +227,6 @@ class ProbedJacobian(AutogradJacobian):
             self._ranks[t] = told_by(found.traces(), self.shape[1], self.deflated)
         return found.log_norm
 
-    def _rounded(self, t: int, logs: Floats, norm: str) -> Floats:
-        return self._rounding[norm].stated(t, self._lags(t))
-
     def _reaches(self, t: int) -> NDArray[np.bool_]:
         known = self._products.structure(t)
         return super()._reaches(t) if known is None else known
@@ -237,7 +238,7 @@ class ProbedJacobian(AutogradJacobian):
         if t in self._ranks:
             return self._ranks[t]
         lags, (ranks, loadings, of_rest) = pooled(self._pilots[norm], self.shape[1], self.deflated)
-        here = self._lags(t)[columns]
+        here = self.lags_at(t)[columns]
         falling = [
             np.maximum(1.0, np.interp(here, lags, one) / beyond(here, lags)) for one in (ranks, of_rest)
         ]
@@ -254,7 +255,7 @@ class ProbedJacobian(AutogradJacobian):
         rows, every = min(PILOT_ROWS + self.deflated, self.shape[1]), np.arange(self.shape[2])
         with self._products.up_to([t]):
             (found,) = self._estimates([t], rows, every, norm, rows)
-        self._pilots.setdefault(norm, []).append((self._lags(t), found.traces()))
+        self._pilots.setdefault(norm, []).append((self.lags_at(t), found.traces()))
 
     def _typical_rank(self, norm: str) -> float:
         """From pilots of a few targets."""

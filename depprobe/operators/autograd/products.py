@@ -211,12 +211,21 @@ class Products:
         points, y = self._recording.passed(self._length())
         return self._single("plain", cotangent[: len(y)], points, y)
 
-    def under(self, repeat: Repeat, cotangent: Tensor) -> Tensor:
-        """One product of a pass whose numbers are changed."""
-        length = self._length()
-        points, y = self._recording.noisy(repeat, length)
-        with repeat.backward():
-            return self._single("noisy", cotangent[:length], points, y)
+    def rows(self, at: Sequence[int], vectors: Tensor, repeat: Repeat | None = None) -> Iterator[Tensor]:
+        """Products with vectors (m, d_out) that stand on positions ``at`` (m,), in turn; of a pass whose
+        numbers are changed if ``repeat`` is given.
+        """
+        for t, vector in zip(at, vectors, strict=True):
+            cotangent = torch.zeros_like(self._recording.y)
+            cotangent[t] = vector
+            if repeat is None:
+                yield self.single(cotangent)
+                continue
+            length = self._length()
+            points, y = self._recording.noisy(repeat, length)
+            with repeat.backward():
+                found = self._single("noisy", cotangent[:length], points, y)
+            yield found
 
     def _single(self, kind: str, cotangent: Tensor, points: Sequence[Tensor], y: Tensor) -> Tensor:
         if self._recording.shared.askers == 1:

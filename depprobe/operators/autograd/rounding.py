@@ -11,36 +11,32 @@ sources are pooled, and none is taken to be less than what it came to at nearer 
 itself: one alone may vanish by chance, and where one number after another is rounded the difference
 wanders, for many lags about zero. Where they are large, two more repeats follow, since one rounding may
 have gone into all of them, as they do where an input is a single number. Rows of some targets stand for the
-others, lag by lag, but for those in which a norm lies so far below where it lies in such a row that it may
-be what rounding left of larger ones, and those that keep digits where such a row has lost all: these are
-repeated three times. Beyond the lags of any, errors are taken to grow in proportion to the lag, or as they
-do over the farther half of known lags, whichever is more: where norms fall to what is left of larger ones,
-the errors grow as fast as they fall.
+others, lag by lag, unless digits are lost, which each row loses of its own, or a norm lies so far below
+where it lies in such a row that it may be what rounding left of larger ones. Beyond the lags of any, errors
+are taken to grow in proportion to the lag, or as they do over the farther half of known lags, whichever is
+more: where norms fall to what is left of larger ones, the errors grow as fast as they fall.
 Source: Parker 1997 (Monte Carlo arithmetic).
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any, Protocol
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy.ndimage import median_filter
 from torch import Tensor
 
 from depprobe.core.scaled import Scaled, added
 from depprobe.operators.autograd import fisher
-from depprobe.operators.known_lags import carried, telling
+from depprobe.operators.known_lags import Known, alike, carried, depths, grown_with, telling
 from depprobe.operators.last_bits import Repeat
 
 Floats = NDArray[np.float64]
 
 #: how far an estimate is taken above the spread that a repeat shows, for 95 %
 _FACTOR = 2.5
-#: estimated error from which nothing is said of a norm: where all is rounding, it may come out at half a nat
-LOST = 0.5
 #: factors with a full mantissa: of a repeat, and of those that follow where it does not settle an error
 _SCALES = (1.3728813559322035, 1.7320508075688772, 1.1892071150027210)
 #: sources to either side that are pooled
@@ -55,10 +51,10 @@ _LATER = 2
 _PRODUCTS = 50
 #: relative difference from which one repeat does not settle an error: one number may have gone into all of it
 _UNSETTLED = 0.01
+#: stated error, over machine epsilon, from which a row has lost digits
+_LOSSY = 250.0
 #: error from which a row must not stand for another
 _TOLD = 1e-3
-#: by how much a norm may lie higher or lower in rows that are alike: nats, and a share of how far down it is
-_ALIKE, _ALIKE_SHARE = 5.0, 0.1
 #: numbers of an input below which they say too little of their spread to settle an error
 _FEW = 2
 
@@ -72,15 +68,33 @@ class Differentiated(Protocol):
 
 
 class RowProducts(Protocol):
-    """Products with one cotangent, in plain numbers or with exponents; see ``Products``."""
+    """What takes products with cotangents, in plain numbers or with exponents; see ``Products``."""
 
     narrowest: torch.dtype
 
-    def single(self, cotangent: Tensor) -> Tensor | Scaled:
-        """One product."""
+    def rows(
+        self, at: Sequence[int], vectors: Tensor, repeat: Repeat | None = None
+    ) -> Iterable[Tensor | Scaled]:
+        """Products (n_in, d_in) with vectors (m, d_out) on positions ``at`` (m,), in turn; of a pass whose
+        numbers ``repeat`` changes, if it is given.
+        """
 
-    def under(self, repeat: Repeat, cotangent: Tensor) -> Tensor | Scaled:
-        """One product of a pass whose numbers are changed."""
+
+class Row(NamedTuple):
+    """A row that is to be repeated, by its target t.
+
+    Attributes
+    ----------
+    lags, log_norm : of its blocks (n,).
+    mix : weights of the output units (d_out,).
+    first : the row by these weights, where it is known.
+    """
+
+    t: int
+    lags: NDArray[np.int64]
+    log_norm: Floats
+    mix: Tensor
+    first: Scaled | None = None
 
 
 class Rounding:
@@ -90,23 +104,23 @@ class Rounding:
         self._function, self._products, self._norm = function, products, norm
         self._done = 0
         self._begun: set[int] = set()
-        self.known: dict[int, tuple[NDArray[np.int64], Floats]] = {}
-        #: how far norms of those rows lie below the largest, lag by lag
-        self._depths: dict[int, Floats] = {}
+        #: the largest error that was stated of a row
+        self._worst = 0.0
+        self.known: dict[int, Known] = {}
 
     def state(self) -> dict[str, NDArray[Any]]:
         """What is known, as arrays."""
         found = {"done": np.array(self._done), "begun": np.array(sorted(self._begun), dtype=np.int64)}
-        for t, (lags, relative) in self.known.items():
-            found |= {f"{t}.lags": lags, f"{t}.relative": relative, f"{t}.depth": self._depths[t]}
+        for t, known in self.known.items():
+            found |= {f"{t}.{name}": value for name, value in known._asdict().items()}
         return found
 
     def resume(self, state: Mapping[str, NDArray[Any]]) -> None:
         """Take up what was known."""
         self._done, self._begun = int(state["done"]), set(state["begun"].tolist())
         named = [name.removesuffix(".lags") for name in state if name.endswith(".lags")]
-        self.known = {int(t): (state[f"{t}.lags"], state[f"{t}.relative"]) for t in named}
-        self._depths = {int(t): state[f"{t}.depth"] for t in named}
+        for t in named:
+            self._hold(int(t), Known(*(state[f"{t}.{name}"] for name in Known._fields)))
 
     def begin(self, group: Sequence[int]) -> dict[int, Tensor]:
         """Weights of output units (d_out,), whose sums of rows are to be repeated, for some of these targets.
@@ -120,6 +134,37 @@ class Rounding:
         chosen = [*group[::-EVERY][: max(wanted, later)], *group[: int(earlier)]]
         return {t: self._drawn(t) for t in chosen if t not in self._begun}
 
+    @property
+    def is_spoiled(self) -> bool:
+        """Whether a row was off by as much as random rows are."""
+        return self._worst > _UNSETTLED
+
+    def rest(self, rows: Mapping[int, tuple[NDArray[np.int64], Floats]]) -> dict[int, Tensor]:
+        """The same for rows, given by their lags and ln norms (n,), that no others stand for: all where each
+        loses digits of its own, and those that are unlike them.
+        """
+        lossy = self._worst > _LOSSY * torch.finfo(self._products.narrowest).eps
+        own = {t: row for t, row in rows.items() if t not in self._begun and np.isfinite(row[1]).any()}
+        return {t: self._drawn(t) for t, row in own.items() if lossy or not self._represented(t, *row)}
+
+    def _represented(self, t: int, lags: NDArray[np.int64], log_norm: Floats) -> bool:
+        """Whether the rows that were repeated stand for row t, by its lags and ln norms (n,)."""
+        depth = depths(log_norm)
+        limit = float(np.log(_TOLD / torch.finfo(self._products.narrowest).eps))
+        for side in (lags >= 0, lags < 0) if self.known else ():
+            side &= np.isfinite(depth)
+            own, known = lags[side], self.known[self._nearest(t, lags[side])]
+            if side.any() and not alike(own, depth[side], known, limit):
+                return False
+        return True
+
+    def _nearest(self, t: int, lags: NDArray[np.int64]) -> int:
+        """The nearest row that was repeated among those that reach as far as some lags."""
+        low, high = lags.min(initial=0), lags.max(initial=0)
+        ends = {at: (known.lags.min(), known.lags.max()) for at, known in self.known.items()}
+        inside = [at for at, (least, most) in ends.items() if least <= low <= high <= most]
+        return min(inside or self.known, key=lambda known: abs(known - t))
+
     def _drawn(self, t: int) -> Tensor:
         self._begun.add(t)
         draw = torch.Generator().manual_seed(t)
@@ -131,54 +176,16 @@ class Rounding:
     ) -> list[int]:
         """Which of some rows, given by their lags, are to be repeated: what is far, or the first of many."""
         self._done += targets
-        found = telling(ends, [lags for lags, _ in self.known.values()], reach)
+        found = telling(ends, [known.lags for known in self.known.values()], reach)
         every = max(EVERY, _PRODUCTS // products)
         late = not found and len(self.known) * every < self._done
         return list(ends)[:1] if late else found
-
-    def error(self, t: int, lags: NDArray[np.int64], log_norm: Floats) -> Floats:
-        """Estimated error of the ln norms (n,) of row t (NaN: not asked for) at lags (n,)."""
-        for mix in self.begin([t]).values() if np.isfinite(log_norm).any() else ():
-            self.note(t, lags, log_norm, mix)
-        return self.judged(t, lags, log_norm)
-
-    def judged(self, t: int, lags: NDArray[np.int64], log_norm: Floats) -> Floats:
-        """The same from the rows that were repeated; a row that is unlike them is repeated too."""
-        known = np.isfinite(log_norm)
-        if self.known and t not in self._begun and not self._represented(t, lags, _depth(log_norm)):
-            self.note(t, lags, log_norm, self._drawn(t), settled=False)
-        return self.stated(t, lags, known)
-
-    def _represented(self, t: int, lags: NDArray[np.int64], depth: Floats) -> bool:
-        """Whether errors of row t (n,) are those of the rows that stand for it."""
-        limit = max(_ALIKE, float(np.log(_TOLD / torch.finfo(self._products.narrowest).eps)))
-        for side in (lags >= 0, lags < 0):
-            side &= np.isfinite(depth)
-            if not side.any():
-                continue
-            known, relative = self.known[(at := self._nearest(t, lags[side]))]
-            # lags descend one by one
-            place = known[0] - lags[side]
-            seen = (place >= 0) & (place < len(known))
-            place, own = place[seen], depth[side][seen]
-            other = self._depths[at][place]
-            below = own - np.where(np.isfinite(other), other, 0.0)
-            spoiled = (relative[place] >= LOST) & (below < -_ALIKE)
-            if (spoiled | (below > limit + _ALIKE_SHARE * own)).any():
-                return False
-        return True
-
-    def _nearest(self, t: int, lags: NDArray[np.int64]) -> int:
-        """The nearest row that was repeated among those that reach as far as some lags."""
-        low, high = lags.min(initial=0), lags.max(initial=0)
-        inside = [at for at, (known, _) in self.known.items() if known.min() <= low <= high <= known.max()]
-        return min(inside or self.known, key=lambda known: abs(known - t))
 
     def offer(self, t: int, lags: NDArray[np.int64], log_norm: Floats) -> None:
         """A row that costs less than its repeat: of those offered the 1st, 4th, 16th, ... is repeated."""
         self._done += 1
         if self._done >= 4 ** len(self._begun) and t not in self._begun:
-            self.note(t, lags, log_norm, self._drawn(t))
+            self.note([Row(t, lags, log_norm, self._drawn(t))])
 
     def stated(self, t: int, lags: NDArray[np.int64], some: NDArray[np.bool_] | None = None) -> Floats:
         """Estimated errors at lags (n,), of which ``some`` count: ahead and behind, from the nearest row that
@@ -188,91 +195,86 @@ class Rounding:
         some = np.ones(len(lags), dtype=bool) if some is None else some
         for side in (lags >= 0, lags < 0) if self.known else ():
             nearest = self._nearest(t, lags[side & some])
-            found[side] = carried(lags[side], *self.known[nearest])
+            found[side] = carried(lags[side], *self.known[nearest][:2])
         return found + fisher.rounding(self._function.y[t]) if self._norm == fisher.NORM else found
 
-    def _cotangent(self, t: int, mix: Tensor) -> Tensor:
-        y = self._function.y
-        cotangent = torch.zeros_like(y)
-        cotangent[t] = mix
+    def _products_of(self, rows: Sequence[Row], draw: int | None = None) -> Iterator[Scaled]:
+        """Products of some rows, over what they are scaled by in a repeat."""
+        if not rows:
+            return
+        y, at = self._function.y, [row.t for row in rows]
+        vectors = torch.stack([row.mix for row in rows]).to(y)
         if self._norm == fisher.NORM:
-            cotangent[t] = fisher.weighed(cotangent[None, t], y[t])[0]
-        return cotangent
+            vectors = torch.cat([fisher.weighed(v[None], y[t]) for t, v in zip(at, vectors, strict=True)])
+        if draw is None:
+            yield from map(_scaled, self._products.rows(at, vectors))
+            return
+        for values, log_scale in map(
+            _scaled, self._products.rows(at, _SCALES[draw] * vectors, REPEATS[draw])
+        ):
+            yield Scaled(values / _SCALES[draw], log_scale)
 
-    def _apart(self, t: int, mix: Tensor, first: Scaled, draw: int) -> Floats:
-        """ln of how far a repeat is from the row (n,)."""
-        scale = _SCALES[draw]
-        again = _scaled(self._products.under(REPEATS[draw], scale * self._cotangent(t, mix)))
-        gap = added(Scaled(again.values / scale, again.log_scale), Scaled(-first.values, first.log_scale))
-        return np.asarray(gap.log_norm(1).cpu())
+    def _repeated(self, rows: Sequence[Row], draw: int) -> Iterator[tuple[Row, Scaled, Scaled]]:
+        """Each row, its sum and the repeat of that."""
+        unknown = self._products_of([row for row in rows if row.first is None])
+        for row, again in zip(rows, self._products_of(rows, draw), strict=True):
+            yield row, next(unknown) if row.first is None else row.first, again
 
-    def note(
-        self,
-        t: int,
-        lags: NDArray[np.int64],
-        log_norm: Floats,
-        mix: Tensor,
-        first: Scaled | None = None,
-        settled: bool = True,
-    ) -> None:
-        """Repeat a row, of which ``first`` may be known; both may end where nothing stands behind.
+    def note(self, rows: Sequence[Row]) -> None:
+        """Repeat some rows, which may end where nothing stands behind."""
+        told: dict[int, list[Floats]] = {}
+        seen: dict[int, NDArray[np.bool_]] = {}
+        unsettled = []
+        for row, first, again in self._repeated(rows, 0):
+            told[row.t], own = [_apart(row, first, again)], _padded(first.log_norm(1), row)
+            # where norms are finite and this row underflowed, each time, it tells nothing
+            here = np.isfinite(told[row.t][0]) & ~np.isinf(row.log_norm)
+            here &= np.isfinite(own) | (told[row.t][0] > 0)
+            seen[row.t] = here
+            if (told[row.t][0][here] > _UNSETTLED).any() or first.values.shape[-1] < _FEW:
+                unsettled.append(row)
+        for draw in range(1, len(REPEATS)):
+            for row, first, again in self._repeated(unsettled, draw):
+                told[row.t].append(_apart(row, first, again))
+        for row in rows:
+            self._conclude(row, told[row.t], seen[row.t])
 
-        One repeat may do unless ``settled`` is false.
-        """
-        first = _scaled(self._products.single(self._cotangent(t, mix))) if first is None else first
-        own = first.log_norm(1).cpu().numpy()
-        missing = (0, len(log_norm) - len(own))
-        own = np.pad(own, missing, constant_values=-np.inf)
-        log_norm = np.where(np.isnan(log_norm), own, log_norm)
-
-        def relative_to_norms(apart: Floats) -> Floats:
-            with np.errstate(invalid="ignore"):
-                padded = np.pad(apart, missing, constant_values=-np.inf)
-                return np.exp(np.minimum(padded - log_norm, 50.0))
-
-        relative = relative_to_norms(self._apart(t, mix, first, 0))
-        # where norms are finite and this row underflowed, each time, it tells nothing
-        seen = np.isfinite(relative) & np.isfinite(log_norm) & (np.isfinite(own) | (relative > 0))
-        settled &= first.values.shape[-1] >= _FEW and not (relative[seen] > _UNSETTLED).any()
-        if not settled:
-            others = [relative_to_norms(self._apart(t, mix, first, i)) for i in range(1, len(REPEATS))]
-            relative = np.sqrt(np.mean(np.square([relative, *others]), axis=0))
-        relative = np.where(seen, relative, 0.0)
+    def _conclude(self, row: Row, relative: Sequence[Floats], seen: NDArray[np.bool_]) -> None:
+        """Hold what repeats (n,) of a row tell, relative to the norms, where they are seen."""
+        if not seen.any():
+            self._begun.discard(row.t)  # another one may tell
+            return
+        spread = np.where(seen, np.sqrt(np.mean(np.square(relative), axis=0)), 0.0)
         window = np.ones(2 * _BESIDE + 1)
         # "same" would be as long as the window where that is the longer
-        total, count = (
-            np.convolve(one, window)[_BESIDE : _BESIDE + len(seen)] for one in (relative**2, seen)
-        )
+        total, count = (np.convolve(one, window)[_BESIDE : _BESIDE + len(seen)] for one in (spread**2, seen))
         # one block that is lost must not spoil those beside it
-        grown = _grown(lags, relative, seen)
-        pooled = np.minimum(np.maximum(np.sqrt(total / np.maximum(count, 1)), grown), _SPOILED * relative)
+        grown = grown_with(row.lags, spread, seen)
+        pooled = np.minimum(np.maximum(np.sqrt(total / np.maximum(count, 1)), grown), _SPOILED * spread)
         eps = torch.finfo(self._products.narrowest).eps
-        found = _FACTOR * np.maximum(pooled, relative) + eps
-        if not seen.any():
-            self._begun.discard(t)  # another one may tell
-            return
+        found = _FACTOR * np.maximum(pooled, spread) + eps
         # where the row is zero (padding, say) it tells nothing of others that are not
-        found = np.where(seen, found, carried(lags, lags[seen], found[seen]))
-        self.known[t], self._depths[t] = (lags, found), _depth(log_norm)
+        found = np.where(seen, found, carried(row.lags, row.lags[seen], found[seen]))
+        self._hold(row.t, Known(row.lags, found, depths(row.log_norm)))
+
+    def _hold(self, t: int, known: Known) -> None:
+        self.known[t] = known
+        self._worst = max(self._worst, float(known.relative.max()))
 
 
-def _depth(log_norm: Floats) -> Floats:
-    """How far below the largest norm of a row each lies, in nats; infinite where it is zero or not known."""
-    known = np.isfinite(log_norm)
-    found = np.full(len(log_norm), np.inf)
-    found[known] = log_norm[known].max(initial=-np.inf) - log_norm[known]
-    return found
+def _padded(log_norm: Tensor, row: Row) -> Floats:
+    """ln norms of a row's first positions at all of its own, (n,)."""
+    found = np.asarray(log_norm.cpu(), dtype=np.float64)
+    return np.pad(found, (0, len(row.log_norm) - len(found)), constant_values=-np.inf)
 
 
-def _grown(lags: NDArray[np.int64], relative: Floats, seen: NDArray[np.bool_]) -> Floats:
-    """The most that errors came to between lag 0 and each lag, but for single ones that stand out."""
-    most = np.zeros(len(lags))
-    for side in (lags >= 0, lags < 0):
-        (here,) = np.nonzero(side & seen)
-        here = here[np.argsort(np.abs(lags[here]), kind="stable")]
-        if len(here):
-            most[here] = np.maximum.accumulate(median_filter(relative[here], 2 * _BESIDE + 1, mode="nearest"))
-    return most
+def _apart(row: Row, first: Scaled, again: Scaled) -> Floats:
+    """How far a repeat is from a row, relative to the norms (n,), or to the row where these are not known."""
+    gap = added(again, Scaled(-first.values, first.log_scale))
+    apart = _padded(gap.log_norm(1), row)
+    with np.errstate(invalid="ignore"):
+        norms = np.where(np.isnan(row.log_norm), _padded(first.log_norm(1), row), row.log_norm)
+        return np.exp(np.minimum(apart - norms, 50.0))
 
 
 #: changes of last bits, unrelated

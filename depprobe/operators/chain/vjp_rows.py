@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import copy
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -217,7 +217,7 @@ class PulledStack:
         like = layers[0][0].size
         outputs = Outputs(like.new_empty(len(like), d_out))
         self._layers, self._memory = layers, memory
-        self._rounding = Rounding(outputs, LayerProducts(layers, like.dtype))
+        self._rounding = Rounding(outputs, LayerProducts(layers, len(like), like.dtype))
 
     def log_norms(
         self, targets: NDArray[np.int64], norm: str, row: Callable[[int], Scaled]
@@ -245,17 +245,19 @@ class LayerProducts:
     narrowest : the dtype of the rows.
     """
 
-    def __init__(self, layers: Layers, dtype: torch.dtype) -> None:
-        self._layers, self.narrowest = layers, dtype
+    def __init__(self, layers: Layers, n_out: int, dtype: torch.dtype) -> None:
+        self._layers, self._n_out, self.narrowest = layers, n_out, dtype
 
-    def single(self, cotangent: Tensor) -> Scaled:
-        """Sum over t of cotangent_t^T J[t,:]."""
-        return _product(self._layers, cotangent)
-
-    def under(self, repeat: Repeat, cotangent: Tensor) -> Scaled:
-        """The same through changed layers; ``repeat`` changes last bits."""
-        change = repeat.forward().changed
-        return _product([[_changed(cell, change) for cell in layer] for layer in self._layers], cotangent)
+    def rows(self, at: Sequence[int], vectors: Tensor, repeat: Repeat | None = None) -> Iterator[Scaled]:
+        """Products with vectors (m, d_out) on positions ``at``; through layers that ``repeat`` changes."""
+        for t, vector in zip(at, vectors, strict=True):
+            layers = self._layers
+            if repeat is not None:
+                change = repeat.forward().changed
+                layers = [[_changed(cell, change) for cell in layer] for layer in layers]
+            cotangent = vector.new_zeros(self._n_out, len(vector))
+            cotangent[t] = vector
+            yield _product(layers, cotangent)
 
 
 def _product(layers: Layers, cotangent: Tensor) -> Scaled:

@@ -22,8 +22,8 @@ from depprobe.operators.composed.cotangents import Rows, by_position
 from depprobe.operators.composed.cut import Cut, Edge, at_positions, edge_of, either, unflat
 from depprobe.operators.composed.glue import Glue, Heard
 from depprobe.operators.composed.partition import DEPTH, Opened, Partition
-from depprobe.operators.composed.registered import Make
-from depprobe.operators.composed.trace import Tracer
+from depprobe.operators.composed.tracing.registered import Make
+from depprobe.operators.composed.tracing.trace import Tracer
 
 
 class Pulled(NamedTuple):

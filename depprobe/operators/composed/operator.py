@@ -12,7 +12,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from functools import cached_property
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -25,17 +27,18 @@ from depprobe.core.function import SequenceFunction
 from depprobe.core.options import Options, require
 from depprobe.core.scaled import Scaled
 from depprobe.core.shared_work import SharedWork
-from depprobe.core.temporal_jacobian import LogNorms, TemporalJacobian, anchors
+from depprobe.core.temporal_jacobian import LogNorms, TemporalJacobian
 from depprobe.errors import BadInput
 from depprobe.operators.autograd import fisher
 from depprobe.operators.autograd.operator import AutogradJacobian
 from depprobe.operators.autograd.readout import ExactRows
-from depprobe.operators.autograd.rounding import LOST, Rounding, resume_each, states_of
+from depprobe.operators.autograd.rounding import Rounding, Row, resume_each, states_of
 from depprobe.operators.autograd.saturation import Saturation
 from depprobe.operators.chain.rounding import digits_kept
 from depprobe.operators.composed.graph import Graph
+from depprobe.operators.composed.repeats import GraphProducts
 from depprobe.operators.composed.traces import Traces
-from depprobe.operators.last_bits import Repeat
+from depprobe.operators.known_lags import LOST
 from depprobe.vocabulary import STATUS
 
 #: share of a norm that may have been lost before the norm counts as unknown
@@ -135,10 +138,13 @@ class GraphJacobian(TemporalJacobian):
                 graph = self._traces.up_to(group)
                 *measured, mixed = self._traces.norms(graph, group, norm, self._at, mix)
                 rows = zip(group, *measured, strict=True)
-                for t, total, lost, live in sorted(rows, key=lambda row: row[0] not in mix):
-                    values, error, status = self._judged(t, total, lost, live, norm)
-                    error += self._rounded(rounding, t, values, mix.get(t), mixed.get(t))
-                    found[t] = values, error, status
+                for t, total, lost, live in rows:
+                    found[t] = self._judged(t, total, lost, live, norm)
+                self._repeat(rounding, {t: found[t][0] for t in mix}, mix, mixed)
+            self._repeat_rest(rounding, {t: values for t, (values, *_) in found.items()})
+        for t, (values, error, _) in found.items():
+            known = np.isfinite(values)
+            error += np.where(known, rounding.stated(t, self.lags_at(t), known), 0.0)
         values, error, status = (np.stack(parts) for parts in zip(*(found[t] for t in wanted), strict=True))
         fine = norm == "fro" and self._function.y.dtype not in HALF
         digits = self._digits(wanted, values)[:, columns] if fine else None
@@ -159,25 +165,43 @@ class GraphJacobian(TemporalJacobian):
             moved = values + np.log(x) - size[:, None]
         return digits_kept(np.where(np.isnan(moved), -np.inf, moved), self._function.y.dtype)
 
-    def _rounded(
-        self, rounding: Rounding, t: int, values: Floats, mix: Tensor | None, first: Scaled | None
-    ) -> Floats:
-        """Estimated errors of ln norms (n_in,) from rounding; NaN where the forward cannot be repeated."""
-        n_out, _, n_in, _ = self.shape
-        position = np.linspace(0, n_in - 1, n_out) if self.position is None else self.position
-        lags = anchors(position)[t] - np.arange(n_in)
-        known = np.isfinite(values)
+    def _repeat_rest(self, rounding: Rounding, rows: Mapping[int, Floats]) -> None:
+        """Repeat rows that no others stand for, where those before told nothing, or rows lose digits."""
+        rows = {t: values for t, values in rows.items() if np.isfinite(values).any()}
+        for t in rows:
+            if rounding.known:
+                break
+            self._repeat(rounding, rows, rounding.begin([t]))
+        self._repeat(
+            rounding, rows, rounding.rest({t: (self.lags_at(t), values) for t, values in rows.items()})
+        )
+
+    def _repeat(
+        self,
+        rounding: Rounding,
+        rows: Mapping[int, Floats],
+        mix: Mapping[int, Tensor],
+        firsts: Mapping[int, Scaled] = MappingProxyType({}),
+    ) -> None:
+        """Repeat rows of ln norms (n_in,), of which sums by the weights in ``mix`` may be known."""
         if 2 * self._graph.partition.total > self._options.memory:
-            return np.where(known, np.nan, 0.0)
-        try:
-            if mix is None and not rounding.known and known.any():
-                mix = rounding.begin([t]).get(t)  # rows before told nothing
-            if mix is not None:
-                again = self._traces.finest is not self._graph  # first may be zero where norms are not
-                rounding.note(t, lags, np.where(known, values, np.nan), mix, None if again else first)
-            return np.where(known, rounding.judged(t, lags, values), 0.0)
-        except (BadInput, RuntimeError, ValueError):  # code of the user's that takes no changed numbers
-            return np.where(known, np.nan, 0.0)
+            return
+        if self._traces.finest is not self._graph:
+            firsts = {}  # zero where norms are not
+        # code of the user's may take no changed numbers
+        with suppress(BadInput, RuntimeError, ValueError):
+            rounding.note(
+                [
+                    Row(
+                        t,
+                        self.lags_at(t),
+                        np.where(np.isfinite(rows[t]), rows[t], np.nan),
+                        one,
+                        firsts.get(t),
+                    )
+                    for t, one in mix.items()
+                ]
+            )
 
     @cached_property
     def _rounding(self) -> dict[str, Rounding]:
@@ -270,30 +294,3 @@ class GraphJacobian(TemporalJacobian):
     def jvp(self, tangent: Tensor) -> Tensor:
         """Sum over k of J[:,k] tangent_k: (n_in, d_in) to (n_out, d_out)."""
         return self._autograd.jvp(tangent)
-
-
-class GraphProducts:
-    """Products of the Jacobian with one cotangent, for the points of a graph, each of which asks for all.
-
-    ``narrowest`` is the narrowest dtype on the way.
-    """
-
-    def __init__(self, traces: Traces, at: int, shared: SharedWork[Scaled]) -> None:
-        self._traces, self._at, self._shared = traces, at, shared
-        self.narrowest = traces.whole.partition.narrowest
-
-    def single(self, cotangent: Tensor) -> Scaled:
-        """Sum over t of cotangent_t^T J[t,:]."""
-        return self._rows(self._traces.finest, cotangent)[self._at]
-
-    def under(self, repeat: Repeat, cotangent: Tensor) -> Scaled:
-        """The same through a trace whose numbers are changed."""
-        key = repeat, *(cotangent != 0).any(1).nonzero()[:, 0].tolist()
-        return self._shared.of(key, self._at, lambda: self._rows(self._traces.again(repeat), cotangent))
-
-    def _rows(self, graph: Graph, cotangent: Tensor) -> list[Scaled]:
-        standing = (cotangent != 0).any(1)
-        scale = torch.where(standing[None, :, None], 0.0, -torch.inf).double()
-        owner = torch.zeros(1, dtype=torch.long, device=cotangent.device)
-        found = self._traces.pull(graph, Scaled(cotangent[None], scale), standing[None], owner)
-        return [Scaled(part.rows.values[0], part.rows.log_scale[0]) for part in found]

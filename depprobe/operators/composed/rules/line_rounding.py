@@ -10,7 +10,7 @@ Shapes: cotangents (n_out, d_out); products (n_in, d_in).
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from copy import copy
 
 import torch
@@ -44,19 +44,16 @@ class LineProducts:
     def __init__(self, levels: list[Level], n_in: int, dtype: torch.dtype) -> None:
         self._levels, self._n_in, self.narrowest = levels, n_in, dtype
 
-    def single(self, cotangent: Tensor) -> Scaled:
-        """Sum over t of cotangent_t^T J[t,:]."""
-        return self._pulled(self._levels, cotangent)
-
-    def under(self, repeat: Repeat, cotangent: Tensor) -> Scaled:
-        """The same through changed layers; ``repeat`` changes last bits."""
-        change: Change = repeat.forward().changed
-        return self._pulled([_Changed(level, change) for level in self._levels], cotangent)
-
-    def _pulled(self, levels: list[Level], cotangent: Tensor) -> Scaled:
-        (at,) = where = cotangent.any(1).nonzero()[:, 0]
-        found = pull_through(levels, Rows(*Scaled.plain(cotangent[None, None, at]), where))
-        return Scaled(*(part[0] for part in found.dense(self._n_in)))
+    def rows(self, at: Sequence[int], vectors: Tensor, repeat: Repeat | None = None) -> Iterator[Scaled]:
+        """Products with vectors (m, d_out) on positions ``at``; through layers that ``repeat`` changes."""
+        for t, vector in zip(at, vectors, strict=True):
+            levels = self._levels
+            if repeat is not None:
+                change: Change = repeat.forward().changed
+                levels = [_Changed(level, change) for level in levels]
+            where = torch.tensor([t], device=vector.device)
+            found = pull_through(levels, Rows(*Scaled.plain(vector[None, None]), where))
+            yield Scaled(*(part[0] for part in found.dense(self._n_in)))
 
 
 class _Changed(Level):

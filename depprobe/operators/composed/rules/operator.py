@@ -47,6 +47,8 @@ from depprobe.vocabulary import STATUS
 _COPIES = 6
 #: size of a row block that stays near the processor, and fewest rows for which products pay
 _NEAR_BYTES, _FEWEST_ROWS = 8 << 20, 8
+#: bytes that a line takes besides tensors: objects, and what the allocator keeps
+_BESIDE = 2 << 20
 
 
 class LineJacobian(GraphJacobian):
@@ -220,7 +222,7 @@ class LineJacobian(GraphJacobian):
             self._function.y,
             *held_by(self._levels),
         ]
-        return 2 * bytes_of(kept)
+        return _BESIDE + 2 * bytes_of(kept)
 
     @cached_property
     def _zeros_are_exact(self) -> bool:

@@ -18,7 +18,7 @@ from depprobe.operators.calls import known_cells
 from depprobe.operators.composed.cut import Cut, Port, edge_of, unseen
 
 if TYPE_CHECKING:
-    from depprobe.operators.composed.trace import Tracer
+    from depprobe.operators.composed.tracing.trace import Tracer
 
 #: nodes that change nothing but the shape
 _VIEWS = (

@@ -23,8 +23,8 @@ from torch.overrides import TorchFunctionMode
 from depprobe.core.calling.environment import lets_in
 from depprobe.operators.calls import KnownCall, known_calls, known_cells
 from depprobe.operators.composed.cut import Cut, Edge, Port, edge_of, flat, unseen
-from depprobe.operators.composed.loops import Loops
-from depprobe.operators.composed.registered import Make, shadowed
+from depprobe.operators.composed.tracing.loops import Loops
+from depprobe.operators.composed.tracing.registered import Make, shadowed
 
 #: functions whose calls are noted, for rules that read them
 noted_functions: set[Any] = set()
