@@ -115,7 +115,7 @@ def test_without_input_there_is_nothing_that_a_model_hands_on():
 
 
 def test_a_name_in_a_named_layer_is_refused():
-    with pytest.raises(BadInput, match="unknown recurrence in attention 'rnn'"):
+    with pytest.raises(BadInput, match=r"part='rnn' has no meaning .*inside a model of your own"):
         depprobe.gates("attention", n=8, d=8, part="rnn")
 
 
@@ -140,3 +140,13 @@ def test_step_spectra_are_those_of_the_recurrence_at_what_it_reads():
         depprobe.spectrum(model, part="top")
     with pytest.raises(BadInput, match="holds the recurrences rnn, top; name one"):
         depprobe.spectrum(model, IDS, steps="last")
+
+
+def test_a_part_beside_named_layers_is_that_of_the_models():
+    model = nn.Sequential(nn.LSTM(3, 4, batch_first=True), nn.Tanh())
+    x = torch.randn(25, 3, generator=torch.Generator().manual_seed(0))
+    both = depprobe.lyapunov({"own": model, "gru": "gru"}, x, d=3, part="0")
+    alone = depprobe.lyapunov({"own": model}, x, part="0", exponents=both.sizes["mode"])
+    np.testing.assert_array_equal(both.exponent.sel(layer="own"), alone.exponent)
+    with pytest.raises(BadInput, match=r"part='0' has no meaning .*it names a recurrence inside"):
+        depprobe.lyapunov("gru", x, d=3, part="0")

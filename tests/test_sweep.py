@@ -661,13 +661,25 @@ def test_a_width_beside_models_is_that_of_the_layers_alone():
         "gru": {"n": 9, "d": 6},
         "make": {"n": 9},
     }
-    told = "d = 6 has no meaning for the model 'make', which has its own: "
+    told = "d = 6 has no meaning for the model 'make', as it is for layers: "
     for grid, way in (
         ({"grid": models, "fixed": {"d": 6}}, "leave it out"),
-        ({"grid": models | {"layer": ["gru"], "d": [6, 8]}}, r"give layers their widths in \[\[include\]\]"),
+        ({"grid": models | {"layer": ["gru"], "d": [6, 8]}}, r"say it in \[fixed\], or in an \[\[include"),
     ):
         with pytest.raises(BadInput, match=told + way):
             grid_of(grid)
+
+
+def test_a_layout_beside_layers_is_that_of_the_models():
+    grid = {"model": ["a.py:make"], "layer": ["gru"], "n": [9]}
+    found = grid_of({"grid": grid, "fixed": {"layout": "b n d"}})
+    assert [("layout" in cell.values, found.keys.named(cell).is_model) for cell in found.cells] == [
+        (True, True),
+        (False, False),
+    ]
+    told = "layout = b n d has no meaning for the layer 'gru', as it is for models: leave it out"
+    with pytest.raises(BadInput, match=told):
+        grid_of({"grid": {"layer": ["gru"], "layout": ["b n d", "n d"]}})
 
 
 def test_cells_that_fail_for_one_reason_are_told_in_one_line(swept, tmp_path):

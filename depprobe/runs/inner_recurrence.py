@@ -16,6 +16,7 @@ from depprobe.core.calling.weights_in_effect import weights_in_effect
 from depprobe.core.function import SequenceFunction
 from depprobe.errors import BadInput, unknown
 from depprobe.runs.cases import Case, Cases
+from depprobe.runs.subject import refuse
 
 
 def at_recurrences(measured: Cases, part: str | None) -> Cases:
@@ -33,7 +34,11 @@ def at_recurrences(measured: Cases, part: str | None) -> Cases:
     """
     if part is None and all(case.named for case in measured.cases):
         return measured
-    return measured._replace(cases=[_inner(case, part) for case in measured.cases])
+    if all(case.named for case in measured.cases):
+        refuse({"part": part}, [("part", "it names a recurrence inside a model of your own")])
+    # beside models, named layers are what they are
+    parts = [None if case.named else part for case in measured.cases]
+    return measured._replace(cases=[_inner(*one) for one in zip(measured.cases, parts, strict=True)])
 
 
 def _inner(case: Case, part: str | None) -> Case:

@@ -23,6 +23,8 @@ from depprobe.errors import BadInput, unknown
 from depprobe.store.atomic import one_line, reason_of
 from depprobe.store.sweeps.folder import on_one_line
 
+#: keys that bear on named layers alone, or on models alone (true)
+_OF_ONE_KIND = {"d": False, "layout": True, "part": True}
 _TABLES = ("probe", "grid", "fixed", "include", "exclude")
 #: most bytes of a grid file, and most cells of a grid
 _LONGEST, _MOST = 1 << 20, 1_000_000
@@ -93,7 +95,7 @@ def grid_of(document: Mapping[str, Any]) -> Grid:
         cells += _combined(keys, {name: _any(value) for name, value in values.items()}, rest)
         # a layer or model with its weights and label is one value of one axis
         axes += [name for name in values if name not in (*axes, *set(OF_SUBJECT) - {SUBJECT})]
-    cells = _without_width(keys, cells, fixed)
+    cells = _for_whom_it_is(keys, cells, fixed)
     if not cells:
         raise BadInput('no cell: give lists in [grid], such as layer = ["lstm", "gru"]')
     kept = list(axes)
@@ -105,22 +107,24 @@ def grid_of(document: Mapping[str, Any]) -> Grid:
     return Grid(keys, kept or [SUBJECT], cells)
 
 
-def _without_width(keys: Keys, cells: list[Settings], fixed: Mapping[str, Any]) -> list[Settings]:
-    """The cells, those of models without a width in [fixed], which is that of the layers beside them.
+def _for_whom_it_is(keys: Keys, cells: list[Settings], fixed: Mapping[str, Any]) -> list[Settings]:
+    """The cells, without what [fixed] says of the layers or of the models beside them alone.
 
-    Raises ``BadInput`` for any other width of a model.
+    Raises ``BadInput`` where no cell can use it, or another table says it.
     """
-    wide = [one for one in cells if "d" in one.values and keys.named(one).is_model]
-    layers = any(not keys.named(one).is_model for one in cells)
-    wrong = next((one for one in wide if not layers or one.values["d"] != fixed.get("d")), None)
-    if wrong is not None:
-        way = "leave it out" if not layers else "give layers their widths in [[include]]"
-        name = keys.named(wrong).name
-        raise BadInput(
-            f"d = {wrong.values['d']} has no meaning for the model {name!r}, which has its own: {way}"
-        )
-    bare = {id(one): Settings(one.subject, {k: v for k, v in one.values.items() if k != "d"}) for one in wide}
-    return [bare.get(id(one), one) for one in cells]
+    kinds = {keys.named(one).is_model for one in cells}
+    for key, of_models in _OF_ONE_KIND.items():
+        others = [one for one in cells if key in one.values and keys.named(one).is_model is not of_models]
+        wrong = next((one for one in others if len(kinds) == 1 or one.values[key] != fixed.get(key)), None)
+        if wrong is not None:
+            way = "leave it out" if len(kinds) == 1 else "say it in [fixed], or in an [[include]]"
+            what, whose = ("layer", "models") if of_models else ("model", "layers")
+            name = keys.named(wrong).name
+            said = f"{key} = {wrong.values[key]} has no meaning for the {what} {name!r}"
+            raise BadInput(f"{said}, as it is for {whose}: {way}")
+        bare = {id(one): {k: v for k, v in one.values.items() if k != key} for one in others}
+        cells = [Settings(one.subject, bare.get(id(one), one.values)) for one in cells]
+    return cells
 
 
 def _places(keys: Keys, cells: Sequence[Settings], axes: Sequence[str]) -> set[tuple[str, ...]]:
