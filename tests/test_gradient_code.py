@@ -140,3 +140,24 @@ def test_a_backward_that_fails_is_one_line(error, method):
     module, x = made("recurrence", "function", fails)
     with pytest.raises(BadInput, match=r"the backward pass of Hooked fails: .?not today"):
         depprobe.jacobian(module, x, layout="b n d", method=method)
+
+
+class LogScan(nn.Module):
+    """A scan in logarithms, whose derivative torch takes in logarithms too: no code of its own."""
+
+    def __init__(self):
+        super().__init__()
+        self.gate, self.value = nn.Linear(5, 5), nn.Linear(5, 5)
+
+    def forward(self, x):
+        kept = nn.functional.logsigmoid(30 * self.gate(x)).cumsum(1)
+        return (kept + torch.logcumsumexp(self.value(x) - kept, 1)).exp()
+
+
+@pytest.mark.parametrize("method", ["auto", "autograd"])
+def test_gradients_of_torchs_own_that_rounding_changes_are_not_refused_as_code(method):
+    torch.manual_seed(1)
+    module, x = LogScan(), torch.randn(30, 5)
+    found = depprobe.temporal_jacobian(module, x, layout="b n d", method=method).log_norms(range(30))
+    assert (found.status == STATUS["finite"]).any()
+    assert (found.status == STATUS["undecided"]).any()

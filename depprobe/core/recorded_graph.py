@@ -16,7 +16,8 @@ class GraphFacts(NamedTuple):
 
     ``narrowest`` floating dtype on the way; ``total`` and ``largest`` bytes of the gradients that one
     product makes, all nodes together and of the largest; ``has_python`` where a node runs
-    Python code, or swallows NaN all the same; ``nodes`` how many there are.
+    Python code, or swallows NaN all the same; ``nodes`` how many there are; ``own_code`` where one runs
+    Python code.
     """
 
     narrowest: torch.dtype
@@ -24,6 +25,7 @@ class GraphFacts(NamedTuple):
     largest: int
     has_python: bool
     nodes: int
+    own_code: bool = False
 
 
 #: in what torch says where all gradients must be asked for
@@ -41,10 +43,14 @@ _HOLDING_GATES = ("MkldnnRnn", "CudnnRnn", "MpsLstm", "ThnnFused")
 _SWALLOWS_NAN = frozenset({"LogcumsumexpBackward0"})
 
 
+def runs_python(node: Any) -> bool:
+    """Whether code of the user's runs in a node."""
+    return issubclass(type(node), torch.autograd.function.BackwardCFunction)
+
+
 def swallows_nan(node: Any) -> bool:
     """Whether a cotangent of NaN need not arrive below a node although a path leads there."""
-    kind = type(node)
-    return issubclass(kind, torch.autograd.function.BackwardCFunction) or kind.__name__ in _SWALLOWS_NAN
+    return runs_python(node) or type(node).__name__ in _SWALLOWS_NAN
 
 
 def simple_nodes(y: Tensor, leaf: Tensor) -> int:
@@ -80,10 +86,11 @@ def graph_facts(y: Tensor, leaf: Tensor) -> GraphFacts:
     >>> graph_facts(leaf.float().exp().double(), leaf).narrowest
     torch.float32
     """
-    narrowest, total, largest, has_python = y.dtype, 0, 0, False
+    narrowest, total, largest, has_python, own_code = y.dtype, 0, 0, False, False
     nodes = _nodes_between(y, leaf)
     for node in nodes:
         has_python |= swallows_nan(node)
+        own_code |= runs_python(node)
         for metadata in node._input_metadata:
             dtype = metadata.dtype
             size = gradient_bytes(metadata)
@@ -91,7 +98,7 @@ def graph_facts(y: Tensor, leaf: Tensor) -> GraphFacts:
             largest = max(largest, size)
             if dtype.is_floating_point and torch.finfo(dtype).tiny > torch.finfo(narrowest).tiny:
                 narrowest = dtype
-    return GraphFacts(narrowest, total, largest, has_python, len(nodes))
+    return GraphFacts(narrowest, total, largest, has_python, len(nodes), own_code)
 
 
 def coarsest(y: Tensor) -> torch.dtype:

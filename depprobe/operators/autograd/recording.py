@@ -102,7 +102,7 @@ class Recording:
         largest = max(range(len(facts)), key=lambda at: facts[at].total)
         size = ample if simple else bytes_of([y]) + saved_bytes(y, tensors_of(function.module))
         self.chunk = self._chunk(facts[largest], size, partial(backward_bytes, y, points[largest]))
-        if self.python:
+        if function.hooked or any(one.own_code for one in facts):
             narrowest = self.narrowest[0]
             require_linear(function.module, lambda v: self.single(v, points[:1], y)[0], self.y, narrowest)
 

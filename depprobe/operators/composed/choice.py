@@ -56,7 +56,8 @@ def graph_jacobian(function: SequenceFunction, options: Options) -> TemporalJaco
             found.support(function.shape[0] - 1)
         except BadInput:  # such code may want all gradients at once, as a reentrant checkpoint does
             return None
-        _require_linear(function, traces.whole.partition.narrowest)
+        if traces.whole.partition.own_code:
+            _require_linear(function, traces.whole.partition.narrowest)
     return found
 
 

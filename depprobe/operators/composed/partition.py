@@ -22,7 +22,7 @@ from torch import Tensor
 from torch.autograd.graph import Node
 
 from depprobe.core.calling.passes import DoesNotRun
-from depprobe.core.recorded_graph import gradient_bytes, swallows_nan
+from depprobe.core.recorded_graph import gradient_bytes, runs_python, swallows_nan
 from depprobe.operators.composed.cut import Cut, Edge, Gate, edge_of
 
 #: what is entered while gradients are asked for
@@ -73,7 +73,7 @@ class Partition:
     axis : time axis of the tensor at an edge, None where it cannot be told.
     unserved : edge of an output without a pull, and the cut it belongs to.
     joins, nodes : how many there are.
-    runs_python : whether code of the user's runs on the way back.
+    runs_python : whether code that may swallow NaN runs on the way back; ``own_code`` if some is the user's.
     narrowest : floating dtype of least range on the way.
     largest, total : bytes of the largest gradient on the way, and of all together.
     """
@@ -109,7 +109,7 @@ class Partition:
         }
         self._depth, self._hooked = depth, set(hooked)
         self.joins = 0
-        self.runs_python = False
+        self.runs_python = self.own_code = False
         self.narrowest, self.largest, self.total = kind_of(top)[0], 0, 0
         order = list(_topological(top[0], self._below))
         self.nodes = len(order)
@@ -180,6 +180,7 @@ class Partition:
             python = swallows_nan(v) or v in self._hooked
             if python:
                 self.runs_python = True
+                self.own_code |= runs_python(v) or v in self._hooked
                 for segment in segments:
                     segment.opaque = True
             shared = None if python else self._only_below(v, useful)
