@@ -180,7 +180,27 @@ def test_words_of_figures_are_text(ds, draw, given, match):
 def test_labels_of_figures_may_be_an_array(ds, labels):
     assert depprobe.figures.heatmap(ds, labels=labels).axes[0].get_title() == "mine"
     assert "mine" in depprobe.table(ds, labels=labels)
+    assert depprobe.combine([ds], labels=labels).attrs["layer"] == "mine"
     assert depprobe.figures.panels({"a": ds, "b": ds}, labels=labels).figure
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("title", [r"a $\unknown{$ b", "5$ or 3$", "$x", r"\alpha_b^c {", "word " * 200])
+def test_any_title_can_be_drawn(ds, tmp_path, title):
+    for draw in (depprobe.figures.decay, depprobe.figures.heatmap):
+        depprobe.figures.save(draw(ds, title=title), tmp_path / "a.png", dpi=30)
+        assert (tmp_path / "a.png").stat().st_size > 0
+    for given, drawn in (
+        (r"$\unknown$ and $\alpha$", r"\$\unknown\$ and $\alpha$"),
+        (r"\$5, $x$", r"\$5, $x$"),
+    ):
+        assert depprobe.figures.decay(ds, title=given).figure.get_suptitle() == drawn
+
+
+@pytest.mark.parametrize("dpi", [0, -3, 1e6, float("nan"), "300", None])
+def test_dots_an_inch_are_a_number_that_a_figure_can_have(ds, tmp_path, dpi):
+    with pytest.raises(BadInput, match="dpi must be a number of dots an inch, 1 to 2400, not"):
+        depprobe.figures.save(depprobe.figures.decay(ds), tmp_path / "a.png", dpi=dpi)
 
 
 @pytest.mark.parametrize("value", [float("nan"), 10**30, "low"])

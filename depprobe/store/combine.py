@@ -68,6 +68,7 @@ def combine(datasets: Iterable[xr.Dataset], labels: Sequence[str] | None = None)
     if not parts:
         raise BadInput("combine takes a list of datasets, [a, b], not an empty one")
     own = [str(part.attrs["layer"]) for part in parts]
+    labels = np.asarray(labels).tolist() if hasattr(labels, "__array__") else labels
     if labels is not None and (not isinstance(labels, list | tuple) or len(labels) != len(parts)):
         raise BadInput(
             f"labels must be a list of {counted(len(parts), 'name')}, one a layer of each dataset: {own}"

@@ -198,9 +198,10 @@ def fit_shapes(figure: Figure, rows: Sequence[Axes]) -> None:
 
 
 def _make_room(figure: Figure, inches: float) -> None:
-    """Make a figure high enough for its legends and for panels; in too low a one nothing can be laid out."""
+    """Make a figure high enough for title, legends and panels; in too low a one nothing can be laid out."""
     renderer = FigureCanvasAgg(figure).get_renderer()
-    taken = sum(legend.get_window_extent(renderer).height for legend in figure.legends) / figure.dpi
+    beside = [*figure.legends, *figure.texts]
+    taken = sum(one.get_window_extent(renderer).height for one in beside) / figure.dpi
     if taken + inches > figure.get_figheight():
         figure.set_size_inches(figure.get_figwidth(), taken + inches + 1.0)
 

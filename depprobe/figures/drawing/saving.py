@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
 
+import numpy as np
 from matplotlib.figure import Figure
 
 from depprobe.errors import BadInput, harmless, unknown
@@ -24,6 +25,8 @@ FORMATS: dict[str, dict[str, Any]] = {
     "svg": {"Date": None},
 }
 
+#: most dots an inch, which printers do not exceed
+_FINEST = 2400
 #: most characters that are named
 _NAMED = 12
 
@@ -43,7 +46,7 @@ def save(drawn: Figure | Drawn, path: str | os.PathLike[str], *, dpi: float = 30
     ----------
     drawn : a matplotlib figure, or what a figure function returned.
     path : ends in .png, .pdf or .svg; parent folders are made, an existing file is replaced.
-    dpi : dots per inch of a png, and of the pixels inside a pdf or svg.
+    dpi : dots per inch of a png, and of the pixels inside a pdf or svg, up to 2400.
 
     Returns
     -------
@@ -51,7 +54,7 @@ def save(drawn: Figure | Drawn, path: str | os.PathLike[str], *, dpi: float = 30
 
     Raises
     ------
-    BadInput : another suffix, or the folder cannot be written.
+    BadInput : another suffix, a dpi that is no such number, or the folder cannot be written.
     DepprobeError : writing failed midway; the path is as it was before.
 
     Examples
@@ -65,6 +68,8 @@ def save(drawn: Figure | Drawn, path: str | os.PathLike[str], *, dpi: float = 30
     figure = drawn if isinstance(drawn, Figure) else getattr(drawn, "figure", None)
     if not isinstance(figure, Figure):
         raise BadInput(f"save takes a figure or what a figure function returned, not {type(drawn).__name__}")
+    if not isinstance(dpi, int | float | np.number) or not 1 <= dpi <= _FINEST:
+        raise BadInput(f"dpi must be a number of dots an inch, 1 to {_FINEST}, not {dpi!r}")
     with style_of(figure), _boxes_told(), replacing(path) as temporary:
         figure.savefig(temporary, format=suffix, dpi=dpi, metadata=FORMATS[suffix])
     return Path(path)

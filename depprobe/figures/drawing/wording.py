@@ -80,6 +80,17 @@ def printable(name: str, width: int = 30) -> str:
     return "\n".join(lines)
 
 
+def _settable(title: str) -> str:
+    """A title as it is, or, where matplotlib cannot read a formula in it, with that one as it is written."""
+    if _can_be_set(title):
+        return title
+    pieces = (
+        words if formula and _can_be_set(words) else words.replace("$", r"\$")
+        for words, formula in in_formulas(title.replace(r"\$", "$"))
+    )
+    return "".join(pieces)
+
+
 def _can_be_set(formula: str) -> bool:
     """Whether matplotlib reads a formula, which may be LaTeX that it does not know."""
     try:
@@ -111,6 +122,8 @@ def asks(draw: Drawing) -> Drawing:
         title, labels, across = (kwargs.get(name) for name in ("title", "labels", "across"))
         if title is not None and not isinstance(title, str):
             raise BadInput(f"title must be text, or None; got {title!r}")
+        if title:
+            kwargs["title"] = _settable(title)
         for name in ("legend", "share_legend", "share_floor", "colorbar"):
             if not isinstance(kwargs.get(name, True), bool | np.bool_):
                 raise BadInput(f"{name} must be true or false; got {kwargs[name]!r}")
