@@ -324,3 +324,23 @@ def test_random_rows_that_lose_digits_are_each_repeated_once_errors_are_large(ki
         some = norms.status == STATUS["finite"]
         held.append(np.abs(norms.values[some] - np.log(truth[some])) <= norms.error[some])
     assert np.concatenate(held).mean() > 0.9
+
+
+class ClosedAtTimes(nn.Module):
+    """A mean that a sigmoid closes over at three of the outputs: 1 - y keeps few digits there."""
+
+    def forward(self, x):
+        closed = torch.isin(torch.arange(x.shape[1]), torch.tensor([4, 8, 11]))[:, None]
+        return (x.tanh().cumsum(1) / 9 + torch.where(closed, 12.5, 0.0)).sigmoid()
+
+
+@pytest.mark.parametrize("method", ["auto", "autograd"])
+def test_rows_that_are_closed_do_not_take_the_errors_of_open_ones(method):
+    module, x = ClosedAtTimes(), torch.randn(N, D, generator=torch.Generator().manual_seed(0))
+    truth = blocks(module, x.double())
+    found = depprobe.jacobian(module, x, layout="b n d", targets="all", method=method)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        apart = np.abs(found.log_norm.values - np.log(truth))
+    known = found.log_norm_status.values == STATUS["finite"]
+    assert apart[known].max() > 1e-3
+    assert (apart <= found.log_norm_error.values)[known].mean() > 0.95

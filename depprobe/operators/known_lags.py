@@ -36,37 +36,27 @@ class Known(NamedTuple):
     Attributes
     ----------
     relative : error.
-    depth : how far the norm lies below the largest of the row, in nats; infinite where it is not known.
+    log_norm : ln of the norm, -inf or NaN where it is zero or not known.
     """
 
     lags: NDArray[np.int64]
     relative: Floats
-    depth: Floats
+    log_norm: Floats
 
 
-def depths(log_norm: Floats) -> Floats:
-    """How far below the largest norm of a row each lies, in nats; infinite where it is zero or not known.
-
-    Examples
-    --------
-    >>> depths(np.array([-1.0, 2.0, np.nan, -np.inf])).tolist()
-    [3.0, 0.0, inf, inf]
-    """
-    known = np.isfinite(log_norm)
-    return np.where(known, log_norm[known].max(initial=-np.inf) - np.where(known, log_norm, 0.0), np.inf)
-
-
-def alike(lags: NDArray[np.int64], depth: Floats, known: Known, limit: float) -> bool:
+def alike(lags: NDArray[np.int64], log_norm: Floats, known: Known, limit: float) -> bool:
     """Whether a known row stands for another at lags (n,): it has lost no norm that the other may have kept,
-    and none of the other lies so many nats farther below the largest that it may be what rounding left.
+    and none of the other (ln, finite) is so many nats smaller that it may be what rounding left.
     """
     place = known.lags[0] - lags
     seen = (place >= 0) & (place < len(known.lags))
-    place, own = place[seen], depth[seen]
-    other = known.depth[place]
-    below = own - np.where(np.isfinite(other), other, 0.0)
+    place, own = place[seen], log_norm[seen]
+    other, depth = known.log_norm[place], log_norm.max() - own
+    finite = np.isfinite(other)
+    peak = known.log_norm[np.isfinite(known.log_norm)].max(initial=-np.inf)
+    below = np.where(finite, other, peak) - own
     lost = (known.relative[place] >= LOST) & (below < -_ALIKE)
-    return not (lost | (below > max(limit, _ALIKE) + _ALIKE_SHARE * own)).any()
+    return not (lost | (below > max(limit, _ALIKE) + _ALIKE_SHARE * depth)).any()
 
 
 def beyond(lags: NDArray[np.int64], known: NDArray[np.int64]) -> Floats:

@@ -11,8 +11,8 @@ sources are pooled, and none is taken to be less than what it came to at nearer 
 itself: one alone may vanish by chance, and where one number after another is rounded the difference
 wanders, for many lags about zero. Where they are large, two more repeats follow, since one rounding may
 have gone into all of them, as they do where an input is a single number. Rows of some targets stand for the
-others, lag by lag, unless digits are lost, which each row loses of its own, or a norm lies so far below
-where it lies in such a row that it may be what rounding left of larger ones. Beyond the lags of any, errors
+others, lag by lag, unless digits are lost, which each row loses of its own, or a norm is so much smaller
+than in such a row that it may be what rounding left of larger ones. Beyond the lags of any, errors
 are taken to grow in proportion to the lag, or as they do over the farther half of known lags, whichever is
 more: where norms fall to what is left of larger ones, the errors grow as fast as they fall.
 Source: Parker 1997 (Monte Carlo arithmetic).
@@ -30,7 +30,7 @@ from torch import Tensor
 
 from depprobe.core.scaled import Scaled, added
 from depprobe.operators.autograd import fisher
-from depprobe.operators.known_lags import Known, alike, carried, depths, grown_with, telling
+from depprobe.operators.known_lags import Known, alike, carried, grown_with, telling
 from depprobe.operators.last_bits import Repeat
 
 Floats = NDArray[np.float64]
@@ -54,7 +54,7 @@ _UNSETTLED = 0.01
 #: stated error, over machine epsilon, from which a row has lost digits
 _LOSSY = 250.0
 #: error from which a row must not stand for another
-_TOLD = 1e-3
+_TOLD = 1e-4
 #: numbers of an input below which they say too little of their spread to settle an error
 _FEW = 2
 
@@ -149,12 +149,11 @@ class Rounding:
 
     def _represented(self, t: int, lags: NDArray[np.int64], log_norm: Floats) -> bool:
         """Whether the rows that were repeated stand for row t, by its lags and ln norms (n,)."""
-        depth = depths(log_norm)
         limit = float(np.log(_TOLD / torch.finfo(self._products.narrowest).eps))
         for side in (lags >= 0, lags < 0) if self.known else ():
-            side &= np.isfinite(depth)
+            side &= np.isfinite(log_norm)
             own, known = lags[side], self.known[self._nearest(t, lags[side])]
-            if side.any() and not alike(own, depth[side], known, limit):
+            if side.any() and not alike(own, log_norm[side], known, limit):
                 return False
         return True
 
@@ -255,7 +254,7 @@ class Rounding:
         found = _FACTOR * np.maximum(pooled, spread) + eps
         # where the row is zero (padding, say) it tells nothing of others that are not
         found = np.where(seen, found, carried(row.lags, row.lags[seen], found[seen]))
-        self._hold(row.t, Known(row.lags, found, depths(row.log_norm)))
+        self._hold(row.t, Known(row.lags, found, row.log_norm))
 
     def _hold(self, t: int, known: Known) -> None:
         self.known[t] = known
