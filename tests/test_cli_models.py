@@ -232,3 +232,12 @@ def test_a_class_with_another_argument_than_the_seed_is_not_given_the_seed(told)
         "nothing: wrap it, as in lambda seed: Sized(width=...)\n"
     )
     told("jacobian", "--model", "net.py:Seeded", "--n", "8")
+
+
+@pytest.mark.parametrize("where", ["exits", "Exit"])
+def test_a_model_that_ends_the_program_is_told(told, where) -> None:
+    more = "\ndef exits(seed):\n    raise SystemExit(0)\n\n"
+    more += "class Exit(Net):\n    def forward(self, x):\n        exits(0)\n"
+    Path("net.py").write_text(NET + more)
+    line = told("jacobian", "--model", f"net.py:{where}", "--n", "9", "-q", expected=1)
+    assert line == "depprobe: the code of a model ended the program (SystemExit: 0)\n"

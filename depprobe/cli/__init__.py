@@ -173,6 +173,12 @@ def main(arguments: list[str] | None = None) -> NoReturn:
     except (click.Abort, KeyboardInterrupt):
         _say(f"interrupted; {_left(arguments)}")
         code = 130
+    except SystemExit as error:
+        if ASKED in os.environ:
+            raise  # completions are all there is
+        # the code of a model may end its own program, not this one
+        _say(f"the code of a model ended the program (SystemExit: {error.code})")
+        code = 1
     except Exception as error:
         if debug:
             raise
