@@ -39,7 +39,7 @@ _ARGUMENTS = {
 }
 #: operations that add up products, and how many of their arguments come before the factors
 _PRODUCTS = {**dict.fromkeys(("mul", "prod", "cumprod", "mm", "bmm", "mv", "dot", "convolution"), 0)}
-_PRODUCTS |= dict.fromkeys(("addmm", "baddbmm", "addmv", "addcmul"), 1)
+_PRODUCTS |= dict.fromkeys(("addmm", "baddbmm", "addmv", "addcmul", "linalg_vector_norm"), 1)
 #: operations whose results are 0 only where their first argument is
 _QUOTIENTS = frozenset({"div", "pow", "reciprocal", "rsqrt", "ldexp", "_to_copy"})
 
