@@ -49,8 +49,8 @@ Recorded = tuple[tuple[Tensor, ...], Tensor]
 End = Tensor | GradientEdge
 #: nodes a position from which they are those of steps, one after another
 _STEPS = 3
-#: share of the memory, one over this, left for rows that are kept
-_FOR_ROWS = 8
+#: shares of the memory, one over these: left for rows, of buffers that soon serve again within a product
+_FOR_ROWS, _SMALL = 8, 64
 #: share of the sequence above which shortening it gains nothing
 WORTH_CUTTING = 0.85
 #: makes that of a function, within some bytes; None where its forward cannot be traced
@@ -119,6 +119,7 @@ class Recording:
         self._tight = max(1, self.y.shape[1]) * each + KINDS * size > room
         if self._tight:
             each = alive() + ends
+        self._tight &= facts.largest > self.memory // _SMALL
         needed = copied + size + each + self._beside
         require(needed, self.memory, "one vector-Jacobian product", less_or(1.1 * needed))
         self._kept.most = 1 + int(min(KINDS - 1, max(0, room - size - 2 * each) // max(1, size)))
