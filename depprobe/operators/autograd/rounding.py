@@ -9,7 +9,7 @@ c is no power of two, so every product on the way back is rounded anew; where de
 rounded states (1 - y^2 of a saturated unit) their last bits show it. The differences of neighbouring
 sources are pooled, and none is taken to be less than what it came to at nearer lags, up to ten times
 itself: one alone may vanish by chance, and where one number after another is rounded the difference
-wanders, for many lags about zero. Where they are large, two more repeats follow, since one rounding may
+wanders, for many lags about zero. Where digits are lost, two more repeats follow, since one rounding may
 have gone into all of them, as they do where an input is a single number. Rows of some targets stand for the
 others, lag by lag, unless digits are lost, which each row loses of its own, or a norm is so much smaller
 than in such a row that it may be what rounding left of larger ones. Beyond the lags of any, errors
@@ -49,10 +49,10 @@ EVERY = 7
 _LATER = 2
 #: products of which a repeat may be one
 _PRODUCTS = 50
-#: relative difference from which one repeat does not settle an error: one number may have gone into all of it
-_UNSETTLED = 0.01
-#: stated error, over machine epsilon, from which a row has lost digits
-_LOSSY = 250.0
+#: relative difference, over machine epsilon, from which digits are lost: one repeat does not settle the error
+_LOSSY = 100.0
+#: stated error from which random rows are repeated one by one, as far as what they leave out
+_SPOILED_ROWS = 0.01
 #: error from which a row must not stand for another
 _TOLD = 1e-4
 #: numbers of an input below which they say too little of their spread to settle an error
@@ -135,15 +135,19 @@ class Rounding:
         return {t: self._drawn(t) for t in chosen if t not in self._begun}
 
     @property
+    def _lossy(self) -> float:
+        return _LOSSY * torch.finfo(self._products.narrowest).eps
+
+    @property
     def is_spoiled(self) -> bool:
         """Whether a row was off by as much as random rows are."""
-        return self._worst > _UNSETTLED
+        return self._worst > _SPOILED_ROWS
 
     def rest(self, rows: Mapping[int, tuple[NDArray[np.int64], Floats]]) -> dict[int, Tensor]:
         """The same for rows, given by their lags and ln norms (n,), that no others stand for: all where each
         loses digits of its own, and those that are unlike them.
         """
-        lossy = self._worst > _LOSSY * torch.finfo(self._products.narrowest).eps
+        lossy = self._worst > _FACTOR * self._lossy
         own = {t: row for t, row in rows.items() if t not in self._begun and np.isfinite(row[1]).any()}
         return {t: self._drawn(t) for t, row in own.items() if lossy or not self._represented(t, *row)}
 
@@ -230,7 +234,7 @@ class Rounding:
             here = np.isfinite(told[row.t][0]) & ~np.isinf(row.log_norm)
             here &= np.isfinite(own) | (told[row.t][0] > 0)
             seen[row.t] = here
-            if (told[row.t][0][here] > _UNSETTLED).any() or first.values.shape[-1] < _FEW:
+            if (told[row.t][0][here] > self._lossy).any() or first.values.shape[-1] < _FEW:
                 unsettled.append(row)
         for draw in range(1, len(REPEATS)):
             for row, first, again in self._repeated(unsettled, draw):
