@@ -37,6 +37,8 @@ _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3
 _FREE_ON_TOP, _IN_HEAP = 64 << 20, 32 << 20
 #: bytes from which a buffer is mapped by itself near a budget, and what the heap may take of one besides
 _APART, _SCATTERED = 128 << 10, 16 << 20
+#: budgets of which a few buffers that the heap keeps are a large share: they are mapped from the start
+_SMALL = 64 << 20
 #: bytes that libraries keep of a recurrence for each length (kernels, weights as these read them), the share
 #: of the memory, one over this, that they may take, and the fewest lengths
 _OF_A_LENGTH, _FOR_LENGTHS, _FEWEST = 200 << 10, 16, 8
@@ -144,7 +146,9 @@ class Growth:
 
     def __init__(self, budget: float, taken: float = 0) -> None:
         self._budget, self._before, self._collected = budget, resident() - taken, 0.0
-        self._apart = False
+        self._apart = budget <= _SMALL
+        if self._apart:
+            self._keep_apart()
 
     def settle(self, announced: float = 0) -> None:
         """Give back what was freed where with some more bytes the process would come near the budget."""

@@ -157,8 +157,18 @@ def saved_bytes(y: Tensor, besides: Iterable[Tensor] = ()) -> int:
 
 
 def reaches(y: Tensor, leaf: Tensor) -> bool:
-    """Whether a path leads from y down to the leaf."""
-    return bool(_nodes_between(y, leaf))
+    """Whether a path leads from y down to the leaf; the first that is found tells."""
+    seen: set[Any] = {None}
+    waiting: list[Any] = [y.grad_fn]
+    while waiting:
+        node = waiting.pop()
+        if node in seen:
+            continue
+        if _is_of(node, leaf):
+            return True
+        seen.add(node)
+        waiting += [below for below, _ in node.next_functions]
+    return False
 
 
 def holds_gates(y: Tensor) -> bool:

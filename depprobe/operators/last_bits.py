@@ -12,9 +12,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from functools import lru_cache
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch._ops import HigherOrderOperator
 from torch.utils._pytree import tree_leaves
@@ -67,8 +70,7 @@ class LastBits(WatchingMode):
 
     def __init__(self, seed: int = 0) -> None:
         super().__init__()
-        draw = torch.Generator().manual_seed(seed)
-        self._signs = torch.randn(_POOL, generator=draw, dtype=torch.float64, device="cpu").sign()
+        self._signs = _signs(seed)
         self._factors: dict[tuple[torch.dtype, torch.device], Tensor] = {}
         self._start = 0
 
@@ -95,7 +97,7 @@ class LastBits(WatchingMode):
     def _change(self, made: Tensor, to_one: bool) -> Tensor:
         """In place, without a copy of what may be large."""
         if (kind := (made.dtype, made.device)) not in self._factors:
-            signs = self._signs.to(device=made.device)
+            signs = torch.from_numpy(self._signs).to(device=made.device)
             self._factors[kind] = (1 + torch.finfo(made.dtype).eps * signs).to(made.dtype)
         self._start = (self._start + 7919) % _POOL
         numbers, start = made.view(-1), self._start
@@ -119,6 +121,12 @@ class Repeat(NamedTuple):
     def backward(self) -> Constants:
         """A mode for the way back."""
         return Constants(self.seed)
+
+
+@lru_cache(4)
+def _signs(seed: int) -> NDArray[np.float64]:
+    """Not as a tensor, which would be one of the mode that is on when they are first asked for."""
+    return np.random.default_rng(seed).choice(np.array([-1.0, 1.0]), _POOL)
 
 
 def _picks(name: str, args: Any) -> bool:

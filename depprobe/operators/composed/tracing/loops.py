@@ -29,6 +29,9 @@ _VIEWS = (
     "ReshapeAliasBackward",
 )
 
+#: bytes that a step takes besides tensors: objects, and the graph of the cell before it was cut out
+_OBJECTS = 8 << 10
+
 
 class Loop(Cut):
     """The calls of one cell so far."""
@@ -37,7 +40,7 @@ class Loop(Cut):
         self._xs: list[Tensor] = []
         self._states = [state.detach().clone() for state in call.states]
         super().__init__(ordinal, [], lambda: call.loop(self._xs, self._states))
-        self._step = call.held
+        self._step = call.held + _OBJECTS
         self._below = [Port(edge_of(state), state.shape, 0) for state in call.states]
         self.inputs = list(self._below)
         #: where the states that were handed out last stand
