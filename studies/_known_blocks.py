@@ -54,11 +54,9 @@ class _Products:
     def row(self, t: int, cotangents: Tensor) -> Iterator[Tensor]:
         yield torch.einsum("mi,kij->mkj", cotangents, self._blocks[t])
 
-    def single(self, cotangent: Tensor) -> Tensor:
-        return torch.einsum("ti,tkij->kj", cotangent, self._blocks)
-
-    def under(self, noise: object, cotangent: Tensor) -> Tensor:
-        return self.single(cotangent)
+    def rows(self, at: Sequence[int], vectors: Tensor, repeat: object = None) -> Iterator[Tensor]:
+        for t, vector in zip(at, vectors, strict=True):
+            yield torch.einsum("i,kij->kj", vector, self._blocks[t])
 
     def gathered(
         self,
