@@ -135,12 +135,13 @@ class AutogradJacobian(TemporalJacobian):
                         logs[columns] = rows[t][0]
                         whole[t] = self.lags_at(t), logs
                         if self._repeats and np.isfinite(logs).any():
-                            mixes = rounding.rest({t: whole[t]}) or rounding.begin([t])
-                            self._repeat(rounding, whole, mixes)
-            # those from before it was seen that digits are lost
-            late = rounding.rest(whole) if self._repeats else {}
-            with self._products.up_to([*late]):
-                self._repeat(rounding, whole, late)
+                            self._repeat(rounding, whole, rounding.begin([t]))
+            # all together, so that a pass of each kind serves them; of those that are unlike it may show that
+            # digits are lost
+            for _ in range(2 * self._repeats):
+                late = rounding.rest(whole)
+                with self._products.up_to([*late]):
+                    self._repeat(rounding, whole, late)
         by_lag = [(t, whole[t][0], np.isfinite(whole[t][1])) for t in targets]
         stated = np.stack([rounding.stated(*one)[columns] for one in by_lag])
         values, apart, status = (np.stack(parts) for parts in zip(*(rows[t] for t in targets), strict=True))
