@@ -26,6 +26,9 @@ from depprobe.operators.chain.cells import CellChain
 from depprobe.operators.chain.recurrence import KERNELS, RecurrentWeights
 from depprobe.operators.chain.vjp_rows import pull, pull_states
 
+#: bytes of the nodes of a step in a pass that is not cut, where torch has no kernel of the whole on a CPU
+_NODES = 12 << 10
+
 
 class RecurrentCall(LinearisedCall):
     """One call at its inputs: x (n, d_in), and the states before step 0 (layers directions, width)."""
@@ -101,6 +104,8 @@ def _read(kind: str, x: Tensor, *arguments: Any) -> KnownCall | None:
     axes = [axis] + [0] * len(states)
     weights = RecurrentWeights.of_call(kind, flat, biased, depth, both)
     held = weights.bytes(x.shape[axis])
+    if not x.is_cuda and (kind != "lstm" or x.dtype != torch.float32):
+        held += _NODES * x.shape[axis] * depth * (1 + both)
     return KnownCall(
         [x, *states], axes, run, axes, lambda inputs: RecurrentCall(weights, *inputs), flat, held=held
     )
