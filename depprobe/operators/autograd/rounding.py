@@ -163,9 +163,10 @@ class Rounding:
 
     def _nearest(self, t: int, lags: NDArray[np.int64]) -> int:
         """The nearest row that was repeated among those that reach as far as some lags."""
+        if t in self.known:
+            return t
         low, high = lags.min(initial=0), lags.max(initial=0)
-        ends = {at: (known.lags.min(), known.lags.max()) for at, known in self.known.items()}
-        inside = [at for at, (least, most) in ends.items() if least <= low <= high <= most]
+        inside = [at for at, (own, *_) in self.known.items() if own[-1] <= low <= high <= own[0]]
         return min(inside or self.known, key=lambda known: abs(known - t))
 
     def _drawn(self, t: int) -> Tensor:
@@ -212,10 +213,9 @@ class Rounding:
         if draw is None:
             yield from map(_scaled, self._products.rows(at, vectors))
             return
-        for values, log_scale in map(
-            _scaled, self._products.rows(at, _SCALES[draw] * vectors, REPEATS[draw])
-        ):
-            yield Scaled(values / _SCALES[draw], log_scale)
+        scale = _SCALES[draw]
+        for values, log_scale in map(_scaled, self._products.rows(at, scale * vectors, REPEATS[draw])):
+            yield Scaled(values / scale, log_scale)
 
     def _repeated(self, rows: Sequence[Row], draw: int) -> Iterator[tuple[Row, Scaled, Scaled]]:
         """Each row, its sum and the repeat of that."""
