@@ -10,6 +10,7 @@ from torch.utils.checkpoint import checkpoint
 
 from depprobe.core.memory import OWN, StorageTracker
 from depprobe.core.recorded_graph import saved_bytes
+from depprobe.errors import OverBudget
 from depprobe.operators import temporal_jacobian
 
 F64 = torch.float64
@@ -90,3 +91,30 @@ def test_a_checkpoint_is_not_run_to_be_weighed():
     y = checkpoint(forward, torch.ones(9, requires_grad=True), use_reentrant=False)
     assert saved_bytes(y) == 0
     assert len(calls) == 1
+
+
+class Steps(nn.Module):
+    """A recurrence of few units that torch takes step by step: a bidirectional GRU, or a loop over a cell."""
+
+    def __init__(self, kind):
+        super().__init__()
+        self.kind, self.gru = kind, nn.GRU(8, 8, batch_first=True, bidirectional=True)
+        self.cell = nn.LSTMCell(8, 8)
+
+    def forward(self, x):
+        if self.kind == "gru":
+            return self.gru(x)[0]
+        h = c = x.new_zeros(x.shape[0], 8)
+        out = []
+        for t in range(x.shape[1]):
+            h, c = self.cell(x[:, t], (h, c))
+            out.append(h)
+        return torch.stack(out, 1)
+
+
+@pytest.mark.parametrize(("kind", "n", "short", "enough"), [("gru", 400, 24, 48), ("cells", 800, 28, 48)])
+def test_nodes_of_steps_count_beside_their_numbers(kind, n, short, enough):
+    x = torch.randn(n, 8)
+    with pytest.raises(OverBudget, match="a single row needs"):
+        temporal_jacobian(Steps(kind), x, layout="b n d", memory=short << 20)
+    temporal_jacobian(Steps(kind), x, layout="b n d", memory=enough << 20)
