@@ -118,3 +118,23 @@ def test_nodes_of_steps_count_beside_their_numbers(kind, n, short, enough):
     with pytest.raises(OverBudget, match="a single row needs"):
         temporal_jacobian(Steps(kind), x, layout="b n d", memory=short << 20)
     temporal_jacobian(Steps(kind), x, layout="b n d", memory=enough << 20)
+
+
+class Wide(nn.Module):
+    """Wide numbers between narrow ones, all kept for the way back."""
+
+    def __init__(self):
+        super().__init__()
+        self.gru = nn.GRU(3, 5, batch_first=True)
+
+    def forward(self, x):
+        return self.gru((x[..., None] * torch.ones(2000)).exp().sin().mean(-1))[0]
+
+
+def test_a_pass_that_does_not_serve_is_let_go_before_another_is_made():
+    module, x = Wide(), torch.randn(1, 80, 3, requires_grad=True)
+    with StorageTracker([x]) as one:
+        module(x)
+    with StorageTracker([x]) as whole:
+        temporal_jacobian(module, x[0].detach(), layout="b n d")
+    assert whole.peak < 1.5 * one.peak

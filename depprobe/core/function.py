@@ -217,8 +217,9 @@ class SequenceFunction:
         if x is not None:
             found = self._passes.one_pass(self.layout, x, tracer=tracer)
             return found.leaf, found.y
-        kept, self._kept = self._kept, None
-        if kept is None or tracer is not None:
+        # a pass that does not serve is let go before another is made
+        kept, self._kept = self._kept if tracer is None else None, None
+        if kept is None:
             # what a submodule puts out is known after the first pass, and does not change
             variable = self.x if self._first is not None else None
             kept = self._passes.one_pass(self.layout, variable, tracer=tracer)

@@ -198,10 +198,10 @@ class BudgetGuard(StorageTracker):
 
     What a product, a convolution or a broadcast will take is known from its shapes before it runs; what other
     kernels put out, after. Freed memory is given back where with it the process would come near the budget.
-    ``held`` are tensors from before, which count, as do some bytes ``beside`` them.
+    ``held`` are tensors from before, which count, as do some bytes ``beside`` them: by default of objects.
     """
 
-    def __init__(self, budget: int, what: str, held: Iterable[Tensor] = (), beside: int = 0) -> None:
+    def __init__(self, budget: int, what: str, held: Iterable[Tensor] = (), beside: int = OWN // 4) -> None:
         held = list(held)
         super().__init__(held)
         self._budget, self._what = budget, what
