@@ -16,7 +16,15 @@ SCHEMA_VERSION = "2"
 
 #: what a value of ``log_norm_status`` says of a norm; log_norm is finite for ``finite``, -inf for ``zero``
 #: alone and NaN for all others
-STATUS = {"not_measured": 0, "finite": 1, "zero": 2, "underflow": 3, "overflow": 4, "undecided": 5}
+STATUS = {
+    "not_measured": 0,
+    "finite": 1,
+    "zero": 2,
+    "underflow": 3,
+    "overflow": 4,
+    "undecided": 5,
+    "not_a_number": 6,
+}
 
 #: status of a number, of -inf and of NaN, of which nothing else is known
 UNTOLD = (STATUS["finite"], STATUS["zero"], STATUS["undecided"])
@@ -99,6 +107,7 @@ VARIABLES: dict[str, tuple[str, str]] = {
     "unknown": ("blocks whose norm is not known", "1"),
     "underflow": ("blocks that are not zero and below the float floor", "1"),
     "overflow": ("blocks beyond the largest float", "1"),
+    "not_a_number": ("blocks at outputs that are not a number (NaN)", "1"),
     "undecided": ("blocks where a zero cannot be told from an underflow", "1"),
     "decay_rate": ("decay rate: slope of ln rms against lag", "ln 1 per position"),
     "half_life": ("half-life of the norm, where the form is exponential", "positions"),

@@ -103,7 +103,7 @@ def test_status_is_stored_as_flags_that_other_programs_read(tmp_path):
         assert (status.dtype, status.attrs["_FillValue"].item()) == (np.int8, 0)
         assert (status.attrs["flag_values"].dtype, status.attrs["flag_values"].tolist()) == (
             np.int8,
-            [*range(6)],
+            [*range(7)],
         )
     loaded = store.load(path)
     assert loaded["log_norm_status"].dtype == np.int8
@@ -535,7 +535,7 @@ def with_own(ds):
             lambda ds: ds.assign(log_norm_status=ds.log_norm_status * 1.0),
             "log_norm_status is float64, not int8",
         ),
-        (lambda ds: coded(ds, 1, 9), "holds codes other than 0 to 5; .*what is finite in 1049 blocks"),
+        (lambda ds: coded(ds, 1, 9), "holds codes other than 0 to 6; .*what is finite in 1049 blocks"),
         (lambda ds: coded(ds, 2, 3), "disagree on what is zero in 1057 blocks"),
         (lambda ds: ds.assign(log_norm=ds.log_norm.fillna(np.inf)), r"log_norm is \+inf"),
         (lambda ds: unflagged(ds), "has not the flags 'not_measured finite zero underflow"),

@@ -59,6 +59,7 @@ _RECORDS: dict[str, Schema] = {
         _NUMBER,
         **_each(_TEXT, "layer", "method", "best_form"),
         **_each(_WHOLE, "near_lag", "far_lag", "unknown", "underflow", "overflow", "undecided"),
+        not_a_number=_WHOLE,
         **_each(_NUMBER, "log_norm_near", "log_norm_far", "decay_rate", "half_life", "mean_distance"),
         **_each(_NUMBER, "effective_range", "receptive_field"),
         alike=_TEXTS,

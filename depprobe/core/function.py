@@ -30,6 +30,7 @@ from depprobe.core.calling.replacements import Replacements
 from depprobe.core.memory import OWN
 from depprobe.core.options import DEFAULT_MEMORY, check_kind, require
 from depprobe.errors import BadInput
+from depprobe.vocabulary import STATUS
 
 #: runs a forward inside a context: the variables (n_in, d_in), and the output (n_out, d_out) with its graph
 Record = Callable[..., tuple[tuple[Tensor, ...], Tensor]]
@@ -260,6 +261,16 @@ class SequenceFunction:
             variable = change(variable)
         found = passes.one_pass(self.layout, variable, tracer=tracer, points=self.points)
         return found.points or (found.leaf,), found.y
+
+    def unknown_at(self, t: int) -> int:
+        """Status of a norm at output t of which a gradient says nothing; see ``vocabulary.STATUS``.
+
+        Where the output is NaN that is every norm: it has no derivative, whatever autograd makes of it. From
+        an infinite one a gradient of 0 may be anything.
+        """
+        y = self.y[t]
+        finite = "undecided" if bool(y.isfinite().all()) else "overflow"
+        return STATUS["not_a_number" if bool(y.isnan().any()) else finite]
 
     def ignores(self, t: int, sources: Tensor) -> Tensor:
         """Which of some inputs output t ignores: bool, as ``sources``; see ``Replacements``."""

@@ -28,7 +28,7 @@ CURVES, REPEATS = ("layer", "depth"), ("seed", "sample")
 LEADING = (*CURVES, *REPEATS)
 VALID = {*LEADING, "target", "source", "lag"}
 #: kinds of norms that exist and are not known: never taken for zeros, but left out and counted by kind
-UNKNOWN: tuple[str, ...] = ("underflow", "overflow", "undecided")
+UNKNOWN: tuple[str, ...] = ("underflow", "overflow", "undecided", "not_a_number")
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -87,7 +87,7 @@ def in_words(counts: Mapping[str, int]) -> str:
     >>> in_words({"underflow": 1200, "overflow": 0, "undecided": 3})
     '1,200 underflow, 3 undecided'
     """
-    return ", ".join(f"{counts[name]:,} {name}" for name in UNKNOWN if counts.get(name))
+    return ", ".join(f"{counts[name]:,} {name.replace('_', ' ')}" for name in UNKNOWN if counts.get(name))
 
 
 def check(ds: xr.Dataset) -> None:

@@ -38,8 +38,8 @@ def decay_curve(ds: xr.Dataset, skip_first: int = 0, normalise: str = "none") ->
     Dataset over ``lag``, or ``(layer, lag)``: ``log_median``, ``log_low`` and ``log_high`` (5 and 95 %),
     ``log_rms``, ``log_geometric``, natural logs of norms, -inf where zero, NaN where nothing is known;
     ``count`` (blocks pooled, zeros included), ``zeros`` (exact zeros among them), ``unknown`` (not known and
-    left out: never taken for zeros), and ``underflow``, ``overflow``, ``undecided`` among these;
-    ``log_norm_error`` (the largest at that lag, a bound for all of the above) where the input has it.
+    left out: never taken for zeros), and ``underflow``, ``overflow``, ``undecided``, ``not_a_number`` among
+    these; ``log_norm_error`` (the largest at that lag, a bound for all of the above) where the input has it.
     The attributes are those of the input, and ``seeds`` and ``samples``, how many were pooled, where several.
     Lags are every lag that exists, in steps of one input position; negative ones (the future) are left out
     where all layers are zero there.

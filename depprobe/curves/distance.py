@@ -140,8 +140,8 @@ def distances(
       distance to the next;
     - ``lag_zero_share``, ``lag_zero_excess``: share of lag 0, and by how much ln rms falls more from lag 0 to
       1 than from 1 to 2; ``first_source_share``: share of source 0;
-    - ``unknown``: blocks whose norm is not known, and ``underflow``, ``overflow``, ``undecided`` among them;
-      where there are any, receptive field and width are lower bounds.
+    - ``unknown``: blocks whose norm is not known, and ``underflow``, ``overflow``, ``undecided``,
+      ``not_a_number`` among them; where there are any, receptive field and width are lower bounds.
 
     NaN stands where there are too few distances. Attributes: the options; ``share_power``; ``resampled``
     (what was drawn again: "probe", "target", "seed", "sample"; "lag" where there is one curve);

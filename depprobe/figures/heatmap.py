@@ -22,15 +22,13 @@ from matplotlib.patches import Patch
 from matplotlib.ticker import FixedLocator, MaxNLocator
 from numpy.typing import NDArray
 
-from depprobe.curves.align import UNKNOWN as UNKNOWN_KINDS
 from depprobe.figures.displaying import displayed
 from depprobe.figures.drawing import fitting, style, wording
 from depprobe.figures.drawing.grid_cells import Cells, cells
-from depprobe.figures.drawing.log_axis import LN10, shared_scale, use_decades
+from depprobe.figures.drawing.log_axis import shared_scale, use_decades
 from depprobe.figures.drawing.style import GREY, axes_given, figure_of, new_figure, style_for, thin
 from depprobe.renaming import renamed_argument
 from depprobe.units import counted
-from depprobe.vocabulary import STATUS
 
 Floats = NDArray[np.float64]
 
@@ -273,15 +271,6 @@ def _draw_scale(
     return bar
 
 
-def _unknown(parts: Sequence[xr.Dataset]) -> str:
-    """What kinds of norms the colour of unknown ones stands for."""
-    stored = [part["log_norm_status"].values for part in parts if "log_norm_status" in part]
-    kinds = [kind for kind in UNKNOWN_KINDS if any((one == STATUS[kind]).any() for one in stored)]
-    floors = {part.attrs["log_floor"] for part in parts if "log_floor" in part.attrs}
-    below = rf", below $10^{{{max(floors) / LN10:.0f}}}$" if floors and kinds != ["overflow"] else ""
-    return (", ".join(kinds) or "unknown") + below
-
-
 def _high(pictures: Sequence[Cells]) -> bool:
     return any(picture.targets > 1 for picture in pictures)
 
@@ -290,7 +279,7 @@ def _handles(parts: Sequence[xr.Dataset], pictures: Sequence[Cells]) -> list[Pat
     every = np.concatenate([picture.values.ravel() for picture in pictures])
     off_scale = (
         ("exactly zero", ZERO, np.isneginf(every)),
-        (_unknown(parts), UNKNOWN, np.isnan(every)),
+        (wording.kinds_of_unknown(parts), UNKNOWN, np.isnan(every)),
         ("not measured", GAP, np.isposinf(every)),
     )
     return [

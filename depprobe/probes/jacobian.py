@@ -123,8 +123,8 @@ def jacobian(
     Dataset with ``log_norm(target, source)`` (preceded by ``layer``, ``seed``, ``sample``, ``depth`` where
     there are several), or ``log_norm(target, lag)`` from banded operators with several targets;
     ``log_norm_status``, what is known of each norm: finite, zero (-inf), or, where ``log_norm`` is NaN,
-    underflow, overflow, undecided or not measured; ``log_norm_error``, what compression and rounding can have
-    changed; ``log_norm_stderr``, ``log_norm_low`` and ``log_norm_high`` (95 % interval) and
+    underflow, overflow, undecided, not a number or not measured; ``log_norm_error``, what compression and
+    rounding can have changed; ``log_norm_stderr``, ``log_norm_low`` and ``log_norm_high`` (95 % interval) and
     ``effective_rank`` where random probes estimated. Some norm below ``log_floor`` is not known.
 
     Raises

@@ -6,6 +6,9 @@ leaves the dimension it makes without labels.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import numpy as np
 import xarray as xr
 
@@ -34,10 +37,19 @@ def completed(ds: xr.Dataset) -> xr.Dataset:
             continue
         given, said = variable.values, describe(str(name))
         values = _repaired(str(name), given)
-        attrs = {label: said[label] for label in ("long_name", "units")} | variable.attrs
-        if values is not given or len(attrs) > len(variable.attrs):
+        flags = _flags_since(variable.attrs) if name == _STATUS else {}
+        attrs = {label: said[label] for label in ("long_name", "units")} | variable.attrs | flags
+        if values is not given or flags or len(attrs) > len(variable.attrs):
             changed[str(name)] = xr.Variable(variable.dims, values, attrs)
     return ds.assign(changed) if changed else ds
+
+
+def _flags_since(attrs: Mapping[Any, Any]) -> dict[str, Any]:
+    """The flags of today for a status that was written with the first of them; {} for any other."""
+    values = np.atleast_1d(attrs.get("flag_values", [])).tolist()
+    written = dict(zip(str(attrs.get("flag_meanings", "")).split(), values, strict=False))
+    older = 0 < len(written) < len(STATUS) and list(written.items()) == list(STATUS.items())[: len(written)]
+    return {name: ABOUT[_STATUS][name] for name in ("flag_values", "flag_meanings")} if older else {}
 
 
 def _repaired(name: str, values: np.ndarray) -> np.ndarray:

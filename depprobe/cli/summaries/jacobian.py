@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import xarray as xr
+from numpy.typing import NDArray
 
 from depprobe.cli.output import Summary, power_of_ten, said, with_interval
 from depprobe.curves import decay_curve, distances
@@ -16,7 +17,7 @@ from depprobe.curves.distance import FEWEST_LAGS
 from depprobe.curves.form import NONE, UNDETERMINED, ZERO
 from depprobe.curves.names import curve_name, numerator, repeats
 from depprobe.units import counted
-from depprobe.vocabulary import NORM_WORDS
+from depprobe.vocabulary import NORM_WORDS, STATUS
 
 #: heading, unit, and the variable of ``distances`` behind each column
 COLUMNS = (
@@ -183,6 +184,12 @@ def how_found(found: xr.Dataset) -> list[str]:
 def _warnings(ds: xr.Dataset, found: xr.Dataset) -> list[str]:
     """What one curve's numbers do not tell, or do not tell alone."""
     lines, name = [], curve_name(ds)
+    if len(at := _nan_targets(ds)):
+        lines.append(
+            f"{name}: the output is not a number (NaN) at {counted(len(at), 'target')}, the first at "
+            f"t = {at[0]}: a division of 0 by 0, the logarithm or root of a negative number, or a difference "
+            "of infinities, as after a state that overflowed"
+        )
     best = str(found["best_form"].item())
     alike = [str(form) for form in found["form"].values[found["alike"].values == 1] if form != best]
     if best == NONE:
@@ -208,6 +215,15 @@ def _warnings(ds: xr.Dataset, found: xr.Dataset) -> list[str]:
             "normalised norms: --skip-first 1 leaves it out"
         )
     return lines
+
+
+def _nan_targets(ds: xr.Dataset) -> NDArray[np.int64]:
+    """The targets at which some output is NaN."""
+    if "log_norm_status" not in ds:
+        return np.array([], dtype=np.int64)
+    nan = ds["log_norm_status"] == STATUS["not_a_number"]
+    lost = nan.any([dim for dim in nan.dims if dim != "target"])
+    return np.atleast_1d(ds["target"].values)[np.atleast_1d(lost.values)]
 
 
 def _probed(ds: xr.Dataset) -> str:

@@ -15,7 +15,8 @@ from matplotlib.mathtext import MathTextParser
 from depprobe.curves.align import UNKNOWN, each_curve, in_words, placed
 from depprobe.curves.names import in_formulas, numerator, one_setting, repeats, told_apart, value_of
 from depprobe.errors import BadInput, unknown, wrong_number
-from depprobe.vocabulary import NORMS
+from depprobe.figures.drawing.log_axis import log10_of
+from depprobe.vocabulary import NORMS, STATUS
 
 #: most letters of a token on an axis
 _LETTERS = 14
@@ -178,6 +179,16 @@ def unknown_norms(parts: Sequence[xr.Dataset]) -> str:
     counts = {name: sum(int(part[name].sum()) for part in parts if name in part) for name in UNKNOWN}
     total = sum(int(part["unknown"].sum()) for part in parts)
     return in_words(counts) or (f"{total:,} unknown" if total else "")
+
+
+def kinds_of_unknown(parts: Sequence[xr.Dataset]) -> str:
+    """Which kinds of norms are not known, and below what where they may be small."""
+    stored = [part["log_norm_status"].values for part in parts if "log_norm_status" in part]
+    kinds = [kind for kind in UNKNOWN if any((one == STATUS[kind]).any() for one in stored)]
+    floors = {part.attrs["log_floor"] for part in parts if "log_floor" in part.attrs}
+    small = not kinds or {"underflow", "undecided"} & {*kinds}
+    below = rf", below $10^{{{log10_of(max(floors)):.0f}}}$" if floors and small else ""
+    return (", ".join(kind.replace("_", " ") for kind in kinds) or "unknown") + below
 
 
 def conditions(parts: Sequence[xr.Dataset]) -> list[str]:

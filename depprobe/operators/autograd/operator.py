@@ -161,9 +161,11 @@ class AutogradJacobian(TemporalJacobian):
         value = self._measured(t, columns, norm, 1.0)
         error = np.zeros(len(value))
         finite, zero = np.isfinite(value), np.isneginf(value)
-        # what is no number has no derivative, whatever autograd makes of it
-        known = finite if not bool(self._function.y[t].isnan().any()) else np.zeros_like(finite)
-        status = np.where(known, STATUS["finite"], STATUS["overflow"]).astype(np.int8)
+        nothing_known = self._function.unknown_at(t)
+        nan = nothing_known == STATUS["not_a_number"]
+        known = np.zeros_like(finite) if nan else finite
+        status = np.where(known, STATUS["finite"], nothing_known if nan else STATUS["overflow"])
+        status = status.astype(np.int8)
         proved = zero & ~self._reaches(t)[columns] if zero.any() else zero
         middle = (1 - _NEAR) * self.log_floor
         scaled = value
@@ -185,9 +187,7 @@ class AutogradJacobian(TemporalJacobian):
             tried &= self._saturation.may_be_masked(t, tried | proved, value > middle, columns, t)
             sources = torch.tensor(columns[tried], device=self._function.x.device)
             proved[tried] = self._saturation.ignores(t, sources).cpu().numpy()
-            # from an infinite state a gradient of 0 that is not proved may be anything
-            overflowed = not bool(self._function.y[t].isfinite().all())
-            status[zero] = STATUS["overflow" if overflowed else "undecided"]
+            status[zero] = nothing_known
         status[proved] = STATUS["zero"]
         value[(status != STATUS["finite"]) & ~proved] = np.nan
         return value, error, status

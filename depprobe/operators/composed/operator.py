@@ -224,13 +224,11 @@ class GraphJacobian(TemporalJacobian):
             total, share, doubtful = self._taken_again(t, total, share, doubtful, norm)
         status = torch.full(total.shape, STATUS["finite"], dtype=torch.int8, device=total.device)
         status[total.isnan() | total.isposinf()] = STATUS["overflow"]
-        # what is no number has no derivative, whatever autograd makes of it
-        if bool((y := self._function.y[t]).isnan().any()):
-            status[:] = STATUS["overflow"]
-        # from an infinite state a gradient of 0 may be anything
-        nothing_known = STATUS["undecided" if bool(y.isfinite().all()) else "overflow"]
+        nothing_known = self._function.unknown_at(t)
         unknown = torch.where(total.isneginf(), nothing_known, STATUS["underflow"])
         status[doubtful] = unknown[doubtful].to(torch.int8)
+        if nothing_known == STATUS["not_a_number"]:
+            status[:] = nothing_known
         status[~live | proved] = STATUS["zero"]
         values = torch.where(status == STATUS["finite"], total, math.nan)
         values[status == STATUS["zero"]] = -math.inf

@@ -141,23 +141,25 @@ class LineJacobian(GraphJacobian):
             # of a causal line the last row holds all the others, cut off at position 0
             last = int(t[alike].max())
             where, values = known[last] = self._norm_row(last, norm)
-            at = anchors(self._placing)[last : last + 1]
+            top = anchors(self._placing)[last : last + 1]
             if lags is not None:
-                repeat(out, alike, _placed([(where, values)], at, n_in, lags)[0], anchor, n_in, lags)
+                repeat(out, alike, _placed([(where, values)], top, n_in, lags)[0], anchor, n_in, lags)
             else:
-                moved = where - (at - anchor[alike][:, None])
+                moved = where - (top - anchor[alike][:, None])
                 cut = [(source[source >= 0], values[source >= 0]) for source in moved]
                 out[alike] = _placed(cut, anchor[alike], n_in, None)
         error = self._errors(t, known, lags)
+        # rows of matrices alone are the same at any output
+        nan = not self._repeats and self._function.y[t].isnan().any(1).cpu().numpy()[:, None]
+        out[nan & ~np.isneginf(out)] = np.nan
         error[~np.isfinite(out)] = 0
-        if lags is not None:
-            return LogNorms(out, error, lags=lags)
-        if sources is not None:
-            out, error = (x[:, np.asarray(sources, dtype=np.int64)] for x in (out, error))
-        kinds = [np.isfinite(out), np.isneginf(out), np.isposinf(out)]
-        said = [STATUS[kind] for kind in ("finite", "zero", "overflow")]
+        kinds = [np.isfinite(out), np.isneginf(out), np.isposinf(out), np.broadcast_to(nan, out.shape)]
+        said = [STATUS[kind] for kind in ("finite", "zero", "overflow", "not_a_number")]
         status = np.select(kinds, said, STATUS["undecided"]).astype(np.int8)
-        return LogNorms(out, error, status=status)
+        if lags is not None:
+            return LogNorms(out, error, lags=lags, status=status)
+        at = slice(None) if sources is None else np.asarray(sources, dtype=np.int64)
+        return LogNorms(out[:, at], error[:, at], status=status[:, at])
 
     def _errors(
         self,
