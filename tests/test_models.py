@@ -445,3 +445,17 @@ def test_a_tokenizers_output_brings_its_tokens(llama: Path) -> None:
     model = transformers_folder.PretrainedFolder(llama)().float()
     ds = depprobe.jacobian(model, tokenizer("abcde", return_tensors="pt"))
     assert ds.source_token.values.tolist() == list("abcde")
+
+
+def test_labels_of_a_causal_language_model_are_its_ids_where_none_are_given(llama: Path) -> None:
+    model = transformers_folder.PretrainedFolder(llama)().float()
+    ids = torch.tensor([[0, 0, 7, 3, 200, 41, 3, 9]])
+    mask = ids.ne(0)
+    embedded = model.get_input_embeddings()(ids[0, 2:]).detach().requires_grad_()
+    scores = model(inputs_embeds=embedded[None], use_cache=False).logits[0, :-1].log_softmax(-1)
+    truth = torch.autograd.grad(-scores[torch.arange(5), ids[0, 3:]].mean(), embedded)[0]
+    for x in (ids[0, 2:], {"input_ids": ids, "attention_mask": mask}):  # the second is padded on the left
+        found = depprobe.temporal_jacobian(model, x, of="loss").row(0).dense()[0, -6:]
+        torch.testing.assert_close(found, truth, rtol=1e-4, atol=1e-9)
+    with pytest.raises(BadInput, match="give its labels in forward"):
+        depprobe.temporal_jacobian(torch.nn.LSTM(3, 4, batch_first=True), torch.zeros(5, 3), of="loss")

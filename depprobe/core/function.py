@@ -23,7 +23,7 @@ from depprobe.core.calling.arguments import argument_of, bits_of, checked
 from depprobe.core.calling.known import has_one_layout, is_torchs_own, natural_layout
 from depprobe.core.calling.layout import check_layout
 from depprobe.core.calling.one_function import found_layout, require_function
-from depprobe.core.calling.outputs import WRT_WORDS
+from depprobe.core.calling.outputs import WRT_WORDS, labels_of
 from depprobe.core.calling.passes import Pass, Passes
 from depprobe.core.calling.positions import check_length, positions_of
 from depprobe.core.calling.replacements import Replacements
@@ -88,6 +88,9 @@ class SequenceFunction:
         self._argument = checked(argument_of(x, module), module, copy or not self.is_known)
         if hasattr(module, "config") and "position_ids" not in self.forward | dict(self._argument.beside):
             check_length(module, len(self._argument.value))
+        if of == "loss":
+            given = {**self._argument.beside, **self.forward}
+            self.forward |= labels_of(module, self._argument.value, given)
         self._position, self._memory = position, memory
         self._first: Pass | None = None
         self._kept: Pass | None = None

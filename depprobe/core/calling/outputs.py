@@ -15,6 +15,8 @@ from depprobe.errors import BadInput, unknown
 
 #: words of ``of`` and ``wrt`` that come before a submodule of such a name
 OF_WORDS, WRT_WORDS = ("output", "logits", "loss"), ("x", "h", "c")
+#: how classes of transformers that predict the next token end, and the label that their loss leaves out
+_CAUSAL_HEADS, _NO_LABEL = ("ForCausalLM", "LMHeadModel"), -100
 #: tensors without a time axis that may stand beside one another: an output and states, say
 _FEW = 3
 
@@ -46,6 +48,21 @@ def depths(module: nn.Module, pattern: str) -> list[str]:
     if not found:
         raise unknown("submodule", pattern, [name for name, _ in module.named_modules() if name])
     return found
+
+
+def labels_of(module: nn.Module, ids: Tensor, given: Mapping[str, Any]) -> dict[str, Tensor]:
+    """Labels that the loss of a causal language model of transformers needs, where none are ``given``: the
+    ids, padding left out, (1, n). Its forward moves them by one.
+    """
+    causal = hasattr(module, "config") and type(module).__name__.endswith(_CAUSAL_HEADS)
+    if not causal or "labels" in given or ids.is_floating_point():
+        return {}
+    labels, mask = ids[None].long(), given.get("attention_mask")
+    if isinstance(mask, Tensor) and mask.shape == labels.shape:
+        read = mask.bool()
+        # a first token that padding precedes is predicted from nothing, as one without padding is by none
+        labels = labels.masked_fill(~(read & read.roll(1, 1)), _NO_LABEL)
+    return {"labels": labels}
 
 
 def _matches(name: list[str], levels: list[str]) -> bool:
@@ -85,7 +102,8 @@ def _chosen(result: Any, of: str, who: str) -> Tensor:
         if isinstance(named.get(of), Tensor):
             return named[of]
         has = f"named outputs {sorted(map(str, named))}" if named else f"one {type(result).__name__}"
-        raise BadInput(f"{who} returns {has}, no {of!r}; use of='output' or the name of a submodule")
+        way = "give its labels in forward, or " if of == "loss" else ""
+        raise BadInput(f"{who} returns {has}, no {of!r}; {way}use of='output' or the name of a submodule")
     if isinstance(result, Mapping):
         if isinstance(result.get("last_hidden_state"), Tensor):
             return result["last_hidden_state"]
