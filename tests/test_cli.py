@@ -563,6 +563,14 @@ def test_an_input_that_cannot_be_measured_at_is_refused(refused, name):
     refused(match, *LSTM, "--input", name)
 
 
+@pytest.mark.parametrize("command", ["jacobian", "gates", "lyapunov", "spectrum --steps last"])
+def test_a_length_that_was_not_given_is_told_as_the_default(refused, command):
+    np.save("x.npy", np.ones((20, 3)))
+    call = (*command.split(), "--layer", "lstm", "--d", "8", "--input", "x.npy")
+    refused("x.npy holds 20 positions and the default n = 1000 is longer; use --n 20 or less", *call)
+    refused("and n = 1000 were asked for", *call, "--n", "1000")
+
+
 @pytest.mark.parametrize("kept", [8, 40, 130, -1])
 def test_a_truncated_array_is_refused(refused, kept):
     np.save("x.npy", np.ones((20, 3)))

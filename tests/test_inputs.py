@@ -105,6 +105,7 @@ def test_the_projection_is_fixed_linear_and_keeps_the_scale():
         (21, 2, r"rows holds 1 window of n = 21 .*; use --samples 1, or --n 10 or less"),
         (2, 11, r"rows holds 10 windows of n = 2 .*; use --samples 10 or less$"),
         (22, 1, r"rows holds 21 positions and n = 22 were asked for; use --n 21 or less"),
+        (None, 1, r"rows holds 21 positions and the default n = 1000 is longer; use --n 21 or less"),
     ],
 )
 def test_windows_that_cannot_be_given(n, samples, match):

@@ -121,6 +121,8 @@ class Run:
         if data.suffix.lower() != ".nc":
             where = "end in .nc" if data.name != ".nc" else "have a name before .nc"
             raise BadInput(f"a dataset is netCDF: --output must {where}, not {str(data)!r}")
+        # whoever refuses the length says whether it was given
+        rest |= {key: None for key in ("n",) if key in rest and _is_default(context, key)}
         # what a model's code reads is not known
         lasting = not any(one.is_model for one in given)
         for note in () if said["quiet"] else source.notes:

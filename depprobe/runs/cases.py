@@ -175,7 +175,7 @@ def _cases(subjects: Sequence[Subject], x: Any, seeds: Sequence[int], request: R
 def require_room(layers: Sequence[NamedLayer], source: Source, request: Request) -> None:
     """Refuse inputs or weights that would not fit the budget (``OverBudget``), before either is allocated."""
     n, d = request.of("n"), request.of("d")
-    source.check(n, request.of("samples"))
+    source.check(request.n, request.of("samples"))
     inputs, width = len(layers) * request.of("seeds") * request.of("samples"), max(d, source.width or d)
     require(
         # drawn or read in float64, whatever the dtype asked for

@@ -85,8 +85,10 @@ class Source:
         """The length where none is asked for: the default, or what a shorter file holds for each sample."""
         return DEFAULT_LENGTH if self.length is None else min(DEFAULT_LENGTH, self.length // max(samples, 1))
 
-    def check(self, n: int, samples: int = 1) -> None:
+    def check(self, n: int | None, samples: int = 1) -> None:
         """Refuse what ``windows`` cannot give; raises ``BadInput``."""
+        wanted = f"n = {n} were asked for" if n is not None else f"the default n = {DEFAULT_LENGTH} is longer"
+        n = DEFAULT_LENGTH if n is None else n
         if n < 2:
             raise BadInput(f"n must be at least 2, not {n}")
         if samples < 1:
@@ -102,13 +104,12 @@ class Source:
                 * (shorter >= 2)
             )
         remedy = f"use --n {self.length} or less" if self.length >= 2 else "use a longer one"
-        raise BadInput(
-            f"{self.name} holds {counted(self.length, 'position')} and n = {n} were asked for; {remedy}"
-        )
+        raise BadInput(f"{self.name} holds {counted(self.length, 'position')} and {wanted}; {remedy}")
 
-    def windows(self, n: int, d: int, samples: int = 1, seed: int = 0) -> Floats:
-        """``samples`` windows of n positions: (samples, n, d_in), d_in being ``width`` or d."""
+    def windows(self, n: int | None, d: int, samples: int = 1, seed: int = 0) -> Floats:
+        """``samples`` windows of n positions, 1000 by default: (samples, n, d_in), d_in ``width`` or d."""
         self.check(n, samples)
+        n = DEFAULT_LENGTH if n is None else n
         length = self.length
         if length is None:
             return np.random.default_rng([seed, 1]).standard_normal((samples, n, d))

@@ -216,10 +216,10 @@ class NamedLayer(Subject):
         )
 
     def inputs(self, x: Any, seed: int, request: Request) -> tuple[list[Sample], bool]:
-        n, d, samples = (request.of(name) for name in ("n", "d", "samples"))
+        d, samples = request.of("d"), request.of("samples")
         device, dtype = device_of(request.of("device")), DTYPES[request.of("dtype")]
         if x is None or isinstance(x, Source):
-            windows = (x or Source("noise")).windows(n, d, samples, seed)
+            windows = (x or Source("noise")).windows(request.n, d, samples, seed)
         else:
             given = samples_of(x, nn.Identity())
             floats = [one for one in given if isinstance(one, Tensor) and one.is_floating_point()]
