@@ -245,6 +245,9 @@ KINDS: dict[str, str] = {
     "cost": "flops",
 }
 
+#: kind of dataset that is computed of a measured one -> a variable that only it has
+COMPUTED: dict[str, str] = {"distances": "best_form", "decay": "log_median"}
+
 #: attributes that every dataset carries
 ATTRIBUTES: tuple[str, ...] = (
     *("title", "layer", "n", "d", "seed", "dtype"),

@@ -141,5 +141,5 @@ def test_a_terminal_shows_what_a_dataset_is_without_measuring(ds, monkeypatch):
 
 def test_only_what_a_dataset_can_do_is_offered(ds):
     found, curve = depprobe.distances(ds), depprobe.decay_curve(ds)
-    assert re.fullmatch(r"<depprobe: dataset of rnn, lstm \(.*\)>", repr(found.depprobe))
+    assert re.fullmatch(r"<depprobe: distances dataset of rnn, lstm \(.*\)>", repr(found.depprobe))
     assert re.fullmatch(r"<depprobe: decay dataset of rnn, lstm \(.*\); plot\(\)>", repr(curve.depprobe))

@@ -53,17 +53,23 @@ def _ref(name: str) -> Schema:
     return {"$ref": f"#/$defs/{name}"}
 
 
+#: form and distances of a curve
+_DISTANCES: dict[str, Schema] = {
+    **_each(_TEXT, "layer", "best_form"),
+    **_each(_WHOLE, "unknown", "underflow", "overflow", "undecided", "not_a_number"),
+    **_each(_NUMBER, "decay_rate", "half_life", "mean_distance", "effective_range", "receptive_field"),
+    "alike": _TEXTS,
+}
 #: kind of dataset -> one entry of ``layers`` of its document; all that is not named is a number
 _RECORDS: dict[str, Schema] = {
     "jacobian": _object(
         _NUMBER,
-        **_each(_TEXT, "layer", "method", "best_form"),
-        **_each(_WHOLE, "near_lag", "far_lag", "unknown", "underflow", "overflow", "undecided"),
-        not_a_number=_WHOLE,
-        **_each(_NUMBER, "log_norm_near", "log_norm_far", "decay_rate", "half_life", "mean_distance"),
-        **_each(_NUMBER, "effective_range", "receptive_field"),
-        alike=_TEXTS,
+        **_DISTANCES,
+        method=_TEXT,
+        **_each(_WHOLE, "near_lag", "far_lag"),
+        **_each(_NUMBER, "log_norm_near", "log_norm_far"),
     ),
+    "distances": _object(_NUMBER, **_DISTANCES),
     "spectrum": _object(_NUMBER, matrix=_TEXT, width=_WHOLE, seed=_WHOLE, spectral_radius=_NUMBER),
     "lyapunov": _object(_NUMBER, layer=_TEXT, state=_WHOLE, exponent_1=_NUMBER),
     "gates": _object(_NUMBER, layer=_TEXT, median_gate=_NUMBER, median_time_constant=_NUMBER),
@@ -131,7 +137,7 @@ def schema() -> Schema:
     """
     shown = [
         _object(attributes=_ref("attributes"), layers=_list(_RECORDS[kind]))
-        for kind in ("jacobian", "spectrum", "lyapunov", "gates", "cost")
+        for kind in ("jacobian", "distances", "spectrum", "lyapunov", "gates", "cost")
     ]
     commands = {
         "jacobian": _measured(

@@ -23,6 +23,11 @@ HEATMAP_FROM = 8
 MOST = 24
 #: kind of dataset -> figures it can be drawn as, where there are several
 FIGURES = {"jacobian": ("decay", "heatmap"), "cost": ("cost", "speedup", "efficiency")}
+#: why a kind has no figure
+NO_FIGURE = {
+    "distances": "distances have no figure: draw the norms that they were taken of, or their decay curve "
+    "(depprobe.decay_curve); depprobe show prints them"
+}
 KINDS = ("auto", *dict.fromkeys(name for names in FIGURES.values() for name in names))
 
 

@@ -9,6 +9,7 @@ from depprobe.errors import BadInput
 from depprobe.store.labelled import completed
 from depprobe.vocabulary import (
     ATTRIBUTES,
+    COMPUTED,
     DIMENSIONS,
     JACOBIAN_ATTRIBUTES,
     KINDS,
@@ -33,7 +34,7 @@ def validate(ds: xr.Dataset) -> None:
     What joining by ``xarray.concat`` loses is put back first, as ``save`` and ``load`` do.
     Dimensions come from the vocabulary; every attribute of ``vocabulary.ATTRIBUTES`` is there, or a
     coordinate of its name on ``layer``, ``seed`` or ``sample`` where it varies; the schema version is known;
-    every variable has ``long_name`` and ``units``; one of ``vocabulary.KINDS`` is there;
+    every variable has ``long_name`` and ``units``; one of ``vocabulary.KINDS`` or ``COMPUTED`` is there;
     ``log_norm`` is float64, over (target, source) or (target, lag) after any of (layer, depth, seed, sample),
     with ``log_norm_status`` beside it: int8 with CF flags, log_norm being finite for finite, -inf for zero
     alone and NaN for all others; ``position``, where it is known, is on ``target``, or on ``layer`` and
@@ -89,8 +90,8 @@ def _label_faults(ds: xr.Dataset) -> list[str]:
 
 def _log_norm_faults(ds: xr.Dataset) -> list[str]:
     if "log_norm" not in ds.data_vars:
-        tell = [repr(name) for name in KINDS.values()]
-        return [] if set(KINDS.values()) & set(ds.data_vars) else [f"no variable {' or '.join(tell)}"]
+        tell = [*KINDS.values(), *COMPUTED.values()]
+        return [] if {*tell} & {*ds.data_vars} else [f"no variable {' or '.join(map(repr, tell))}"]
     faults = []
     dims = ds["log_norm"].dims
     if dims[-2:] not in (("target", "source"), ("target", "lag")) or not set(dims[:-2]) <= {*_LEADING}:

@@ -43,7 +43,7 @@ def plot(files: tuple[Path, ...], figure: Path | None, kind: str, only: str | No
     depprobe plot a.nc b.nc --panels "data,English text"
     depprobe plot runs --only "lstm*" --figure lstm.pdf
     """
-    from depprobe.cli.plotting import Look, draw
+    from depprobe.cli.plotting import NO_FIGURE, Look, draw
     from depprobe.cli.stored_dataset import read_all
     from depprobe.figures.drawing.saving import format_of
 
@@ -53,7 +53,7 @@ def plot(files: tuple[Path, ...], figure: Path | None, kind: str, only: str | No
         path = path.with_name(f"{path.stem}_{kind}{path.suffix}")
     format_of(path)
     output.check_writable(path)
-    found, faults = read_all(files)
+    found, faults = read_all(files, NO_FIGURE)
     given = list(found.values()) if only is None else _only(list(found.values()), only)
     for written in draw(given, path, kind, look=Look.of(options)):
         output.echo(f"figure   {output.shown(written.path)}")

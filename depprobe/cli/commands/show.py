@@ -39,14 +39,13 @@ def show(
     from depprobe.cli.plotting import titles_in
     from depprobe.cli.result_table import merged, side_by_side
     from depprobe.cli.stored_dataset import read_all
-    from depprobe.cli.summaries import files_by_kind, kind_of, summary_of
+    from depprobe.cli.summaries import NO_TABLE, TELL, files_by_kind, kind_of, summary_of
     from depprobe.errors import BadInput, wrong_number
-    from depprobe.vocabulary import KINDS
 
     check_forms(as_json, table, rows)
     if as_json and panels is not None:
         raise BadInput("--panels are parts of a table; leave it out beside --json")
-    found, faults = read_all(files)
+    found, faults = read_all(files, NO_TABLE)
     documents = [(file, ds, summary_of(ds, **given(options))) for file, ds in found.items()]
     if labels is not None and (as_json or (panels is None and table in (None, "text"))):
         names = _shared_out([made for *_, made in documents], labels)
@@ -74,7 +73,7 @@ def show(
         for file, ds, made in documents:
             output.echo(tables.as_text(tables.chosen(made, rows, labels)))
             output.echo("\n".join(["", *made.notes]))
-            tell = KINDS[kind_of(ds)]
+            tell = TELL[kind_of(ds)]
             sizes = ", ".join(f"{name} {size}" for name, size in ds[tell].sizes.items())
             output.echo(f"file     {output.shown(file)}  ({tell}: {sizes})")
             output.echo(f"made by  {output.shown(output.command_of(ds))}\n")

@@ -13,10 +13,10 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from depprobe.cli.summaries import summary_of
+from depprobe.cli.plotting import NO_FIGURE
+from depprobe.cli.summaries import NO_TABLE, TELL, summary_of
 from depprobe.curves.align import with_lag
 from depprobe.errors import BadInput, DepprobeError, harmless
-from depprobe.vocabulary import KINDS
 
 #: kind of dataset -> its figure, where it has another name
 _FIGURES = {"jacobian": "decay"}
@@ -66,12 +66,13 @@ class Accessor:
             held = [*map(str, self._ds.data_vars)]
             named = ", ".join([*held[:_NAMED], *(["..."] if len(held) > _NAMED else [])])
             raise BadInput(f"no figure for a dataset of {named or 'nothing'}")
+        if self._kind in NO_FIGURE:
+            raise BadInput(NO_FIGURE[self._kind])
         return getattr(figures, _FIGURES.get(self._kind, self._kind))(self._ds, **how)
 
     @property
     def _kind(self) -> str | None:
-        kinds = KINDS | {"decay": "log_median"}
-        return next((kind for kind, variable in kinds.items() if variable in self._ds.data_vars), None)
+        return next((kind for kind, variable in TELL.items() if variable in self._ds.data_vars), None)
 
     def __repr__(self) -> str:
         sizes = ", ".join(f"{dim} {size}" for dim, size in self._ds.sizes.items()) or "no dimensions"
@@ -82,7 +83,7 @@ class Accessor:
             "plot(), distances(), decay(), lag"
             if self._kind == "jacobian"
             else "plot()"
-            if self._kind
+            if self._kind and self._kind not in NO_FIGURE
             else ""
         )
         return f"<depprobe: {harmless(what)} ({sizes}){'; ' * bool(calls)}{calls}>"
@@ -97,14 +98,12 @@ class Accessor:
             except DepprobeError as error:
                 return f"<p>{escaped(str(error))}</p>"
 
-        if "best_form" in self._ds:
-            return as_html(summary_of(self._ds))
         if self._kind is None:
             return f"<p>{escaped(repr(self))}</p>"
-        figure = or_why_not(lambda: self.plot()._repr_html_())
-        table = or_why_not(lambda: as_html(summary_of(self._ds))) if self._kind in KINDS else ""
+        figure = [or_why_not(lambda: self.plot()._repr_html_())] if self._kind not in NO_FIGURE else []
+        table = [or_why_not(lambda: as_html(summary_of(self._ds)))] if self._kind not in NO_TABLE else []
         # a dataset that can be neither drawn nor summarised is so for one reason
-        return "\n".join(dict.fromkeys([figure, table]))
+        return "\n".join(dict.fromkeys([*figure, *table]))
 
     @property
     def lag(self) -> xr.DataArray:

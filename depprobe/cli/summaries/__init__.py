@@ -1,6 +1,7 @@
 """What is said of each kind of dataset: one module a kind, with ``summary(ds) -> Summary``. No torch here.
 
-A kind is named after the command that measures it, and known by a variable that only it has.
+A kind is named after the command that measures it, or the function that computes it, and known by a variable
+that only it has.
 """
 
 from __future__ import annotations
@@ -14,16 +15,21 @@ import xarray as xr
 from depprobe.cli.output import Summary
 from depprobe.curves.names import one_setting
 from depprobe.errors import BadInput
-from depprobe.vocabulary import KINDS
+from depprobe.vocabulary import COMPUTED, KINDS
+
+#: kind of dataset -> the variable that tells it
+TELL = KINDS | COMPUTED
+#: why a kind has no table
+NO_TABLE = {"decay": "a decay curve has no table; draw it: depprobe plot"}
 
 
 def kind_of(ds: xr.Dataset) -> str:
-    """The kind of a dataset, distances among them; raises ``BadInput`` where it is none."""
-    for kind, variable in (KINDS | {"distances": "best_form"}).items():
+    """The kind of a dataset; raises ``BadInput`` where it is none."""
+    for kind, variable in TELL.items():
         if variable in ds.data_vars:
             return kind
     raise BadInput(
-        f"not a valid dataset: no variable that tells what was measured: {', '.join(KINDS.values())}"
+        f"not a valid dataset: no variable that tells what was measured: {', '.join(TELL.values())}"
     )
 
 
@@ -44,6 +50,8 @@ def summary_of(ds: xr.Dataset, **how: Any) -> Summary:
     """
     ds = one_setting(ds)
     kind = kind_of(ds)
+    if kind in NO_TABLE:
+        raise BadInput(NO_TABLE[kind])
     if how and kind != "jacobian":
-        raise BadInput(f"{', '.join(how)}: only a Jacobian has distances; this is a dataset of {kind}")
+        raise BadInput(f"{', '.join(how)}: distances are taken of a Jacobian; this is a dataset of {kind}")
     return importlib.import_module(f"{__name__}.{kind}").summary(ds, **how)

@@ -81,7 +81,8 @@ def numbers_of(line: xr.Dataset) -> dict[str, Any]:
     row: dict[str, Any] = {
         "best_form": str(line["best_form"].item()),
         "alike": list(map(str, line["form"].values[line["alike"].values == 1])),
-        **{name: int(line[name].item()) for name in ("unknown", *UNKNOWN)},
+        # distances that were stored before a kind was told apart do not count it
+        **{name: int(line[name].item()) if name in line else 0 for name in ("unknown", *UNKNOWN)},
     }
     for name in (*(name for *_, name in COLUMNS), _THRESHOLD):
         row[name] = float(line[name].item())

@@ -31,6 +31,7 @@ from depprobe.report.curves import MOST
 from depprobe.store.combine import combine
 from depprobe.store.sweeps.folder import DAMAGED, MEASURED, PLAN, SweepFolder
 from depprobe.units import counted
+from depprobe.vocabulary import COMPUTED
 
 #: most datasets that one page tells of
 MOST_DATASETS = 400
@@ -38,6 +39,8 @@ Item = TypeVar("Item")
 #: datasets that one note names, and what a note has in parentheses
 MOST_NAMED, _ASIDE = 12, re.compile(r" \([^)]*\)")
 _AXIS = "layer"
+#: kinds that a page does not tell of
+NO_PAGE = dict.fromkeys(COMPUTED, "it was computed of a dataset that was measured; a page tells of that one")
 _JOINED = (_AXIS, *REPEATS)
 
 
@@ -118,7 +121,7 @@ def page_of(
 
 def _stored(folder: Path, each: Each) -> Found:
     """The datasets of a plain folder."""
-    datasets, faults = read_all([folder], partial(each, stage="reading dataset"))
+    datasets, faults = read_all([folder], NO_PAGE, partial(each, stage="reading dataset"))
     kept = dict(list(datasets.items())[:MOST_DATASETS])
     kinds = dict.fromkeys(map(kind_of, kept.values()))
     found = Found({"datasets": f"{len(datasets)} of {', '.join(kinds)}"}, unread=len(faults))
@@ -146,7 +149,7 @@ def _swept(folder: Path, each: Each) -> Found:
         if len(cells) == MOST_DATASETS:
             continue
         try:
-            ds = read(of.data(cell))
+            ds = read(of.data(cell), NO_PAGE)
         except BadInput as error:
             found.missing[name] = " ".join(str(error).split())
             found.unread += 1
