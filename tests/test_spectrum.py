@@ -142,6 +142,20 @@ def test_leading_modes_agree_with_the_dense_ones():
     assert np.isnan(leading.henrici)
 
 
+def test_modes_are_the_leading_ones_of_any_matrix():
+    """Fewer than there are: the leading ones; more: all there are, which the summary says."""
+    whole = depprobe.spectrum(["rnn:gain=1", "lstm"], d=9)
+    few = depprobe.spectrum(["rnn:gain=1", "lstm"], d=9, modes=4)
+    assert few.sizes["mode"] == 4
+    for name in ("eigenvalue", "singular_value"):
+        np.testing.assert_array_equal(few[name], whole[name].isel(mode=slice(4)))
+    assert few.drop_dims("mode").equals(whole.drop_dims("mode"))
+    assert not any("modes were asked for" in line for line in summary_of(few).notes)
+    many = depprobe.spectrum(["rnn:gain=1", "lstm"], d=9, modes=40)
+    assert many.equals(whole)
+    assert any("40 modes were asked for" in line and "from 9 wide" in line for line in summary_of(many).notes)
+
+
 # --- steps against autograd -----------------------------------------------------------------------------
 
 
@@ -239,7 +253,6 @@ def test_the_dataset_is_the_same_bit_for_bit_and_can_be_stored(tmp_path):
         ("target 9 lies outside the 5", {"module": nn.RNN(2, 3), "x": np.ones((5, 2)), "steps": [9]}),
         ("powers must be at least 1, not 0", {"module": "rnn", "d": 4, "powers": 0}),
         ("grid must be 0 or an odd number", {"module": "rnn", "d": 4, "grid": 8}),
-        ("modes=3 has no meaning .*no matrix is wider than 1024", {"module": "rnn", "d": 9, "modes": 3}),
         ("grid=9 has no meaning .*all are wider than 4", {"module": "rnn", "d": 9, "dense": 4, "grid": 9}),
         ("modes must lie between 1 and", {"module": "rnn", "d": 9, "dense": 4, "modes": 8}),
         ("holds NaN or Inf", {"module": Holder(W=np.full((2, 2), np.nan)), "weight": "W"}),

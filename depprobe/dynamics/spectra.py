@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import scipy.linalg
@@ -54,6 +54,11 @@ class Spectrum:
     growth_settled: bool
     residual: float
     triangular: Complex | None
+
+    def leading(self, modes: int | None) -> Spectrum:
+        """The same with no more than some leading modes; None for all."""
+        values, singular = self.eigenvalues[:modes], self.singular_values[:modes]
+        return replace(self, eigenvalues=values, singular_values=singular)
 
 
 def spectrum_of(W: Real, powers: int) -> Spectrum:

@@ -83,7 +83,7 @@ def spectrum(
         on its own, its input held: ``last``, ``all``, ``every:M``, a position, a list. Of a model that is no
         recurrence itself, those of the recurrence in it, at what the model hands it.
     part : with ``steps``, name of the recurrence in a model that holds several (``"encoder.rnn"``).
-    modes : number of leading modes of a matrix wider than ``dense``, 16 by default.
+    modes : number of leading modes; by default all of a matrix up to ``dense`` wide, 16 of a wider one.
     powers : highest power of the search for transient growth.
     grid : points a side of the grid for the pseudospectrum of the others, odd; 33 by default, 0 for none.
     dense : widest matrix that is taken apart whole; wider ones by ARPACK (step Jacobians without forming
@@ -102,7 +102,7 @@ def spectrum(
     - ``log_resolvent(weight, row, column)``, ln of the smallest singular value of zI - W at
       z = ``grid_radius`` (column + i row); below round-off of W it is given as that round-off.
 
-    What only a whole spectrum tells is NaN where leading modes were taken.
+    What only a whole spectrum tells is NaN of matrices wider than ``dense``.
 
     Raises
     ------
@@ -142,10 +142,9 @@ def spectrum(
         matrices += [replace(one, label=f"{before}{one.label}{after}") for one in own]
         of += [case] * len(own)
     widths = [m.width for m in matrices]
-    idle = [("modes", f"no matrix is wider than {dense}: all are taken")] if max(widths) <= dense else []
-    idle += [("grid", f"all are wider than {dense}: none is taken")] if min(widths) > dense else []
-    refuse({"modes": modes, "grid": grid or None}, idle)
-    modes, grid = modes or _MODES, _GRID if grid is None else grid
+    idle = [("grid", f"all are wider than {dense}: none is taken")] if min(widths) > dense else []
+    refuse({"grid": grid or None}, idle)
+    grid = _GRID if grid is None else grid
     widest = min(max(widths), dense)
     require(
         _BYTES_PER_ENTRY * widest**2 + 8.0 * len(matrices) * (grid**2 + 3 * widest),
@@ -179,8 +178,9 @@ def spectrum(
         method="+".join(sorted({"dense" if one[0].triangular is not None else "arpack" for one in found})),
         of="steps" if along else "weights",
         powers=powers,
+        modes=modes or 0,  # all
         n=len(cases[0].x) if along else 0,
-        d=max(m.width for m in matrices) if measured.own_width else asked.of("d"),
+        d=max(widths) if measured.own_width else asked.of("d"),
         seed=seed,
         dtype=", ".join(sorted(read)) or asked.of("dtype"),
         **input_of(cases),
@@ -214,14 +214,14 @@ def _check(weight: Any, steps: Any, grid: int | None, **counts: int | None) -> N
         raise BadInput(f"grid must be 0 or an odd number from 3 on, not {grid}")
 
 
-def _take_apart(matrix: SquareMatrix, modes: int, powers: int, grid: int, dense: int) -> Taken:
+def _take_apart(matrix: SquareMatrix, modes: int | None, powers: int, grid: int, dense: int) -> Taken:
     """The spectrum, the circular law's radius, the grid's half width and what stands on it."""
     whole = matrix.width <= dense
     W = matrix.whole() if whole or matrix.is_weight else None
     found = (
-        spectrum_of(W, powers)
+        spectrum_of(W, powers).leading(modes)
         if whole and W is not None
-        else leading_spectrum(matrix.products(), modes, powers)
+        else leading_spectrum(matrix.products(), modes or _MODES, powers)
     )
     # the spread is about the mean: a common offset moves one eigenvalue only
     circle = math.sqrt(matrix.width) * _spread(W) if W is not None and matrix.is_weight else math.nan

@@ -33,7 +33,12 @@ if TYPE_CHECKING:
     help="Take the step Jacobians at these positions of a trajectory instead of weights.",
 )
 @click.option("--n", type=int, show_default="1000", help="Length of the trajectory for --steps.")
-@click.option("--modes", type=int, show_default="16", help="Leading modes of matrices wider than 1024.")
+@click.option(
+    "--modes",
+    type=int,
+    show_default="all; 16 of matrices wider than 1024",
+    help="How many leading modes to give; of a narrower matrix all there are.",
+)
 @click.option("--powers", default=64, help="Highest power searched for growth.")
 @click.option(
     "--grid",

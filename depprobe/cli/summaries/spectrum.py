@@ -71,6 +71,9 @@ def _notes(ds: xr.Dataset) -> list[str]:
     lines = [
         f"powers up to {ds.attrs.get('powers')}; departure is Henrici's over the Frobenius norm (0 normal)"
     ]
+    asked, least = ds.attrs.get("modes", 0), int(ds["matrix_width"].min())
+    if asked > least:
+        lines.append(f"{asked} modes were asked for: of narrower matrices (from {least} wide) all there are")
     residual = ds["residual"].values
     if np.isfinite(residual).any():
         lines.append(
