@@ -1005,3 +1005,13 @@ def test_a_full_or_closed_output_is_told_in_one_line(tmp_path, more, code, said)
     )
     assert (done.returncode, done.stderr, done.stdout) == (code, said, "")
     assert depprobe.load(tmp_path / "a.nc").sizes["source"] == 9
+
+
+def test_an_output_that_nobody_reads_is_told_in_one_line(tmp_path):
+    depprobe.save(depprobe.jacobian("gru", n=9, d=3), tmp_path / "a.nc")
+    read, write = os.pipe()
+    os.close(read)
+    words = [sys.executable, "-m", "depprobe", "show", "a.nc"]
+    done = subprocess.run(words, cwd=tmp_path, stdout=write, stderr=subprocess.PIPE, text=True)
+    os.close(write)
+    assert (done.returncode, done.stderr) == (1, "depprobe: the reader of the output went away\n")

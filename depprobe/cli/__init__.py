@@ -92,13 +92,16 @@ class _Lazy(click.Group):
         return super().resolve_command(ctx, args)
 
     def invoke(self, ctx: click.Context) -> Any:
-        # click would answer these two with a blank line, and take the second for an interrupt
+        # click would answer the first two with a blank line, and take the second for an interrupt; where
+        # nobody reads stdout it would end the program
         try:
             return super().invoke(ctx)
         except KeyboardInterrupt:
             raise click.Abort from None
         except EOFError as error:
             raise DepprobeError(f"data ended too early: {error}") from error
+        except BrokenPipeError as error:
+            raise DepprobeError("the reader of the output went away") from error
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):
@@ -249,8 +252,6 @@ def _reading(error: Exception) -> tuple[int, str]:
         return error.exit_code, " ".join(error.format_message().split())
     if isinstance(error, DepprobeError):
         return error.exit_code, " ".join(str(error).split())
-    if isinstance(error, BrokenPipeError):
-        return 1, "the reader of the output went away"
     if isinstance(error, OSError) and error.errno == errno.ENOSPC:
         return 1, f"no space left on the device that {error.filename or 'the output'} is on"
     first = (str(error).strip().splitlines() or [""])[0]
