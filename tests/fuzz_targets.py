@@ -25,8 +25,8 @@ from depprobe.cli.commands.sweep.cells import plan_of
 from depprobe.cli.commands.sweep.grid import read as read_grid
 from depprobe.core.options import Options, parse_bytes, wanted_positions
 from depprobe.models.checkpoint import read_weights
+from depprobe.models.json_object import object_in as read_configuration
 from depprobe.models.transformers_folder import PretrainedFolder
-from depprobe.models.transformers_folder import _read_json as read_configuration
 from depprobe.registry import Spec, layers
 from depprobe.runs.inputs import read as read_input
 from depprobe.store.finished import Finished

@@ -132,5 +132,5 @@ def test_what_is_watched_is_seen(tmp_path):
 
 def test_a_configuration_nested_without_end_is_refused(tmp_path):
     (tmp_path / "config.json").write_text("[" * 100_000)
-    with pytest.raises(DepprobeError, match="maximum recursion depth"):
+    with pytest.raises(DepprobeError, match="it is nested too deep"):
         read_configuration(tmp_path / "config.json")

@@ -201,11 +201,27 @@ def test_an_index_that_leads_astray_is_refused(tmp_path: Path, changed: dict, ma
         checkpoint.read_weights(spread(tmp_path, **changed))
 
 
-@pytest.mark.parametrize("text", ["", "[]", "3", '{"weight_map": {}}', '{"weight_map": []}', "[" * 100_000])
-def test_what_is_no_index_of_weights_is_refused(tmp_path: Path, text: str) -> None:
+@pytest.mark.parametrize(
+    ("content", "match"),
+    [
+        (b'{"weight_map": {}}', "is no index of weights: it has no weight_map of names and files"),
+        (b'{"weight_map": []}', "is no index of weights: it has no weight_map of names and files"),
+        (b'{"metadata": {}}', "is no index of weights: it has no weight_map of names and files"),
+        (b"[]", "it holds list, not an object of names and values$"),
+        (b"", "it is not JSON: Expecting value at line 1, column 1, where the file ends$"),
+        (
+            b'{"weight_map":\n {"a": ',
+            "not JSON: Expecting value at line 2, column 8, where the file ends$",
+        ),
+        (b'{"weight_map": {"a" "b"}}', "it is not JSON: Expecting ':' delimiter at line 1, column 21$"),
+        (b'{"weight_map": {"\xff": "b"}}', "it is not JSON: byte 17 is no utf-8 text$"),
+        (b"[" * 100_000, "it is nested too deep$"),
+    ],
+)
+def test_what_is_no_index_of_weights_is_refused(tmp_path: Path, content: bytes, match: str) -> None:
     index = tmp_path / "model.safetensors.index.json"
-    index.write_text(text)
-    with pytest.raises(BadInput, match="is no index of weights"):
+    index.write_bytes(content)
+    with pytest.raises(BadInput, match=f"model.safetensors.index.json'.*{match}"):
         checkpoint.read_weights(index)
 
 
@@ -384,7 +400,7 @@ def test_incomplete_folders_are_told_in_one_line(llama: Path, tmp_path: Path) ->
         transformers_folder.PretrainedFolder(folder)()
     assert "\n" not in str(caught.value)
     (folder / "config.json").write_text("{")
-    with pytest.raises(BadInput, match="cannot read"):
+    with pytest.raises(BadInput, match=r"cannot read .*config.json': it is not JSON: .* line 1, column 2"):
         transformers_folder.PretrainedFolder(folder)()
 
 

@@ -7,15 +7,13 @@ The files stand beside the index. It is data: names that lead out of its folder 
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 from depprobe.errors import BadInput
+from depprobe.models.json_object import object_in
 
 #: how names of an index end
 INDEX = ".index.json"
-#: most bytes of an index
-_LONGEST = 1 << 26
 
 
 def shards_of(path: Path, suffixes: tuple[str, ...]) -> dict[Path, set[str]]:
@@ -23,19 +21,13 @@ def shards_of(path: Path, suffixes: tuple[str, ...]) -> dict[Path, set[str]]:
 
     Raises
     ------
-    BadInput : no such file, no index, or a file that is not beside it or of another kind than ``suffixes``.
+    BadInput : no such file, no JSON (it is said where), no index, or a file that is not beside it or of
+        another kind than ``suffixes``.
     """
     if not path.is_file():
         raise BadInput(f"no such file of weights: {str(path)!r}")
-    try:
-        if path.stat().st_size > _LONGEST:
-            raise ValueError(f"more than {_LONGEST >> 20} MiB")
-        document = json.loads(path.read_bytes())
-        placed = document["weight_map"]
-        ours = placed and all(isinstance(file, str) for file in placed.values())
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
-        ours = False
-    if not ours:
+    placed = object_in(path).get("weight_map")
+    if not (isinstance(placed, dict) and placed and all(isinstance(one, str) for one in placed.values())):
         raise BadInput(f"{str(path)!r} is no index of weights: it has no weight_map of names and files")
     found: dict[Path, set[str]] = {}
     for name, file in placed.items():

@@ -6,7 +6,6 @@ Only what is on the disk is read: no hub is asked, and code that a folder brings
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ from torch import nn
 
 from depprobe.errors import BadInput
 from depprobe.models.checkpoint import ReadsText
+from depprobe.models.json_object import object_in
 
 #: files that hold a tokenizer, one of which a folder with text as input must have
 _TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "spiece.model")
@@ -55,7 +55,7 @@ class PretrainedFolder(ReadsText):
     def __call__(self) -> nn.Module:
         """The model in eval mode, in the dtype of its weights."""
         transformers = _transformers()
-        known = _read_json(self.path / "config.json").get("architectures") or []
+        known = object_in(self.path / "config.json").get("architectures") or []
         kind = next((getattr(transformers, name) for name in known if hasattr(transformers, name)), None)
         with _local(self.path):
             if kind is None:
@@ -99,16 +99,6 @@ def _transformers() -> Any:
     except ImportError:
         raise BadInput("hf: needs transformers: pip install 'depprobe[models]'") from None
     return transformers
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise BadInput(f"cannot read {str(path)!r}: {error}") from None
-    if not isinstance(found, dict):
-        raise BadInput(f"cannot read {str(path)!r}: it holds {type(found).__name__}, not a configuration")
-    return found
 
 
 @contextlib.contextmanager
