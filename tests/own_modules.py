@@ -55,15 +55,15 @@ class InPlace(TwoLSTMs):
 class Handoff(nn.Module):
     """An encoder whose states start a decoder, and whose last states are read besides."""
 
-    def __init__(self, d_in=5, d=6, d_out=4):
+    def __init__(self, d_in=5, d=6, d_out=4, kind=nn.LSTM, num_layers=2):
         super().__init__()
-        self.encoder = nn.LSTM(d_in, d, num_layers=2, batch_first=True)
-        self.decoder = nn.LSTM(d_in, d, num_layers=2, batch_first=True)
+        self.encoder = kind(d_in, d, num_layers, batch_first=True)
+        self.decoder = kind(d_in, d, num_layers, batch_first=True)
         self.out = nn.Linear(2 * d, d_out)
 
     def forward(self, x):
-        _, (h, c) = self.encoder(x.flip(1))
-        y, (_, last) = self.decoder(x, (h, c))
+        y, last = self.decoder(x, self.encoder(x.flip(1))[1])
+        last = last[1] if isinstance(last, tuple) else last
         return self.out(torch.cat([y, last[-1:].transpose(0, 1).expand_as(y)], -1))
 
 

@@ -112,10 +112,13 @@ class Steps(nn.Module):
         return torch.stack(out, 1)
 
 
-@pytest.mark.parametrize(("kind", "n", "short", "enough"), [("gru", 400, 24, 48), ("cells", 800, 28, 48)])
-def test_nodes_of_steps_count_beside_their_numbers(kind, n, short, enough):
+@pytest.mark.parametrize(
+    ("kind", "n", "short", "enough", "what"),
+    [("gru", 1000, 30, 48, "the forward pass"), ("cells", 800, 28, 48, "a single row")],
+)
+def test_nodes_of_steps_count_beside_their_numbers(kind, n, short, enough, what):
     x = torch.randn(n, 8)
-    with pytest.raises(OverBudget, match="a single row needs"):
+    with pytest.raises(OverBudget, match=f"{what} needs"):
         temporal_jacobian(Steps(kind), x, layout="b n d", memory=short << 20)
     temporal_jacobian(Steps(kind), x, layout="b n d", memory=enough << 20)
 

@@ -26,19 +26,19 @@ from depprobe.operators.chain.cells import CellChain
 from depprobe.operators.chain.recurrence import KERNELS, RecurrentWeights
 from depprobe.operators.chain.vjp_rows import pull, pull_states
 
-#: bytes of the nodes of a step in a pass that is not cut, where torch has no kernel of the whole on a CPU
-_NODES = 12 << 10
-
 
 class RecurrentCall(LinearisedCall):
-    """One call at its inputs: x (n, d_in), and the states before step 0 (layers directions, width)."""
+    """One call at its inputs: x (n, d_in), and the states before step 0 (layers directions, width).
 
-    def __init__(self, weights: RecurrentWeights, x: Tensor, *states: Tensor) -> None:
-        self._weights, self._x, self._states = weights, x, states
+    ``out`` is what it put out, (n, directions d_h).
+    """
+
+    def __init__(self, weights: RecurrentWeights, out: Tensor, x: Tensor, *states: Tensor) -> None:
+        self._weights, self._out, self._x, self._states = weights, out, x, states
 
     @cached_property
     def _layers(self) -> list[list[CellChain]]:
-        return self._weights.chains(self._x, *self._states)
+        return self._weights.chains(self._x, *self._states, out=self._out)
 
     def pull(self, rows: Sequence[Scaled], live: Sequence[Tensor]) -> list[tuple[Scaled, Tensor]]:
         """Rows on (out, h_n[, c_n]) as rows on (x, h_0[, c_0])."""
@@ -98,17 +98,23 @@ def _read(kind: str, x: Tensor, *arguments: Any) -> KnownCall | None:
         return None
     states = list(hx) if kind == "lstm" else [hx]
 
+    n = x.shape[axis]
+    outputs: list[Tensor] = []
+    # what torch puts together of single steps is the same without gradients, and takes no nodes then
+    unrolled = not x.is_cuda and (kind != "lstm" or x.dtype == torch.float64)
+
     def run(x: Tensor, *states: Tensor) -> Any:
-        return KERNELS[kind](x, *sizes, states if kind == "lstm" else states[0], flat, *options)
+        with torch.set_grad_enabled(not unrolled):
+            found = KERNELS[kind](x, *sizes, states if kind == "lstm" else states[0], flat, *options)
+        outputs[:] = [found[0].detach().reshape(n, -1)]
+        return found
+
+    def linearise(inputs: Sequence[Tensor]) -> RecurrentCall:
+        return RecurrentCall(weights, *outputs, *inputs)
 
     axes = [axis] + [0] * len(states)
     weights = RecurrentWeights.of_call(kind, flat, biased, depth, both)
-    held = weights.bytes(x.shape[axis])
-    if not x.is_cuda and (kind != "lstm" or x.dtype != torch.float32):
-        held += _NODES * x.shape[axis] * depth * (1 + both)
-    return KnownCall(
-        [x, *states], axes, run, axes, lambda inputs: RecurrentCall(weights, *inputs), flat, held=held
-    )
+    return KnownCall([x, *states], axes, run, axes, linearise, flat, held=weights.bytes(n))
 
 
 for _kind, _kernel in KERNELS.items():

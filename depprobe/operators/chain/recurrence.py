@@ -166,9 +166,22 @@ class RecurrentWeights:
         """One direction of a single layer, or of a stack with no other."""
         return RecurrentWeights(self.kind, [[cells[which]] for cells in self.layers])
 
-    def chains(self, x: Tensor, h0: Tensor | None = None, c0: Tensor | None = None) -> list[list[CellChain]]:
-        """The chains of every layer at x, one a direction, from the initial states given, else from zero."""
-        return self.advanced(x, h0, c0)[0]
+    def chains(
+        self, x: Tensor, h0: Tensor | None = None, c0: Tensor | None = None, *, out: Tensor | None = None
+    ) -> list[list[CellChain]]:
+        """The chains of every layer at x, one a direction, from the initial states given, else from zero.
+
+        ``out`` (n, directions d_h) is what the top layer puts out there, if it is known.
+        """
+        if out is None or self.kind == "lstm" or len(self.layers) > 1:
+            return self.advanced(x, h0, c0)[0]
+        (directions,), cells = self.layers, []
+        for place, (weights, h) in enumerate(zip(directions, out.chunk(len(directions), 1), strict=True)):
+            inputs, h = (x.flip(0), h.flip(0)) if place else (x, h)
+            h_first, c_first = self._states(weights, x, place, h0, c0)
+            before = torch.cat([h_first[None], h[:-1]])
+            cells.append(chain_of(self.kind, weights, inputs, h, before, c_first))
+        return [cells]
 
     def advanced(
         self, x: Tensor, h0: Tensor | None = None, c0: Tensor | None = None
