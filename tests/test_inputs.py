@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from depprobe.errors import BadInput
@@ -113,6 +114,18 @@ def test_windows_that_cannot_be_given(n, samples, match):
         Source("rows", data=ROWS).windows(n, 3, samples=samples)
     with pytest.raises(BadInput, match=match):
         Source("rows", data=ROWS).check(n, samples)
+
+
+@pytest.mark.parametrize(
+    ("name", "reader"),
+    [("t.parquet", "read_parquet"), ("t.FEATHER", "read_feather"), ("t.xlsx", "read_excel")],
+)
+def test_a_table_of_another_kind_is_refused_with_the_way_out(tmp_path, name, reader):
+    (tmp_path / name).write_bytes(b"PAR1")
+    call = rf"pandas.{reader}\('{name}'\).to_csv\('t.csv', index=False\)"
+    with pytest.raises(BadInput, match=f"use noise or a .txt, .* file; in Python: {call}$"):
+        read(tmp_path / name)
+    assert callable(getattr(pd, reader))
 
 
 def test_a_source_of_one_position_suggests_no_impossible_length():

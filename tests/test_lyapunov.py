@@ -15,7 +15,7 @@ from torch import nn
 import depprobe
 from depprobe import figures, store
 from depprobe.dynamics.benettin import _Walk, growth
-from depprobe.dynamics.exponents import block_stderr, entropy_rate, kaplan_yorke
+from depprobe.dynamics.exponents import block_stderr, entropy_rate, exponents_of, kaplan_yorke
 from depprobe.dynamics.orthonormal import orthonormalise
 from depprobe.dynamics.trajectory import Recurrence
 from depprobe.errors import BadInput, DepprobeError
@@ -30,6 +30,27 @@ def noise(*shape, seed=0):
 
 def frame_of(width, m, seed=5):
     return torch.linalg.qr(noise(width, m, seed=seed))[0]
+
+
+# --- the order of exponents ---
+
+
+@pytest.mark.parametrize("samples", [1, 3])
+def test_exponents_fall_with_all_that_belongs_to_them(samples):
+    """Growth whose columns stand in no order, and the same with its columns sorted by hand."""
+    rng, stops = np.random.default_rng(0), np.arange(1, 61)
+    centres = np.array([-0.4, 0.3, -np.inf, 0.1, np.nan])
+    by_hand = [1, 3, 0, 2, 4]
+    growth = centres + 0.01 * rng.standard_normal((samples, 60, 5))
+    found, known = (
+        exponents_of(one, [None] * samples, stops, ["map"], [0], [5] * samples, [1.0] * samples)
+        for one in (growth, growth[..., by_hand])
+    )
+    assert found.identical(known)
+    np.testing.assert_allclose(found["exponent"], centres[by_hand], atol=0.01)
+    np.testing.assert_array_equal(found["exponent_running"][-1], found["exponent"])
+    if samples > 1:
+        np.testing.assert_array_equal(found["exponent_case"].mean("sample"), found["exponent"])
 
 
 # --- maps with known exponents ---

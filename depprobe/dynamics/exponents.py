@@ -98,6 +98,9 @@ def exponents_of(
 ) -> xr.Dataset:
     """Exponents, their errors and what follows, over (layer, mode); a single layer has no dimension.
 
+    The frame holds them in the order of its columns, in which near ones may stand the other way round: modes
+    are sorted by falling mean, with their errors, running means and cases.
+
     Parameters
     ----------
     increments : (cases, stops, m) growth between successive stops, layer by layer, then seed by seed, then
@@ -113,11 +116,17 @@ def exponents_of(
     errors, blocks = zip(*(block_stderr(one, stops) for one in increments), strict=True)
     each, stderr = running[:, -1].reshape(*lead, m), np.stack(errors).reshape(*lead, m)
     mean, spread, source = _pooled(each, stderr, blocks[0])
+    order = np.argsort(-mean, axis=-1, kind="stable")
+
+    def falling(values: Floats) -> Floats:
+        return np.take_along_axis(values, order.reshape(len(labels), *(values.ndim - 2) * (1,), m), -1)
+
+    mean, spread, each, stderr = map(falling, (mean, spread, each, stderr))
     width, interval = np.reshape(widths, lead)[:, 0, 0], np.reshape(intervals, lead).mean((1, 2))
     columns: dict[str, tuple[tuple[str, ...], NDArray]] = {
         "exponent": (("layer", "mode"), mean),
         "exponent_stderr": (("layer", "mode"), spread),
-        "exponent_running": (("layer", "step", "mode"), running.reshape(*lead, -1, m).mean((1, 2))),
+        "exponent_running": (("layer", "step", "mode"), falling(running.reshape(*lead, -1, m).mean((1, 2)))),
         "state": (("layer",), width),
         "interval": (("layer",), interval),
     }

@@ -73,16 +73,16 @@ def lyapunov(
         starting state and the first frame too. Without input, n and samples (starting states) are for modules
         too.
     part : name of the recurrence in a model that holds several; it is measured at what the model hands it.
-    exponents : how many, the largest first (near ones may stand the other way round, within their errors);
-        ``"all"``; by default 16, or as many as the smallest state of the layers has.
+    exponents : how many of the largest, or ``"all"``; by default 16, or as many as the smallest state of the
+        layers has.
     drive : ``input``: driven by x from the zero state; ``none``: autonomous, zero input, from a random state
         s ~ N(0, 1) (the zero state of a module without biases is a fixed point).
     warmup : steps before anything is counted; a fifth of n by default.
 
     Returns
     -------
-    Dataset with ``exponent(mode)`` and ``exponent_stderr(mode)``: over several seeds or samples, the mean and
-    the standard error from their spread; of a single trajectory, the error from 20 block means
+    Dataset with ``exponent(mode)``, falling, and ``exponent_stderr(mode)``: over several seeds or samples the
+    mean and the standard error from their spread; of a single trajectory, the error from 20 block means
     (``stderr_from`` says which). ``exponent_running(step, mode)`` is the mean up to a step. Several cases are
     kept in ``exponent_case``. Where all exponents are asked for, ``exponent_sum`` stands beside ``log_det``,
     the mean of ln |det J_t|, which it must equal. ``kaplan_yorke`` and ``entropy_rate`` follow from the

@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 from depprobe.errors import BadInput
 from depprobe.models.checkpoint import ReadsText
 from depprobe.runs.tables.csv_table import SUFFIXES, Table, read_table, standardised
-from depprobe.runs.tables.frame import NAME, is_frame, read_frame
+from depprobe.runs.tables.frame import NAME, READERS, as_csv, is_frame, read_frame
 from depprobe.store.atomic import one_line
 from depprobe.units import counted, readable
 
@@ -38,7 +38,7 @@ _NOT_TEXT = {
     ".npz": "several arrays",
     **dict.fromkeys((".pkl", ".pickle", ".joblib"), "a pickle"),
     **dict.fromkeys((".nc", ".h5", ".hdf5", ".mat", ".zarr"), "a dataset"),
-    **dict.fromkeys((".parquet", ".feather", ".arrow", ".xlsx", ".xls", ".ods"), "a table of another kind"),
+    **dict.fromkeys(READERS, "a table of another kind"),
     **dict.fromkeys((".png", ".jpg", ".jpeg", ".gif", ".svg", ".pdf", ".docx", ".mp4"), "no text"),
     **dict.fromkeys((".mp3", ".flac", ".ogg", ".m4a"), "compressed sound"),
     **dict.fromkeys((".zip", ".gz", ".bz2", ".xz", ".tar", ".7z", ".whl"), "an archive"),
@@ -177,7 +177,9 @@ def read(
         if path.stat().st_size == 0:
             raise BadInput(f"input {name!r} is empty")
         if suffix in _NOT_TEXT:
-            raise BadInput(f"cannot read {name!r} as an input: {suffix} is {_NOT_TEXT[suffix]}; {_READ}")
+            raise BadInput(
+                f"cannot read {name!r} as an input: {suffix} is {_NOT_TEXT[suffix]}; {_READ}{as_csv(path)}"
+            )
         if suffix in SUFFIXES:
             return _of_table(read_table(path, columns, delimiter, decimal), path, standardise)
         if suffix == ".npy":

@@ -5,6 +5,7 @@ frame, its index of dates  ->  names, rows of text  ->  the columns of numbers, 
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,11 +15,30 @@ from depprobe.runs.tables.csv_table import Columns, Table
 
 #: what messages call it
 NAME = "DataFrame"
+#: suffix of a file that pandas alone reads -> its function
+READERS = {
+    ".parquet": "read_parquet",
+    **dict.fromkeys((".feather", ".arrow"), "read_feather"),
+    **dict.fromkeys((".xlsx", ".xls", ".ods"), "read_excel"),
+}
 
 
 def is_frame(value: Any) -> bool:
     """Whether a value is a table of pandas."""
     return hasattr(value, "columns") and hasattr(value, "to_numpy")
+
+
+def as_csv(path: Path) -> str:
+    """The line of pandas that makes a .csv of a table of another kind, for a message; "" for other files.
+
+    Examples
+    --------
+    >>> as_csv(Path("prices.parquet"))
+    "; in Python: pandas.read_parquet('prices.parquet').to_csv('prices.csv', index=False)"
+    """
+    reader = READERS.get(path.suffix.lower())
+    csv = path.with_suffix(".csv").name
+    return f"; in Python: pandas.{reader}({path.name!r}).to_csv({csv!r}, index=False)" if reader else ""
 
 
 def read_frame(frame: Any, columns: Any = None) -> Table:
