@@ -8,7 +8,8 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -61,6 +62,16 @@ def name_of(path: Path) -> str:
 SOURCES = {name_of(path): path.read_text(encoding="utf-8") for path in sorted(ROOT.rglob("*.py"))}
 
 
+parsed = cache(ast.parse)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _trees_are_released():
+    """Costs collect garbage before they measure, which would go through the trees each time."""
+    yield
+    parsed.cache_clear()
+
+
 def statements(tree: ast.AST, everywhere: bool) -> Iterator[ast.AST]:
     """Every node; or, unless ``everywhere``, those that run when the module is imported."""
     for node in ast.iter_child_nodes(tree):
@@ -71,10 +82,13 @@ def statements(tree: ast.AST, everywhere: bool) -> Iterator[ast.AST]:
             yield from statements(node, everywhere)
 
 
-def imports(source: str, everywhere: bool = True, known: frozenset[str] = frozenset(SOURCES)) -> set[str]:
+@cache
+def imports(
+    source: str, everywhere: bool = True, known: frozenset[str] = frozenset(SOURCES)
+) -> frozenset[str]:
     """The modules that a source imports, by their full names."""
     found = set()
-    for node in statements(ast.parse(source), everywhere):
+    for node in statements(parsed(source), everywhere):
         if isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
@@ -82,14 +96,14 @@ def imports(source: str, everywhere: bool = True, known: frozenset[str] = frozen
             for alias in node.names:
                 inner = f"{node.module}.{alias.name}"
                 found.add(inner if inner in known else str(node.module))
-    return found
+    return frozenset(found)
 
 
 def component(module: str) -> str:
     return module.split(".")[1] if "." in module else ""
 
 
-def own(modules: set[str]) -> set[str]:
+def own(modules: Iterable[str]) -> set[str]:
     return {m for m in modules if m.split(".")[0] == "depprobe"}
 
 
@@ -111,7 +125,7 @@ def loaded_with(module: str) -> set[str]:
         name = waiting.pop()
         reached.add(name)
         parents = {name.rsplit(".", depth)[0] for depth in range(1, name.count(".") + 1)}
-        inner = imports(SOURCES[name], everywhere=False) if name in SOURCES else set()
+        inner = imports(SOURCES[name], everywhere=False) if name in SOURCES else frozenset()
         waiting |= (parents | inner) - reached
     return reached
 
@@ -119,7 +133,7 @@ def loaded_with(module: str) -> set[str]:
 def unsafe_loads(source: str) -> list[str]:
     """What in a source could run code that a file brings along."""
     faults = [f"import {name}" for name in imports(source) if name.split(".")[0] in UNPICKLERS]
-    for node in ast.walk(ast.parse(source)):
+    for node in ast.walk(parsed(source)):
         if not isinstance(node, ast.Call):
             continue
         called = ast.unparse(node.func)
@@ -137,7 +151,7 @@ def unsafe_loads(source: str) -> list[str]:
 
 @pytest.mark.parametrize("module", SOURCES)
 def test_a_file_opens_with_what_it_is_for(module):
-    docstring = ast.get_docstring(ast.parse(SOURCES[module]))
+    docstring = ast.get_docstring(parsed(SOURCES[module]))
     assert docstring
     assert docstring.split("\n")[0].strip()
 
