@@ -47,11 +47,13 @@ def mark(source: str) -> str:
 def used(script: Path) -> dict[str, str]:
     """Marks of the script, of what it shares with other studies, and of the package's modules it ran."""
     files = {script.resolve()}
-    for name, module in sorted(sys.modules.items()):
-        file = getattr(module, "__file__", None)
-        # torch has modules that name a file which is nowhere
-        if file is None or name.startswith(_DRAWING) or not (path := Path(file).resolve()).is_file():
+    for name, module in sys.modules.items():
+        # the package, and what studies share: to find the file of every loaded module takes a second
+        ours = name.partition(".")[0] == PACKAGE.name or name.startswith("_")
+        file = getattr(module, "__file__", None) if ours else None
+        if file is None or name.startswith(_DRAWING):
             continue
+        path = Path(file).resolve()
         if path.is_relative_to(PACKAGE) or (path.parent == STUDIES and path.name.startswith("_")):
             files.add(path)
     root = PACKAGE.parent

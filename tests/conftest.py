@@ -7,6 +7,7 @@ from functools import cache
 
 import pytest
 import torch
+from matplotlib import rc_context
 from matplotlib.figure import Figure
 from matplotlib.mathtext import MathTextParser
 
@@ -14,6 +15,8 @@ from depprobe.figures.drawing import fitting
 
 #: dots an inch of figures that are sketched
 SKETCH_DPI = 50
+#: characters are embedded as outlines: to cut a TrueType font to them takes a third of a second
+SKETCH_FONTS = {"pdf.fonttype": 3}
 
 
 def tolerance(dtype: torch.dtype = torch.float64) -> float:
@@ -60,7 +63,8 @@ def coarse(monkeypatch):
         if figure in fitted:
             figure.set_layout_engine(None)
         fitted.add(figure)
-        return save(figure, *args, dpi=min(dpi, SKETCH_DPI), **kwargs)
+        with rc_context(SKETCH_FONTS):
+            return save(figure, *args, dpi=min(dpi, SKETCH_DPI), **kwargs)
 
     monkeypatch.setattr(Figure, "savefig", few_dots)
 
@@ -72,7 +76,8 @@ def sketched(monkeypatch):
 
     def sketch(figure, *args, dpi, **kwargs):
         figure.set_layout_engine(None)  # with any there is a draw more
-        return save(figure, *args, dpi=min(dpi, SKETCH_DPI), **kwargs)
+        with rc_context(SKETCH_FONTS):
+            return save(figure, *args, dpi=min(dpi, SKETCH_DPI), **kwargs)
 
     monkeypatch.setattr(fitting, "_lay_out", lambda figure: None)
     monkeypatch.setattr(Figure, "savefig", sketch)

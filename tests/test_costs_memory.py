@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import subprocess
@@ -59,6 +60,36 @@ def test_storages_count_once_by_what_is_allocated():
         assert tracker.live == 200
     assert tracker.peak == 600
     assert len(views) == 3
+
+
+class Cyclic(nn.Module):
+    """Leaves tensors that refer to themselves."""
+
+    def forward(self, x):
+        for _ in range(2000):
+            held = [x + 1]
+            held.append(held)
+        return 2 * x
+
+
+def test_garbage_of_the_pass_counts_alike_whatever_was_made_before_and_no_other_is_looked_for():
+    module, x = Cyclic(), torch.zeros(10, 4)
+    tensor_bytes(module, x, "forward")
+    kept, peaks = [], set()
+    for made in (0, 150, 300, 450, 600):
+        kept.append([[] for _ in range(made)])
+        peaks.add(tensor_bytes(module, x, "forward").peak)
+    assert len(peaks) == 1
+
+    looked = []
+    gc.disable()
+    gc.callbacks.append(lambda phase, about: looked.append(about["generation"]))
+    try:
+        tensor_bytes(nn.Tanh(), x, "forward")
+    finally:
+        gc.callbacks.pop()
+        gc.enable()
+    assert set(looked) == {1}
 
 
 def test_parameters_that_share_a_storage_count_once():

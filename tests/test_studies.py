@@ -13,6 +13,7 @@ import runpy
 import subprocess
 import sys
 from argparse import Namespace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -23,7 +24,9 @@ from matplotlib.figure import Figure
 
 import depprobe
 from depprobe import store
+from depprobe.costs import interleaved_timing, timing
 from depprobe.errors import BadInput
+from depprobe.ledger.patterns import pattern_costs
 
 STUDIES = Path(__file__).parent.parent / "studies"
 SCRIPTS = sorted(STUDIES.glob("[0-9][0-9]_*.py"))
@@ -32,7 +35,16 @@ BY_HAND = STUDIES / "02_eigenvalues.py"
 
 
 @pytest.fixture
-def run(capsys, monkeypatch, coarse):
+def roughly_timed(monkeypatch):
+    """Calls are timed for a millisecond: no number that is frozen or checked bears on a clock."""
+    roughly = partial(interleaved_timing.interleaved_seconds, least=0.001)
+    for module in (interleaved_timing, pattern_costs):
+        monkeypatch.setattr(module, "interleaved_seconds", roughly)
+    monkeypatch.setattr(timing, "_RUNS", 1)
+
+
+@pytest.fixture
+def run(capsys, monkeypatch, coarse, roughly_timed):
     """Run a script as ``python SCRIPT WORDS`` does, in this process: (exit code, stdout, stderr)."""
 
     def go(script: Path, *words: str) -> tuple[int, str, str]:

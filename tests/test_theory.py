@@ -261,6 +261,14 @@ def test_means_of_constants_and_squares():
     assert normal_mean(lambda u: u**4, 0.0, 2.0) == pytest.approx(48.0, rel=1e-11)
 
 
+def test_a_mean_takes_few_values_and_finds_what_lies_far_from_zero():
+    asked = []
+    normal_mean(lambda u: asked.append(u) or math.tanh(u) ** 2)
+    assert len(asked) < 800
+    # nearly all of it around z = 6
+    assert normal_mean(math.exp, 0.0, 6.0) == pytest.approx(math.exp(18), rel=1e-11)
+
+
 @pytest.mark.parametrize(
     ("call", "words"),
     [

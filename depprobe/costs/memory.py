@@ -47,8 +47,9 @@ def tensor_bytes(module: nn.Module, x: Tensor, phase: str, layout: str | None = 
     """
     run = one_pass(module, x, phase, layout)
     outside = [x, *module.parameters(), *module.buffers()]
-    # a cycle that happened to be alive would be freed at a moment of its own
-    gc.collect()
+    # cycles that the pass makes are freed when as many objects were made as ever, whatever was made before;
+    # older ones hold nothing that counts, and to go through all objects of a process takes longer than passes
+    gc.collect(1)
     with StorageTracker(outside) as tracker:
         run()
     if phase != BACKWARD:
