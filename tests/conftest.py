@@ -98,3 +98,22 @@ def run(capsys, tmp_path, monkeypatch, sketched):
         return stop.value.code, printed.out, printed.err
 
     return go
+
+
+@pytest.fixture
+def measured_here(monkeypatch):
+    """Costs of named layers are measured in this process as the child does it, and listed: (layer, n)."""
+    from depprobe.costs.point import costs
+    from depprobe.probes import cost
+    from depprobe.runs.cases import cases_of_specs
+
+    points = []
+
+    def here(request):
+        points.append((request["layer"], request["n"]))
+        spec, seed = [request["layer"]], [request["seed"]]
+        (case,) = cases_of_specs(spec, None, request["n"], request["d"], 1, seed, request["dtype"], "cpu")
+        return costs(case.build(), case.x, request["phases"], request["threads"], request["least"])
+
+    monkeypatch.setattr(cost, "measured_alone", here)
+    return points

@@ -149,20 +149,18 @@ def unsafe_loads(source: str) -> list[str]:
     return faults
 
 
-@pytest.mark.parametrize("module", SOURCES)
-def test_a_file_opens_with_what_it_is_for(module):
-    docstring = ast.get_docstring(parsed(SOURCES[module]))
-    assert docstring
-    assert docstring.split("\n")[0].strip()
+def test_a_file_opens_with_what_it_is_for():
+    opening = {m: (ast.get_docstring(parsed(source)) or "").split("\n")[0] for m, source in SOURCES.items()}
+    assert [m for m, line in opening.items() if not line.strip()] == []
 
 
 def test_every_component_has_a_place_in_the_order():
     assert {component(module) for module in SOURCES} - {""} <= set(RANK)
 
 
-@pytest.mark.parametrize("module", [module for module in SOURCES if component(module)])
-def test_imports_point_down(module):
-    assert upward(module, SOURCES[module]) == []
+def test_imports_point_down():
+    found = {m: upward(m, source) for m, source in SOURCES.items() if component(m)}
+    assert {m: others for m, others in found.items() if others} == {}
 
 
 def test_an_import_that_points_up_is_seen_wherever_it_stands():
@@ -176,12 +174,14 @@ def test_an_import_that_points_up_is_seen_wherever_it_stands():
     assert upward("depprobe.cli.x", "from depprobe import jacobian, store") == ["depprobe"]
 
 
-@pytest.mark.parametrize("folder", [ROOT, *(path for path in sorted(ROOT.rglob("*")) if path.is_dir())])
-def test_a_folder_holds_few_files(folder):
-    names = {path.name for path in folder.glob("*.py")}
-    assert len(names - {"__init__.py", "__main__.py"}) <= MOST_FILES, names
+def test_a_folder_holds_few_files():
+    folders = [ROOT, *(path for path in sorted(ROOT.rglob("*")) if path.is_dir())]
+    held = {folder.relative_to(ROOT): {path.name for path in folder.glob("*.py")} for folder in folders}
+    assert [
+        at for at, names in held.items() if len(names - {"__init__.py", "__main__.py"}) > MOST_FILES
+    ] == []
     # a folder without one is missing in the wheel
-    assert not names or "__init__.py" in names
+    assert [at for at, names in held.items() if names and "__init__.py" not in names] == []
 
 
 def test_the_root_holds_the_ground_alone():
@@ -191,9 +191,9 @@ def test_the_root_holds_the_ground_alone():
     }
 
 
-@pytest.mark.parametrize("module", SOURCES)
-def test_a_file_is_short(module):
-    assert SOURCES[module].count("\n") <= MOST_LINES
+def test_a_file_is_short():
+    lines = {m: source.count("\n") for m, source in SOURCES.items()}
+    assert {m: count for m, count in lines.items() if count > MOST_LINES} == {}
 
 
 def test_the_library_does_not_know_the_article():
@@ -222,9 +222,12 @@ def test_modules_do_not_import_in_circles():
     graphlib.TopologicalSorter(graph).prepare()
 
 
-@pytest.mark.parametrize("module", [m for m in SOURCES if component(m) in ("", *WITHOUT_TORCH)])
-def test_what_reads_and_draws_stored_results_imports_no_torch(module):
-    assert not {name.split(".")[0] for name in loaded_with(module)} & {"torch", "jax", "transformers"}
+def test_what_reads_and_draws_stored_results_imports_no_torch():
+    reading = [m for m in SOURCES if component(m) in ("", *WITHOUT_TORCH)]
+    found = {m: {name.split(".")[0] for name in loaded_with(m)} for m in reading}
+    assert {m: names & {"torch", "jax", "transformers"} for m, names in found.items()} == {
+        m: set() for m in reading
+    }
 
 
 def test_the_graph_sees_torch_where_it_is():
@@ -242,9 +245,9 @@ def test_what_reads_and_draws_stored_results_loads_where_torch_is_missing():
     assert (done.returncode, done.stderr) == (0, "")
 
 
-@pytest.mark.parametrize("module", SOURCES)
-def test_nothing_unpickles(module):
-    assert unsafe_loads(SOURCES[module]) == []
+def test_nothing_unpickles():
+    found = {m: unsafe_loads(source) for m, source in SOURCES.items()}
+    assert {m: faults for m, faults in found.items() if faults} == {}
 
 
 @pytest.mark.parametrize(

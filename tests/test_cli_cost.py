@@ -17,25 +17,14 @@ from depprobe import store
 from depprobe.cli.output import command_of
 from depprobe.cli.summaries.cost import summary
 from depprobe.cli.summaries.efficiency import summary as efficiency_summary
-from depprobe.costs.point import costs
-from depprobe.runs.cases import cases_of_specs
 
 SMALL = ("--d", "8", "--threads", "1", "--seconds", "0.001")
 
 
 @pytest.fixture(autouse=True)
-def measured(monkeypatch):
-    """Points are measured in this process as the child does it, and listed; starting one is tested apart."""
-    points = []
-
-    def here(request):
-        points.append((request["layer"], request["n"]))
-        spec, seed = [request["layer"]], [request["seed"]]
-        (case,) = cases_of_specs(spec, None, request["n"], request["d"], 1, seed, request["dtype"], "cpu")
-        return costs(case.build(), case.x, request["phases"], request["threads"], request["least"])
-
-    monkeypatch.setattr(probe, "measured_alone", here)
-    return points
+def measured(measured_here):
+    """The points measured; that a process is started for each is tested apart."""
+    return measured_here
 
 
 @pytest.fixture

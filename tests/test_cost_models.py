@@ -56,7 +56,8 @@ def made(name: str) -> nn.Module:
     return found[name](0)
 
 
-def test_a_model_of_floats_costs_what_its_layers_cost(tmp_path):
+@pytest.mark.usefixtures("measured_here")
+def test_a_model_of_floats_costs_what_its_layers_cost():
     n, d = 12, 5
     ds = depprobe.cost(lambda seed: made("tagger"), Source("noise"), n=[n, 2 * n], **SHORT)
     for i, length in enumerate((n, 2 * n)):
@@ -80,6 +81,7 @@ def test_a_model_of_ids_costs_what_its_logits_cost():
     assert not module.training or all(part.training for part in module.modules())
 
 
+@pytest.mark.usefixtures("measured_here")
 def test_the_command_line_gives_what_python_gives(tmp_path, monkeypatch, run):
     monkeypatch.chdir(tmp_path)
     Path("net.py").write_text(NET)

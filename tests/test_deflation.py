@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import cache
+
 import numpy as np
 import pytest
 import torch
@@ -39,13 +41,12 @@ def case():
     return module, torch.randn(N, WIDTH, dtype=F64)
 
 
-def draws(case, deflate, seeds=60, **given):
+@cache
+def draws(case, deflate, seeds=60):
     module, x = case
     exact = temporal_jacobian(module, x, method="autograd").log_norms(TARGETS).values
     found = [
-        temporal_jacobian(
-            module, x, method="probes", probes=6, deflate=deflate, seed=seed, **given
-        ).log_norms(TARGETS)
+        temporal_jacobian(module, x, method="probes", probes=6, deflate=deflate, seed=seed).log_norms(TARGETS)
         for seed in range(seeds)
     ]
     return exact, found, np.isfinite(exact)
@@ -73,8 +74,8 @@ def test_effective_ranks_are_those_of_whole_blocks(case):
     module, x = case
     s = temporal_jacobian(module, x, method="autograd").singular_values(29, 20).values.flatten().numpy()
     true = (s**2).sum() ** 2 / (s**4).sum()
-    _, found, _ = draws(case, 3, seeds=20)
-    assert abs(np.median([one.rank[1, 20] for one in found]) / true - 1) < 0.25
+    _, found, _ = draws(case, 3)
+    assert abs(np.median([one.rank[1, 20] for one in found[:20]]) / true - 1) < 0.25
 
 
 def test_traces_of_whole_blocks_are_unbiased_from_known_and_random_rows():

@@ -76,6 +76,8 @@ class Snapshot:
     def _take(self) -> None:
         self._seen: dict[int, Any] = {}
         self._dicts: list[tuple[dict[Any, Any], list[Any], list[Any]]] = []
+        #: most of a module's dictionaries hold nothing, and whether all of them still do is told at once
+        self._empty: list[dict[Any, Any]] = []
         self._lists: list[tuple[Any, list[Any]]] = []
         self._classes: list[tuple[type, dict[str, Any]]] = []
         self._arrays: list[tuple[np.ndarray, np.ndarray]] = []
@@ -98,6 +100,8 @@ class Snapshot:
             held = known.get(id(value))
             same = held is not None and held.tensor is value and held.unchanged()
             self._tensors[id(value)] = held if held is not None and same else HeldTensor(value)
+        elif kind in (dict, OrderedDict) and not value:
+            self._empty.append(value)
         elif isinstance(value, dict):
             self._dicts.append((value, list(value), list(value.values())))
             _push(waiting, value.values())
@@ -147,7 +151,8 @@ class Snapshot:
     def _is_as_it_was(self) -> bool:
         same = same_at_once(self._tensors.values())
         return (
-            all(
+            not any(self._empty)
+            and all(
                 _identical(now, keys) and _identical(now.values(), values)
                 for now, keys, values in self._dicts
             )
@@ -183,9 +188,10 @@ class Snapshot:
         same = set() if briefly else same_at_once(self._tensors.values())
         for mapping, keys, values in self._dicts:
             if not (_identical(mapping, keys) and _identical(mapping.values(), values)):
-                kind: type[dict[Any, Any]] = OrderedDict if isinstance(mapping, OrderedDict) else dict
-                kind.clear(mapping)
-                kind.update(mapping, zip(keys, values, strict=True))
+                _kind(mapping).clear(mapping)
+                _kind(mapping).update(mapping, zip(keys, values, strict=True))
+        for mapping in filter(None, self._empty):
+            _kind(mapping).clear(mapping)
         for items, then in self._lists:
             if not _identical(items, then):
                 items.clear()
@@ -211,6 +217,10 @@ class Snapshot:
 
 def _push(waiting: list[Any], values: Iterable[Any]) -> None:
     waiting += [value for value in values if type(value) not in _ATOMS]
+
+
+def _kind(mapping: dict[Any, Any]) -> type[dict[Any, Any]]:
+    return OrderedDict if isinstance(mapping, OrderedDict) else dict
 
 
 def _identical(now: Iterable[Any], then: list[Any]) -> bool:
