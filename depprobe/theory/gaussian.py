@@ -59,6 +59,6 @@ def normal_mean(f: Callable[[float], float], mu: float = 0.0, s: float = 1.0) ->
     total = 0.0
     # the weight is largest next to zero: beyond that most intervals add next to nothing
     for low, high in sorted(pairwise(ends), key=lambda ends: max(ends[0], -ends[1])):
-        enough = {"epsabs": max(1e-300, _OF_SUM * abs(total)), "epsrel": _OF_ITSELF}
-        total += quad(weighted, low, high, limit=200, full_output=1, **enough)[0]
+        least = max(1e-300, _OF_SUM * abs(total))
+        total += quad(weighted, low, high, epsabs=least, epsrel=_OF_ITSELF, limit=200, full_output=1)[0]
     return float(total)
