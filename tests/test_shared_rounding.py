@@ -344,3 +344,75 @@ def test_rows_that_are_closed_do_not_take_the_errors_of_open_ones(method):
     known = found.log_norm_status.values == STATUS["finite"]
     assert apart[known].max() > 1e-3
     assert (apart <= found.log_norm_error.values)[known].mean() > 0.95
+
+
+@pytest.mark.parametrize("at_once", [True, False])
+def test_what_rounding_leaves_in_some_random_rows_is_undecided(at_once):
+    """The length of the analytic signal: its kernel is zero at even lags and at 5, where all is round-off."""
+
+    class Envelope(nn.Module):
+        def forward(self, x):
+            keep = torch.tensor([1.0, 2, 2, 2, 2, 1, 0, 0, 0, 0]).to(x)[:, None]
+            return torch.fft.ifft(torch.fft.fft(x, dim=1) * keep, dim=1).abs()
+
+    torch.manual_seed(0)
+    x, rows = torch.randn(10, 4).double(), np.arange(10)
+    found = depprobe.temporal_jacobian(Envelope(), x, layout="b n d", method="probes", probes=4)
+    norms = [found.log_norms(rows)] if at_once else [found.log_norms([t]) for t in rows]
+    status, values = (np.concatenate([getattr(one, name) for one in norms]) for name in ("status", "values"))
+    lag = np.subtract.outer(rows, rows)
+    vanish = (lag % 2 == 0) & (lag != 0) | (abs(lag) == 5)
+    assert not (status[vanish] == STATUS["finite"]).any()
+    assert (status[~vanish] == STATUS["finite"]).all()
+    assert values[~vanish].min() > -3
+
+
+def test_random_rows_beside_lags_that_are_lost_are_repeated_themselves():
+    """Complex products along time, of which the last is zero: so is what the first row tells of far lags."""
+
+    class Products(nn.Module):
+        def forward(self, x):
+            return torch.complex(x, x.flip(1)).cumprod(1).real
+
+    torch.manual_seed(0)
+    x = torch.randn(10, 4).double()
+    found = depprobe.temporal_jacobian(Products(), x, layout="b n d", method="probes", probes=4)
+    norms, truth = found.log_norms(range(10)), blocks(Products(), x)
+    some = truth > 1e-9
+    assert (norms.status[some] == STATUS["finite"]).all()
+    np.testing.assert_allclose(norms.values[some], np.log(truth[some]), atol=1e-9)
+
+
+@pytest.mark.parametrize("method", ["auto", "autograd"])
+@pytest.mark.parametrize("least", [-1e9, None])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_a_row_without_keys_attends_evenly_whatever_the_last_bit_of_its_mask(dtype, least, method):
+    class Masked(nn.Module):
+        def forward(self, x):
+            beyond = torch.ones(N, N, dtype=torch.bool).triu(1)
+            beyond[:, :3] = True
+            low = torch.finfo(x.dtype).min if least is None else least
+            scores = (x @ x.mT).masked_fill(beyond, low)
+            return (scores + 0 if least is None else scores).softmax(-1) @ x
+
+    torch.manual_seed(0)
+    x = torch.randn(N, D).to(dtype)
+    norms = depprobe.temporal_jacobian(Masked(), x, layout="b n d", method=method).log_norms(range(3))
+    assert (norms.status == STATUS["finite"]).all()
+    np.testing.assert_allclose(norms.values, np.log(D**0.5 / N), atol=1e-5)
+    assert norms.error.max() < 1e-5
+
+
+@pytest.mark.parametrize("method", ["auto", "autograd"])
+def test_a_gradient_inside_a_forward_keeps_its_numbers_where_the_lowest_float_stands_for_none(method):
+    """Of a running logsumexp, whose second derivative has that number in it."""
+
+    class Energy(nn.Module):
+        def forward(self, x):
+            return torch.func.grad(lambda z: z.logcumsumexp(1).sum())(x)
+
+    torch.manual_seed(0)
+    x = torch.randn(8, 2).double()
+    norms = depprobe.temporal_jacobian(Energy(), x, layout="b n d", method=method).log_norms(range(8))
+    assert (norms.status == STATUS["finite"]).all()
+    np.testing.assert_allclose(norms.values, np.log(blocks(Energy(), x)), atol=1e-9)

@@ -46,7 +46,8 @@ class Known(NamedTuple):
 
 def alike(lags: NDArray[np.int64], log_norm: Floats, known: Known, limit: float) -> bool:
     """Whether a known row stands for another at lags (n,): it has lost no norm that the other may have kept,
-    and none of the other (ln, finite) is so many nats smaller that it may be what rounding left.
+    itself or, where it has none, at lags nearby, and none of the other (ln, finite) is so many nats smaller
+    that it may be what rounding left.
     """
     place = known.lags[0] - lags
     seen = (place >= 0) & (place < len(known.lags))
@@ -55,7 +56,7 @@ def alike(lags: NDArray[np.int64], log_norm: Floats, known: Known, limit: float)
     finite = np.isfinite(other)
     peak = known.log_norm[np.isfinite(known.log_norm)].max(initial=-np.inf)
     below = np.where(finite, other, peak) - own
-    lost = (known.relative[place] >= LOST) & (below < -_ALIKE)
+    lost = (known.relative[place] >= LOST) & ((below < -_ALIKE) | ~finite)
     return not (lost | (below > max(limit, _ALIKE) + _ALIKE_SHARE * depth)).any()
 
 

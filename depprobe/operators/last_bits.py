@@ -4,7 +4,8 @@ r"""Numbers of a pass changed in their last bits, by which what rounding does to
     c (1 + eps s_c)    on the way back, a constant c that the dtype does not hold, s_c drawn once for each
 
 A constant of a loop comes in at every step, so what it lost when it was rounded grows with the steps. Whole
-numbers that no input changes stay whole: they are counts and positions.
+numbers that no input changes stay whole: they are counts and positions. So do the largest and the smallest
+number of a dtype, which stand for infinity in masks.
 Source: Parker 1997 (Monte Carlo arithmetic).
 """
 
@@ -29,7 +30,13 @@ _SPARSE = frozenset(getattr(torch, f"sparse_{kind}") for kind in ("coo", "csr", 
 #: random signs that serve all numbers in turn
 _POOL = 1 << 16
 #: operations that pick from the numbers they are given, with which their results are to compare equal
-_PICK = frozenset({"topk", "sort", "kthvalue", "median", "max", "min", "amax", "amin", "cummax", "cummin"})
+_PICK = frozenset(
+    {
+        "topk", "sort", "kthvalue", "median", "max", "min", "amax", "amin", "cummax", "cummin", "maximum",
+        "minimum", "fmax", "fmin", "clamp", "clamp_min", "clamp_max", "hardtanh", "where", "masked_fill",
+        "index_fill", "fill", "constant_pad_nd",
+    }
+)  # fmt: skip
 #: operations that pick where they are asked for lengths in the norm of infinity, or to reduce so
 _LENGTHS = frozenset({"linalg_vector_norm", "norm", "_cdist_forward", "dist"})
 _EXTREMES = frozenset({"amax", "amin", "max", "min"})
@@ -101,8 +108,10 @@ class LastBits(WatchingMode):
             self._factors[kind] = (1 + torch.finfo(made.dtype).eps * signs).to(made.dtype)
         self._start = (self._start + 7919) % _POOL
         numbers, start = made.view(-1), self._start
+        largest = torch.finfo(made.dtype).max
         for part in (numbers[: _POOL - start], *numbers[_POOL - start :].split(_POOL)):
-            part.mul_(self._factors[kind][start : start + len(part)])
+            factors = self._factors[kind][start : start + len(part)]
+            part.mul_(factors.masked_fill(part.abs() == largest, 1))
             if to_one:
                 part.copy_(2 * part.clamp(-1, 1) - part)
             start = 0

@@ -138,8 +138,8 @@ class AutogradJacobian(TemporalJacobian):
                             self._repeat(rounding, whole, rounding.begin([t]))
             # all together, so that a pass of each kind serves them; of those that are unlike it may show that
             # digits are lost
-            for _ in range(2 * self._repeats):
-                late = rounding.rest(whole)
+            for _ in range(2):
+                late = rounding.rest(whole, self._repeats)
                 with self._products.up_to([*late]):
                     self._repeat(rounding, whole, late)
         by_lag = [(t, whole[t][0], np.isfinite(whole[t][1])) for t in targets]

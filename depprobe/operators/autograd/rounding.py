@@ -34,6 +34,7 @@ from depprobe.operators.known_lags import Known, alike, carried, grown_with, tel
 from depprobe.operators.last_bits import Repeat
 
 Floats = NDArray[np.float64]
+Ints = NDArray[np.int64]
 
 #: how far an estimate is taken above the spread that a repeat shows, for 95 %
 _FACTOR = 2.5
@@ -91,7 +92,7 @@ class Row(NamedTuple):
     """
 
     t: int
-    lags: NDArray[np.int64]
+    lags: Ints
     log_norm: Floats
     mix: Tensor
     first: Scaled | None = None
@@ -143,15 +144,15 @@ class Rounding:
         """Whether a row was off by as much as random rows are."""
         return self._worst > _SPOILED_ROWS
 
-    def rest(self, rows: Mapping[int, tuple[NDArray[np.int64], Floats]]) -> dict[int, Tensor]:
-        """The same for rows, given by their lags and ln norms (n,), that no others stand for: all where each
-        loses digits of its own, and those that are unlike them.
+    def rest(self, rows: Mapping[int, tuple[Ints, Floats]], each: bool = True) -> dict[int, Tensor]:
+        """The same for rows, given by their lags and ln norms (n,), that no others stand for: those that are
+        unlike them, and all, if ``each``, where each loses digits of its own.
         """
-        lossy = self._worst > _FACTOR * self._lossy
+        lossy = each and self._worst > _FACTOR * self._lossy
         own = {t: row for t, row in rows.items() if t not in self._begun and np.isfinite(row[1]).any()}
         return {t: self._drawn(t) for t, row in own.items() if lossy or not self._represented(t, *row)}
 
-    def _represented(self, t: int, lags: NDArray[np.int64], log_norm: Floats) -> bool:
+    def _represented(self, t: int, lags: Ints, log_norm: Floats) -> bool:
         """Whether the rows that were repeated stand for row t, by its lags and ln norms (n,)."""
         limit = float(np.log(_TOLD / torch.finfo(self._products.narrowest).eps))
         for side in (lags >= 0, lags < 0) if self.known else ():
@@ -161,7 +162,7 @@ class Rounding:
                 return False
         return True
 
-    def _nearest(self, t: int, lags: NDArray[np.int64]) -> int:
+    def _nearest(self, t: int, lags: Ints) -> int:
         """The nearest row that was repeated among those that reach as far as some lags."""
         if t in self.known:
             return t
@@ -175,9 +176,7 @@ class Rounding:
         y = self._function.y
         return torch.randn(y.shape[1], generator=draw, dtype=torch.float64, device="cpu").to(y)
 
-    def due(
-        self, ends: Mapping[int, NDArray[np.int64]], targets: int, products: int, reach: tuple[int, int]
-    ) -> list[int]:
+    def due(self, ends: Mapping[int, Ints], targets: int, products: int, reach: tuple[int, int]) -> list[int]:
         """Which of some rows, given by their lags, are to be repeated: what is far, or the first of many."""
         self._done += targets
         found = telling(ends, [known.lags for known in self.known.values()], reach)
@@ -185,13 +184,13 @@ class Rounding:
         late = not found and len(self.known) * every < self._done
         return list(ends)[:1] if late else found
 
-    def offer(self, t: int, lags: NDArray[np.int64], log_norm: Floats) -> None:
+    def offer(self, t: int, lags: Ints, log_norm: Floats) -> None:
         """A row that costs less than its repeat: of those offered the 1st, 4th, 16th, ... is repeated."""
         self._done += 1
         if self._done >= 4 ** len(self._begun) and t not in self._begun:
             self.note([Row(t, lags, log_norm, self._drawn(t))])
 
-    def stated(self, t: int, lags: NDArray[np.int64], some: NDArray[np.bool_] | None = None) -> Floats:
+    def stated(self, t: int, lags: Ints, some: NDArray[np.bool_] | None = None) -> Floats:
         """Estimated errors at lags (n,), of which ``some`` count: ahead and behind, from the nearest row that
         was repeated among those that reach as far; NaN where none could be.
         """
