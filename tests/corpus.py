@@ -317,7 +317,9 @@ INSIDE = {
     "keeps its state": bnd(lambda: own.KeepsState(D, 5)),
     "counts": bnd(lambda: own.Counts(D)),
     "caches": bnd(lambda: own.Caches(D)),
-    "writes a global": refused(lambda: own.WritesGlobal(D), "writes in place into a tensor|two outputs"),
+    "writes out of reach": refused(
+        lambda: own.WritesOutOfReach(D), "writes in place into a tensor|two outputs"
+    ),
     "clips its weight": bnd(lambda: own.ClipsWeight(D)),
     "writes the same": bnd(lambda: own.WritesTheSame(D)),
     "calls backward inside": bnd(lambda: own.CallsBackward(D)),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import random
 import warnings
+from collections import UserList
 
 import numpy as np
 import torch
@@ -300,17 +301,19 @@ class Caches(nn.Module):
         return self.linear(x).cumsum(-2) * len(self.cache.keys)
 
 
-_KEPT = torch.ones(1, dtype=torch.float64)
+_KEPT = UserList([torch.ones(1, dtype=torch.float64)])
 
 
-class WritesGlobal(nn.Module):
+class WritesOutOfReach(nn.Module):
+    """Into a tensor in an object of the standard library, which is not looked into."""
+
     def __init__(self, d):
         super().__init__()
         self.linear = nn.Linear(d, d)
 
     def forward(self, x):
-        _KEPT.add_(1)
-        return self.linear(x) * _KEPT.detach().clone()
+        _KEPT[0].add_(1)
+        return self.linear(x) * _KEPT[0].detach().clone()
 
 
 class ClipsWeight(nn.Module):

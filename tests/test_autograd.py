@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import UserList
+
 import numpy as np
 import pytest
 import torch
@@ -16,8 +18,8 @@ from depprobe.operators.autograd.recording import Recording
 from depprobe.operators.known_lags import beyond, telling
 
 F64 = torch.float64
-#: lengths of inputs that a forward ran on: kept where measuring does not put it back
-LENGTHS: list[int] = []
+#: lengths of inputs that a forward ran on: in an object of the standard library, which is left as it is
+LENGTHS: UserList[int] = UserList()
 
 
 class Attention(nn.Module):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import UserList
+
 import numpy as np
 import pytest
 import torch
@@ -10,8 +12,8 @@ from torch import nn
 import depprobe
 from depprobe.operators.dispatch import jacobians_at_depths
 
-#: lengths of inputs that a hook saw: kept where measuring does not put it back
-LENGTHS: list[int] = []
+#: lengths of inputs that a hook saw: in an object of the standard library, which is left as it is
+LENGTHS: UserList[int] = UserList()
 
 N, D = 11, 6
 

@@ -11,11 +11,10 @@ from corpus_modules import Narrow, Tagger
 from torch import nn
 
 import depprobe
-from depprobe.core import held_tensors
-from depprobe.core.calling import snapshot
 from depprobe.core.calling.outputs import depths
 from depprobe.core.function import SequenceFunction
 from depprobe.core.scaled import Scaled
+from depprobe.core.snapshot import held_tensors, snapshot
 from depprobe.errors import BadInput
 from depprobe.operators import temporal_jacobian
 from depprobe.vocabulary import STATUS

@@ -87,8 +87,7 @@ class Source:
 
     def check(self, n: int | None, samples: int = 1) -> None:
         """Refuse what ``windows`` cannot give; raises ``BadInput``."""
-        wanted = f"n = {n} were asked for" if n is not None else f"the default n = {DEFAULT_LENGTH} is longer"
-        n = DEFAULT_LENGTH if n is None else n
+        asked, n = n is not None, DEFAULT_LENGTH if n is None else n
         if n < 2:
             raise BadInput(f"n must be at least 2, not {n}")
         if samples < 1:
@@ -104,7 +103,10 @@ class Source:
                 * (shorter >= 2)
             )
         remedy = f"use --n {self.length} or less" if self.length >= 2 else "use a longer one"
-        raise BadInput(f"{self.name} holds {counted(self.length, 'position')} and {wanted}; {remedy}")
+        held = f"{self.name} holds {counted(self.length, 'position')}"
+        if asked:
+            raise BadInput(f"{held} and n = {n} were asked for; {remedy}")
+        raise BadInput(f"{held} and the default n = {n} is longer; {remedy}")
 
     def windows(self, n: int | None, d: int, samples: int = 1, seed: int = 0) -> Floats:
         """``samples`` windows of n positions, 1000 by default: (samples, n, d_in), d_in ``width`` or d."""

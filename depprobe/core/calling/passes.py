@@ -22,9 +22,9 @@ from depprobe.core.calling.interception import Interception
 from depprobe.core.calling.known import natural_layout
 from depprobe.core.calling.layout import arranged, failure, laid_out, time_first
 from depprobe.core.calling.outputs import OF_WORDS, WRT_WORDS, chosen_output, submodule_of
-from depprobe.core.calling.snapshot import Snapshot
 from depprobe.core.memory import BudgetGuard
 from depprobe.core.recorded_graph import reaches
+from depprobe.core.snapshot.snapshot import Snapshot
 from depprobe.errors import BadInput, DepprobeError
 
 #: n by n numbers of which a pass is thought to make no more
@@ -156,11 +156,7 @@ class Passes:
                         raise
                     return self.one_pass(layout, variable, tracer=tracer, points=points)
                 written = self._snapshot.restore()
-                if process.restore() or self._snapshot.drawn:
-                    raise BadInput(
-                        f"{self.who} draws random numbers, so rows would come from different functions; "
-                        "call module.eval(), or switch off what draws them"
-                    )
+                self._snapshot.require_whole(self.who, process.restore())
             if not written:
                 return found
             self._snapshot.will_be_written(written)
@@ -293,6 +289,7 @@ def call_once(module: nn.Module, x: Tensor, layout: str | None = None) -> Tensor
 def unharmed(module: nn.Module) -> Iterator[None]:
     """Around bare calls: the module, random generators and settings of the process are put back behind."""
     snapshot, process = Snapshot(module), ProcessState()
+    snapshot.substitute()
     try:
         yield
     finally:

@@ -2,17 +2,17 @@ r"""A module as it was, bit for bit, and its return to that.
 
 Everything reachable from the module through its attributes, containers and objects is remembered: tensors
 with their bits, gradients and flags; the contents of dictionaries, lists, sets and of user-defined objects
-and classes, by identity; what functions keep in defaults and closures; arrays and random generators.
-``restore`` puts back what differs, in place.
+and classes, by identity; what functions keep in defaults, closures and global variables of the user's own
+files; arrays and random generators. ``restore`` puts back what differs, in place.
 
 Tensors that a forward writes into are a special case: a recorded graph would see the values put back. They
-are named by ``restore`` and, from the next call on, replaced by copies while the module runs.
+are named by ``restore`` and, from the next call on, replaced by copies while the module runs. Iterators that
+can be copied are so from the first call on.
 """
 
 from __future__ import annotations
 
 import random
-import sys
 from argparse import Namespace
 from collections import OrderedDict, deque
 from collections.abc import Iterable, Sequence
@@ -28,7 +28,10 @@ from torch.nn.modules import module as _torch_module
 
 from depprobe.core.calling.environment import ProcessState, same_state, set_state, state_of
 from depprobe.core.calling.known import global_hooks, is_torchs_own
-from depprobe.core.held_tensors import HeldTensor, copy_of, same_at_once, version_of
+from depprobe.core.snapshot.held_tensors import HeldTensor, copy_of, same_at_once, version_of
+from depprobe.core.snapshot.iterators import ITERATORS, copy_of_iterator, place_of, same_place
+from depprobe.core.snapshot.own_globals import OwnGlobals, is_users
+from depprobe.errors import BadInput
 
 _ATOMS = (int, float, bool, str, bytes, complex, type(None), torch.dtype, torch.device, torch.Size)
 _CODE = (BuiltinFunctionType, ModuleType, property, staticmethod, classmethod)
@@ -38,10 +41,6 @@ _HOLDERS: dict[type, tuple[str, ...]] = {
     partial: ("func", "args", "keywords"),
     FunctionType: ("__defaults__", "__kwdefaults__", "__closure__", "__dict__"),
 }
-#: whose objects hold nothing that a forward is meant to change
-_FOREIGN = frozenset(sys.stdlib_module_names) | {"torch", "numpy", "pandas", "scipy", "xarray", "builtins"}
-# hooks of our own note what they see
-_FOREIGN |= {"depprobe"}
 
 
 class Snapshot:
@@ -66,8 +65,9 @@ class Snapshot:
         self._module, self._beside = module, beside
         self._tensors: dict[int, HeldTensor] = {}
         self._written: dict[int, Tensor] = {}
-        #: whether any ``restore`` found that a generator among the attributes had been drawn from
-        self.drawn = False
+        #: whether any ``restore`` found that a generator among the attributes had been drawn from, and the
+        #: name of an iterator that had gone on
+        self._drawn, self._consumed = False, ""
         #: how often what it watches over is entered, and what the process was like at first
         self.depth = 0
         self._process: ProcessState | None = None
@@ -83,6 +83,8 @@ class Snapshot:
         self._arrays: list[tuple[np.ndarray, np.ndarray]] = []
         self._generators: list[tuple[Any, Any]] = []
         self._cells: list[tuple[CellType, Any]] = []
+        self._iterators: list[tuple[Any, list[Any]]] = []
+        self._globals = OwnGlobals()
         known, self._tensors = self._tensors, {}
         if is_torchs_own(self._module):
             return
@@ -114,9 +116,13 @@ class Snapshot:
             self._arrays.append((value, value.copy()))
         elif isinstance(value, (torch.Generator, np.random.Generator, np.random.RandomState, random.Random)):
             self._generators.append((value, state_of(value)))
+        elif isinstance(value, ITERATORS):
+            self._iterators.append((value, place_of(value)))
         elif kind in _HOLDERS:
             if kind is not FunctionType or _is_users(value):
                 _push(waiting, [getattr(value, name) for name in _HOLDERS[kind]])
+            if kind is FunctionType and _is_users(value) and not self._globals.is_method(value):
+                _push(waiting, self._globals.reached(value))
         elif isinstance(value, CellType):
             held = _contents(value)
             self._cells.append((value, held))
@@ -125,7 +131,7 @@ class Snapshot:
             if _is_users(value):
                 values = {name: item for name, item in vars(value).items() if not name.startswith("__")}
                 self._classes.append((value, values))
-                _push(waiting, values.values())
+                _push(waiting, [*values.values(), *self._globals.methods(value)])
         elif isinstance(value, (nn.Module, SimpleNamespace, Namespace)) or _is_users(kind):
             waiting += kind.__mro__
             for slot in (name for parent in kind.__mro__ for name in _slots(parent)):
@@ -158,6 +164,8 @@ class Snapshot:
             )
             and all(_identical(now, then) for now, then in self._lists)
             and all(_contents(cell) is held for cell, held in self._cells)
+            and self._globals.are_as_they_were()
+            and all(same_place(place_of(one), place) for one, place in self._iterators)
             and all(held.unchanged(key in same) for key, held in self._tensors.items())
             and all(np.array_equal(now, then, equal_nan=True) for now, then in self._arrays if now.size)
         )
@@ -166,9 +174,11 @@ class Snapshot:
         """Put copies in the place of the tensors that a call is known to write into."""
         if self.depth > 1:
             self.restore()
-        if not self._written:
+        copies: dict[int, Any] = {key: copy_of(tensor) for key, tensor in self._written.items()}
+        copies |= {id(one): copy_of_iterator(one) for one, _ in self._iterators}
+        if not copies:
             return
-        copies = {key: copy_of(tensor) for key, tensor in self._written.items()}
+        self._globals.substitute(copies)
         for mapping, keys, values in self._dicts:
             mapping.update((k, copies[id(v)]) for k, v in zip(keys, values, strict=True) if id(v) in copies)
         for items, values in self._lists:
@@ -201,14 +211,40 @@ class Snapshot:
         for cell, contents in self._cells:
             if _contents(cell) is not contents:
                 cell.cell_contents = contents
+        self._globals.restore()
         for array, copy in self._arrays:
             if array.shape != copy.shape or array.tobytes() != copy.tobytes():
                 array[...] = copy
         for generator, state in self._generators:
             if not same_state(state_of(generator), state):
-                self.drawn = True
+                self._drawn = True
                 set_state(generator, state)
+        gone_on = [one for one, place in self._iterators if not same_place(place_of(one), place)]
+        self._consumed = self._name_of(gone_on[0]) if gone_on else self._consumed
         return [held.tensor for k, held in self._tensors.items() if held.restore(briefly or k in same)]
+
+    def _name_of(self, value: Any) -> str:
+        """The name under which something is held."""
+        held = [(names, values) for _, names, values in self._dicts]
+        held += [([name], [value]) for _, name, value in self._globals.variables]
+        pairs = (pair for names, values in held for pair in zip(names, values, strict=True))
+        return next((repr(name) for name, one in pairs if one is value), "held without a name")
+
+    def require_whole(self, who: str, drawn: bool) -> None:
+        """Refuse a module whose calls draw random numbers, or change what cannot be put back.
+
+        Raises ``BadInput``. ``drawn``: from the generators of the process.
+        """
+        if drawn or self._drawn:
+            raise BadInput(
+                f"{who} draws random numbers, so rows would come from different functions; "
+                "call module.eval(), or switch off what draws them"
+            )
+        if self._consumed:
+            raise BadInput(
+                f"{who} takes from a generator or iterator, {self._consumed}, that cannot be wound back, so "
+                "that each call would be another function; let its forward take from a list or a counter"
+            )
 
     def will_be_written(self, tensors: Sequence[Tensor]) -> None:
         """Remember that calls write into these."""
@@ -228,7 +264,7 @@ def _identical(now: Iterable[Any], then: list[Any]) -> bool:
 
 
 def _is_users(kind: Any) -> bool:
-    return (kind.__module__ or "").partition(".")[0] not in _FOREIGN
+    return is_users(kind.__module__)
 
 
 def _contents(cell: CellType) -> Any:
