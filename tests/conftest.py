@@ -24,6 +24,16 @@ def tolerance(dtype: torch.dtype = torch.float64) -> float:
     return 1e-10 * torch.finfo(dtype).eps / torch.finfo(torch.float64).eps
 
 
+@pytest.hookimpl(wrapper=True)
+def pytest_collection():
+    """What is loaded and collected stays to the end: no garbage is looked for among it."""
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.enable()
+
+
 def pytest_collection_modifyitems(items):
     """Studies take longest and come first, so that no process ends long after the others."""
     items.sort(key=lambda item: item.path.name != "test_studies.py")
