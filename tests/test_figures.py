@@ -76,8 +76,15 @@ def rendered(drawn):
     return np.asarray(canvas.buffer_rgba())
 
 
+def placed(figure):
+    """The figure, laid out as a draw does it, without a picture."""
+    FigureCanvasAgg(figure)
+    figure.draw_without_rendering()
+    return figure
+
+
 def tick_labels(axis):
-    FigureCanvasAgg(axis.figure).draw()
+    placed(axis.figure)
     low, high = sorted(axis.get_view_interval())
     return [
         (tick.get_loc(), tick.label1.get_text() or tick.label2.get_text())
@@ -93,7 +100,7 @@ def legend_texts(drawn):
 
 def texts(figure):
     """Every text that is visible and says something, with its box in pixels."""
-    FigureCanvasAgg(figure).draw()
+    placed(figure)
     # matplotlib keeps labels of ticks out of view
     hidden = {
         label
