@@ -255,3 +255,64 @@ def test_products_by_masks_of_truth_values_are_looked_at(x, method):
     assert (status[:8][hidden[:8]] == STATUS["zero"]).all()
     assert (status[8] == STATUS["zero"]).all()
     assert (status[:8][~hidden[:8]] == STATUS["finite"]).all()
+
+
+class CellLoop(nn.Module):
+    """A loop over a cell of torch's."""
+
+    def __init__(self):
+        super().__init__()
+        self.cell = nn.RNNCell(2, 3, nonlinearity="relu")
+
+    def forward(self, x):
+        h, out = torch.zeros(len(x), 3, dtype=x.dtype), []
+        for step in x.unbind(1):
+            h = self.cell(step, h)
+            out.append(h)
+        return torch.stack(out, 1)
+
+
+class Around(nn.Module):
+    """A recurrence inside a class of one's own; the sequence, or its last state."""
+
+    def __init__(self, inner, state=False):
+        super().__init__()
+        self.inner, self.state = inner, state
+
+    def forward(self, x):
+        found = self.inner(x)
+        if isinstance(found, tuple):
+            return 2 * (found[1][-1] if self.state else found[0])
+        return 2 * found
+
+
+@pytest.mark.parametrize(
+    ("make", "state"),
+    [
+        (lambda: nn.RNN(2, 3, 1, "relu", batch_first=True), False),
+        (lambda: nn.RNN(2, 3, 1, "relu", batch_first=True), True),
+        (lambda: nn.RNN(2, 3, 2, "relu", batch_first=True), False),
+        (lambda: nn.RNN(2, 3, 1, "relu", batch_first=True, bidirectional=True), False),
+        (lambda: nn.RNN(2, 3, 1, "relu", batch_first=True, bidirectional=True), True),
+        (lambda: nn.RNN(2, 3, 2, "relu", batch_first=True, bidirectional=True), False),
+        (CellLoop, False),
+    ],
+)
+def test_nothing_passes_a_step_whose_units_are_all_off(make, state):
+    """As the layer by itself: zeros are exactly those of autograd, which has no other zeros here."""
+    torch.manual_seed(0)
+    module = Around(make(), state).double()
+    with torch.no_grad():
+        for weight in module.parameters():
+            weight.abs_().add_(0.05)
+    x = torch.rand(9, 2, dtype=torch.float64)
+    x[[3, 6]] = -50
+    exact = torch.autograd.functional.jacobian(lambda z: module(z[None])[0], x)
+    exact = (exact[None] if state else exact).norm(dim=(1, 3))
+    targets = None if state else "all"
+    found = depprobe.jacobian(module, x, layout="b n d", **({} if state else {"targets": targets}))
+    zero = torch.from_numpy(found.log_norm_status.values == STATUS["zero"])
+    assert (zero == (exact == 0)).all()
+    assert zero.any()
+    assert (found.log_norm_status.values[~zero.numpy()] == STATUS["finite"]).all()
+    torch.testing.assert_close(torch.from_numpy(found.log_norm.values), exact.log())

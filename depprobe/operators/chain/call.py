@@ -24,6 +24,7 @@ from depprobe.core.scaled import Scaled, added
 from depprobe.operators.calls import KnownCall, LinearisedCall, known_cells, reads
 from depprobe.operators.chain.cells import CellChain
 from depprobe.operators.chain.recurrence import KERNELS, RecurrentWeights
+from depprobe.operators.chain.unknown_norms import carried, severed
 from depprobe.operators.chain.vjp_rows import pull, pull_states
 
 
@@ -58,17 +59,30 @@ class RecurrentCall(LinearisedCall):
             found.append(Scaled(*(torch.cat(part, 1) for part in zip(*states, strict=True))))
         return list(zip(found, self.reach(live), strict=True))
 
+    @cached_property
+    def _severed(self) -> list[list[Tensor]]:
+        """Steps that nothing passes, (n,) for each layer and direction, in the order in which it reads."""
+        if self._weights.rectifies:
+            return [[severed(cell) for cell in cells] for cells in self._layers]
+        nowhere = torch.zeros(len(self._x), dtype=torch.bool, device=self._x.device)
+        return [[nowhere] * len(cells) for cells in self._weights.layers]
+
     def reach(self, live: Sequence[Tensor]) -> list[Tensor]:
-        """The steps up to the last that is live, or all of them, and the states before step 0."""
-        last_state = torch.zeros_like(live[0])
-        last_state[:, -1] = torch.stack([alive.any(1) for alive in live[1:]]).any(0)
-        alive = live[0] | last_state
-        if self._weights.both:
-            reach = alive.any(1, keepdim=True).expand_as(alive)
-        else:
-            reach = alive.flip(1).cummax(1).values.flip(1)
-        every = alive.any(1, keepdim=True)
-        return [reach, *(every.expand(-1, len(state)) for state in self._states)]
+        """The steps before and at one that is live, in the order in which a direction reads, but for those
+        behind a step that nothing passes; and the states before step 0."""
+        alive, last = live[0], torch.stack(list(live[1:])).any(0)
+        before: list[Tensor] = []
+        for depth, cells in reversed([*enumerate(self._severed)]):
+            above, alive = alive, torch.zeros_like(alive)
+            first = []
+            for direction, cut in enumerate(cells):
+                read = above.flip(1) if direction else above.clone()
+                read[:, -1] |= last[:, depth * len(cells) + direction]
+                found = carried(read, cut)
+                first.append(found[:, :1])
+                alive |= found.flip(1) if direction else found
+            before = first + before
+        return [alive, *[torch.cat(before, 1)] * len(self._states)]
 
 
 def _joined(cell: CellChain, final: Sequence[Scaled], place: int) -> Scaled:
@@ -174,11 +188,13 @@ class CellLoop(LinearisedCall):
         return list(zip(pulled, self.reach(live), strict=True))
 
     def reach(self, live: Sequence[Tensor]) -> list[Tensor]:
-        """The steps up to the last that is live, and the states before step 0."""
+        """The steps up to the last that is live, but for those behind a step that nothing passes, and the
+        states before step 0."""
         alive = torch.cat(list(live[:: self._each]), 1)
         for which in range(1, self._each):
             alive = alive | torch.cat(list(live[which :: self._each]), 1)
-        reach = alive.flip(1).cummax(1).values.flip(1)
+        nowhere = torch.zeros_like(alive[0])
+        reach = carried(alive, severed(self._cell) if self._weights.rectifies else nowhere)
         return [*reach.split(1, 1), *[reach[:, :1]] * self._each]
 
 

@@ -133,6 +133,11 @@ class RecurrentWeights:
         return self.kind == "lstm"
 
     @property
+    def rectifies(self) -> bool:
+        """Whether a unit can be off, so that its factors are exactly 0."""
+        return self.kind == "rnn_relu"
+
+    @property
     def both(self) -> bool:
         """Whether there are two directions."""
         return len(self.layers[0]) == 2

@@ -61,3 +61,32 @@ def overflowed(layers: Sequence[Sequence[SweptChain]], t: NDArray[np.int64]) -> 
 def statuses(values: NDArray[np.float64], overflow: NDArray[np.bool_]) -> NDArray[np.int8]:
     """Status of each norm, given which of them overflowed; see ``vocabulary.STATUS``."""
     return np.where(np.isnan(values) & overflow, np.int8(STATUS["overflow"]), status_of(values))
+
+
+def severed(cell: SweptChain) -> Tensor:
+    """Steps at which every factor is exactly 0, so that nothing passes: (n,) bool.
+
+    Looked for among those that put out zeros, as steps do whose units are all off.
+    """
+    found = torch.zeros(cell.n, dtype=torch.bool, device=cell.size.device)
+    every = torch.ones(cell.width, dtype=torch.bool, device=cell.size.device)
+    for k in (cell.size == 0).nonzero()[:, 0].tolist():
+        found[k] = not any(bool(part.any()) for part in cell.reach(k, every))
+    return found
+
+
+def carried(live: Tensor, cut: Tensor) -> Tensor:
+    """Steps from which something reaches the state at a live one, (m, n), where none passes those in ``cut``.
+
+    Examples
+    --------
+    >>> live, cut = torch.tensor([[0, 0, 0, 1, 0]]).bool(), torch.tensor([0, 1, 0, 0, 0]).bool()
+    >>> carried(live, cut).int().tolist()
+    [[0, 0, 1, 1, 0]]
+    """
+    steps = torch.arange(len(cut), device=cut.device)
+
+    def following(marked: Tensor) -> Tensor:
+        return torch.where(marked, steps, len(cut)).flip(-1).cummin(-1).values.flip(-1)
+
+    return following(live) < following(cut)
