@@ -265,16 +265,6 @@ class SequenceFunction:
         found = passes.one_pass(self.layout, variable, tracer=tracer, points=self.points)
         return found.points or (found.leaf,), found.y
 
-    def unknown_at(self, t: int) -> int:
-        """Status of a norm at output t of which a gradient says nothing; see ``vocabulary.STATUS``.
-
-        Where the output is NaN that is every norm: it has no derivative, whatever autograd makes of it. From
-        an infinite one a gradient of 0 may be anything.
-        """
-        y = self.y[t]
-        finite = "undecided" if bool(y.isfinite().all()) else "overflow"
-        return STATUS["not_a_number" if bool(y.isnan().any()) else finite]
-
     def ignores(self, t: int, sources: Tensor) -> Tensor:
         """Which of some inputs output t ignores: bool, as ``sources``; see ``Replacements``."""
         return self._replacements.ignores(t, sources)
@@ -294,6 +284,16 @@ class SequenceFunction:
         """Around whatever runs code of the module's: one thread at a time, and all is put back behind it."""
         with self._passes.held():
             yield
+
+
+def unknown_at(y: Tensor) -> int:
+    """Status of a norm at one output (d_out,) of which a gradient says nothing; see ``vocabulary.STATUS``.
+
+    Where the output is NaN that is every norm: it has no derivative, whatever autograd makes of it. From an
+    infinite one a gradient of 0 may be anything.
+    """
+    finite = "undecided" if bool(y.isfinite().all()) else "overflow"
+    return STATUS["not_a_number" if bool(y.isnan().any()) else finite]
 
 
 def _without_graph(recorded: Pass) -> Pass:

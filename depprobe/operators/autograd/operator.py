@@ -25,7 +25,7 @@ from torch import Tensor
 
 from depprobe.core.calling.arguments import HALF
 from depprobe.core.calling.passes import DoesNotRun
-from depprobe.core.function import SequenceFunction
+from depprobe.core.function import SequenceFunction, unknown_at
 from depprobe.core.options import Options, require
 from depprobe.core.scaled import Scaled, log_norms
 from depprobe.core.temporal_jacobian import LogNorms, TemporalJacobian
@@ -161,7 +161,7 @@ class AutogradJacobian(TemporalJacobian):
         value = self._measured(t, columns, norm, 1.0)
         error = np.zeros(len(value))
         finite, zero = np.isfinite(value), np.isneginf(value)
-        nothing_known = self._function.unknown_at(t)
+        nothing_known = unknown_at(self._function.y[t])
         nan = nothing_known == STATUS["not_a_number"]
         known = np.zeros_like(finite) if nan else finite
         status = np.where(known, STATUS["finite"], nothing_known if nan else STATUS["overflow"])

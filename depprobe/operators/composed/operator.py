@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from depprobe.core.calling.arguments import HALF
-from depprobe.core.function import SequenceFunction
+from depprobe.core.function import SequenceFunction, unknown_at
 from depprobe.core.options import Options, require
 from depprobe.core.scaled import Scaled
 from depprobe.core.shared_work import SharedWork
@@ -224,7 +224,7 @@ class GraphJacobian(TemporalJacobian):
             total, share, doubtful = self._taken_again(t, total, share, doubtful, norm)
         status = torch.full(total.shape, STATUS["finite"], dtype=torch.int8, device=total.device)
         status[total.isnan() | total.isposinf()] = STATUS["overflow"]
-        nothing_known = self._function.unknown_at(t)
+        nothing_known = unknown_at(self._function.y[t])
         unknown = torch.where(total.isneginf(), nothing_known, STATUS["underflow"])
         status[doubtful] = unknown[doubtful].to(torch.int8)
         if nothing_known == STATUS["not_a_number"]:
