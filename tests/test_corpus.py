@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from functools import cache
 
 import numpy as np
 import pytest
@@ -29,8 +30,10 @@ def given(name):
     return MODULES[name].x()
 
 
-def truth_of(name, x):
+@cache
+def truth_of(name):
     """One ``autograd.grad`` per output unit of a module of its own: (n_out, d_out, n, d)."""
+    x = given(name)
     leaf = x.clone().requires_grad_()
     y = MODULES[name].truth(built(name), leaf.clone())
     rows = [gradient(one, leaf, name == "reentrant checkpoint") for one in y.flatten()]
@@ -100,7 +103,7 @@ def test_every_block_is_that_of_the_module_by_itself(name, method):
     threads = torch.get_num_threads()
     try:
         x, options = given(name), MODULES[name].options
-        truth = truth_of(name, x)
+        truth = truth_of(name)
         torch.set_default_dtype(torch.float32)
         module = built(name)
         before, process = state_of(module), process_state()

@@ -190,11 +190,14 @@ def test_any_title_can_be_drawn(ds, tmp_path, title):
     for draw in (depprobe.figures.decay, depprobe.figures.heatmap):
         depprobe.figures.save(draw(ds, title=title), tmp_path / "a.png", dpi=30)
         assert (tmp_path / "a.png").stat().st_size > 0
-    for given, drawn in (
-        (r"$\unknown$ and $\alpha$", r"\$\unknown\$ and $\alpha$"),
-        (r"\$5, $x$", r"\$5, $x$"),
-    ):
-        assert depprobe.figures.decay(ds, title=given).figure.get_suptitle() == drawn
+
+
+@pytest.mark.parametrize(
+    ("given", "drawn"),
+    [(r"$\unknown$ and $\alpha$", r"\$\unknown\$ and $\alpha$"), (r"\$5, $x$", r"\$5, $x$")],
+)
+def test_formulas_of_a_title_that_cannot_be_drawn_are_text(ds, given, drawn):
+    assert depprobe.figures.decay(ds, title=given).figure.get_suptitle() == drawn
 
 
 @pytest.mark.parametrize("dpi", [0, -3, 1e6, float("nan"), "300", None])
