@@ -23,10 +23,9 @@ def object_in(path: Path) -> dict[str, Any]:
     --------
     >>> import tempfile
     >>> with tempfile.TemporaryDirectory() as folder:
-    ...     _ = Path(folder, "config.json").write_text('{"width": ')
-    ...     object_in(Path(folder, "config.json"))  # doctest: +ELLIPSIS
-    Traceback (most recent call last):
-    depprobe.errors.BadInput: ... it is not JSON: Expecting value at line 1, column 12, where the file ends
+    ...     _ = Path(folder, "config.json").write_text('{"width": 3}')
+    ...     object_in(Path(folder, "config.json"))
+    {'width': 3}
     """
     try:
         if path.stat().st_size > _LONGEST:
