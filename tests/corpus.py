@@ -281,6 +281,10 @@ OWN = {
     "complex": refused(
         lambda: own.Returns(D, lambda y: torch.fft.rfft(y, dim=-1)), "is complex.*view_as_real"
     ),
+    "nested": refused(
+        lambda: own.Returns(D, lambda y: torch.nested.as_nested_tensor(list(y), layout=torch.jagged)),
+        "is a nested tensor.*to_padded_tensor",
+    ),
     "of four axes": refused(lambda: own.Returns(D, lambda y: y[None]), r"shape \(1, 1, 9, 4\)"),
     "two inputs": Brought(
         lambda: own.TwoInputs(D),

@@ -72,9 +72,12 @@ def _matches(name: list[str], levels: list[str]) -> bool:
 def chosen_output(result: Any, of: str, who: str, n: int | None = None) -> Tensor:
     """The tensor that ``of`` means in what a forward returned at n positions, as a strided one.
 
-    Raises ``BadInput``: there is none; or it is complex, holds no floating numbers, or is but the first of n.
+    Raises ``BadInput``: there is none; or it is nested or complex, holds no floating numbers, or is but the
+    first of n.
     """
     tensor = _chosen(result, of, who)
+    if tensor.is_nested:
+        raise BadInput(f"the output of {who} is a nested tensor; return a padded one (to_padded_tensor)")
     alone = sum(size > 1 for size in tensor.shape) < 2
     if n is not None and n > _FEW and alone and _one_of(n, result, tensor):
         raise BadInput(

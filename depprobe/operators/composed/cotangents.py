@@ -59,6 +59,19 @@ class Rows(NamedTuple):
         kept = Rows(Scaled(values / safe, scale), live, owner)
         return kept._noting(log_scale, fallen & may[owner], least)
 
+    def lowest(self, base: Tensor) -> float:
+        """ln of the smallest largest entry over exp(base), what was lost left out; 0 if none is below 1."""
+        fell = (self.scaled.log_scale - base)[: -self.targets]
+        return float(torch.where(fell.isfinite(), fell, 0).clamp_max(0).min()) if fell.numel() else 0.0
+
+    def doubted(self, entries: Tensor) -> Rows:
+        """The same with some entries (r, *shape) noted as lost, as large as they are."""
+        values, log_scale = self.scaled
+        shared = tuple(i for i in range(1, values.ndim) if log_scale.shape[i] < values.shape[i])
+        lost = entries.any(shared, keepdim=True) if shared else entries
+        size = log_scale + peaks(values.nan_to_num(0.0), shared).double().log()
+        return self._noting(size, lost, 1.0)
+
     def _noting(self, base: Tensor, lost: Tensor, least: float) -> Rows:
         """The same with what fell added to the rows of what was lost; ``base`` is its exponent."""
         m = self.targets
@@ -108,9 +121,9 @@ def per_target(held: Tensor, owner: Tensor, m: int) -> Tensor:
     return found
 
 
-def like(x: Tensor, rows: Scaled) -> Tensor:
+def like(x: Tensor, rows: Tensor) -> Tensor:
     """(r,) shaped to broadcast against rows (r, *shape)."""
-    return x.view(-1, *[1] * (rows.values.ndim - 1))
+    return x.view(-1, *[1] * (rows.ndim - 1))
 
 
 def summed(rows: Scaled, mine: Tensor, weights: Tensor, n: int) -> Scaled:

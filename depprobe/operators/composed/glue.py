@@ -1,20 +1,20 @@
 r"""Rows through a piece of glue: vector-Jacobian products by autograd, exponents put aside and taken up
 again.
 
-    one exponent      R exp(b), b one number a row, while all of a row lies within half of the float range
-    by position       R_t exp(b_t), where each position below provably hears of one position above at most
-    buckets           R = sum_i exp(b_i) R_i, each R_i within half of the float range
+    R = sum_i exp(b_i) R_i,   R_i plain numbers (``plain_parts``),   R_i J by autograd
 
-That a piece acts by position is shown with cotangents of NaN on the positions whose number has bit i set, and
-on the others: a vector-Jacobian product is linear, and 0 * NaN = NaN, so that NaN arrives wherever there is a
-path. With the first pull of some targets travels such a row for each, on the entries that are live: where no
+A piece that makes rows much smaller may have lost digits within, where numbers were smaller still than what
+arrives. So its products are taken again of rows made larger by a power of two.
+
+A vector-Jacobian product is linear, and 0 * NaN = NaN, so that NaN arrives wherever there is a path. With the
+first pull of some targets travels such a row for each, on the entries that are live: where no
 NaN arrives there is no path, and zeros are zeros.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from typing import Any
 
@@ -24,15 +24,17 @@ from torch.autograd.graph import GradientEdge
 
 from depprobe.core.by_position import axes_below, shape_of
 from depprobe.core.scaled import Scaled
-from depprobe.operators.composed.cotangents import Rows, like, marked, per_target
-from depprobe.operators.composed.cut import Edge, at_positions, either, flat, unflat
+from depprobe.operators.composed.cotangents import Rows, like, marked
+from depprobe.operators.composed.cut import Edge, at_positions, either, unflat
 from depprobe.operators.composed.partition import Opened, Partition, Routes, Segment, facts_of
+from depprobe.operators.composed.plain_parts import Plain, plain_parts
+from depprobe.operators.composed.routes import routes_below
 from depprobe.operators.composed.views import axis_below, below_parts, below_view, moved
 
-#: numbers that marks of positions may take on all edges together, or on one target, at a time
-_MARKED = 1 << 18
-#: exponents this far apart pass glue separately: half of the float range is left for the glue's own factors
-_BUCKET = {torch.float32: 40.0, torch.float64: 300.0}
+#: shares of the range below 1 from which products are taken again, and by which rows are made larger for that
+_SUNK, _RAISED = 0.6, 0.5
+#: relative difference that this makes where all digits were lost
+_GONE = 0.05
 
 
 #: of a segment and edges above it: live entries there, and below on each target
@@ -71,23 +73,11 @@ class Glue:
         straight = self._straight(segment)
         if straight is not None:
             return {segment.targets[0]: moved(rows[0], self._axis(edges[0]), *straight)}
-        owner = rows[0].owner
-        limits = torch.finfo(self._partition.narrowest)
-        least = limits.tiny / limits.eps
         count = 0
-        for above, grads, base, marks in self._parts(segment, edges, rows):
+        dtype, axis = self._partition.narrowest, self._partition.axis
+        for plain in plain_parts(segment, edges, rows, axis, dtype, lambda: self._routes(segment)):
             count += 1
-            pushed = self._pushed(segment, above, grads, marks, heard)
-            for edge, (product, alive) in pushed.items():
-                axis = self._partition.axis[edge]
-                if base.ndim == 1:
-                    scale = base.view(-1, *[1] * (product.ndim - 1))
-                else:
-                    assert segment.routes is not None
-                    assert segment.routes[0] is not None
-                    onto = base[:, segment.routes[0].sources[edge]]
-                    scale = unflat(onto[..., None], product.shape[1:], self._axis(edge))
-                part = Rows(Scaled(product, scale), alive, owner).settled(axis, least)
+            for edge, part in self._passed(segment, plain, rows[0].owner, heard).items():
                 found[edge] = found[edge] + part if edge in found else part
         if count > 1 and not segment.opaque:
             # what is dead in every part, and yet has a path, stays live
@@ -97,6 +87,49 @@ class Glue:
                 if mark is not None:
                     found[edge] = found[edge]._replace(live=found[edge].live | mark.isnan())
         return found
+
+    def _passed(self, segment: Segment, plain: Plain, owner: Tensor, heard: Heard | None) -> dict[Edge, Rows]:
+        """Rows on each target."""
+        edges, grads, base, marks = plain
+        pushed = self._pushed(segment, edges, grads, marks, heard)
+        found, lowest = self._settled(segment, pushed, base, owner)
+        limits = torch.finfo(self._partition.narrowest)
+        if lowest > _SUNK * math.log(limits.tiny):
+            return found
+        raised = 2.0 ** int(_RAISED * math.log2(limits.max))
+        again = self._pushed(segment, edges, [raised * grad for grad in grads], marks, heard)
+        fits = torch.stack([high.flatten(1).isfinite().all(1) for high, _ in again.values()]).all(0)
+        mixed = {
+            edge: (torch.where(like(fits, high), high, pushed[edge][0]), alive)
+            for edge, (high, alive) in again.items()
+        }
+        found, _ = self._settled(segment, mixed, base - like(math.log(raised) * fits.double(), base), owner)
+        for edge, (high, _) in again.items():
+            # if nothing is right of what is smaller, what is larger may not be
+            gone = like(fits, high) & ((high - raised * pushed[edge][0]).abs() > _GONE * high.abs())
+            if bool(gone.any()):
+                found[edge] = found[edge].doubted(gone)
+        return found
+
+    def _settled(
+        self, segment: Segment, pushed: Mapping[Edge, tuple[Tensor, Tensor]], base: Tensor, owner: Tensor
+    ) -> tuple[dict[Edge, Rows], float]:
+        """Rows over exponents ``base``, rescaled, and how far (ln) the smallest lie below 1 over these."""
+        limits = torch.finfo(self._partition.narrowest)
+        found: dict[Edge, Rows] = {}
+        lowest = 0.0
+        for edge, (product, alive) in pushed.items():
+            if base.ndim == 1:
+                scale = like(base, product)
+            else:
+                assert segment.routes is not None
+                assert segment.routes[0] is not None
+                onto = base[:, segment.routes[0].sources[edge]]
+                scale = unflat(onto[..., None], product.shape[1:], self._axis(edge))
+            rows = Rows(Scaled(product, scale), alive, owner)
+            found[edge] = rows.settled(self._partition.axis[edge], limits.tiny / limits.eps)
+            lowest = min(lowest, found[edge].lowest(scale))
+        return found, lowest
 
     def _pushed(
         self,
@@ -187,92 +220,15 @@ class Glue:
             segment.straight = (found,)
         return segment.straight[0]
 
-    def _parts(
-        self, segment: Segment, edges: list[Edge], rows: list[Rows]
-    ) -> Iterator[tuple[list[Edge], list[Tensor], Tensor, list[Tensor]]]:
-        """Some edges, plain cotangents on them, their exponents (r,) or (r, positions), and live entries."""
-        limit = _BUCKET.get(self._partition.narrowest, 4.0)
-        scaled, live = [r.scaled for r in rows], [r.live for r in rows]
-        owner, m = rows[0].owner, rows[0].targets
-        tops = torch.stack(
-            [s.log_scale.reshape(len(s.log_scale), -1).amax(1).expand(len(owner)) for s in scaled]
-        ).amax(0)
-        gaps = [like(tops, s) - s.log_scale.masked_fill(s.log_scale.isneginf(), -math.inf) for s in scaled]
-        gaps = [torch.where(gap.isnan(), math.inf, gap) for gap in gaps]
-        if all(bool((gap.isposinf() | (gap <= limit)).all()) for gap in gaps):
-            yield edges, [s.relative_to(like(tops, s)) for s in scaled], tops, live
-            return
-        routes = self._routes(segment)
-        if routes is not None:
-            wide = [
-                flat(s.log_scale.expand(len(owner), *s.log_scale.shape[1:]), self._axis(edge)).amax(2)
-                for s, edge in zip(scaled, edges, strict=True)
-            ]
-            base = wide[0].new_full((len(owner), sum(routes.sizes)), -math.inf)
-            places = dict(zip(segment.edges, base.split(routes.sizes, 1), strict=True))
-            for edge, w in zip(edges, wide, strict=True):
-                places[edge].copy_(w.expand_as(places[edge]))
-            yield (
-                edges,
-                [
-                    s.relative_to(unflat(places[edge][..., None], s.values.shape[1:], self._axis(edge)))
-                    for s, edge in zip(scaled, edges, strict=True)
-                ],
-                base,
-                live,
-            )
-            return
-        depths = [torch.where(gap.isposinf(), -1, gap / limit).floor() for gap in gaps]
-        for bucket in torch.cat([depth[depth >= 0] for depth in depths]).unique().tolist():
-            # edges that hold nothing of it are left out: of the steps of a loop all but a few
-            used = [i for i, depth in enumerate(depths) if bool((depth == bucket).any())]
-            here = [(depths[i] == bucket).expand(len(owner), *depths[i].shape[1:]) for i in used]
-            held = torch.stack([h.reshape(len(h), -1).any(1) for h in here]).any(0)
-            base = torch.where(held, tops - bucket * limit, -math.inf)
-            within = [scaled[i].relative_to(like(base, scaled[i])) for i in used]
-            grads = [torch.where(h, grad, 0) for h, grad in zip(here, within, strict=True)]
-            marks = [live[i] & per_target(h, owner, m) for i, h in zip(used, here, strict=True)]
-            yield [edges[i] for i in used], grads, base, marks
-
     def _axis(self, edge: Edge) -> int:
         return self._partition.axis[edge] or 0
 
     def _routes(self, segment: Segment) -> Routes | None:
         """Which position each position of the targets hears of, if it is of no more than one; else None."""
         if segment.routes is None:
-            segment.routes = (None if segment.opaque else self._traced(segment),)
+            known = None if segment.opaque else routes_below(segment, self._partition.axis, self._products)
+            segment.routes = (known,)
         return segment.routes[0]
-
-    def _traced(self, segment: Segment) -> Routes | None:
-        axis = self._partition.axis
-        if any(axis[edge] is None for edge in (*segment.edges, *segment.targets)):
-            return None
-        facts = facts_of(segment.edges)
-        sizes = [shape[self._axis(edge)] for (shape, *_), edge in zip(facts, segment.edges, strict=True)]
-        # wherever tensors are made by default: the user's default device may be another
-        digits = torch.arange(max(1, (sum(sizes) - 1).bit_length()), device="cpu")
-        bits = (torch.arange(sum(sizes), device="cpu") >> digits[:, None]) & 1
-        sources: dict[Edge, Tensor] = {}
-        width = sum(math.prod(shape) for shape, *_ in facts)
-        width = max(width, *(math.prod(shape) for shape, *_ in facts_of(segment.targets)))
-        for few in digits.split(max(1, _MARKED // (2 * width))):
-            chosen = torch.cat([bits[few], 1 - bits[few]]).bool()
-            marks = []
-            places = zip(segment.edges, facts, chosen.split(sizes, 1), strict=True)
-            for edge, (shape, dtype, device), here in places:
-                mark = unflat(here[..., None].to(device), shape, self._axis(edge))
-                marks.append(torch.where(mark, math.nan, 0).to(dtype).expand(-1, *shape))
-            products = self._products(segment, segment.edges, marks)
-            for edge, found in zip(segment.targets, products, strict=True):
-                if found is not None:
-                    heard, other = flat(found, self._axis(edge)).isnan().any(2).cpu().chunk(2)
-                    if bool((heard & other).any()):
-                        return None
-                    place = (heard.long() << few[:, None]).sum(0).to(found.device)
-                    sources[edge] = sources[edge] + place if edge in sources else place
-        # what hears of nothing may stand anywhere: it is zero
-        ends = {edge: place.clamp(max=sum(sizes) - 1) for edge, place in sources.items()}
-        return Routes(sizes, ends)
 
     def _products(self, segment: Segment, edges: list[Edge], grads: list[Tensor]) -> Sequence[Tensor | None]:
         """Vector-Jacobian products, (r, *shape) for each target; batched where torch can."""

@@ -215,7 +215,7 @@ class GraphJacobian(TemporalJacobian):
         share = (lost - total).exp().nan_to_num(nan=0.0)  # NaN: both zero, and nothing was lost
         doubtful = live & (total.isneginf() | (share > _LOST))
         proved = torch.zeros_like(live)
-        nothing = self._may_be_zero(t, doubtful & total.isneginf(), total, live)
+        nothing = self._may_be_zero(t, doubtful & total.isneginf(), total, lost, live)
         if len(nothing):
             proved[nothing] = self._saturation.ignores(t, nothing)
             self.zero_proof = "structure, replacement"
@@ -235,12 +235,17 @@ class GraphJacobian(TemporalJacobian):
         share[status != STATUS["finite"]] = 0
         return values.cpu().numpy(), share.cpu().numpy(), status.cpu().numpy()
 
-    def _may_be_zero(self, t: int, nothing: Tensor, total: Tensor, live: Tensor) -> Tensor:
+    def _may_be_zero(self, t: int, nothing: Tensor, total: Tensor, lost: Tensor, live: Tensor) -> Tensor:
         """Sources whose gradient is exactly 0, not as what is left of norms that fade."""
         if not bool(nothing.any()):
             return nothing.nonzero()[:, 0]
-        half = 0.5 * math.log(torch.finfo(self._graph.partition.narrowest).tiny)
-        large = total > total.max() + half
+        limits = torch.finfo(self._graph.partition.narrowest)
+        half = 0.5 * math.log(limits.tiny)
+        # the bottom of the range, which norms beside it must be far above, is where something was lost
+        gone = torch.where(nothing, lost, -math.inf)
+        bottom = torch.nn.functional.pad(gone, (1, 1), value=-math.inf).unfold(0, 3, 1).amax(1)
+        least = torch.maximum(total.max(), bottom - math.log(limits.tiny / limits.eps))
+        large = total > least + half
         at = t if self.position is None else int(self.position[t])
         zero = (nothing | ~live).cpu().numpy()
         found = self._saturation.may_be_masked(t, zero, large.cpu().numpy(), np.arange(len(total)), at)
