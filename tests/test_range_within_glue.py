@@ -16,6 +16,8 @@ import torch
 from torch import nn
 
 import depprobe
+from depprobe.core.scaled import Scaled
+from depprobe.operators.composed.cotangents import Rows
 from depprobe.vocabulary import STATUS
 
 D = 3
@@ -97,3 +99,13 @@ def test_a_row_that_begins_near_the_floor_proves_no_zero():
     assert not (norms.status[some] == STATUS["zero"]).any()
     some &= norms.status == STATUS["finite"]
     np.testing.assert_allclose(norms.values[some], logs[some], atol=1e-4)
+
+
+def test_entries_in_doubt_count_as_large_as_they_are():
+    """Beside a large one, which stays known."""
+    values = torch.tensor([[[1.0, 1e-9]], [[0.0, 0.0]]])
+    live, owner = torch.ones(1, 1, 2, dtype=torch.bool), torch.zeros(2, dtype=torch.long)
+    rows = Rows(Scaled(values, torch.zeros(2, 1, 1, dtype=torch.float64)), live, owner)
+    doubted = rows.doubted(torch.tensor([[[False, True]], [[False, False]]]))
+    lost = float(Scaled(doubted.scaled.values[1:], doubted.scaled.log_scale[1:]).log_norm())
+    assert lost == pytest.approx(math.log(1e-9) + 0.5 * math.log(2), abs=1e-6)

@@ -68,9 +68,8 @@ class Rows(NamedTuple):
         """The same with some entries (r, *shape) noted as lost, as large as they are."""
         values, log_scale = self.scaled
         shared = tuple(i for i in range(1, values.ndim) if log_scale.shape[i] < values.shape[i])
-        lost = entries.any(shared, keepdim=True) if shared else entries
-        size = log_scale + peaks(values.nan_to_num(0.0), shared).double().log()
-        return self._noting(size, lost, 1.0)
+        size = log_scale + peaks(torch.where(entries, values, 0), shared).double().log()
+        return self._noting(size, size > -math.inf, 1.0)
 
     def _noting(self, base: Tensor, lost: Tensor, least: float) -> Rows:
         """The same with what fell added to the rows of what was lost; ``base`` is its exponent."""
