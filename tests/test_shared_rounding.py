@@ -9,6 +9,7 @@ from torch import nn
 from torch.nn.functional import logsigmoid, softplus
 
 import depprobe
+from depprobe.operators.autograd.rounding import Rounding, Row
 from depprobe.vocabulary import STATUS
 
 N, D, H = 17, 3, 4
@@ -416,3 +417,19 @@ def test_a_gradient_inside_a_forward_keeps_its_numbers_where_the_lowest_float_st
     norms = depprobe.temporal_jacobian(Energy(), x, layout="b n d", method=method).log_norms(range(8))
     assert (norms.status == STATUS["finite"]).all()
     np.testing.assert_allclose(norms.values, np.log(blocks(Energy(), x)), atol=1e-9)
+
+
+def test_a_repeat_that_tells_nothing_of_a_source_leaves_what_others_told():
+    """A gradient of 0 that the first repeat made a number and the second did not: 0 over 0."""
+
+    class Products:
+        narrowest = torch.float64
+
+    rounding, lags = Rounding(None, Products()), np.arange(4, -1, -1)
+    first, second = np.array([1e-15, np.exp(50), 1e-15, 1e-15, 1e-15]), np.full(5, 2e-15)
+    second[1] = np.nan
+    row = Row(4, lags, np.array([0, np.nan, 0, 0, 0]), torch.ones(1))
+    rounding._conclude(row, [first, second], np.ones(5, dtype=bool))
+    errors = rounding.stated(4, lags, np.isfinite(row.log_norm))
+    assert np.isfinite(errors).all()
+    assert (errors[[0, 2, 3, 4]] < 1e-12).all()

@@ -246,7 +246,8 @@ class Rounding:
         if not seen.any():
             self._begun.discard(row.t)  # another one may tell
             return
-        spread = np.where(seen, np.sqrt(np.mean(np.square(relative), axis=0)), 0.0)
+        told = np.ma.masked_invalid(relative)  # a later repeat may tell nothing of a source
+        spread = np.where(seen, np.sqrt(np.ma.mean(np.square(told), axis=0)).filled(0.0), 0.0)
         window = np.ones(2 * _BESIDE + 1)
         # "same" would be as long as the window where that is the longer
         total, count = (np.convolve(one, window)[_BESIDE : _BESIDE + len(seen)] for one in (spread**2, seen))
