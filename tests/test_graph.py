@@ -33,7 +33,7 @@ from depprobe.core.temporal_jacobian import LogNorms, TemporalJacobian
 from depprobe.operators.composed import traces
 from depprobe.operators.composed.glue import Glue
 from depprobe.operators.composed.operator import GraphJacobian
-from depprobe.operators.composed.views import below_parts
+from depprobe.operators.composed.pieces.views import below_parts
 from depprobe.vocabulary import STATUS
 
 F64 = torch.float64

@@ -27,15 +27,15 @@ from depprobe.core.scaled import Scaled
 from depprobe.operators.composed.cotangents import Rows, like, marked
 from depprobe.operators.composed.cut import Edge, at_positions, either, unflat
 from depprobe.operators.composed.partition import Opened, Partition, Routes, Segment, facts_of
+from depprobe.operators.composed.pieces.views import axis_below, below_parts, below_view, moved
+from depprobe.operators.composed.pieces.walk import past, walk_of
 from depprobe.operators.composed.plain_parts import Plain, plain_parts
 from depprobe.operators.composed.routes import routes_below
-from depprobe.operators.composed.views import axis_below, below_parts, below_view, moved
 
 #: shares of the range below 1 from which products are taken again, and by which rows are made larger for that
 _SUNK, _RAISED = 0.6, 0.5
 #: relative difference that this makes where all digits were lost
 _GONE = 0.05
-
 
 #: of a segment and edges above it: live entries there, and below on each target
 Heard = dict[tuple[Any, ...], tuple[list[Tensor], list[Tensor | None]]]
@@ -70,8 +70,7 @@ class Glue:
     def _through(self, segment: Segment, arrived: dict[Edge, Rows], heard: Heard | None) -> dict[Edge, Rows]:
         found: dict[Edge, Rows] = {}
         edges, rows = list(arrived), list(arrived.values())
-        straight = self._straight(segment)
-        if straight is not None:
+        if (straight := self._straight(segment)) is not None:
             return {segment.targets[0]: moved(rows[0], self._axis(edges[0]), *straight)}
         count = 0
         dtype, axis = self._partition.narrowest, self._partition.axis
@@ -196,9 +195,8 @@ class Glue:
         if edge not in segment.axes:
             axis = self._partition.axis[edge]
             below = None if axis is None or segment.opaque else axes_below(edge, axis, segment.targets)
-            known = self._partition.axis
             # where a guess was another, it is left to the numbers
-            if below is not None and any(known[end] not in (None, axis) for end, axis in below.items()):
+            if any(self._partition.axis[end] not in (None, other) for end, other in (below or {}).items()):
                 below = None
             segment.axes[edge] = below
         return segment.axes[edge]
@@ -234,10 +232,15 @@ class Glue:
         """Vector-Jacobian products, (r, *shape) for each target; batched where torch can."""
         if not segment.opaque:  # what stands on the parts would be passed by
             edges, grads = below_parts(edges, grads)
+        if segment.caught:
+            edges, grads = past(edges, grads, segment.targets)
+        walk = walk_of(segment, self._partition)
         outs, ins = ([GradientEdge(*edge) for edge in side] for side in (edges, segment.targets))
         with self._partition.gate.opened(segment.start), self._mode():
             if self._batched:
                 try:
+                    if walk is not None:
+                        return walk.products(edges, grads)
                     return torch.autograd.grad(
                         outs, ins, grads, retain_graph=True, allow_unused=True, is_grads_batched=True
                     )

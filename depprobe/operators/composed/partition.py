@@ -12,7 +12,7 @@ gradient that does not start there, while the node's own edge still captures it.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from functools import cached_property
 from typing import Any, NamedTuple
@@ -54,10 +54,14 @@ class Segment:
         self.targets: list[Edge] = []
         #: whether Python code of the user's runs in it, which need not treat NaN like a number
         self.opaque = False
+        #: whether hooks of a tensor where it begins saw what arrived there
+        self.caught = False
         #: which position hears of which, (None,) where of several; None: not tried yet
         self.routes: tuple[Routes | None] | None = None
         #: time axes of targets below each edge where it acts by position, None where that is not known
         self.axes: dict[Edge, dict[Edge, int] | None] = {}
+        #: what passes it node by node, (None,) where the engine does; None: not tried
+        self.walk: tuple[Any] | None = None
         #: shape and time axis below where it only arranges entries anew, (None,) elsewhere; None: not tried
         self.straight: tuple[tuple[torch.Size, int] | None] | None = None
 
@@ -85,7 +89,7 @@ class Partition:
         cuts: list[Cut],
         lengths: set[int],
         depth: int = DEPTH,
-        hooked: Sequence[Node] = (),
+        hooked: Sequence[tuple[Node, bool]] = (),
     ) -> None:
         self.points = [edge for edge in map(edge_of, points) if edge is not None]
         assert len(self.points) == len(points), "every point is in the graph"
@@ -107,11 +111,15 @@ class Partition:
         self._lengths = lengths | {
             port.shape[port.axis] for cut in cuts for port in (*cut.inputs, *cut.outputs)
         }
-        self._depth, self._hooked = depth, set(hooked)
+        self._depth, self._hooked = depth, {node for node, _ in hooked}
+        self._caught = {node for node, of_tensor in hooked if of_tensor}
+        self._seen = {node for node, of_tensor in hooked if not of_tensor}
         self.joins = 0
         self.runs_python = self.own_code = False
         self.narrowest, self.largest, self.total = kind_of(top)[0], 0, 0
-        order = list(_topological(top[0], self._below))
+        #: whether segments may be passed node by node: hooks would not run, nor streams of a device be set
+        self.walks = kind_of(top)[1].type == "cpu" and not hooked
+        order = list(topological([top[0]], self._below))
         self.nodes = len(order)
         useful = self._useful(order)
         self._crowded = self._members(order, useful)
@@ -198,7 +206,9 @@ class Partition:
                 if ends:
                     continue
                 own, passed = self._join(v, list(numbers[v])), 0
-                own.opaque = python
+                own.opaque, own.caught = python, v in self._caught
+                if own.caught and (v in self._seen or runs_python(v)):
+                    raise DoesNotRun("hooks of both kinds stand on a tensor, or on what a function puts out")
             for below, number in v.next_functions:
                 if below in useful:
                     arriving[below][own] = max(passed + 1, arriving[below].get(own, 0))
@@ -263,15 +273,20 @@ def kind_of(edge: Edge) -> tuple[torch.dtype, torch.device]:
     return facts_of([edge])[0][1:]
 
 
-def _topological(start: Any, below: Callable[[Any], list[Any]]) -> Iterator[Any]:
-    """Everything below, each after all that lead to it."""
-    seen, order, stack = {start}, [], [(start, iter(below(start)))]
-    while stack:
-        for other in stack[-1][1]:
-            if other not in seen:
-                seen.add(other)
-                stack.append((other, iter(below(other))))
-                break
-        else:
-            order.append(stack.pop()[0])
+def topological(starts: Iterable[Any], below: Callable[[Any], list[Any]]) -> Iterator[Any]:
+    """Everything below some starts, and these, each after all that lead to it."""
+    seen, order = set[Any](), list[Any]()
+    for start in starts:
+        if start in seen:
+            continue
+        seen.add(start)
+        stack = [(start, iter(below(start)))]
+        while stack:
+            for other in stack[-1][1]:
+                if other not in seen:
+                    seen.add(other)
+                    stack.append((other, iter(below(other))))
+                    break
+            else:
+                order.append(stack.pop()[0])
     return reversed(order)

@@ -19,10 +19,10 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from depprobe.operators.composed.cut import Edge, edge_of, flat
+from depprobe.operators.composed.pieces.views import axis_below, below_view
 from depprobe.operators.composed.rules.levels import Conv, EachPosition, Elementwise, Level, Matrix, Residual
 from depprobe.operators.composed.tracing.registered import OperatorCall
 from depprobe.operators.composed.tracing.trace import Note, Tracer, noted_functions
-from depprobe.operators.composed.views import axis_below, below_view
 from depprobe.operators.convolution.operator import ToeplitzJacobian
 from depprobe.operators.convolution.taps import Taps
 

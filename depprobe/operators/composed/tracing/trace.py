@@ -55,7 +55,7 @@ class Tracer(TorchFunctionMode):
     owner : the cut that each node of an output's leaf belongs to.
     kept : the leaves that stand for outputs; the graph holds no reference that python sees.
     notes : calls of ``noted_functions``, by the place of what they returned.
-    hooked : nodes whose gradients code of the user's may see.
+    hooked : nodes whose gradients code of the user's may see, and whether as those of a tensor.
     """
 
     def __init__(
@@ -73,7 +73,7 @@ class Tracer(TorchFunctionMode):
         self.cuts: list[Cut] = []
         self.kept: list[Tensor] = []
         self.owner: dict[Node, Cut] = {}
-        self.hooked: list[Node] = []
+        self.hooked: list[tuple[Node, bool]] = []
         self.notes: dict[Edge, Note] = {}
         self._count, self._inside = 0, False
         self._loops = Loops(weakref.proxy(self))
@@ -105,7 +105,7 @@ class Tracer(TorchFunctionMode):
         if torch.compiler.is_dynamo_compiling():  # for an operation of higher order, which stays whole
             return func(*args, **kwargs)
         if lets_in(func) and not self._inside:
-            self.hooked.append(args[0].grad_fn)
+            self.hooked.append((args[0].grad_fn, func is Tensor.register_hook))
             return func(*args, **kwargs)
         if self._inside or not torch.is_grad_enabled() or _recomputes():
             return func(*args, **kwargs)
