@@ -97,7 +97,8 @@ class Glue:
             return found
         raised = 2.0 ** int(_RAISED * math.log2(limits.max))
         again = self._pushed(segment, edges, [raised * grad for grad in grads], marks, heard)
-        fits = torch.stack([high.flatten(1).isfinite().all(1) for high, _ in again.values()]).all(0)
+        finite = [high.isfinite().reshape(len(high), -1).all(1) for high, _ in again.values()]
+        fits = torch.stack(finite).all(0)
         mixed = {
             edge: (torch.where(like(fits, high), high, pushed[edge][0]), alive)
             for edge, (high, alive) in again.items()
